@@ -1,0 +1,130 @@
+/* The border between Python and the kernel. What stands here is mechanism: every decision (which lane, how many at once,
+ * when to retry) is made in Python, and no Python object comes this way. Functions return 0 or a count, or -errno. */
+#ifndef TRIO_AIO_NATIVE_H
+#define TRIO_AIO_NATIVE_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/aio_abi.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <linux/stat.h>
+#include <poll.h>
+#include <stdint.h>
+#include <stddef.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <time.h>
+
+/* Kernel constants newer than the oldest headers we build with: values are ABI, from include/uapi/linux/fs.h. */
+#ifndef RWF_NOAPPEND
+#define RWF_NOAPPEND 0x00000020
+#endif
+#ifndef RWF_ATOMIC
+#define RWF_ATOMIC 0x00000040
+#endif
+#ifndef RWF_DONTCACHE
+#define RWF_DONTCACHE 0x00000080
+#endif
+
+/* ---- the system calls, one to one (syscalls.c) ---- */
+
+int taio_io_setup(unsigned nr_events, uint64_t *context);
+int taio_io_destroy(uint64_t context);
+long taio_io_submit(uint64_t context, long nr, struct iocb **iocbs);
+int taio_io_cancel(uint64_t context, struct iocb *iocb, struct io_event *result);
+long taio_io_getevents(uint64_t context, long min_nr, long nr, struct io_event *events, struct timespec *timeout);
+
+/* One preadv2(RWF_NOWAIT): what the page cache has, at once, or -EAGAIN / -EOPNOTSUPP. */
+int64_t taio_pread_nowait(int fd, void *memory, size_t length, int64_t offset);
+int64_t taio_preadv_nowait(int fd, const struct iovec *vector, int parts, int64_t offset);
+
+/* What a descriptor is, from memory alone (AT_STATX_DONT_SYNC), so that the event loop may ask. */
+struct taio_description {
+    uint32_t mode;         /* st_mode */
+    uint32_t open_flags;   /* fcntl(F_GETFL) */
+    uint64_t device;       /* st_dev (st_rdev of a block device) as statx gives it: major << 32 | minor */
+    uint64_t inode;
+    uint64_t size;
+    uint32_t has_dioalign; /* 1 where statx knows STATX_DIOALIGN; 0/0 below then means that O_DIRECT is not supported */
+    uint32_t dio_memory;   /* bytes */
+    uint32_t dio_offset;   /* bytes */
+};
+int taio_describe(int fd, struct taio_description *description);
+
+/* fstat(2) as numbers, for os.stat_result. */
+struct taio_stat {
+    uint64_t mode, inode, device, links, uid, gid, rdev, block_size, blocks;
+    int64_t size, atime_ns, mtime_ns, ctime_ns;
+};
+
+/* What the lanes deliver: the token that was given with the request, and how it ended. */
+struct taio_completion {
+    uint64_t token;
+    int64_t result;      /* what the system call returned, or -errno */
+    int64_t transferred; /* bytes moved, also where `result` is an error that came after them */
+};
+
+/* ---- the kernel lane (ring.c) ---- */
+
+struct taio_ring;
+
+struct taio_ring *taio_ring_new(uint64_t context, unsigned slots, int event_fd);
+void taio_ring_free(struct taio_ring *ring); /* memory only: io_destroy is the caller's */
+int taio_ring_is_mapped(struct taio_ring *ring);
+void taio_ring_use_getevents(struct taio_ring *ring);
+
+/* Put a request behind those waiting for taio_ring_submit. `slot` is free: its last completion has been taken. */
+void taio_ring_prepare(struct taio_ring *ring, unsigned slot, uint64_t token, int opcode, int fd, uint64_t memory,
+                       uint64_t length, int64_t offset, int rw_flags);
+/* Take a prepared request back before it was submitted: 1 if it was there. */
+int taio_ring_withdraw(struct taio_ring *ring, unsigned slot);
+unsigned taio_ring_prepared(struct taio_ring *ring);
+/* Submit what is prepared. A request that the kernel refuses becomes a completion in `out` and the rest go on behind it; what finds
+ * the ring full stays prepared. *calls is raised by the system calls made. Returns the number of completions written. */
+int taio_ring_submit(struct taio_ring *ring, struct taio_completion *out, int room, uint64_t *calls);
+int taio_ring_cancel(struct taio_ring *ring, unsigned slot); /* 0: accepted, the completion will come */
+
+/* ---- the workers (workers.c) ---- */
+
+enum taio_operation {
+    TAIO_READ,      /* until `length` bytes, the end of the file or an error */
+    TAIO_WRITE,     /* until all is written or an error */
+    TAIO_READV,     /* the same over `length` iovecs */
+    TAIO_WRITEV,
+    TAIO_FSYNC,
+    TAIO_FDATASYNC,
+    TAIO_OPEN,      /* memory: path; fd: directory; length: creation mode; extra: struct taio_description */
+    TAIO_CLOSE,
+    TAIO_STAT,      /* extra: struct taio_stat */
+    TAIO_TRUNCATE,  /* to `offset` */
+    TAIO_FALLOCATE, /* `length` bytes from `offset`; flags: mode */
+    TAIO_DESCRIBE   /* extra: struct taio_description */
+};
+
+struct taio_pool;
+
+struct taio_pool *taio_pool_new(unsigned slots, int event_fd);
+void taio_pool_free(struct taio_pool *pool); /* no worker may be left */
+void taio_pool_work(struct taio_pool *pool); /* the body of a worker: returns after taio_pool_stop */
+void taio_pool_stop(struct taio_pool *pool);
+/* Hand over a request in a free slot. Returns how many more requests wait than workers are idle (<= 0: no further worker is needed). */
+int taio_pool_push(struct taio_pool *pool, unsigned slot, uint64_t token, int operation, int fd, uint64_t memory, uint64_t length,
+                   int64_t offset, int flags, uint64_t extra);
+/* Take a request back that no worker has begun: 1 if it will never run. Its completion comes all the same, with -ECANCELED, and only
+ * then is the slot free. */
+int taio_pool_withdraw(struct taio_pool *pool, unsigned slot);
+
+/* ---- both lanes (reap.c) ---- */
+
+/* Take completions of both lanes (either may be NULL); drain_fd >= 0: empty that eventfd first. Returns how many were written. */
+int taio_reap(struct taio_ring *ring, struct taio_pool *pool, int drain_fd, struct taio_completion *out, int room);
+
+int taio_ring_reap(struct taio_ring *ring, struct taio_completion *out, int room);
+int taio_pool_reap(struct taio_pool *pool, struct taio_completion *out, int room);
+
+#endif

@@ -1,0 +1,348 @@
+/* The workers: threads that make the calls that may sleep.
+ *
+ * A worker is a Python thread inside taio_pool_work, which holds no GIL and touches no Python object. The event loop hands over a
+ * request by filling a slot and putting its number into a queue; a worker takes it, makes the call and puts the slot on a stack of
+ * finished ones, which the loop takes whole. The loop must never wait for a worker that was descheduled with a lock in its hand, so
+ * there is no lock: the queue has one producer (the loop) and its consumers move `head` by compare-and-swap; the stack has many
+ * producers and one consumer, who swaps it for an empty one (so no ABA).
+ *
+ * A slot belongs to the loop until it is queued, to the worker from READY -> TAKEN until it is on the stack, then to the loop again. */
+#include "native.h"
+
+#include <pthread.h>
+#include <linux/futex.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define NONE UINT32_MAX
+
+enum slot_state { IDLE, READY, TAKEN, WITHDRAWN };
+
+struct slot {
+    _Atomic int state;
+    uint32_t next; /* on the stack of finished slots: the one below */
+    uint64_t token;
+    int operation, fd, flags;
+    void *memory, *extra;
+    uint64_t length;
+    int64_t offset;
+    int64_t result, transferred;
+};
+
+struct taio_pool {
+    int event_fd;
+    uint32_t slots, mask;
+    _Atomic uint32_t finished;    /* top of the stack, or NONE */
+    _Atomic uint64_t head, tail;  /* of the queue */
+    _Atomic uint32_t sleepers;    /* workers asleep, or about to look once more before they sleep */
+    _Atomic uint32_t waking;      /* 1: a worker was woken and has not looked yet, so no other need be */
+    _Atomic uint32_t wakeups;     /* the futex: changes with every wake-up, so that none falls between look and sleep */
+    _Atomic int stopping;
+    _Atomic uint32_t *queue;
+    struct slot slot[];
+};
+
+struct taio_pool *taio_pool_new(unsigned slots, int event_fd)
+{
+    struct taio_pool *pool = calloc(1, sizeof *pool + slots * sizeof(struct slot));
+    uint32_t capacity = 1;
+    if (pool == NULL)
+        return NULL;
+    while (capacity < slots)
+        capacity *= 2;
+    pool->queue = calloc(capacity, sizeof *pool->queue);
+    if (pool->queue == NULL) {
+        free(pool);
+        return NULL;
+    }
+    pool->event_fd = event_fd;
+    pool->slots = slots;
+    pool->mask = capacity - 1;
+    atomic_init(&pool->finished, NONE);
+    return pool;
+}
+
+void taio_pool_free(struct taio_pool *pool)
+{
+    free(pool->queue);
+    free(pool);
+}
+
+static void futex_wake(_Atomic uint32_t *word, int how_many)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, how_many, NULL, NULL, 0);
+}
+
+/* One worker is woken at a time; it wakes the next when it finds more to do. So a burst costs the loop one system call. */
+static void wake_one(struct taio_pool *pool)
+{
+    if (atomic_load(&pool->sleepers) == 0 || atomic_exchange(&pool->waking, 1) != 0)
+        return;
+    atomic_fetch_add(&pool->wakeups, 1);
+    futex_wake(&pool->wakeups, 1);
+}
+
+int taio_pool_push(struct taio_pool *pool, unsigned slot, uint64_t token, int operation, int fd, uint64_t memory, uint64_t length,
+                   int64_t offset, int flags, uint64_t extra)
+{
+    struct slot *s = &pool->slot[slot];
+    uint64_t tail = atomic_load_explicit(&pool->tail, memory_order_relaxed);
+    s->token = token;
+    s->operation = operation;
+    s->fd = fd;
+    s->memory = (void *)(uintptr_t)memory;
+    s->length = length;
+    s->offset = offset;
+    s->flags = flags;
+    s->extra = (void *)(uintptr_t)extra;
+    s->transferred = 0;
+    atomic_store_explicit(&s->state, READY, memory_order_relaxed);
+    atomic_store_explicit(&pool->queue[tail & pool->mask], slot, memory_order_relaxed);
+    atomic_store(&pool->tail, tail + 1);
+    wake_one(pool);
+    int64_t waiting = (int64_t)(tail + 1 - atomic_load(&pool->head));
+    return (int)(waiting - (int64_t)atomic_load(&pool->sleepers));
+}
+
+int taio_pool_withdraw(struct taio_pool *pool, unsigned slot)
+{
+    int expected = READY;
+    return atomic_compare_exchange_strong(&pool->slot[slot].state, &expected, WITHDRAWN);
+}
+
+static uint32_t take(struct taio_pool *pool)
+{
+    uint64_t head = atomic_load(&pool->head);
+    for (;;) {
+        if (head == atomic_load(&pool->tail))
+            return NONE;
+        /* The loop may overwrite this entry once another worker has moved `head`: then the swap fails. */
+        uint32_t slot = atomic_load_explicit(&pool->queue[head & pool->mask], memory_order_relaxed);
+        if (atomic_compare_exchange_weak(&pool->head, &head, head + 1))
+            return slot;
+    }
+}
+
+static void finish(struct taio_pool *pool, uint32_t slot)
+{
+    uint64_t one = 1;
+    uint32_t below = atomic_load_explicit(&pool->finished, memory_order_relaxed);
+    do
+        pool->slot[slot].next = below;
+    while (!atomic_compare_exchange_weak_explicit(&pool->finished, &below, slot, memory_order_release, memory_order_relaxed));
+    if (below == NONE) { /* else whoever made it non-empty has told, or is about to */
+        ssize_t n;
+        do
+            n = write(pool->event_fd, &one, sizeof one);
+        while (n < 0 && errno == EINTR);
+    }
+}
+
+/* Read or write until all is done, the end of the file (read) or an error. Vectors go IOV_MAX parts at a time. */
+static void transfer(struct slot *s, struct iovec *vector, uint64_t parts, int writing)
+{
+    int64_t offset = s->offset;
+    for (;;) {
+        while (parts > 0 && vector->iov_len == 0)
+            vector++, parts--;
+        if (parts == 0)
+            break;
+        int count = parts < IOV_MAX ? (int)parts : IOV_MAX;
+        ssize_t n = writing ? pwritev2(s->fd, vector, count, offset, s->flags) : preadv2(s->fd, vector, count, offset, s->flags);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0) {
+            s->result = n < 0 ? -errno : writing ? -EIO : s->transferred;
+            return;
+        }
+        s->transferred += n;
+        offset += n;
+        for (uint64_t left = (uint64_t)n; left > 0; vector++, parts--) {
+            if (left < vector->iov_len) {
+                vector->iov_base = (char *)vector->iov_base + left;
+                vector->iov_len -= left;
+                break;
+            }
+            left -= vector->iov_len;
+        }
+    }
+    s->result = s->transferred;
+}
+
+static void move_bytes(struct slot *s)
+{
+    struct iovec one = {s->memory, s->length};
+    int writing = s->operation == TAIO_WRITE || s->operation == TAIO_WRITEV;
+    if (s->operation == TAIO_READ || s->operation == TAIO_WRITE)
+        transfer(s, &one, 1, writing);
+    else
+        transfer(s, s->memory, s->length, writing);
+}
+
+/* A FIFO, a terminal or a device may block in open, or act: look before, open without blocking, and look again at what was opened. */
+static int64_t open_file(struct slot *s)
+{
+    struct taio_description *description = s->extra;
+    const char *path = s->memory;
+    struct stat before;
+    memset(description, 0, sizeof *description);
+    if (fstatat(s->fd, path, &before, s->flags & O_NOFOLLOW ? AT_SYMLINK_NOFOLLOW : 0) == 0) {
+        description->mode = before.st_mode;
+        if (!S_ISREG(before.st_mode) && !S_ISBLK(before.st_mode) && !S_ISDIR(before.st_mode) && !S_ISLNK(before.st_mode))
+            return -EOPNOTSUPP;
+    }
+    int fd = openat(s->fd, path, s->flags | O_NONBLOCK | O_NOCTTY, (mode_t)s->length);
+    if (fd < 0 && errno == EAGAIN && S_ISREG(description->mode)) /* somebody holds a lease: fcntl(2), F_SETLEASE */
+        fd = openat(s->fd, path, s->flags | O_NOCTTY, (mode_t)s->length);
+    if (fd < 0)
+        return -errno;
+    int error = taio_describe(fd, description);
+    if (error == 0 && !S_ISREG(description->mode) && !S_ISBLK(description->mode))
+        error = S_ISDIR(description->mode) ? -EISDIR : -EOPNOTSUPP;
+    if (error == 0 && fcntl(fd, F_SETFL, (int)description->open_flags & ~O_NONBLOCK) < 0)
+        error = -errno;
+    if (error != 0) {
+        close(fd);
+        return error;
+    }
+    description->open_flags &= ~(uint32_t)O_NONBLOCK;
+    return fd;
+}
+
+static int64_t nanoseconds(struct timespec t)
+{
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static int stat_file(struct slot *s)
+{
+    struct taio_stat *out = s->extra;
+    struct stat st;
+    if (fstat(s->fd, &st) < 0)
+        return -1;
+    *out = (struct taio_stat){
+        .mode = st.st_mode, .inode = st.st_ino, .device = st.st_dev, .links = st.st_nlink, .uid = st.st_uid, .gid = st.st_gid,
+        .rdev = st.st_rdev, .block_size = (uint64_t)st.st_blksize, .blocks = (uint64_t)st.st_blocks, .size = st.st_size,
+        .atime_ns = nanoseconds(st.st_atim), .mtime_ns = nanoseconds(st.st_mtim), .ctime_ns = nanoseconds(st.st_ctim)};
+    return 0;
+}
+
+static int64_t call_once(struct slot *s)
+{
+    switch (s->operation) {
+    case TAIO_FSYNC:
+        return fsync(s->fd);
+    case TAIO_FDATASYNC:
+        return fdatasync(s->fd);
+    case TAIO_STAT:
+        return stat_file(s);
+    case TAIO_TRUNCATE:
+        return ftruncate(s->fd, s->offset);
+    case TAIO_FALLOCATE:
+        return fallocate(s->fd, s->flags, s->offset, (off_t)s->length);
+    default:
+        errno = ENOSYS;
+        return -1;
+    }
+}
+
+static void execute(struct slot *s)
+{
+    switch (s->operation) {
+    case TAIO_READ:
+    case TAIO_WRITE:
+    case TAIO_READV:
+    case TAIO_WRITEV:
+        move_bytes(s);
+        return;
+    case TAIO_OPEN:
+        do
+            s->result = open_file(s);
+        while (s->result == -EINTR);
+        return;
+    case TAIO_CLOSE: /* never again on EINTR: the descriptor is gone, and may be somebody else's by then */
+        s->result = close(s->fd) < 0 && errno != EINTR ? -errno : 0;
+        return;
+    case TAIO_DESCRIBE:
+        s->result = taio_describe(s->fd, s->extra);
+        return;
+    default:
+        do
+            s->result = call_once(s) < 0 ? -errno : 0;
+        while (s->result == -EINTR);
+    }
+}
+
+static void block_signals(void)
+{
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT};
+    sigset_t all;
+    sigfillset(&all);
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
+        sigdelset(&all, faults[i]);
+    pthread_sigmask(SIG_BLOCK, &all, NULL); /* signals are for the main thread, where Python looks for them */
+}
+
+void taio_pool_work(struct taio_pool *pool)
+{
+    block_signals();
+    for (;;) {
+        uint32_t slot = take(pool);
+        if (slot == NONE) {
+            uint32_t seen = atomic_load(&pool->wakeups);
+            atomic_fetch_add(&pool->sleepers, 1);
+            atomic_store(&pool->waking, 0); /* a wake-up that found nobody asleep must not keep the next from this worker */
+            if (atomic_load(&pool->head) == atomic_load(&pool->tail)) {
+                if (atomic_load(&pool->stopping)) {
+                    atomic_fetch_sub(&pool->sleepers, 1);
+                    return;
+                }
+                syscall(SYS_futex, &pool->wakeups, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+            }
+            atomic_fetch_sub(&pool->sleepers, 1);
+            atomic_store(&pool->waking, 0);
+            continue;
+        }
+        if (atomic_load(&pool->head) != atomic_load(&pool->tail))
+            wake_one(pool);
+        struct slot *s = &pool->slot[slot];
+        int expected = READY;
+        if (atomic_compare_exchange_strong(&s->state, &expected, TAKEN))
+            execute(s);
+        else
+            s->result = -ECANCELED;
+        finish(pool, slot);
+    }
+}
+
+void taio_pool_stop(struct taio_pool *pool)
+{
+    atomic_store(&pool->stopping, 1);
+    atomic_fetch_add(&pool->wakeups, 1);
+    futex_wake(&pool->wakeups, INT_MAX);
+}
+
+int taio_pool_reap(struct taio_pool *pool, struct taio_completion *out, int room)
+{
+    int taken = 0;
+    if (room < (int)pool->slots || atomic_load_explicit(&pool->finished, memory_order_relaxed) == NONE)
+        return 0; /* `room` for every slot, since the stack is taken whole */
+    uint32_t slot = atomic_exchange_explicit(&pool->finished, NONE, memory_order_acquire);
+    for (; slot != NONE; slot = pool->slot[slot].next) {
+        struct slot *s = &pool->slot[slot];
+        out[taken++] = (struct taio_completion){s->token, s->result, s->transferred};
+        atomic_store_explicit(&s->state, IDLE, memory_order_relaxed);
+    }
+    for (int i = 0, j = taken - 1; i < j; i++, j--) { /* the stack's top is the youngest: first come, first served */
+        struct taio_completion swap = out[i];
+        out[i] = out[j];
+        out[j] = swap;
+    }
+    return taken;
+}
