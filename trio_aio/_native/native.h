@@ -96,12 +96,14 @@ enum taio_operation {
     TAIO_WRITE,     /* until all is written or an error */
     TAIO_READV,     /* the same over `length` iovecs */
     TAIO_WRITEV,
+    TAIO_APPEND,    /* write(2), for O_APPEND: the result is the position after it, where the kernel put it */
     TAIO_FSYNC,
     TAIO_FDATASYNC,
     TAIO_OPEN,      /* memory: path; fd: directory; length: creation mode; extra: struct taio_description */
     TAIO_CLOSE,
     TAIO_STAT,      /* extra: struct taio_stat */
     TAIO_TRUNCATE,  /* to `offset` */
+    TAIO_SEEK,      /* lseek to `offset`; flags: whence; the result is the position */
     TAIO_FALLOCATE, /* `length` bytes from `offset`; flags: mode */
     TAIO_DESCRIBE   /* extra: struct taio_description */
 };

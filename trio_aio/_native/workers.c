@@ -175,6 +175,23 @@ static void transfer(struct slot *s, struct iovec *vector, uint64_t parts, int w
     s->result = s->transferred;
 }
 
+static void append(struct slot *s)
+{
+    while ((uint64_t)s->transferred < s->length) {
+        ssize_t n = write(s->fd, (char *)s->memory + s->transferred, s->length - (uint64_t)s->transferred);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0) {
+            s->result = n < 0 ? -errno : -EIO;
+            return;
+        }
+        s->transferred += n;
+    }
+    s->result = lseek(s->fd, 0, SEEK_CUR);
+    if (s->result < 0)
+        s->result = -errno;
+}
+
 static void move_bytes(struct slot *s)
 {
     struct iovec one = {s->memory, s->length};
@@ -266,8 +283,16 @@ static void execute(struct slot *s)
             s->result = open_file(s);
         while (s->result == -EINTR);
         return;
+    case TAIO_APPEND:
+        append(s);
+        return;
     case TAIO_CLOSE: /* never again on EINTR: the descriptor is gone, and may be somebody else's by then */
         s->result = close(s->fd) < 0 && errno != EINTR ? -errno : 0;
+        return;
+    case TAIO_SEEK:
+        s->result = lseek(s->fd, s->offset, s->flags);
+        if (s->result < 0)
+            s->result = -errno;
         return;
     case TAIO_DESCRIBE:
         s->result = taio_describe(s->fd, s->extra);

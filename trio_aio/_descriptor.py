@@ -1,0 +1,86 @@
+"""An open descriptor as the engine sees it: what it can do, and who is using it.
+
+A number in the process's table means something else after close(2), and the kernel looks it up when a request is handed over. So every
+request leases its descriptor, and the close waits for the last of them.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trio_aio._errors import os_error
+from trio_aio._native import ffi, lib
+
+if TYPE_CHECKING:
+    from trio_aio._request import Request
+    from trio_aio._routing import Route
+
+__all__ = ("Alignment", "Descriptor", "describe", "kind_of")
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What direct I/O on a file asks of its requests, in bytes.
+
+    ``offset`` is what offsets and lengths must be multiples of, ``memory`` what addresses must. Both are 1 for a buffered file.
+    Source: ``statx(2)``, STATX_DIOALIGN.
+    """
+
+    offset: int
+    memory: int
+
+
+def kind_of(mode: int) -> str:
+    """Name the kind of file that `mode` (st_mode) stands for."""
+    for test, name in (
+        (stat.S_ISFIFO, "a FIFO"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a character device"),
+        (stat.S_ISDIR, "a directory"),
+        (stat.S_ISBLK, "a block device"),
+        (stat.S_ISREG, "a regular file"),
+    ):
+        if test(mode):
+            return name
+    return "no regular file"
+
+
+class Descriptor:
+    """A file descriptor, its traits, and the requests that lease it."""
+
+    __slots__ = ("append", "close_request", "device", "direct", "fd", "held", "mode", "name", "read_route", "requests", "size", "write_route", "writes")
+
+    def __init__(self, fd: int, name: object = None) -> None:
+        self.fd: int = fd
+        self.name: object = name
+        self.mode: int = 0  # st_mode
+        self.device: int = 0
+        self.direct: bool = False
+        self.append: bool = False
+        self.size: int = 0  # no less than this when last seen: what lies below it is an overwrite
+        self.read_route: Route | None = None  # what its device has taught us; the engine's
+        self.write_route: Route | None = None
+        self.requests: int = 0  # created and not yet finished
+        self.writes: set[Request] = set()  # those of them that write
+        self.held: list[Request] = []  # syncs that wait for writes
+        self.close_request: Request | None = None  # waits for `requests` to be 0
+
+    def load(self, description: ffi.CData) -> None:
+        """Take over what the kernel says (a ``struct taio_description``)."""
+        self.mode = description.mode
+        self.device = description.device
+        self.direct = bool(description.open_flags & os.O_DIRECT)
+        self.append = bool(description.open_flags & os.O_APPEND)
+        self.size = description.size
+
+
+def describe(fd: int) -> ffi.CData:
+    """Ask the kernel what `fd` is, from memory alone; raise OSError (EBADF)."""
+    description = ffi.new("struct taio_description *")
+    error = lib.taio_describe(fd, description)
+    if error < 0:
+        raise os_error(-error, fd)
+    return description

@@ -1,0 +1,53 @@
+"""From the kernel's errno to the OSError that a user sees, in one place.
+
+The kernel reports one and the same misuse from ``io_submit`` or in the event, as -1 and errno or as a negative result. A number of
+either sign comes in here, and what goes out is the OSError subclass that Python has for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+__all__ = ("os_error", "setup_error")
+
+
+def os_error(code: int, filename: object = None, detail: str = "") -> OSError:
+    """Give the exception for an errno of either sign: the subclass of OSError that is right for it, ``detail`` behind its text."""
+    code = abs(code)
+    message = f"{os.strerror(code)}: {detail}" if detail else os.strerror(code)
+    return OSError(code, message) if filename is None else OSError(code, message, filename)
+
+
+def setup_error(code: int) -> OSError:
+    """Give the exception for an ``io_setup`` that failed, with what the user can do about it."""
+    return os_error(code, detail=_setup_advice(abs(code)))
+
+
+def _setup_advice(code: int) -> str:
+    if code == errno.EAGAIN:
+        used, limit = _aio_limit("aio-nr"), _aio_limit("aio-max-nr")
+        raised = max(1 << 20, 2 * limit) if limit is not None else 1 << 20
+        return (
+            f"io_setup would go over the limit of this host: fs.aio-nr is {_shown(used)}, fs.aio-max-nr is {_shown(limit)}; "
+            f"raise it with `sysctl fs.aio-max-nr={raised}` on the host, or ask for fewer events"
+        )
+    if code == errno.EPERM:
+        return "io_setup is forbidden, most likely by a seccomp filter (a container's profile, systemd's SystemCallFilter=)"
+    if code == errno.ENOSYS:
+        return "io_setup is missing: this kernel has no native AIO (built without CONFIG_AIO, or gVisor)"
+    if code == errno.EINVAL:
+        return "io_setup takes 1 to 4194304 events"
+    return "io_setup"
+
+
+def _aio_limit(name: str) -> int | None:
+    try:
+        with open(f"/proc/sys/fs/{name}", encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+def _shown(number: int | None) -> str:
+    return "unknown" if number is None else str(number)
