@@ -15,10 +15,11 @@ from trio_aio._errors import os_error
 from trio_aio._native import ffi, lib
 
 if TYPE_CHECKING:
+    from trio_aio._native._ext import CData
     from trio_aio._request import Request
     from trio_aio._routing import Route
 
-__all__ = ("Alignment", "Descriptor", "describe", "kind_of")
+__all__ = ("Alignment", "DescriptionRecord", "Descriptor", "StatRecord", "describe", "kind_of")
 
 
 @dataclass(frozen=True)
@@ -48,39 +49,73 @@ def kind_of(mode: int) -> str:
     return "no regular file"
 
 
+BUFFERED = Alignment(1, 1)
+
+
 class Descriptor:
     """A file descriptor, its traits, and the requests that lease it."""
-
-    __slots__ = ("append", "close_request", "device", "direct", "fd", "held", "mode", "name", "read_route", "requests", "size", "write_route", "writes")
 
     def __init__(self, fd: int, name: object = None) -> None:
         self.fd: int = fd
         self.name: object = name
+        self.borrowed: bool = False  # the caller closes it (closefd=False)
         self.mode: int = 0  # st_mode
         self.device: int = 0
         self.direct: bool = False
         self.append: bool = False
         self.size: int = 0  # no less than this when last seen: what lies below it is an overwrite
+        self.alignment: Alignment = BUFFERED
         self.read_route: Route | None = None  # what its device has taught us; the engine's
         self.write_route: Route | None = None
-        self.requests: int = 0  # created and not yet finished
+        self.users: int = 0  # calls by descriptor that share this object
+        self.requests: int = 0  # created and not yet finished, a close not counted
         self.writes: set[Request] = set()  # those of them that write
         self.held: list[Request] = []  # syncs that wait for writes
         self.close_request: Request | None = None  # waits for `requests` to be 0
 
-    def load(self, description: ffi.CData) -> None:
-        """Take over what the kernel says (a ``struct taio_description``)."""
+    def load(self, record: DescriptionRecord) -> None:
+        """Take over what the kernel says."""
+        description = record.value
         self.mode = description.mode
         self.device = description.device
         self.direct = bool(description.open_flags & os.O_DIRECT)
         self.append = bool(description.open_flags & os.O_APPEND)
         self.size = description.size
+        if self.direct and description.has_dioalign and description.dio_offset:
+            self.alignment = Alignment(description.dio_offset, description.dio_memory)
 
 
-def describe(fd: int) -> ffi.CData:
-    """Ask the kernel what `fd` is, from memory alone; raise OSError (EBADF)."""
-    description = ffi.new("struct taio_description *")
-    error = lib.taio_describe(fd, description)
+class DescriptionRecord:
+    """Where a worker, or `describe`, puts what a descriptor is."""
+
+    def __init__(self) -> None:
+        self.value: CData = ffi.new("struct taio_description *")
+        self.address: int = int(ffi.cast("uintptr_t", self.value))
+
+
+def describe(fd: int) -> DescriptionRecord:
+    """Ask the kernel what `fd` is, from memory alone; OSError (EBADF)."""
+    record = DescriptionRecord()
+    error = lib.taio_describe(fd, record.value)
     if error < 0:
         raise os_error(-error, fd)
-    return description
+    return record
+
+
+class StatRecord:
+    """Where a worker puts what fstat(2) says."""
+
+    def __init__(self) -> None:
+        self._record: CData = ffi.new("struct taio_stat *")
+        self.address: int = int(ffi.cast("uintptr_t", self._record))
+
+    def result(self) -> os.stat_result:
+        """Give it as ``os.fstat`` would."""
+        s = self._record
+        times = {"atime": s.atime_ns, "mtime": s.mtime_ns, "ctime": s.ctime_ns}
+        more = {"st_blksize": s.block_size, "st_blocks": s.blocks, "st_rdev": s.rdev}
+        for name, nanoseconds in times.items():
+            more[f"st_{name}"] = nanoseconds * 1e-9
+            more[f"st_{name}_ns"] = nanoseconds
+        seconds = [nanoseconds // 10**9 for nanoseconds in times.values()]
+        return os.stat_result([s.mode, s.inode, s.device, s.links, s.uid, s.gid, s.size, *seconds], more)

@@ -50,32 +50,19 @@ class State(enum.IntEnum):
     COMPLETED = 8
 
 
-_CREATED = State.CREATED
-
-
 class Request:
     """A request and all it owns."""
 
-    __slots__ = (
-        "abandoned",
-        "address",
-        "cancel_accepted",
-        "cancel_requested",
-        "descriptor",
-        "extra",
-        "flags",
-        "length",
-        "offset",
-        "operation",
-        "owned",
-        "probing",
-        "result",
-        "state",
-        "token",
-        "transferred",
-        "waiter",
-        "waits_for",
-    )
+    state: State = State.CREATED
+    token: int = -1  # of the slot it has, while it has one
+    result: int = 0
+    transferred: int = 0  # bytes moved by earlier lanes, and once finished in all
+    probing: bool = False  # submitted with an RWF_NOWAIT of ours
+    cancel_requested: bool = False
+    cancel_accepted: bool = False
+    abandoned: bool = False  # its task has gone; nobody waits for the result
+    waits_for: set[Request] | None = None  # while HELD
+    waiter: Any = None  # the backend's: whom to wake
 
     def __init__(
         self,
@@ -87,6 +74,7 @@ class Request:
         flags: int = 0,
         owned: object = None,
         extra: int = 0,
+        nbytes: int | None = None,
     ) -> None:
         self.operation: Operation = operation
         self.descriptor: Descriptor = descriptor
@@ -95,17 +83,8 @@ class Request:
         self.offset: int = offset
         self.flags: int = flags
         self.owned: object = owned  # kept alive until the completion
-        self.extra: int = extra
-        self.state: State = _CREATED
-        self.token: int = -1
-        self.result: int = 0
-        self.transferred: int = 0
-        self.probing: bool = False  # submitted with an RWF_NOWAIT of ours
-        self.cancel_requested: bool = False
-        self.cancel_accepted: bool = False
-        self.abandoned: bool = False  # its task has gone; nobody waits for the result
-        self.waits_for: set[Request] | None = None  # while HELD
-        self.waiter: Any = None  # the backend's: whom to wake
+        self.nbytes: int = length if nbytes is None else nbytes
+        self.extra: int = extra  # address of a struct that the operation fills
 
     def advance(self, state: State) -> None:
         """Go to a later state."""
@@ -121,3 +100,6 @@ class Request:
     def took_no_effect(self) -> bool:
         """Whether an accepted io_cancel stopped the request (only then may its caller raise Cancelled)."""
         return self.cancel_accepted and self.result == 0
+
+    def __repr__(self) -> str:
+        return f"<Request {self.operation.name} fd={self.descriptor.fd} {self.state.name}>"

@@ -34,8 +34,9 @@ class Route:
     def strike(self) -> None:
         """Note that a request was not asynchronous here."""
         self.strikes += 1
-        if self.strikes >= STRIKES:
-            self.strikes = STRIKES - 1  # the one that tries again decides
+        limit = STRIKES if self.nowait else 1  # without NOWAIT a strike is time that the event loop lost
+        if self.strikes >= limit:
+            self.strikes = limit - 1  # the one that tries again decides
             self.detour = DETOUR
 
     def clear(self) -> None:

@@ -383,7 +383,8 @@ def io_submit(ctx: int, iocbs: Iterable[IOCB]) -> int:
 def io_getevents(ctx: int, min_nr: int, nr: int, timeout: float | None = None) -> list[IOEvent]:
     """Take between ``min_nr`` and ``nr`` events: io_getevents(2).
 
-    Waits until there are ``min_nr``, or for ``timeout`` seconds (None or ``math.inf``: for ever), and gives what there is then: perhaps fewer.
+    Waits until there are ``min_nr``, or for ``timeout`` seconds (None or ``math.inf``: for ever), and gives what there is
+    then: perhaps fewer.
     A timeout of 0 does not wait. A signal's Python handler runs during the wait, which then goes on (PEP 475).
 
     ValueError unless ``0 <= min_nr <= nr`` and ``timeout >= 0``. OSError: EINVAL if there is no such context.

@@ -1,0 +1,83 @@
+"""The seam to the async library: all that the rest of the package wants of one, and the choice of the one that runs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_aio._request import Request
+
+__all__ = ("Backend", "Waitable", "current_backend")
+
+
+class Waitable(Protocol):
+    """What a task can wait for: it is done, or its waiter will be woken."""
+
+    waiter: Any
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing to wait for any more."""
+
+
+class Backend(Protocol):
+    """One run of an async library's event loop, on the thread that runs it."""
+
+    identity: object
+    """This run."""
+
+    def current(self) -> object:
+        """Give the run that the caller is in; RuntimeError outside any."""
+
+    async def checkpoint_if_cancelled(self) -> None:
+        """Raise Cancelled if that is due; else do nothing."""
+
+    async def cancel_shielded_checkpoint(self) -> None:
+        """Let other tasks run, whatever is due."""
+
+    async def perform(self, submit: Callable[[Request], None], request: Request, cancel: Callable[[Request], bool]) -> None:
+        """Checkpoint if cancelled, submit a request and wait until it is finished.
+
+        Cancelled is raised before `submit`; or if `cancel`, called when the task is cancelled, gives True (then nobody will be woken);
+        or, after a `cancel` that gave False, once the request is finished and `took_no_effect`.
+        """
+
+    async def wait(self, waitable: Waitable, cancel: Callable[[], bool]) -> None:
+        """Wait until it is finished. Cancelled is raised only if `cancel`, called when the task is cancelled, gives True."""
+
+    async def wait_readable(self, fd: int) -> None:
+        """Wait until a descriptor is readable; cancellable at once."""
+
+    def wake(self, waitable: Waitable) -> None:
+        """Wake its waiter."""
+
+    def start_reaper(self, fd: int, reap: Callable[[], bool], drained: Callable[[], bool], end: Callable[[], None]) -> None:
+        """Start a task that belongs to the run: it calls `reap` whenever `fd` is readable, until that gives True.
+
+        When the run ends first, it goes on until `drained` gives True, then calls `end`.
+        """
+
+    def at_end_of_tick(self, flush: Callable[[], None]) -> Callable[[], None]:
+        """Give a function that asks for one call of `flush` when the tasks of this tick have had their turn."""
+
+    def shielded(self) -> Any:
+        """Give a context manager in which cancellation is not delivered."""
+
+    async def run_in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call foreign code that may block; not cancellable once it has begun."""
+
+    def run_local(self, make: Callable[[Backend], Any]) -> Any:
+        """Give the object that `make` made for this run when it was first asked for."""
+
+
+def current_backend() -> Backend:
+    """Give the backend of the run that the caller is in; RuntimeError outside any."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        backend: Backend = importlib.import_module("trio_aio._backends._trio").current()
+        return backend
+    raise RuntimeError("trio_aio must be called from async context, inside trio.run")

@@ -1,0 +1,158 @@
+"""trio.
+
+How trio works. A task sleeps in ``wait_task_rescheduled(abort)``. When it is cancelled trio calls ``abort``, which either says SUCCEEDED
+(Cancelled is raised at once) or FAILED (the sleep goes on until somebody reschedules the task, and the cancellation stays due). That
+is the very shape of ``io_cancel``, so a request's event is the sleeping task itself; ``trio.Event.wait`` always gives in to
+cancellation, and would need a second, shielded wait behind each refused one.
+
+Ticks. trio runs all tasks that are ready, then waits for I/O. An instrument hears when it is about to wait: that is the end of the tick.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import trio
+from trio.lowlevel import (
+    Abort,
+    RunVar,
+    add_instrument,
+    cancel_shielded_checkpoint,
+    checkpoint_if_cancelled,
+    current_task,
+    current_trio_token,
+    enable_ki_protection,
+    reschedule,
+    spawn_system_task,
+    wait_readable,
+    wait_task_rescheduled,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_aio._backends import Waitable
+    from trio_aio._request import Request
+
+__all__ = ("TrioBackend", "current")
+
+_backend: RunVar[TrioBackend] = RunVar("trio_aio backend")
+_shared: RunVar[Any] = RunVar("trio_aio shared context")
+
+
+class _EndOfTick(trio.abc.Instrument):
+    """Calls back once for each time it was asked, when trio is about to wait for I/O."""
+
+    def __init__(self, flush: Callable[[], None]) -> None:
+        self.asked: bool = False
+        self._flush: Callable[[], None] = flush
+
+    def before_io_wait(self, timeout: float) -> None:
+        if self.asked:
+            self.asked = False
+            self._flush()
+
+
+class TrioBackend:
+    """One ``trio.run``."""
+
+    def __init__(self) -> None:
+        self.identity: object = current_trio_token()
+
+    current = staticmethod(current_trio_token)
+    checkpoint_if_cancelled = staticmethod(checkpoint_if_cancelled)
+    cancel_shielded_checkpoint = staticmethod(cancel_shielded_checkpoint)
+    wait_readable = staticmethod(wait_readable)
+
+    # KeyboardInterrupt between submit and wait would leave a request that nobody waits for.
+    @enable_ki_protection
+    async def perform(self, submit: Callable[[Request], None], request: Request, cancel: Callable[[Request], bool]) -> None:
+        await checkpoint_if_cancelled()
+        submit(request)
+        if request.finished:
+            await cancel_shielded_checkpoint()
+            return
+        deliver: Callable[[], Any] | None = None
+
+        def abort(raise_cancel: Callable[[], Any]) -> Abort:
+            nonlocal deliver
+            if cancel(request):
+                return Abort.SUCCEEDED
+            deliver = raise_cancel
+            return Abort.FAILED
+
+        request.waiter = current_task()
+        await wait_task_rescheduled(abort)
+        if deliver is not None and request.took_no_effect:
+            deliver()
+
+    @enable_ki_protection
+    async def wait(self, waitable: Waitable, cancel: Callable[[], bool]) -> None:
+        if waitable.finished:
+            return
+
+        def abort(_: object) -> Abort:
+            return Abort.SUCCEEDED if cancel() else Abort.FAILED
+
+        waitable.waiter = current_task()
+        await wait_task_rescheduled(abort)
+
+    def wake(self, waitable: Waitable) -> None:
+        waiter, waitable.waiter = waitable.waiter, None
+        reschedule(waiter)
+
+    def start_reaper(self, fd: int, reap: Callable[[], bool], drained: Callable[[], bool], end: Callable[[], None]) -> None:
+        spawn_system_task(self._reap, fd, reap, drained, end, name="trio_aio reaper")
+
+    @staticmethod
+    async def _reap(fd: int, reap: Callable[[], bool], drained: Callable[[], bool], end: Callable[[], None]) -> None:
+        try:
+            while True:
+                await wait_readable(fd)
+                if reap():
+                    return
+        except trio.Cancelled:
+            # The run is over. Tasks that wait (other system tasks) must be served first.
+            with trio.CancelScope(shield=True):
+                while not drained():
+                    await wait_readable(fd)
+                    if reap():
+                        return
+            end()
+            raise
+
+    def at_end_of_tick(self, flush: Callable[[], None]) -> Callable[[], None]:
+        instrument: _EndOfTick | None = None
+
+        def ask() -> None:
+            nonlocal instrument
+            if instrument is None:  # a run that never uses the kernel lane does not pay for it
+                instrument = _EndOfTick(flush)
+                add_instrument(instrument)
+            instrument.asked = True
+
+        return ask
+
+    def shielded(self) -> trio.CancelScope:
+        return trio.CancelScope(shield=True)
+
+    async def run_in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        return await trio.to_thread.run_sync(function, *args)
+
+    def run_local(self, make: Callable[[Any], Any]) -> Any:
+        try:
+            return _shared.get()
+        except LookupError:
+            made = make(self)
+            _shared.set(made)
+            return made
+
+
+def current() -> TrioBackend:
+    """Give this run's backend."""
+    try:
+        return _backend.get()
+    except LookupError:
+        backend = TrioBackend()
+        _backend.set(backend)
+        return backend

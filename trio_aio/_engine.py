@@ -1,0 +1,493 @@
+"""The engine: takes requests, finds each its lane, takes completions and says whose they are. It never awaits and knows no event loop.
+
+How the kernel works. Nothing orders the requests that are out: a sync may overtake a write, and close(2) takes the descriptor from under
+requests that have not been handed over. Some requests that look asynchronous are not, depending on the file and the moment.
+
+What we do about it. A request goes to the kernel lane if it is of a kind that its device was found to do asynchronously, else to
+the workers; one that the kernel lane could not serve without sleeping goes on to the workers. Each leases its descriptor. A sync is held
+until the writes before it are done, a close until all requests are. Both lanes signal one eventfd; whoever waits for that calls `reap`.
+
+All methods are for one thread, the event loop's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import threading
+from collections import deque
+from os import EFD_CLOEXEC, EFD_NONBLOCK, eventfd, eventfd_write
+from typing import TYPE_CHECKING
+
+from trio_aio import _kernel_context
+from trio_aio._buffers import BufferPool
+from trio_aio._inline_lane import InlineLane
+from trio_aio._kernel_lane import KernelLane
+from trio_aio._lane import SLOT_MASK
+from trio_aio._native import ffi, lib
+from trio_aio._request import Operation, Request, State
+from trio_aio._routing import Routes
+from trio_aio._worker_lane import WorkerLane
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_aio._descriptor import Descriptor
+    from trio_aio._native._ext import CData
+    from trio_aio._routing import Route
+
+__all__ = ("DIRECT_LIMIT", "Engine")
+
+DIRECT_LIMIT = 1 << 20  # bytes: io_submit pins every page on the event loop's thread, 60 us for 1 MiB and 300 us for 8 MiB
+_POOLED = 16 << 20  # bytes of aligned memory kept for the next direct read or write
+
+_READ_LIKE = tuple(o in (Operation.READ, Operation.READV) for o in Operation)
+_TRANSFERS = tuple(o in (Operation.READ, Operation.READV, Operation.WRITE, Operation.WRITEV) for o in Operation)
+_WRITES = tuple(o in (Operation.WRITE, Operation.WRITEV, Operation.APPEND, Operation.TRUNCATE, Operation.FALLOCATE) for o in Operation)
+_SYNCS = tuple(o in (Operation.FSYNC, Operation.FDATASYNC) for o in Operation)
+_VECTORS = tuple(o in (Operation.READV, Operation.WRITEV) for o in Operation)
+
+_EAGAIN, _EOPNOTSUPP, _ECANCELED, _EIO = -errno.EAGAIN, -errno.EOPNOTSUPP, -errno.ECANCELED, -errno.EIO
+_reap = lib.taio_reap
+_unpack = ffi.unpack
+
+
+class Engine:
+    """The lanes, and the requests in them.
+
+    `wake` is called with each finished request that has a waiter, `plug` when `flush` should be called at the end of the event
+    loop's tick. `insist` makes the kernel lane now and raises OSError where there is none.
+    """
+
+    def __init__(
+        self,
+        max_in_flight: int,
+        max_workers: int,
+        *,
+        use_kernel: bool,
+        insist: bool,
+        wake: Callable[[Request], None],
+        plug: Callable[[], None],
+    ) -> None:
+        self.max_in_flight: int = max_in_flight
+        self.setup_error: OSError | None = None  # why there is no kernel lane
+        self.completed: int = 0
+        self.cancelled: int = 0
+        self.retried: int = 0
+        self.submitted_kernel: int = 0
+        self.submitted_workers: int = 0
+        self._submit_calls: int = 0  # of a kernel lane that is closed
+        self.bytes_read: int = 0
+        self.bytes_written: int = 0
+        self.outstanding: int = 0  # requests that were submitted and have not finished
+        self.abandoned: int = 0  # those of them that nobody waits for
+        self.closed: bool = False
+        self.routes: Routes = Routes()
+        self.kernel: KernelLane | None = None
+        self._may_use_kernel: bool = use_kernel
+        self._wake: Callable[[Request], None] = wake
+        self._plug: Callable[[], None] = plug
+        self._plugged: bool = False
+        self._closing: bool = False
+        self._dropped: deque[Descriptor] = deque()
+        # Finalizers drop descriptors from any thread, perhaps while `close` runs; reentrant, because the collector may run in here.
+        self._drop_lock: threading.RLock = threading.RLock()
+        self.event_fd: int = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        try:
+            if insist:
+                self._set_up_kernel()
+            self.workers: WorkerLane = WorkerLane(max_in_flight, max_in_flight, max_workers, self.event_fd)
+        except BaseException:
+            self._tear_down_kernel()
+            os.close(self.event_fd)
+            raise
+        self.inline: InlineLane = InlineLane()
+        self.buffers: BufferPool = BufferPool(_POOLED)
+        self._room: int = 2 * max_in_flight
+        self._out: CData = ffi.new("struct taio_completion[]", self._room)
+        self._flat: CData = ffi.cast("int64_t *", self._out)
+
+    # ---- what is out
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that the kernel or a worker has, or will be given at the end of this tick."""
+        return self.workers.in_flight + (self.kernel.in_flight if self.kernel is not None else 0)
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait for a slot."""
+        return self.workers.queued + (self.kernel.queued if self.kernel is not None else 0)
+
+    @property
+    def submit_calls(self) -> int:
+        """How many times ``io_submit`` was called."""
+        return self.kernel.submit_calls if self.kernel is not None else self._submit_calls
+
+    def has_kernel_lane(self) -> bool:
+        """Whether native AIO is to be had; calls ``io_setup`` to find out."""
+        if self.kernel is None and self._may_use_kernel:
+            try:
+                self._set_up_kernel()
+            except OSError as error:
+                self._may_use_kernel = False
+                self.setup_error = error
+        return self.kernel is not None
+
+    # ---- a request's way in
+
+    def learn(self, descriptor: Descriptor) -> None:
+        """Connect a descriptor with what is known of its device."""
+        find = self.routes.find
+        descriptor.read_route = find(descriptor.device, direct=descriptor.direct, writing=False)
+        descriptor.write_route = find(descriptor.device, direct=descriptor.direct, writing=True)
+
+    def submit(self, request: Request) -> None:
+        """Start a request. It may have finished when this returns; if not, its waiter will be woken."""
+        self.outstanding += 1
+        descriptor = request.descriptor
+        operation = request.operation
+        if operation is Operation.CLOSE:
+            if descriptor.requests:
+                request.state = State.HELD
+                descriptor.close_request = request
+            else:
+                self._close_descriptor(request)
+            return
+        descriptor.requests += 1
+        if _WRITES[operation]:
+            descriptor.writes.add(request)
+            if operation is Operation.TRUNCATE and request.offset < descriptor.size:
+                descriptor.size = request.offset
+        elif _SYNCS[operation] and descriptor.writes:
+            request.state = State.HELD
+            request.waits_for = set(descriptor.writes)
+            descriptor.held.append(request)
+            return
+        self._route(request)
+
+    def _close_descriptor(self, request: Request) -> None:
+        if request.descriptor.borrowed:
+            self._finish(request, 0)
+        else:
+            self._to_workers(request)
+
+    def _route(self, request: Request) -> None:
+        if self._suits_kernel(request) and self.has_kernel_lane():
+            assert self.kernel is not None
+            self.submitted_kernel += 1
+            self.kernel.accept(request)
+            if request.state is State.KERNEL_PREPARED:
+                if self.kernel.idle:
+                    self.flush()
+                else:
+                    self._ask_for_flush()
+        else:
+            self._to_workers(request)
+
+    def _to_workers(self, request: Request) -> None:
+        self.submitted_workers += 1
+        self.workers.accept(request)
+
+    def _suits_kernel(self, request: Request) -> bool:
+        operation = request.operation
+        if operation is Operation.POLL:
+            return True
+        descriptor = request.descriptor
+        if not descriptor.direct or not self._may_use_kernel:
+            return False
+        if _SYNCS[operation]:
+            return True
+        if not _TRANSFERS[operation] or request.nbytes > DIRECT_LIMIT:
+            return False
+        if not _READ_LIKE[operation] and (
+            descriptor.append or request.flags & lib.RWF_APPEND or request.offset + request.nbytes > descriptor.size
+        ):
+            return False  # it makes the file longer: synchronous nearly everywhere
+        route = self._route_of(request)
+        if not route.is_open():
+            return False
+        request.probing = route.nowait and not request.flags & lib.RWF_NOWAIT
+        return True
+
+    def _route_of(self, request: Request) -> Route:
+        descriptor = request.descriptor
+        if descriptor.read_route is None or descriptor.write_route is None:
+            self.learn(descriptor)
+        route = descriptor.read_route if _READ_LIKE[request.operation] else descriptor.write_route
+        assert route is not None
+        return route
+
+    def _ask_for_flush(self) -> None:
+        if not self._plugged:
+            self._plugged = True
+            self._plug()
+
+    def flush(self) -> None:
+        """Submit what is prepared for the kernel, and take what is complete already."""
+        self._plugged = False
+        lane = self.kernel
+        if lane is None or not lane.prepared:
+            return
+        tried, refused = lane.submit()
+        if refused:
+            for token, result, transferred in refused:
+                self._complete(token, result, transferred)
+            eventfd_write(self.event_fd, 1)  # the loop may be about to sleep, with these tasks just made ready
+        if not tried and lane.in_flight == lane.prepared:
+            self._give_up_on_full_ring(lane)
+        self.reap(drain=False)
+        for request in tried:
+            if not request.probing and _TRANSFERS[request.operation]:
+                if request.state is State.COMPLETED:
+                    self._route_of(request).strike()  # done when io_submit returned: the loop's thread paid for it
+                else:
+                    self._route_of(request).clear()
+
+    def _give_up_on_full_ring(self, lane: KernelLane) -> None:
+        """EAGAIN with nothing in flight (the kernel is out of memory, say): no completion would ever make us try again."""
+        for request in list(lane.requests()):
+            lane.withdraw_prepared(request)
+            if request.operation is Operation.POLL:
+                self._finish(request, _EAGAIN)
+            else:
+                request.probing = False
+                self._to_workers(request)
+        lane.pump()
+
+    # ---- a completion's way out
+
+    def reap(self, *, drain: bool) -> None:
+        """Take all completions and wake who waits for them; `drain`: the eventfd was readable, empty it first."""
+        lane = self.kernel
+        ring = lane.ring if lane is not None else ffi.NULL
+        n = _reap(ring, self.workers.pool, self.event_fd if drain else -1, self._out, self._room)
+        while self._dropped:
+            self.submit(Request(Operation.CLOSE, self._dropped.popleft()))
+        if n:
+            flat = iter(_unpack(self._flat, 3 * n))
+            for token, result, transferred in zip(flat, flat, flat, strict=True):
+                self._complete(token, result, transferred)
+            self._pump()
+        elif lane is not None and lane.prepared:
+            self._ask_for_flush()
+
+    def _pump(self) -> None:
+        self.workers.pump()
+        lane = self.kernel
+        if lane is not None:
+            lane.pump()
+            if lane.prepared:
+                self._ask_for_flush()
+
+    def _complete(self, token: int, result: int, transferred: int) -> None:
+        if token & SLOT_MASK >= self.max_in_flight:
+            request = self.workers.take(token)
+            if request is not None:  # else it was withdrawn
+                request.transferred += transferred
+                if result >= 0 and _TRANSFERS[request.operation]:
+                    result = request.transferred
+                self._finish(request, result)
+            return
+        assert self.kernel is not None
+        request = self.kernel.take(token)
+        assert request is not None  # the kernel gives nothing back that it was given
+        if _TRANSFERS[request.operation]:
+            self._complete_transfer(request, result)
+        else:
+            if request.cancel_accepted and result == 0:
+                self.cancelled += 1
+                if self._closing:
+                    result = _ECANCELED  # its task did not ask for it
+            self._finish(request, result)
+
+    def _complete_transfer(self, request: Request, result: int) -> None:
+        """Take what the kernel lane did of a read or write; what is left over goes on to the workers."""
+        if result < 0:
+            if request.probing and result in (_EAGAIN, _EOPNOTSUPP):
+                route = self._route_of(request)
+                if result == _EAGAIN:
+                    route.strike()
+                else:
+                    route.nowait = False
+                self.retried += 1
+                self._to_workers(request)
+            else:
+                self._finish(request, result)
+            return
+        if request.probing:
+            self._route_of(request).clear()
+        request.transferred = result
+        if result == request.nbytes:
+            self._finish(request, result)
+        elif _READ_LIKE[request.operation] and (result == 0 or result % request.descriptor.alignment.offset):
+            self._finish(request, result)  # the end of the file
+        elif result == 0:
+            self._finish(request, _EIO)  # a write of nothing is an error, not a loop
+        else:
+            _skip(request, result)
+            self._to_workers(request)
+
+    def _finish(self, request: Request, result: int) -> None:
+        request.result = result
+        request.advance(State.COMPLETED)
+        self.completed += 1
+        operation = request.operation
+        if _READ_LIKE[operation]:
+            self.bytes_read += request.transferred
+        elif _WRITES[operation]:
+            self.bytes_written += request.transferred
+            if result >= 0 and _TRANSFERS[operation]:
+                descriptor = request.descriptor
+                descriptor.size = max(descriptor.size, request.offset + request.nbytes)
+        self._let_go(request)
+
+    def _let_go(self, request: Request) -> None:
+        """End the lease, start who waited for that, and wake the request's own waiter."""
+        self.outstanding -= 1
+        if request.abandoned:
+            self.abandoned -= 1
+        descriptor = request.descriptor
+        if request.operation is not Operation.CLOSE:
+            descriptor.requests -= 1
+            if _WRITES[request.operation]:
+                descriptor.writes.discard(request)
+                if descriptor.held:
+                    self._release_syncs(descriptor, request)
+            if not descriptor.requests and descriptor.close_request is not None:
+                closing, descriptor.close_request = descriptor.close_request, None
+                self._close_descriptor(closing)
+        if request.waiter is not None:
+            self._wake(request)
+
+    def _release_syncs(self, descriptor: Descriptor, write: Request) -> None:
+        still_held = []
+        for sync in descriptor.held:
+            assert sync.waits_for is not None
+            sync.waits_for.discard(write)
+            if sync.waits_for:
+                still_held.append(sync)
+            else:
+                sync.waits_for = None
+                self._route(sync)
+        descriptor.held = still_held
+
+    # ---- giving up
+
+    def cancel(self, request: Request) -> bool:
+        """Try to stop a request. True: it never ran and never will, and nobody is woken. False: its completion comes."""
+        request.cancel_requested = True
+        state = request.state
+        lane = self.kernel
+        if request.transferred and not _READ_LIKE[request.operation]:
+            return False  # the first part is written
+        if state is State.HELD:
+            request.descriptor.held.remove(request)
+        elif state is State.WORKER_QUEUED:
+            self.workers.withdraw_queued(request)
+        elif state is State.KERNEL_QUEUED:
+            assert lane is not None
+            lane.withdraw_queued(request)
+        elif state is State.KERNEL_PREPARED:
+            assert lane is not None
+            lane.withdraw_prepared(request)
+            self._pump()
+        elif state is State.WORKER_IN_FLIGHT:
+            if not self.workers.withdraw(request):
+                return False
+        else:
+            if state is State.KERNEL_IN_FLIGHT:
+                assert lane is not None
+                request.cancel_accepted = lane.cancel(request)
+            return False
+        self.cancelled += 1
+        request.waiter = None
+        request.advance(State.WITHDRAWN)
+        self._let_go(request)
+        return True
+
+    def abandon(self, request: Request) -> None:
+        """Let a request that cannot be stopped go on with nobody waiting; it keeps its memory until its completion."""
+        request.abandoned = True
+        request.waiter = None
+        self.abandoned += 1
+        self.cancelled += 1
+
+    def cancel_polls(self) -> None:
+        """End the requests that may otherwise never end; they fail with ECANCELED. For closing."""
+        self._closing = True
+        if self.kernel is None:
+            return
+        for request in list(self.kernel.requests()):
+            if request.operation is Operation.POLL and not request.cancel_accepted:
+                self.cancel(request)
+
+    # ---- the end
+
+    def drop(self, descriptor: Descriptor) -> None:
+        """Close a descriptor once nothing of it is in flight. For finalizers: callable at any moment, from any thread."""
+        with self._drop_lock:
+            if not self.closed:
+                self._dropped.append(descriptor)
+                eventfd_write(self.event_fd, 1)
+                return
+        if not descriptor.requests:
+            os.close(descriptor.fd)
+
+    def drain(self) -> None:
+        """Wait, blocking, until nothing is out, and close. For a thread that took the engine over from its event loop."""
+        self._plug = self.flush
+        self.flush()
+        readable = select.poll()
+        readable.register(self.event_fd, select.POLLIN)
+        while self.outstanding or self._dropped:
+            readable.poll()
+            self.reap(drain=True)
+        self.stop()
+        self.close()
+
+    def stop(self) -> None:
+        """Send the workers home. Nothing is outstanding. `close` will not wait once `workers.stopped`."""
+        self.workers.stop()
+
+    def close(self) -> None:
+        """Give everything back. Nothing is outstanding and the workers have been told to stop."""
+        self.workers.close()
+        with self._drop_lock:
+            self.closed = True
+        for descriptor in self._dropped:
+            os.close(descriptor.fd)
+        self._tear_down_kernel()
+        self.inline.close()
+        self.buffers.clear()
+        os.close(self.event_fd)
+
+    def _set_up_kernel(self) -> None:
+        context = _kernel_context.acquire(self.max_in_flight)
+        self.kernel = KernelLane(0, self.max_in_flight, context, self.event_fd)
+
+    def _tear_down_kernel(self) -> None:
+        if self.kernel is not None:
+            self._submit_calls = self.kernel.submit_calls
+            self.kernel.close()
+            _kernel_context.release(self.kernel.context)
+            self.kernel = None
+
+
+def _skip(request: Request, count: int) -> None:
+    """Advance a read or write past its first `count` bytes."""
+    request.offset += count
+    request.nbytes -= count
+    if not _VECTORS[request.operation]:
+        request.address += count
+        request.length -= count
+        return
+    part = ffi.cast("struct iovec *", request.address)
+    while count >= part.iov_len:
+        count -= part.iov_len
+        part += 1
+        request.length -= 1
+    part.iov_base = ffi.cast("char *", part.iov_base) + count
+    part.iov_len -= count
+    request.address = int(ffi.cast("uintptr_t", part))

@@ -1,0 +1,77 @@
+"""The inline lane: ``preadv2(RWF_NOWAIT)`` on the event loop's own thread.
+
+What lies in the page cache costs a memory copy and no hand-over. What does not is answered with EAGAIN, and read-ahead has then begun: the
+worker that reads it next finds the I/O under way. A short count tells nothing by itself (part of the range cached, or the end of the
+file), so we ask once more behind it; 0 is the end.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from trio_aio._buffers import Slab
+from trio_aio._native import ffi, lib
+
+if TYPE_CHECKING:
+    from trio_aio._descriptor import Descriptor
+    from trio_aio._native._ext import CData
+
+__all__ = ("INLINE_LIMIT", "InlineLane")
+
+INLINE_LIMIT = 128 << 10  # bytes: copying more would keep the loop from its other tasks for too long
+
+_pread_nowait = lib.taio_pread_nowait
+
+
+class InlineLane:
+    """Reads from the page cache, through one buffer that lives as long as the engine."""
+
+    def __init__(self) -> None:
+        self.hits: int = 0
+        self.misses: int = 0
+        self.bytes_read: int = 0
+        self._scratch: Slab = Slab(INLINE_LIMIT)
+        self._memory: CData = self._scratch.held
+        self._view = self._scratch.memory
+
+    def read(self, descriptor: Descriptor, size: int, offset: int) -> bytes | None:
+        """Give `size` bytes, at most INLINE_LIMIT, fewer only at the end of the file. None: this is for another lane."""
+        n = _pread_nowait(descriptor.fd, self._memory, size, offset)
+        if n != size:
+            n = self._rest(descriptor, self._memory, n, size, offset)
+            if n < 0:
+                return None
+        self.hits += 1
+        self.bytes_read += n
+        return self._view[:n]
+
+    def read_into(self, descriptor: Descriptor, address: int, size: int, offset: int) -> int:
+        """Read into memory of `size` bytes, likewise; -1 where `read` gives None."""
+        memory = ffi.cast("char *", address)
+        n = _pread_nowait(descriptor.fd, memory, size, offset)
+        if n != size:
+            n = self._rest(descriptor, memory, n, size, offset)
+            if n < 0:
+                return -1
+        self.hits += 1
+        self.bytes_read += n
+        return n
+
+    def _rest(self, descriptor: Descriptor, memory: CData, n: int, size: int, offset: int) -> int:
+        while 0 < n < size:
+            more = _pread_nowait(descriptor.fd, memory + n, size - n, offset + n)
+            if more == 0:
+                return n
+            n = n + more if more > 0 else more
+        if n >= 0:
+            return n
+        if n == -errno.EOPNOTSUPP and descriptor.read_route is not None:
+            descriptor.read_route.nowait = False
+        self.misses += 1
+        return -1  # a worker meets the same error, if it is one, and reports it
+
+    def close(self) -> None:
+        """Give the buffer back to the kernel."""
+        del self._memory, self._view
+        self._scratch.release()

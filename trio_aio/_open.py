@@ -1,0 +1,217 @@
+"""`open_aio`."""
+
+from __future__ import annotations
+
+import errno
+import io
+import operator
+import os
+import stat
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trio_aio._buffers import export_buffer
+from trio_aio._context import AIOContext, current_context
+from trio_aio._descriptor import DescriptionRecord, Descriptor, kind_of
+from trio_aio._errors import os_error
+from trio_aio._file import AsyncFile
+from trio_aio._request import Operation, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from types import TracebackType
+
+__all__ = ("FileOpener", "open_aio")
+
+_AT_FDCWD = -100  # fcntl.h; the os module has no name for it before 3.14
+_CREATION_MODE = 0o666
+
+
+class _Mode(NamedTuple):
+    """What a mode string means."""
+
+    flags: int  # of open(2)
+    shown: str  # AsyncFile.mode, as FileIO shows it
+    readable: bool
+    writable: bool
+    text: bool
+
+
+def _parse_mode(mode: str) -> _Mode:
+    if not isinstance(mode, str):
+        raise TypeError(f"open_aio() argument 'mode' must be str, not {type(mode).__name__}")
+    letters = set(mode)
+    if len(letters) < len(mode) or letters - set("rwxabt+"):
+        raise ValueError(f"invalid mode: {mode!r}")
+    if "b" in letters and "t" in letters:
+        raise ValueError("can't have text and binary mode at once")
+    action = letters & set("rwxa")
+    if len(action) != 1:
+        raise ValueError("must have exactly one of create/read/write/append mode")
+    (kind,) = action
+    plus = "+" in letters
+    readable, writable = kind == "r" or plus, kind != "r" or plus
+    flags = os.O_RDWR if readable and writable else os.O_WRONLY if writable else os.O_RDONLY
+    flags |= {"r": 0, "w": os.O_CREAT | os.O_TRUNC, "x": os.O_CREAT | os.O_EXCL, "a": os.O_CREAT | os.O_APPEND}[kind]
+    return _Mode(flags | os.O_CLOEXEC, kind + "b" + "+" * plus, readable, writable, "b" not in letters)
+
+
+class FileOpener:
+    """What `open_aio` gives: await it, or use it in ``async with``."""
+
+    def __init__(self, coroutine_function: Callable[[], Any]) -> None:
+        self._open: Callable[[], Any] = coroutine_function
+        self._file: AsyncFile | None = None
+
+    def __await__(self) -> Generator[Any, Any, AsyncFile]:
+        return self._open().__await__()  # type: ignore[no-any-return]
+
+    async def __aenter__(self) -> AsyncFile:
+        self._file = file = await self
+        return file
+
+    async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            await file.aclose()
+
+
+def open_aio(
+    file: str | bytes | os.PathLike[str] | os.PathLike[bytes] | int,
+    mode: str = "rb",
+    buffering: int = -1,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+    closefd: bool = True,
+    opener: Callable[[Any, int], int] | None = None,
+    *,
+    direct: bool = False,
+    abandon_on_cancel: bool = False,
+    context: AIOContext | None = None,
+) -> FileOpener:
+    """Open a regular file or a block device, off the event loop's thread.
+
+    ``async with open_aio(path) as file:`` or ``file = await open_aio(path)``. The arguments up to `opener` are those of ``open()``; what is
+    wrong with them is raised at once.
+
+    - `file`: a path or an open descriptor.
+    - `mode`: as ``open()`` has it; "rb" if not given.
+    - `buffering`: accepted and of no effect; binary files are not buffered.
+    - `closefd`: whether `file`, if it is a descriptor, is closed with the file. A path needs True.
+    - `opener`: called as ``opener(file, flags)``, in a thread; gives an open descriptor.
+    - `direct`: O_DIRECT. Offsets and sizes must then be multiples of ``file.alignment.offset`` (ValueError).
+    - `abandon_on_cancel`: a cancelled read gives up waiting at once, for devices that may hang. Its memory stays with the context.
+    - `context`: the `AIOContext` that serves the file; if not given, the one that all files of this run share.
+
+    OSError as open(2), with the file's name: FileNotFoundError, PermissionError, IsADirectoryError, FileExistsError; EINVAL for
+    `direct` where the filesystem has no O_DIRECT. ``io.UnsupportedOperation`` for a FIFO, socket, terminal or character
+    device, without ever blocking.
+    Cancelled: it was not opened (nor created). An open that has begun is waited for, and gives the file.
+    """
+    parsed = _parse_mode(mode)
+    if not isinstance(file, int):
+        file = os.fspath(file)
+        if not closefd:
+            raise ValueError("Cannot use closefd=False with file name")
+        if ("\0" if isinstance(file, str) else b"\0") in file:  # type: ignore[operator]
+            raise ValueError("embedded null byte")
+    elif file < 0:
+        raise ValueError(f"negative file descriptor: {file}")
+    operator.index(buffering)
+    if parsed.text:
+        raise io.UnsupportedOperation(f"text modes are not there yet: open with {mode + 'b'!r} and decode")
+    for name, value in (("encoding", encoding), ("errors", errors), ("newline", newline)):
+        if value is not None:
+            raise ValueError(f"binary mode doesn't take an {name} argument")
+    flags = parsed.flags | (os.O_DIRECT if direct else 0)
+
+    async def open_it() -> AsyncFile:
+        used = current_context() if context is None else context
+        position = 0
+        if isinstance(file, int):
+            descriptor = await _adopt(used, file, file, direct=direct)
+            descriptor.borrowed = not closefd
+            position = await used._perform(Request(Operation.SEEK, descriptor, flags=os.SEEK_CUR))
+        elif opener is not None:
+            descriptor = await _open_with(used, opener, file, flags, direct=direct)
+        else:
+            descriptor = await _open_path(used, file, flags)
+        return AsyncFile(
+            used,
+            descriptor,
+            parsed.shown,
+            descriptor.size if flags & os.O_APPEND else position,
+            readable=parsed.readable,
+            writable=parsed.writable,
+            abandon_on_cancel=abandon_on_cancel,
+        )
+
+    return FileOpener(open_it)
+
+
+async def _open_with(context: AIOContext, opener: Callable[[Any, int], int], file: str | bytes, flags: int, *, direct: bool) -> Descriptor:
+    engine = context._check()
+    backend = context._backend
+    assert backend is not None
+    fd = await backend.run_in_thread(opener, file, flags)
+    if not isinstance(fd, int):
+        raise TypeError("expected integer from opener")
+    if fd < 0:
+        raise ValueError(f"opener returned {fd}")
+    with backend.shielded():  # somebody must own the descriptor
+        try:
+            os.set_inheritable(fd, False)
+            return await _adopt(context, fd, file, direct=direct)
+        except BaseException:
+            engine.drop(Descriptor(fd, file))
+            raise
+
+
+async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> Descriptor:
+    path = export_buffer(os.fsencode(file) + b"\0", writable=False)
+    record = DescriptionRecord()
+    descriptor = Descriptor(_AT_FDCWD, file)
+    request = Request(Operation.OPEN, descriptor, path.address, _CREATION_MODE, 0, flags, (path, record), extra=record.address, nbytes=0)
+    try:
+        descriptor.fd = await context._perform(request)
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP and not _is_file(record.value.mode):
+            raise _unsupported(record.value.mode, file) from None
+        if error.errno == errno.EINVAL and flags & os.O_DIRECT:
+            raise os_error(errno.EINVAL, file, "this filesystem may not support direct I/O (O_DIRECT)") from None
+        raise
+    _learn(context, descriptor, record)
+    return descriptor
+
+
+async def _adopt(context: AIOContext, fd: int, name: object, *, direct: bool) -> Descriptor:
+    """Take over an open descriptor."""
+    record = DescriptionRecord()
+    descriptor = Descriptor(fd, name)
+    await context._perform(Request(Operation.DESCRIBE, descriptor, owned=record, extra=record.address))
+    mode = record.value.mode
+    if stat.S_ISDIR(mode):
+        raise os_error(errno.EISDIR, name)
+    if not _is_file(mode):
+        raise _unsupported(mode, name)
+    _learn(context, descriptor, record)
+    if direct and not descriptor.direct:
+        raise ValueError("direct=True needs a descriptor that was opened with O_DIRECT")
+    return descriptor
+
+
+def _learn(context: AIOContext, descriptor: Descriptor, record: DescriptionRecord) -> None:
+    descriptor.load(record)
+    assert context._engine is not None
+    context._engine.learn(descriptor)
+
+
+def _is_file(mode: int) -> bool:
+    return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
+
+
+def _unsupported(mode: int, name: object) -> io.UnsupportedOperation:
+    return io.UnsupportedOperation(
+        f"open_aio opens regular files and block devices, and {name!r} is {kind_of(mode)}: "
+        "use trio.lowlevel.FdStream for pipes and terminals, or anyio.wrap_file"
+    )

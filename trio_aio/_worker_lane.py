@@ -1,0 +1,103 @@
+"""The worker lane: native threads for every call that may sleep.
+
+A worker is a daemon ``threading.Thread`` whose whole life is one C function (workers.c) that holds no GIL. Workers are started one by one,
+when more requests wait than workers are idle, and stay until the lane is closed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from os import eventfd_write
+from typing import TYPE_CHECKING
+
+from trio_aio._lane import SLOT_MASK, Lane
+from trio_aio._native import ffi, lib
+from trio_aio._request import Operation, Request, State
+
+if TYPE_CHECKING:
+    from trio_aio._native._ext import CData
+
+__all__ = ("WorkerLane",)
+
+_OPERATIONS = tuple(getattr(lib, f"TAIO_{operation.name}", -1) for operation in Operation)  # POLL is the kernel lane's alone
+_push = lib.taio_pool_push
+_numbers = itertools.count(1)
+
+
+class WorkerLane(Lane):
+    """Requests that a worker has, or will take next."""
+
+    queued_state = State.WORKER_QUEUED
+
+    def __init__(self, first: int, slots: int, max_workers: int, event_fd: int) -> None:
+        super().__init__(first, slots)
+        self.max_workers: int = max_workers
+        self.pool: CData = lib.taio_pool_new(slots, event_fd)
+        if not self.pool:
+            raise MemoryError
+        self.threads: list[threading.Thread] = []
+        self._event_fd: int = event_fd
+        self._left: list[None] = []  # one for each worker that is done with the pool: append is atomic
+        try:
+            self._hire()  # now, not with the first request: it may fail (RLIMIT_NPROC, a cgroup's pids.max)
+        except RuntimeError:
+            lib.taio_pool_free(self.pool)
+            raise
+
+    def _start(self, request: Request, slot: int) -> None:
+        request.state = State.WORKER_IN_FLIGHT
+        wanted = _push(
+            self.pool,
+            slot,
+            request.token,
+            _OPERATIONS[request.operation],
+            request.descriptor.fd,
+            request.address,
+            request.length,
+            request.offset,
+            request.flags,
+            request.extra,
+        )
+        if wanted > 0 and len(self.threads) < self.max_workers:
+            try:
+                self._hire()
+            except RuntimeError:  # no more threads to be had: those there are will do it
+                self.max_workers = len(self.threads)
+
+    def _hire(self) -> None:
+        thread = threading.Thread(
+            target=_work, args=(self.pool, self._event_fd, self._left), name=f"trio_aio worker {next(_numbers)}", daemon=True
+        )
+        thread.start()
+        self.threads.append(thread)
+
+    def withdraw(self, request: Request) -> bool:
+        """Take a request back if no worker has begun it. Its slot comes free with the completion that follows all the same."""
+        slot = (request.token & SLOT_MASK) - self.first
+        if not lib.taio_pool_withdraw(self.pool, slot):
+            return False
+        self.holders[slot] = None
+        return True
+
+    def stop(self) -> None:
+        """Tell the workers to leave once there is nothing to do; each signals the eventfd as it goes."""
+        lib.taio_pool_stop(self.pool)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether all workers have left: `close` will not wait."""
+        return len(self._left) == len(self.threads)
+
+    def close(self) -> None:
+        """Wait for the workers' threads to end and free the pool. Call `stop` before."""
+        for thread in self.threads:
+            thread.join()
+        lib.taio_pool_free(self.pool)
+        self.pool = ffi.NULL
+
+
+def _work(pool: CData, event_fd: int, left: list[None]) -> None:
+    lib.taio_pool_work(pool)
+    left.append(None)
+    eventfd_write(event_fd, 1)
