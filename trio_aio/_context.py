@@ -121,7 +121,7 @@ class AIOContext:
         self._stopping: bool = False
         self._closing: list[_Closing] = []
         self._state: Literal["new", "open", "closing", "closed", "forked"] = "new"
-        self._thread: int = 0
+        self._thread: int = 0  # that it runs on, while it is open
         self._by_fd: dict[int, Descriptor] = {}
 
     def __repr__(self) -> str:
@@ -202,6 +202,7 @@ class AIOContext:
     def _ended(self) -> None:
         self._state = "closed"
         self._identity = self
+        self._thread = 0
         self._inline = None
         _living.discard(self)
         for closing in self._closing:
@@ -235,6 +236,7 @@ class AIOContext:
         if self._state == "open":
             self._state = "closing"
             self._identity = self
+            self._thread = 0
             engine.cancel_polls()
             os.eventfd_write(engine.event_fd, 1)  # for the reaper to look
         closing = _Closing()
@@ -245,6 +247,7 @@ class AIOContext:
         """In the child of a fork: nothing of this is ours to use, and a look at the ring would take the parent's completions."""
         self._state = "forked"
         self._identity = self
+        self._thread = 0
         self._inline = None
         self._backend = None
         self._engine = None
@@ -255,18 +258,15 @@ class AIOContext:
             return RuntimeError("this AIOContext is not open: use it in `async with`")
         if self._state == "forked":
             return RuntimeError("this AIOContext belongs to the parent process: after a fork, open files in the child's own event loop")
+        if self._state != "open":
+            return RuntimeError(f"this AIOContext is {self._state}")
         if self._thread != threading.get_ident():
             return RuntimeError("this AIOContext belongs to another thread's event loop")
-        assert self._backend is not None
         try:
-            here = self._current() is self._backend.identity
+            self._current()
         except RuntimeError as error:
-            if self._state == "closed":
-                return RuntimeError("this AIOContext is closed: the run it belonged to is over")
             return RuntimeError(f"an AIOContext must be used in the run that opened it: {error}")
-        if not here:
-            return RuntimeError("this AIOContext belongs to another run of the event loop")
-        return RuntimeError(f"this AIOContext is {self._state}")
+        return RuntimeError("this AIOContext belongs to another run of the event loop")
 
     def _check(self) -> _engine.Engine:
         """Give the engine; RuntimeError if this is not the run it belongs to, or it is closed."""

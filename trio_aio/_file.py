@@ -12,6 +12,7 @@ import operator
 import os
 import stat
 import warnings
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from trio_aio._context import NO_FLAGS
@@ -71,7 +72,6 @@ class AsyncFile:
         self._turns: Turns = Turns(backend)
         # What the quick way of pread needs, at hand: None where there is no quick way (direct, write-only, closed).
         self._inline: Any = context._inline if readable and not descriptor.direct else None
-        self._current: Any = backend.current
         self._checkpoint_if_cancelled: Any = backend.checkpoint_if_cancelled
         self._cancel_shielded_checkpoint: Any = backend.cancel_shielded_checkpoint
 
@@ -157,7 +157,8 @@ class AsyncFile:
         inline = self._inline
         if inline is not None and flags is NO_FLAGS and type(size) is int is type(offset) and 0 < size <= INLINE_LIMIT and offset >= 0:
             descriptor = self._descriptor
-            if self._current() is self._context._identity and descriptor.read_route.nowait:  # type: ignore[union-attr]
+            # The thread is enough here: a hit has nothing to do with the run, and a miss looks closer.
+            if get_ident() == self._context._thread and descriptor.read_route.nowait:  # type: ignore[union-attr]
                 await self._checkpoint_if_cancelled()
                 data: bytes | None = inline.read(descriptor, size, offset)
                 if data is not None:
