@@ -400,11 +400,9 @@ class AIOContext:
         if size == 0:
             await self._checkpoint()
             return b""
-        with _Borrowed(self._check(), size) as slab:
-            request = Request(Operation.READ, descriptor, slab.slab.address, size, offset, flags, slab)
-            slab.request = request
-            n = await self._perform(request, abandon=abandon)
-            return slab.slab.memory[:n]
+        with _Bounced(self._check(), Operation.READ, descriptor, size, offset, flags) as bounced:
+            n = await self._perform(bounced.request, abandon=abandon)
+            return bounced.slab.read(n)
 
     async def _preadinto(self, descriptor: Descriptor, buffer: WriteableBuffer, offset: int, flags: int, abandon: bool) -> int:
         export = export_buffer(buffer, writable=True)
@@ -417,12 +415,9 @@ class AIOContext:
             return 0
         if descriptor.direct:
             if export.address % descriptor.alignment.memory:
-                with _Borrowed(engine, size) as slab:
-                    request = Request(Operation.READ, descriptor, slab.slab.address, size, offset, flags, slab)
-                    slab.request = request
-                    n = await self._perform(request, abandon=abandon)
-                    with memoryview(buffer) as view, view.cast("B") as target:
-                        target[:n] = slab.slab.memory[:n]
+                with _Bounced(engine, Operation.READ, descriptor, size, offset, flags) as bounced:
+                    n = await self._perform(bounced.request, abandon=abandon)
+                    bounced.slab.copy_to(export, n)
                     return n
         elif size <= INLINE_LIMIT and not flags and (descriptor.read_route is None or descriptor.read_route.nowait):
             await self._backend.checkpoint_if_cancelled()
@@ -458,10 +453,9 @@ class AIOContext:
             await self._checkpoint()
             return 0
         if descriptor.direct and export.address % descriptor.alignment.memory:
-            with _Borrowed(self._check(), size) as slab:
-                slab.slab.memory[:size] = bytes(data)
-                slab.request = Request(Operation.WRITE, descriptor, slab.slab.address, size, offset, flags, slab)
-                return await self._perform(slab.request)
+            with _Bounced(self._check(), Operation.WRITE, descriptor, size, offset, flags) as bounced:
+                bounced.slab.write(export)
+                return await self._perform(bounced.request)
         return await self._perform(Request(Operation.WRITE, descriptor, export.address, size, offset, flags, export))
 
     async def _append(self, descriptor: Descriptor, data: ReadableBuffer) -> tuple[int, int]:
@@ -470,10 +464,9 @@ class AIOContext:
         size = export.length
         _check_alignment(descriptor, 0, size)
         if descriptor.direct and export.address % descriptor.alignment.memory:
-            with _Borrowed(self._check(), size) as slab:
-                slab.slab.memory[:size] = bytes(data)
-                slab.request = Request(Operation.APPEND, descriptor, slab.slab.address, size, owned=slab)
-                return await self._perform(slab.request), size
+            with _Bounced(self._check(), Operation.APPEND, descriptor, size, 0, 0) as bounced:
+                bounced.slab.write(export)
+                return await self._perform(bounced.request), size
         return await self._perform(Request(Operation.APPEND, descriptor, export.address, size, owned=export)), size
 
     # ---- by descriptor
@@ -570,19 +563,20 @@ class _Leased:
             del self._context._by_fd[self._fd]
 
 
-class _Borrowed:
-    """A slab for one request; back to the pool afterwards, unless the request was abandoned and still uses it."""
+class _Bounced:
+    """A request through a slab, which goes back to the pool afterwards unless the request was abandoned and still uses it."""
 
-    def __init__(self, engine: _engine.Engine, size: int) -> None:
+    def __init__(self, engine: _engine.Engine, operation: Operation, descriptor: Descriptor, size: int, offset: int, flags: int) -> None:
         self._engine: _engine.Engine = engine
         self.slab: Slab = engine.buffers.take(size)
-        self.request: Request | None = None
+        self.request: Request = Request(operation, descriptor, self.slab.address, size, offset, flags, self.slab)
+        self.request.cold = self.slab.cold
 
-    def __enter__(self) -> _Borrowed:
+    def __enter__(self) -> _Bounced:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.request is None or self.request.finished or self.request.state is State.CREATED:
+        if self.request.finished or self.request.state is State.CREATED:
             self._engine.buffers.give_back(self.slab)
 
 

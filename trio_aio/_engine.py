@@ -21,7 +21,8 @@ from os import EFD_CLOEXEC, EFD_NONBLOCK, eventfd, eventfd_write
 from typing import TYPE_CHECKING
 
 from trio_aio import _kernel_context
-from trio_aio._buffers import BufferPool
+from trio_aio._buffers import CHUNK, BufferPool, Chunk
+from trio_aio._descriptor import Descriptor
 from trio_aio._inline_lane import InlineLane
 from trio_aio._kernel_lane import KernelLane
 from trio_aio._lane import SLOT_MASK
@@ -33,7 +34,6 @@ from trio_aio._worker_lane import WorkerLane
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trio_aio._descriptor import Descriptor
     from trio_aio._native._ext import CData
     from trio_aio._routing import Route
 
@@ -48,6 +48,7 @@ _WRITES = tuple(o in (Operation.WRITE, Operation.WRITEV, Operation.APPEND, Opera
 _SYNCS = tuple(o in (Operation.FSYNC, Operation.FDATASYNC) for o in Operation)
 _VECTORS = tuple(o in (Operation.READV, Operation.WRITEV) for o in Operation)
 
+_NO_FILE = Descriptor(-1)
 _EAGAIN, _EOPNOTSUPP, _ECANCELED, _EIO = -errno.EAGAIN, -errno.EOPNOTSUPP, -errno.ECANCELED, -errno.EIO
 _reap = lib.taio_reap
 _unpack = ffi.unpack
@@ -103,7 +104,7 @@ class Engine:
             os.close(self.event_fd)
             raise
         self.inline: InlineLane = InlineLane()
-        self.buffers: BufferPool = BufferPool(_POOLED)
+        self.buffers: BufferPool = BufferPool(_POOLED, self._populate)
         self._room: int = 2 * max_in_flight
         self._out: CData = ffi.new("struct taio_completion[]", self._room)
         self._flat: CData = ffi.cast("int64_t *", self._out)
@@ -142,6 +143,8 @@ class Engine:
         find = self.routes.find
         descriptor.read_route = find(descriptor.device, direct=descriptor.direct, writing=False)
         descriptor.write_route = find(descriptor.device, direct=descriptor.direct, writing=True)
+        if descriptor.direct:
+            self.buffers.prepare()
 
     def submit(self, request: Request) -> None:
         """Start a request. It may have finished when this returns; if not, its waiter will be woken."""
@@ -186,6 +189,12 @@ class Engine:
         else:
             self._to_workers(request)
 
+    def _populate(self, chunk: Chunk) -> None:
+        request = Request(Operation.POPULATE, _NO_FILE, chunk.address, CHUNK, owned=chunk, nbytes=0)
+        self.outstanding += 1
+        _NO_FILE.requests += 1
+        self.workers.accept(request)
+
     def _to_workers(self, request: Request) -> None:
         self.submitted_workers += 1
         self.workers.accept(request)
@@ -199,7 +208,7 @@ class Engine:
             return False
         if _SYNCS[operation]:
             return True
-        if not _TRANSFERS[operation] or request.nbytes > DIRECT_LIMIT:
+        if not _TRANSFERS[operation] or request.nbytes > DIRECT_LIMIT or request.cold:
             return False
         if not _READ_LIKE[operation] and (
             descriptor.append or request.flags & lib.RWF_APPEND or request.offset + request.nbytes > descriptor.size
@@ -332,6 +341,10 @@ class Engine:
     def _finish(self, request: Request, result: int) -> None:
         request.result = result
         request.advance(State.COMPLETED)
+        if request.operation is Operation.POPULATE:
+            request.owned.warm = True
+            self._let_go(request)
+            return
         self.completed += 1
         operation = request.operation
         if _READ_LIKE[operation]:

@@ -8,9 +8,9 @@ file), so we ask once more behind it; 0 is the end.
 from __future__ import annotations
 
 import errno
+import mmap
 from typing import TYPE_CHECKING
 
-from trio_aio._buffers import Slab
 from trio_aio._native import ffi, lib
 
 if TYPE_CHECKING:
@@ -31,9 +31,8 @@ class InlineLane:
         self.hits: int = 0
         self.misses: int = 0
         self.bytes_read: int = 0
-        self._scratch: Slab = Slab(INLINE_LIMIT)
-        self._memory: CData = self._scratch.held
-        self._view = self._scratch.memory
+        self._view: mmap.mmap = mmap.mmap(-1, INLINE_LIMIT)
+        self._memory: CData = ffi.from_buffer("char[]", self._view)
 
     def read(self, descriptor: Descriptor, size: int, offset: int) -> bytes | None:
         """Give `size` bytes, at most INLINE_LIMIT, fewer only at the end of the file. None: this is for another lane."""
@@ -73,5 +72,5 @@ class InlineLane:
 
     def close(self) -> None:
         """Give the buffer back to the kernel."""
-        del self._memory, self._view
-        self._scratch.release()
+        ffi.release(self._memory)
+        self._view.close()

@@ -6,6 +6,7 @@ A completion that comes late, or twice, finds that its token is no longer the sl
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -26,13 +27,16 @@ class Lane:
     """Slots `first` to `first + slots - 1`, and a first-come-first-served queue before them."""
 
     queued_state: State
+    byte_limit: int = sys.maxsize  # of all requests that have a slot, unless it is one alone
 
     def __init__(self, first: int, slots: int) -> None:
         self.first: int = first
         self.slots: int = slots
         self.holders: list[Request | None] = [None] * slots
+        self._weights: list[int] = [0] * slots  # bytes of each holder when it came
         self._tokens: list[int] = list(range(first, first + slots))
         self._free: list[int] = list(range(slots - 1, -1, -1))
+        self._bytes: int = 0
         self._queue: OrderedDict[Request, None] = OrderedDict()  # any of them may leave, at no cost
 
     @property
@@ -47,7 +51,7 @@ class Lane:
 
     def accept(self, request: Request) -> None:
         """Start a request, or queue it if there is no slot for it yet."""
-        if self._free and not self._queue:
+        if self._free and not self._queue and self._has_room(request):
             self._start(request, self._occupy(request))
         else:
             request.advance(self.queued_state)
@@ -56,7 +60,10 @@ class Lane:
     def pump(self) -> None:
         """Start queued requests as far as slots are free."""
         while self._queue and self._free:
-            request, _ = self._queue.popitem(last=False)
+            request = next(iter(self._queue))
+            if not self._has_room(request):
+                return
+            self._queue.popitem(last=False)
             self._start(request, self._occupy(request))
 
     def take(self, token: int) -> Request | None:
@@ -76,14 +83,20 @@ class Lane:
         """Give the requests that have a slot."""
         return (request for request in self.holders if request is not None)
 
+    def _has_room(self, request: Request) -> bool:
+        return self._bytes + request.nbytes <= self.byte_limit or len(self._free) == self.slots
+
     def _occupy(self, request: Request) -> int:
         slot = self._free.pop()
         request.token = self._tokens[slot]
         self.holders[slot] = request
+        self._weights[slot] = request.nbytes
+        self._bytes += request.nbytes
         return slot
 
     def _vacate(self, slot: int) -> None:
         self.holders[slot] = None
+        self._bytes -= self._weights[slot]
         token = self._tokens[slot] + _GENERATION
         self._tokens[slot] = token if token <= _MAX_TOKEN else self.first + slot
         self._free.append(slot)

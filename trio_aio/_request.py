@@ -33,7 +33,8 @@ class Operation(enum.IntEnum):
     SEEK = 11
     FALLOCATE = 12
     DESCRIBE = 13
-    POLL = 14
+    POPULATE = 14
+    POLL = 15
 
 
 class State(enum.IntEnum):
@@ -57,6 +58,7 @@ class Request:
     token: int = -1  # of the slot it has, while it has one
     result: int = 0
     transferred: int = 0  # bytes moved by earlier lanes, and once finished in all
+    cold: bool = False  # its memory was never touched: page faults are not for the event loop
     probing: bool = False  # submitted with an RWF_NOWAIT of ours
     cancel_requested: bool = False
     cancel_accepted: bool = False
@@ -82,7 +84,7 @@ class Request:
         self.length: int = length
         self.offset: int = offset
         self.flags: int = flags
-        self.owned: object = owned  # kept alive until the completion
+        self.owned: Any = owned  # kept alive until the completion
         self.nbytes: int = length if nbytes is None else nbytes
         self.extra: int = extra  # address of a struct that the operation fills
 

@@ -131,6 +131,7 @@ class Lib:
     TAIO_SEEK: Final[int]
     TAIO_FALLOCATE: Final[int]
     TAIO_DESCRIBE: Final[int]
+    TAIO_POPULATE: Final[int]
 
     def taio_pool_new(self, slots: int, event_fd: int, /) -> CData: ...
     def taio_pool_free(self, pool: CData, /) -> None: ...

@@ -105,7 +105,8 @@ enum taio_operation {
     TAIO_TRUNCATE,  /* to `offset` */
     TAIO_SEEK,      /* lseek to `offset`; flags: whence; the result is the position */
     TAIO_FALLOCATE, /* `length` bytes from `offset`; flags: mode */
-    TAIO_DESCRIBE   /* extra: struct taio_description */
+    TAIO_DESCRIBE,  /* extra: struct taio_description */
+    TAIO_POPULATE   /* have the pages of `length` bytes at `memory` made */
 };
 
 struct taio_pool;
