@@ -1,29 +1,59 @@
-# Needs a Python >= 3.10, a C compiler and a package index for pip. cmake and ninja come with the isolated build where they are missing.
-# One environment for each Python version, under .venv/, made once and brought up to date when the build's inputs change.
+# Needs a Python >= 3.10, a C compiler and a package index for pip; cmake and ninja come with the isolated build where they are missing.
+# One environment for each Python version, under .venv/, made once and brought up to date when what it is built from changes.
 
 .DEFAULT_GOAL := help
 .PHONY: help test test-all demo lint env clean
 
-VERSIONS := 3.10 3.13
+export SKBUILD_CMAKE_DEFINE := TRIO_AIO_WERROR=ON
 
 # A name in PATH may be a shim that does not run, and Debian's python3 may lack ensurepip: each candidate has to prove itself.
-# $(call find,names or paths, in order of preference,condition on v)
-find = $(shell for p in $(1); do "$$p" -c 'import ensurepip, sys, venv; v = sys.version_info[:2]; sys.exit(not ($(2)))' \
-	>/dev/null 2>&1 && command -v "$$p" && break; done)
-python_named = $(call find,python$(1) python3 python $(wildcard $(HOME)/.pyenv/versions/$(1).*/bin/python),"%d.%d" % v == "$(1)")
-
-# Looked for only by the targets that need it: a shim takes its time to say no.
-ifneq ($(filter test demo lint env,$(MAKECMDGOALS)),)
-ifeq ($(origin PYTHON),undefined)
-PYTHON := $(call find,python3.13 python3 python3.14 python3.12 python3.11 python3.10 python \
-	$(wildcard $(HOME)/.pyenv/versions/3.*/bin/python),v >= (3$(comma) 10))
-endif
-ifeq ($(strip $(PYTHON)),)
-$(error No Python >= 3.10 with venv and ensurepip was found; name one: make PYTHON=/path/to/python)
-endif
-version := $(shell "$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-ifeq ($(version),)
-$(error $(PYTHON) does not run)
-endif
-endif
+# $(call find,candidates in order of preference,condition on the version)
+find = $(shell for p in $(1); do "$$p" -c 'import ensurepip, sys, venv; sys.exit(not (sys.version_info[:2] $(2)))' 2>/dev/null \
+	&& command -v "$$p" && break; done)
+pyenv = $(wildcard $(HOME)/.pyenv/versions/$(1)*/bin/python)
+PYTHON ?= $(call find,python3.13 $(call pyenv,3.13) python3 python $(call pyenv,3.),>= (3$(comma) 10))
 comma := ,
+PYTHON := $(PYTHON)
+
+ifneq ($(PYTHON),)
+VENV := .venv/$(shell "$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+endif
+READY := $(VENV)/.ready
+RUN := $(VENV)/bin/python
+
+help: ## Show this
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+test: $(READY) ## Run all tests that can run here
+	$(RUN) -m pytest $(ARGS)
+
+test-all: ## Run them on Python 3.10 and 3.13, where there are such
+	@for v in 3.10 3.13; do \
+		p=$$(for p in python$$v $(HOME)/.pyenv/versions/$$v.*/bin/python; do \
+			"$$p" -c 'import ensurepip' 2>/dev/null && echo "$$p" && break; done); \
+		if [ -n "$$p" ]; then $(MAKE) --no-print-directory test PYTHON="$$p" || exit 1; else echo "Python $$v: not here"; fi; \
+	done
+
+demo: $(READY) ## Write 256 MiB, read it back through every lane, compare, cancel, and show the rates
+	$(RUN) examples/quickstart.py
+
+lint: $(VENV)/.lint ## Check style and types
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+	PYTHONPATH=. $(RUN) -m pyright --verifytypes trio_aio --ignoreexternal
+
+env: $(READY) ## Make the environment only
+
+clean: ## Remove environments and build trees
+	rm -rf .venv build
+
+$(READY): pyproject.toml $(wildcard trio_aio/_native/*.c trio_aio/_native/*.h trio_aio/_native/*.txt)
+	$(if $(PYTHON),,$(error No Python >= 3.10 with venv and ensurepip was found; name one: make PYTHON=/path/to/python))
+	test -x $(RUN) || "$(PYTHON)" -m venv $(VENV)
+	SKBUILD_BUILD_DIR=build/$(VENV) $(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+$(VENV)/.lint: $(READY)
+	$(RUN) -m pip install --quiet --disable-pip-version-check 'ruff>=0.8' 'mypy>=1.13' 'pyright[nodejs]>=1.1.390'
+	touch $@

@@ -410,7 +410,7 @@ class Engine:
             if not self.workers.withdraw(request):
                 return False
         else:
-            if state is State.KERNEL_IN_FLIGHT:
+            if state is State.KERNEL_IN_FLIGHT and not request.cancel_accepted:
                 assert lane is not None
                 request.cancel_accepted = lane.cancel(request)
             return False

@@ -1,0 +1,179 @@
+"""What the tests share: content, requests that wait until they are let go, and engines without an event loop."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from trio_aio._buffers import export_buffer
+from trio_aio._descriptor import Descriptor, describe
+from trio_aio._engine import Engine
+from trio_aio._request import Operation, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BLOCK = 4096
+
+
+def content(size: int, seed: int = 0) -> bytes:
+    """Give `size` bytes that are different everywhere."""
+    return random.Random(seed).randbytes(size)
+
+
+def make_file(folder: Path, size: int = 64 * BLOCK, name: str = "file") -> tuple[Path, bytes]:
+    """Make a file that is on the disk, and in the page cache; give its path and what is in it."""
+    path = folder / name
+    data = content(size)
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return path, data
+
+
+def evict(path: Path) -> None:
+    """Put a file out of the page cache."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)
+
+
+class FullPipe:
+    """A pipe that is full: a worker that writes to it is busy until `release`."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe()
+        os.set_blocking(self.writer, False)
+        try:
+            while True:
+                os.write(self.writer, bytes(1 << 16))
+        except BlockingIOError:
+            os.set_blocking(self.writer, True)
+
+    def request(self) -> Request:
+        """Give a request that keeps a worker busy."""
+        export = export_buffer(b"x", writable=False)
+        return Request(Operation.APPEND, Descriptor(self.writer, "pipe"), export.address, 1, owned=export)
+
+    def release(self) -> None:
+        """Let the worker go: its write succeeds."""
+        os.read(self.reader, 1 << 16)
+
+    def close(self) -> None:
+        os.close(self.reader)
+        os.close(self.writer)
+
+
+@contextmanager
+def full_pipe() -> Iterator[FullPipe]:
+    pipe = FullPipe()
+    try:
+        yield pipe
+    finally:
+        pipe.close()
+
+
+@contextmanager
+def empty_pipe() -> Iterator[tuple[int, int]]:
+    """Give a pipe (reader, writer) with nothing in it: a poll for POLLIN does not end by itself."""
+    reader, writer = os.pipe()
+    try:
+        yield reader, writer
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+class Loop:
+    """An engine and the plainest of event loops."""
+
+    def __init__(self, max_in_flight: int = 8, max_workers: int = 4, *, use_kernel: bool = True, gather: bool = False) -> None:
+        self.gather: bool = gather  # leave it to `turn` to submit what was prepared
+        self.woken: list[Request] = []
+        self.engine: Engine = Engine(
+            max_in_flight, max_workers, use_kernel=use_kernel, insist=False, wake=self.woken.append, plug=self._plug
+        )
+        self._wants_flush: bool = False
+
+    def _plug(self) -> None:
+        self._wants_flush = True
+
+    def submit(self, *requests: Request) -> None:
+        for request in requests:
+            request.waiter = self
+            self.engine.submit(request)
+        if not self.gather:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._wants_flush:
+            self._wants_flush = False
+            self.engine.flush()
+
+    def turn(self, timeout: float = 60) -> None:
+        """Wait for the eventfd and take what is complete."""
+        self.flush()
+        poll = select.poll()
+        poll.register(self.engine.event_fd, select.POLLIN)
+        assert poll.poll(timeout * 1000), "nothing came: a wake-up was missed"
+        self.engine.reap(drain=True)
+        self.flush()
+
+    def run(self, *requests: Request) -> list[int]:
+        """Submit requests, wait for all, and give their results."""
+        self.submit(*requests)
+        self.wait_for(*requests)
+        return [request.result for request in requests]
+
+    def wait_for(self, *requests: Request) -> None:
+        self.flush()
+        while not all(request.finished for request in requests):
+            self.turn()
+
+    def settle(self) -> None:
+        """Wait until nothing is outstanding."""
+        while self.engine.outstanding:
+            self.turn()
+
+    def warm(self) -> None:
+        """Have the memory for direct I/O made."""
+        self.engine.buffers.prepare()
+        self.settle()
+
+    def descriptor(self, fd: int) -> Descriptor:
+        descriptor = Descriptor(fd, fd)
+        descriptor.load(describe(fd))
+        self.engine.learn(descriptor)
+        self.settle()
+        return descriptor
+
+    def close(self) -> None:
+        self.settle()
+        self.engine.stop()
+        self.engine.close()
+
+
+@contextmanager
+def loop(*arguments: Any, **options: Any) -> Iterator[Loop]:
+    made = Loop(*arguments, **options)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@contextmanager
+def opened(path: Path, flags: int) -> Iterator[int]:
+    fd = os.open(path, flags)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

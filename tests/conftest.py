@@ -1,0 +1,153 @@
+"""Fixtures: the leak check that every test is under, and real filesystems."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_KERNEL_CONTEXT = "/[aio]"
+
+
+def _descriptors() -> dict[int, str]:
+    found = {}
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            found[int(entry)] = os.readlink(f"/proc/self/fd/{entry}")
+        except FileNotFoundError:  # that of the listing itself
+            continue
+    return found
+
+
+def _kernel_contexts() -> int:
+    """Count this process's AIO contexts. fs.aio-nr counts those of the whole host, which others may change meanwhile."""
+    return Path("/proc/self/maps").read_text(encoding="ascii", errors="replace").count(_KERNEL_CONTEXT)
+
+
+def _threads() -> set[str]:
+    for thread in threading.enumerate():
+        if thread.name.startswith(("trio_aio destroy", "trio_aio drain")):
+            thread.join()  # they end by themselves, a moment later
+    # trio keeps idle threads for its next run_sync.
+    return {thread.name for thread in threading.enumerate() if not thread.name.startswith("Trio thread")}
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing_behind() -> Iterator[None]:
+    """Each test leaves descriptors, threads and kernel contexts as it found them; one idle context is kept for the next run by design."""
+    gc.collect()
+    threads, descriptors, contexts = _threads(), _descriptors(), _kernel_contexts()
+    yield
+    gc.collect()
+    assert _threads() == threads
+    left = {fd: name for fd, name in _descriptors().items() if fd not in descriptors}
+    assert not left
+    assert _kernel_contexts() <= max(contexts, 1)
+
+
+def need(condition: bool, what: str) -> None:
+    """Skip a test that needs `what`; under CI, where it has to be there, fail."""
+    if not condition:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI should have this: {what}")
+        pytest.skip(f"needs {what}")
+
+
+class _Mounts:
+    """Filesystems, each mounted when it is first asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self._root: Path = root
+        self._mounted: dict[str, Path] = {}
+
+    def path(self, kind: str) -> Path:
+        """Give the mounted filesystem's folder."""
+        if kind not in self._mounted:
+            need(os.geteuid() == 0, f"root, to mount {kind}")
+            folder = self._root / kind
+            folder.mkdir()
+            make: Callable[[Path], Path] = getattr(self, f"_mount_{kind}", lambda folder: self._mount_image(kind, folder))
+            self._mounted[kind] = make(folder)
+        return self._mounted[kind]
+
+    def _mount(self, *arguments: str) -> None:
+        done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
+        need(done.returncode == 0, f"`mount {' '.join(arguments)}`: {done.stderr.strip()}")
+
+    def _mount_image(self, kind: str, folder: Path) -> Path:
+        need(shutil.which(f"mkfs.{kind}") is not None, f"mkfs.{kind}")
+        image = self._root / f"{kind}.img"
+        with image.open("wb") as file:
+            file.truncate(512 << 20)
+        subprocess.run([f"mkfs.{kind}", "-q", str(image)], check=True, capture_output=True)
+        self._mount("-o", "loop", str(image), str(folder))
+        return folder
+
+    def _mount_tmpfs(self, folder: Path) -> Path:
+        self._mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder))
+        return folder
+
+    def _mount_small_tmpfs(self, folder: Path) -> Path:
+        self._mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder))
+        return folder
+
+    def _mount_overlay(self, folder: Path) -> Path:
+        parts = {name: self.path("ext4") / f"overlay-{name}" for name in ("lower", "upper", "work")}
+        for part in parts.values():
+            part.mkdir()
+        options = ",".join(f"{name}dir={part}" for name, part in parts.items())
+        self._mount("-t", "overlay", "-o", options, "overlay", str(folder))
+        return folder
+
+    def unmount(self) -> None:
+        for kind in reversed(self._mounted):
+            subprocess.run(["umount", "-l", str(self._root / kind)], check=True)
+
+
+@pytest.fixture(scope="session")
+def _mounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Mounts]:
+    mounts = _Mounts(tmp_path_factory.mktemp("filesystems"))
+    yield mounts
+    mounts.unmount()
+
+
+@pytest.fixture
+def on_filesystem(_mounts: _Mounts, request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """Give an empty folder on a filesystem: ext4, tmpfs, xfs, btrfs, overlay or small_tmpfs (1 MiB)."""
+    name = re.sub(r"\W", "_", request.node.name)
+
+    def folder(kind: str) -> Path:
+        path = _mounts.path(kind) / name
+        path.mkdir()
+        request.addfinalizer(lambda: shutil.rmtree(path))
+        return path
+
+    return folder
+
+
+@pytest.fixture(params=["ext4", "tmpfs", "xfs", "btrfs", "overlay"])
+def filesystem(request: pytest.FixtureRequest, on_filesystem: Callable[[str], Path]) -> Path:
+    """Give an empty folder on each filesystem in turn."""
+    return on_filesystem(request.param)
+
+
+@pytest.fixture
+def disk(on_filesystem: Callable[[str], Path]) -> Path:
+    """Give an empty folder on ext4, where direct I/O and RWF_NOWAIT work."""
+    return on_filesystem("ext4")
+
+
+@pytest.fixture(params=["trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    """Run tests with ``@pytest.mark.anyio`` on each event loop."""
+    return request.param

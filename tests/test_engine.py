@@ -1,0 +1,637 @@
+"""The engine with a plain loop: no event library is imported here."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import itertools
+import os
+import random
+import select
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+import pytest
+
+from trio_aio import _kernel_context
+from trio_aio._buffers import LARGEST_SLAB, Slab, export_buffer, export_vector
+from trio_aio._descriptor import Descriptor, StatRecord
+from trio_aio._engine import DIRECT_LIMIT, Engine, _skip
+from trio_aio._errors import setup_error
+from trio_aio._native import lib
+from trio_aio._request import Operation, Request, State
+from trio_aio._routing import DETOUR, STRIKES
+
+from ._support import BLOCK, Loop, empty_pipe, evict, full_pipe, loop, make_file, opened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+DIRECT = os.O_RDWR | os.O_DIRECT
+
+
+def read(descriptor: Descriptor, size: int, offset: int, flags: int = 0) -> Request:
+    memory = bytearray(size)
+    export = export_buffer(memory, writable=True)
+    request = Request(Operation.READ, descriptor, export.address, size, offset, flags, export)
+    request.waiter = memory
+    return request
+
+
+def write(descriptor: Descriptor, data: bytes, offset: int) -> Request:
+    export = export_buffer(data, writable=False)
+    return Request(Operation.WRITE, descriptor, export.address, len(data), offset, owned=export)
+
+
+def warm_slab(loop: Loop, size: int) -> Slab:
+    slab = loop.engine.buffers.take(size)
+    while slab.cold and slab.capacity <= LARGEST_SLAB:
+        loop.turn()
+    return slab
+
+
+def direct_read(loop: Loop, descriptor: Descriptor, size: int, offset: int) -> Request:
+    """A read into memory that is aligned and there."""
+    slab = warm_slab(loop, size)
+    return Request(Operation.READ, descriptor, slab.address, size, offset, owned=slab)
+
+
+def direct_write(loop: Loop, descriptor: Descriptor, data: bytes, offset: int) -> Request:
+    slab = warm_slab(loop, len(data))
+    slab.write(export_buffer(data, writable=False))
+    return Request(Operation.WRITE, descriptor, slab.address, len(data), offset, owned=slab)
+
+
+def poll(fd: int) -> Request:
+    return Request(Operation.POLL, Descriptor(fd, fd), address=select.POLLIN)
+
+
+@pytest.fixture
+def engine_loop() -> Iterator[Loop]:
+    with loop() as made:
+        yield made
+
+
+@pytest.fixture
+def file(disk: Path) -> tuple[Path, bytes]:
+    return make_file(disk)
+
+
+# ---- what each lane does
+
+
+def test_workers_read_and_write_like_the_system_calls(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+    path, data = file
+    with opened(path, os.O_RDWR) as fd:
+        descriptor = engine_loop.descriptor(fd)
+        memory = bytearray(5000)
+        export = export_buffer(memory, writable=True)
+        request = Request(Operation.READ, descriptor, export.address, 5000, 100, owned=export)
+        assert engine_loop.run(request) == [5000]
+        assert memory == data[100:5100]
+        assert engine_loop.run(write(descriptor, b"abc", 7)) == [3]
+        assert path.read_bytes()[7:10] == b"abc"
+        parts = [bytearray(3), bytearray(0), bytearray(4)]
+        vector = export_vector(parts, writable=True)
+        request = Request(Operation.READV, descriptor, vector.address, vector.parts, 6, owned=vector, nbytes=vector.length)
+        assert engine_loop.run(request) == [7]
+        assert b"".join(parts) == data[6:7] + b"abc" + data[10:13]
+
+
+def test_workers_do_what_else_a_file_needs(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+    path, data = file
+    with opened(path, os.O_RDWR | os.O_APPEND) as fd:
+        descriptor = engine_loop.descriptor(fd)
+        export = export_buffer(b"end", writable=False)
+        assert engine_loop.run(Request(Operation.APPEND, descriptor, export.address, 3, owned=export)) == [len(data) + 3]
+        record = StatRecord()
+        assert engine_loop.run(Request(Operation.STAT, descriptor, owned=record, extra=record.address)) == [0]
+        assert record.result().st_size == len(data) + 3
+        assert engine_loop.run(Request(Operation.TRUNCATE, descriptor, offset=10)) == [0]
+        assert path.stat().st_size == 10
+        assert engine_loop.run(Request(Operation.FALLOCATE, descriptor, length=BLOCK)) == [0]
+        assert engine_loop.run(Request(Operation.SEEK, descriptor, offset=-1, flags=os.SEEK_END)) == [BLOCK - 1]
+        assert engine_loop.run(Request(Operation.FSYNC, descriptor), Request(Operation.FDATASYNC, descriptor)) == [0, 0]
+
+
+def test_the_kernel_lane_reads_and_overwrites_direct_files(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+    path, data = file
+    with opened(path, DIRECT) as fd:
+        descriptor = engine_loop.descriptor(fd)
+        request = direct_read(engine_loop, descriptor, BLOCK, BLOCK)
+        assert engine_loop.run(request) == [BLOCK]
+        assert request.owned.read(BLOCK) == data[BLOCK : 2 * BLOCK]
+        assert engine_loop.run(direct_write(engine_loop, descriptor, data[:BLOCK], 2 * BLOCK)) == [BLOCK]
+        assert engine_loop.run(Request(Operation.FDATASYNC, descriptor)) == [0]
+        assert engine_loop.engine.submitted_kernel == 3
+        assert path.read_bytes()[2 * BLOCK : 3 * BLOCK] == data[:BLOCK]
+
+
+def test_a_direct_read_over_the_end_is_short_and_asks_no_worker(engine_loop: Loop, disk: Path) -> None:
+    path, data = make_file(disk, BLOCK + 300)
+    with opened(path, DIRECT) as fd:
+        descriptor = engine_loop.descriptor(fd)
+        request = direct_read(engine_loop, descriptor, 2 * BLOCK, 0)
+        assert engine_loop.run(request) == [BLOCK + 300]
+        assert request.owned.read(BLOCK + 300) == data
+        assert engine_loop.engine.submitted_workers == 0
+
+
+def test_what_the_kernel_read_of_a_request_is_kept_when_a_worker_reads_the_rest(engine_loop: Loop, disk: Path) -> None:
+    path, data = make_file(disk, 2 * BLOCK)
+    with opened(path, DIRECT) as fd:
+        descriptor = engine_loop.descriptor(fd)
+        # An aligned short count may be the end of the file or not: a worker looks.
+        request = direct_read(engine_loop, descriptor, 4 * BLOCK, 0)
+        assert engine_loop.run(request) == [2 * BLOCK]
+        assert request.owned.read(2 * BLOCK) == data
+        assert (engine_loop.engine.submitted_kernel, engine_loop.engine.submitted_workers) == (1, 1)
+
+
+def test_appends_and_large_requests_of_direct_files_go_to_the_workers(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+    path, data = file
+    with opened(path, DIRECT) as fd:
+        descriptor = engine_loop.descriptor(fd)
+        assert engine_loop.run(direct_write(engine_loop, descriptor, data[:BLOCK], len(data))) == [BLOCK]
+        assert engine_loop.run(direct_read(engine_loop, descriptor, 2 * DIRECT_LIMIT, 0)) == [len(data) + BLOCK]
+        assert engine_loop.engine.submitted_kernel == 0
+        # What was an append is an overwrite now.
+        assert engine_loop.run(direct_write(engine_loop, descriptor, data[:BLOCK], len(data))) == [BLOCK]
+        assert engine_loop.engine.submitted_kernel == 1
+
+
+def test_memory_that_was_never_touched_is_for_the_workers(disk: Path) -> None:
+    path, data = make_file(disk)
+    with loop(max_workers=1) as made, opened(path, DIRECT) as fd, full_pipe() as pipe:
+        made.submit(pipe.request())  # the only worker is busy, so nobody makes the memory
+        descriptor = Descriptor(fd, fd)
+        descriptor.direct, descriptor.size = True, len(data)
+        slab = made.engine.buffers.take(BLOCK)
+        assert slab.cold
+        request = Request(Operation.READ, descriptor, slab.address, BLOCK, 0, owned=slab)
+        request.cold = slab.cold
+        made.submit(request)
+        assert request.state is State.WORKER_IN_FLIGHT
+        pipe.release()
+        made.settle()
+        assert not slab.cold
+        assert slab.read(BLOCK) == data[:BLOCK]
+
+
+# ---- the inline lane
+
+
+def test_inline_reads_hit_the_page_cache_and_miss_what_is_not_there(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+    path, data = file
+    inline = engine_loop.engine.inline
+    with opened(path, os.O_RDONLY) as fd:
+        descriptor = engine_loop.descriptor(fd)
+        os.pread(fd, len(data), 0)
+        assert inline.read(descriptor, 5000, 100) == data[100:5100]
+        assert inline.read(descriptor, 5000, len(data) - 10) == data[-10:]
+        assert inline.read(descriptor, 5000, len(data)) == b""
+        memory = bytearray(100)
+        export = export_buffer(memory, writable=True)
+        assert inline.read_into(descriptor, export.address, 100, 50) == 100
+        assert memory == data[50:150]
+        evict(path)
+        assert inline.read(descriptor, BLOCK, 32 * BLOCK) is None
+        assert (inline.hits, inline.misses) == (4, 1)
+
+
+@pytest.mark.parametrize("kind", ["tmpfs", "overlay"])
+def test_a_device_that_does_not_know_nowait_is_not_asked_again(engine_loop: Loop, on_filesystem: Callable[[str], Path], kind: str) -> None:
+    path, _ = make_file(on_filesystem(kind))
+    with opened(path, os.O_RDONLY) as fd:
+        descriptor = engine_loop.descriptor(fd)
+        assert engine_loop.engine.inline.read(descriptor, BLOCK, 0) is None
+        assert descriptor.read_route is not None
+        assert not descriptor.read_route.nowait
+    with opened(path, os.O_RDONLY) as fd:
+        other = engine_loop.descriptor(fd)
+        assert other.read_route is descriptor.read_route
+
+
+# ---- completions
+
+
+@pytest.mark.parametrize("by_call", [False, True])
+def test_completions_are_taken_from_the_ring_or_by_io_getevents(engine_loop: Loop, file: tuple[Path, bytes], by_call: bool) -> None:
+    path, data = file
+    assert engine_loop.engine.has_kernel_lane()
+    assert engine_loop.engine.kernel is not None
+    ring = engine_loop.engine.kernel.ring
+    assert lib.taio_ring_is_mapped(ring)
+    if by_call:
+        lib.taio_ring_use_getevents(ring)
+    with opened(path, DIRECT) as fd:
+        descriptor = engine_loop.descriptor(fd)
+        requests = [direct_read(engine_loop, descriptor, BLOCK, i * BLOCK) for i in range(20)]
+        assert engine_loop.run(*requests) == [BLOCK] * 20
+        for i, request in enumerate(requests):
+            assert request.owned.read(BLOCK) == data[i * BLOCK :][:BLOCK]
+
+
+def test_a_completion_with_an_old_token_is_nobodys(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+    with opened(file[0], os.O_RDONLY) as fd:
+        descriptor = engine_loop.descriptor(fd)
+        request = read(descriptor, 10, 0)
+        engine_loop.run(request)
+        with pytest.raises(RuntimeError, match="no request has"):
+            engine_loop.engine._complete(request.token, 10, 10)
+        again = read(descriptor, 10, 0)
+        engine_loop.run(again)
+        assert again.token != request.token
+
+
+@pytest.mark.parametrize("slots", [1, 2, 7, 128])
+@pytest.mark.parametrize("count", [lambda n: n - 1, lambda n: n, lambda n: n + 1, lambda n: 2 * n, lambda n: 4 * n])
+@pytest.mark.parametrize("direct", [False, True])
+def test_any_number_of_requests_completes_first_come_first_served(
+    file: tuple[Path, bytes], slots: int, count: Callable[[int], int], direct: bool
+) -> None:
+    path, data = file
+    with loop(slots, 1, gather=True) as made, opened(path, DIRECT if direct else os.O_RDONLY) as fd:
+        descriptor = made.descriptor(fd)
+        make = (lambda i: direct_read(made, descriptor, BLOCK, i)) if direct else (lambda i: read(descriptor, BLOCK, i))
+        requests = [make(i % 64 * BLOCK) for i in range(count(slots))]
+        for i, request in enumerate(requests):
+            made.submit(request)
+            assert made.engine.in_flight <= slots
+            if not direct:  # a direct read may be complete already
+                assert request.state is (State.WORKER_IN_FLIGHT if i < slots else State.WORKER_QUEUED)
+        made.wait_for(*requests)
+        assert [request.result for request in requests] == [BLOCK] * len(requests)
+        if not direct:  # one worker: in order
+            assert made.woken == requests
+        assert (made.engine.in_flight, made.engine.queued) == (0, 0)
+
+
+def test_a_bad_request_in_the_middle_of_a_batch_fails_alone(file: tuple[Path, bytes]) -> None:
+    path, _ = file
+    with empty_pipe() as (reader, writer), loop(16, gather=True) as made, opened(path, DIRECT) as fd:
+        descriptor = made.descriptor(fd)
+        watch = poll(reader)
+        made.submit(watch)  # something is in flight: what follows is gathered
+        requests = [direct_read(made, descriptor, BLOCK, i * BLOCK) for i in range(9)]
+        gone = Descriptor(os.dup(fd), "gone")
+        gone.direct, gone.size = True, descriptor.size
+        os.close(gone.fd)
+        bad = (0, 4, 5, 8)
+        for i in bad:
+            requests[i].descriptor = gone
+        made.submit(*requests)
+        assert all(request.state is State.KERNEL_PREPARED for request in requests)
+        made.wait_for(*requests)
+        assert [request.result for request in requests] == [-errno.EBADF if i in bad else BLOCK for i in range(9)]
+        os.write(writer, b"x")
+        made.wait_for(watch)
+
+
+def test_requests_of_one_tick_are_submitted_with_one_call(file: tuple[Path, bytes]) -> None:
+    with loop(16, gather=True) as made, opened(file[0], DIRECT) as fd:
+        descriptor = made.descriptor(fd)
+        requests = [direct_read(made, descriptor, BLOCK, i * BLOCK) for i in range(10)]
+        made.submit(*requests)
+        assert made.engine.submit_calls == 1  # the first found the lane empty and went at once
+        made.wait_for(*requests)
+        assert made.engine.submit_calls == 2
+
+
+def test_the_bytes_in_the_kernel_lane_are_bounded() -> None:
+    with loop(64, gather=True) as made:
+        assert made.engine.has_kernel_lane()
+        lane = made.engine.kernel
+        assert lane is not None
+        lane.byte_limit = 3 * BLOCK
+        with empty_pipe() as (reader, writer):
+            requests = [poll(reader) for _ in range(5)]
+            for request in requests:
+                request.nbytes = BLOCK
+            made.submit(*requests)
+            assert [request.state is State.KERNEL_QUEUED for request in requests] == [False, False, False, True, True]
+            os.write(writer, b"x")
+            made.wait_for(*requests)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_no_wake_up_is_missed_one_request_at_a_time(file: tuple[Path, bytes], direct: bool) -> None:
+    with loop(8, 3) as made, opened(file[0], DIRECT if direct else os.O_RDONLY) as fd:
+        descriptor = made.descriptor(fd)
+        slab = made.engine.buffers.take(BLOCK)
+        made.settle()
+        for i in range(20_000 if direct else 100_000):
+            request = Request(Operation.READ, descriptor, slab.address, BLOCK, i % 64 * BLOCK)
+            made.submit(request)
+            while not request.finished:
+                made.turn()
+            assert request.result == BLOCK
+
+
+def test_no_wake_up_is_missed_at_any_depth(file: tuple[Path, bytes]) -> None:
+    chance = random.Random(1)
+    with loop(8, 3) as made, opened(file[0], os.O_RDONLY) as fd:
+        descriptor = made.descriptor(fd)
+        slab = made.engine.buffers.take(BLOCK)
+        for _ in range(3000):
+            made.run(*[Request(Operation.READ, descriptor, slab.address, 8, 0) for _ in range(chance.randrange(1, 20))])
+
+
+def test_there_are_never_more_workers_than_allowed(file: tuple[Path, bytes]) -> None:
+    with loop(64, 3) as made, opened(file[0], os.O_RDONLY) as fd:
+        descriptor = made.descriptor(fd)
+        made.run(*[read(descriptor, BLOCK, 0) for _ in range(200)])
+        assert 1 <= len(made.engine.workers.threads) <= 3
+
+
+def test_a_vector_is_advanced_over_its_parts() -> None:
+    parts = [bytearray(3), bytearray(5), bytearray(0), bytearray(4)]
+    for done in range(12):
+        vector = export_vector(parts, writable=True)
+        request = Request(Operation.READV, Descriptor(0), vector.address, vector.parts, 100, owned=vector, nbytes=vector.length)
+        _skip(request, done)
+        assert (request.offset, request.nbytes) == (100 + done, 12 - done)
+        assert request.length == sum(1 for end in itertools.accumulate([3, 5, 0, 4]) if end > done)
+
+
+# ---- what a device was found to do
+
+
+def test_a_request_that_would_have_slept_goes_on_to_a_worker(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+    path, data = file
+    with opened(path, DIRECT) as fd:
+        descriptor = engine_loop.descriptor(fd)
+        route = descriptor.read_route
+        assert route is not None
+        for strikes in range(1, STRIKES + 1):
+            request = direct_read(engine_loop, descriptor, BLOCK, 0)
+            engine_loop.submit(request)
+            engine_loop.engine.kernel.take(request.token)  # type: ignore[union-attr]
+            engine_loop.engine._complete_transfer(request, -errno.EAGAIN)  # as if the kernel had said so
+            assert request.state is State.WORKER_IN_FLIGHT
+            assert engine_loop.engine.retried == strikes
+            # The kernel's own completion is nobody's any more: take it off the ring.
+            with pytest.raises(RuntimeError, match="no request has"):
+                engine_loop.settle()
+            engine_loop.settle()
+            assert request.owned.read(BLOCK) == data[:BLOCK]
+        before = engine_loop.engine.submitted_kernel
+        for _ in range(DETOUR):
+            engine_loop.run(direct_read(engine_loop, descriptor, BLOCK, 0))
+        assert engine_loop.engine.submitted_kernel == before
+        engine_loop.run(direct_read(engine_loop, descriptor, BLOCK, 0))
+        assert engine_loop.engine.submitted_kernel == before + 1
+        assert route.strikes == 0  # it was asynchronous: all is forgiven
+
+
+def test_a_direct_file_without_nowait_is_tried_without_it_and_found_synchronous(
+    engine_loop: Loop, on_filesystem: Callable[[str], Path]
+) -> None:
+    path, data = make_file(on_filesystem("tmpfs"))
+    with opened(path, DIRECT) as fd:
+        descriptor = engine_loop.descriptor(fd)
+        route = descriptor.read_route
+        assert route is not None
+        for kernel, workers in ((1, 1), (2, 1), (2, 2)):  # NOWAIT refused; synchronous; a detour
+            request = direct_read(engine_loop, descriptor, BLOCK, 0)
+            assert engine_loop.run(request) == [BLOCK]
+            assert request.owned.read(BLOCK) == data[:BLOCK]
+            assert (engine_loop.engine.submitted_kernel, engine_loop.engine.submitted_workers) == (kernel, workers)
+        assert not route.nowait
+        assert route.detour == DETOUR - 1
+
+
+# ---- order
+
+
+def test_a_sync_waits_for_the_writes_before_it_and_not_for_later_ones(file: tuple[Path, bytes]) -> None:
+    with loop(8, 1) as made, opened(file[0], os.O_RDWR) as fd, full_pipe() as pipe:
+        descriptor = made.descriptor(fd)
+        made.submit(pipe.request())
+        first, second = write(descriptor, b"1", 0), write(descriptor, b"2", 1)
+        sync, later = Request(Operation.FSYNC, descriptor), write(descriptor, b"3", 2)
+        made.submit(first, second, sync, later)
+        assert sync.state is State.HELD
+        pipe.release()
+        made.wait_for(sync)
+        assert made.woken.index(sync) > max(made.woken.index(first), made.woken.index(second))
+        assert sync.result == 0
+
+
+def test_a_close_waits_for_all_requests_of_its_descriptor(file: tuple[Path, bytes]) -> None:
+    with loop(8, 1) as made, full_pipe() as pipe:
+        descriptor = made.descriptor(os.open(file[0], os.O_RDONLY))
+        made.submit(pipe.request())
+        request, closing = read(descriptor, 10, 0), Request(Operation.CLOSE, descriptor)
+        made.submit(request, closing)
+        assert closing.state is State.HELD
+        os.fstat(descriptor.fd)
+        pipe.release()
+        made.wait_for(closing)
+        assert request.result == 10
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor.fd)
+
+
+def test_a_borrowed_descriptor_is_not_closed(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+    with opened(file[0], os.O_RDONLY) as fd:
+        descriptor = engine_loop.descriptor(fd)
+        descriptor.borrowed = True
+        assert engine_loop.run(Request(Operation.CLOSE, descriptor)) == [0]
+        os.fstat(fd)
+
+
+def test_a_dropped_descriptor_is_closed_by_a_worker_whoever_drops_it(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+    descriptor = engine_loop.descriptor(os.open(file[0], os.O_RDONLY))
+    thread = threading.Thread(target=engine_loop.engine.drop, args=(descriptor,))
+    thread.start()
+    thread.join()
+    engine_loop.turn()
+    engine_loop.settle()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor.fd)
+
+
+def test_a_descriptor_dropped_after_the_end_is_closed_at_once(file: tuple[Path, bytes]) -> None:
+    with loop() as made:
+        descriptor = made.descriptor(os.open(file[0], os.O_RDONLY))
+    made.engine.drop(descriptor)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor.fd)
+
+
+# ---- cancel
+
+
+def cancelled(engine: Engine, request: Request) -> bool:
+    assert engine.cancel(request)
+    return request.state is State.WITHDRAWN and engine.cancelled == 1
+
+
+def test_cancel_of_a_request_in_a_workers_queue_or_before_it(file: tuple[Path, bytes]) -> None:
+    path, data = file
+    for slots, state in ((1, State.WORKER_QUEUED), (8, State.WORKER_IN_FLIGHT)):
+        with loop(slots, 1) as made, opened(path, os.O_RDWR) as fd, full_pipe() as pipe:
+            descriptor = made.descriptor(fd)
+            busy = pipe.request()
+            made.submit(busy)
+            request = write(descriptor, b"never", 0)
+            made.submit(request)
+            assert request.state is state
+            assert cancelled(made.engine, request)
+            assert descriptor.requests == 0
+            pipe.release()
+            made.settle()
+            while made.engine.in_flight:  # the slot comes back with the completion
+                made.turn()
+        assert path.read_bytes() == data
+
+
+def test_cancel_of_a_held_sync(file: tuple[Path, bytes]) -> None:
+    with loop(8, 1) as made, opened(file[0], os.O_RDWR) as fd, full_pipe() as pipe:
+        descriptor = made.descriptor(fd)
+        made.submit(pipe.request())
+        first, sync = write(descriptor, b"1", 0), Request(Operation.FSYNC, descriptor)
+        made.submit(first, sync)
+        assert cancelled(made.engine, sync)
+        pipe.release()
+        made.settle()
+
+
+def test_cancel_of_a_request_that_waits_for_a_slot_or_for_the_end_of_the_tick(file: tuple[Path, bytes]) -> None:
+    with loop(2, gather=True) as made, opened(file[0], DIRECT) as fd, empty_pipe() as (reader, writer):
+        descriptor = made.descriptor(fd)
+        watch = poll(reader)
+        made.submit(watch)
+        prepared, queued = (direct_read(made, descriptor, BLOCK, 0) for _ in range(2))
+        made.submit(prepared, queued)
+        assert (prepared.state, queued.state) == (State.KERNEL_PREPARED, State.KERNEL_QUEUED)
+        assert made.engine.cancel(prepared)
+        assert queued.state is State.KERNEL_PREPARED  # it moved up
+        made.wait_for(queued)
+        again, last = (direct_read(made, descriptor, BLOCK, 0) for _ in range(2))
+        made.submit(again, last)
+        assert made.engine.cancel(last)
+        made.wait_for(again)
+        os.write(writer, b"x")
+        made.wait_for(watch)
+
+
+def test_cancel_of_a_poll_is_accepted_and_its_completion_gives_the_slot_back(engine_loop: Loop) -> None:
+    with empty_pipe() as (reader, _):
+        request = poll(reader)
+        engine_loop.submit(request)
+        assert not engine_loop.engine.cancel(request)
+        assert request.cancel_accepted
+        assert not engine_loop.engine.cancel(request)  # once more: too late, and no harm
+        engine_loop.wait_for(request)
+        assert request.took_no_effect
+        assert engine_loop.engine.in_flight == 0
+        assert engine_loop.engine.cancelled == 1
+
+
+def test_cancel_of_a_disk_read_is_refused_and_its_result_kept(file: tuple[Path, bytes]) -> None:
+    path, data = file
+    with loop(gather=True) as made, opened(path, DIRECT) as fd:
+        descriptor = made.descriptor(fd)
+        requests = [direct_read(made, descriptor, BLOCK, i * BLOCK) for i in range(8)]
+        made.submit(*requests)
+        made.flush()
+        in_flight = [request for request in requests if request.state is State.KERNEL_IN_FLIGHT]
+        for request in in_flight:
+            assert not made.engine.cancel(request)
+            assert not request.cancel_accepted
+        made.wait_for(*requests)
+        assert [request.result for request in requests] == [BLOCK] * 8
+
+
+def test_an_abandoned_request_keeps_its_memory_until_it_is_over(file: tuple[Path, bytes]) -> None:
+    class Memory(bytearray):
+        pass
+
+    with loop(8, 1) as made, opened(file[0], os.O_RDONLY) as fd, full_pipe() as pipe:
+        descriptor = made.descriptor(fd)
+        busy = pipe.request()
+        made.submit(busy)
+        memory = Memory(BLOCK)
+        export = export_buffer(memory, writable=True)
+        request = Request(Operation.READ, descriptor, export.address, BLOCK, 0, owned=(export, memory))
+        watch = weakref.ref(memory)
+        made.submit(request)
+        made.engine.abandon(request)
+        del memory, export, request
+        gc.collect()
+        assert watch() is not None
+        assert made.engine.outstanding - made.engine.abandoned == 1
+        pipe.release()
+        made.settle()
+        gc.collect()
+        assert watch() is None
+
+
+def test_an_engine_can_be_drained_by_a_thread(file: tuple[Path, bytes]) -> None:
+    made = Loop(8, 1)
+    with full_pipe() as pipe:
+        descriptor = made.descriptor(os.open(file[0], os.O_RDONLY))
+        made.submit(pipe.request())
+        closing = [read(descriptor, 10, 0), Request(Operation.CLOSE, descriptor)]
+        made.submit(*closing)
+        thread = threading.Thread(target=made.engine.drain)
+        for request in closing:
+            request.waiter = None
+        thread.start()
+        pipe.release()
+        thread.join()
+    assert made.engine.closed
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor.fd)
+
+
+def test_closing_ends_a_poll_with_an_error(engine_loop: Loop) -> None:
+    with empty_pipe() as (reader, _):
+        request = poll(reader)
+        engine_loop.submit(request)
+        engine_loop.engine.cancel_polls()
+        engine_loop.wait_for(request)
+        assert request.result == -errno.ECANCELED
+        assert not request.took_no_effect
+
+
+# ---- without native AIO, and its contexts
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EPERM, errno.EAGAIN, errno.EINVAL, errno.ENOMEM])
+def test_without_native_aio_the_workers_do_everything(monkeypatch: pytest.MonkeyPatch, file: tuple[Path, bytes], code: int) -> None:
+    def refuse(_: int) -> None:
+        raise setup_error(code)
+
+    monkeypatch.setattr(_kernel_context, "acquire", refuse)
+    with loop() as made, opened(file[0], DIRECT) as fd:
+        descriptor = made.descriptor(fd)
+        assert made.run(direct_read(made, descriptor, BLOCK, 0)) == [BLOCK]
+        assert made.engine.submitted_kernel == 0
+        assert made.engine.setup_error is not None
+        assert made.engine.setup_error.errno == code
+    with pytest.raises(OSError, match=r"io_setup|aio") as caught:
+        Engine(8, 1, use_kernel=True, insist=True, wake=print, plug=print)
+    assert caught.value.errno == code
+
+
+def test_a_drained_kernel_context_serves_the_next_engine() -> None:
+    used = set()
+    for _ in range(5):
+        with loop() as made:
+            assert made.engine.has_kernel_lane()
+            assert made.engine.kernel is not None
+            used.add(made.engine.kernel.context.id)
+    assert len(used) == 1
+
+
+def test_a_larger_kernel_context_replaces_the_spare() -> None:
+    small, large = _kernel_context.acquire(4), _kernel_context.acquire(1000)
+    _kernel_context.release(small)
+    _kernel_context.release(large)
+    assert _kernel_context.acquire(500) is large
+    _kernel_context.release(large)
