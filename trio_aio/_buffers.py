@@ -35,8 +35,8 @@ class Export:
 
     __slots__ = ("address", "held", "length")
 
-    def __init__(self, held: object, address: int, length: int) -> None:
-        self.held: object = held
+    def __init__(self, held: CData, address: int, length: int) -> None:
+        self.held: CData = held
         self.address: int = address
         self.length: int = length  # bytes
 
@@ -44,13 +44,17 @@ class Export:
 class Vector:
     """An iovec array over several buffers, held likewise."""
 
-    __slots__ = ("address", "held", "length", "parts")
+    __slots__ = ("address", "exports", "held", "length")
 
-    def __init__(self, held: object, address: int, parts: int, length: int) -> None:
-        self.held: object = held
-        self.address: int = address
-        self.parts: int = parts
-        self.length: int = length  # bytes in all
+    def __init__(self, exports: list[Export]) -> None:
+        self.exports: list[Export] = exports
+        self.held: CData = ffi.new("struct iovec[]", [(export.held, export.length) for export in exports])
+        self.address: int = int(ffi.cast("uintptr_t", self.held))
+        self.length: int = sum(export.length for export in exports)  # bytes in all
+
+    def is_aligned(self, memory: int, length: int) -> bool:
+        """Whether every part is, as direct I/O wants it."""
+        return not any(export.address % memory or export.length % length for export in self.exports)
 
 
 def _hold(buffer: ReadableBuffer, writable: bool) -> CData:
@@ -78,9 +82,7 @@ def export_buffer(buffer: ReadableBuffer, *, writable: bool) -> Export:
 
 def export_vector(buffers: Sequence[ReadableBuffer], *, writable: bool) -> Vector:
     """Hold several bytes-like objects for I/O, as an iovec array; errors as `export_buffer`."""
-    held = [_hold(buffer, writable) for buffer in buffers]
-    vector = ffi.new("struct iovec[]", [(part, len(part)) for part in held])
-    return Vector((vector, held), int(ffi.cast("uintptr_t", vector)), len(held), sum(len(part) for part in held))
+    return Vector([export_buffer(buffer, writable=writable) for buffer in buffers])
 
 
 class _Arena:
@@ -142,13 +144,21 @@ class Slab:
         start += self.start
         return self.memory[start : start + size]
 
-    def write(self, export: Export) -> None:
-        """Copy a caller's bytes to its beginning."""
-        ffi.memmove(ffi.cast("char *", self.address), ffi.cast("char *", export.address), export.length)
+    def gather(self, exports: list[Export]) -> None:
+        """Copy callers' bytes to its beginning, one behind the other."""
+        at = self.address
+        for export in exports:
+            ffi.memmove(ffi.cast("char *", at), export.held, export.length)
+            at += export.length
 
-    def copy_to(self, export: Export, size: int) -> None:
-        """Copy its first `size` bytes into a caller's."""
-        ffi.memmove(ffi.cast("char *", export.address), ffi.cast("char *", self.address), size)
+    def scatter(self, exports: list[Export], size: int) -> None:
+        """Copy its first `size` bytes into callers', in order."""
+        at = self.address
+        for export in exports:
+            count = min(export.length, size)
+            ffi.memmove(export.held, ffi.cast("char *", at), count)
+            at += count
+            size -= count
 
 
 class BufferPool:

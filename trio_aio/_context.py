@@ -417,7 +417,7 @@ class AIOContext:
             if export.address % descriptor.alignment.memory:
                 with _Bounced(engine, Operation.READ, descriptor, size, offset, flags) as bounced:
                     n = await self._perform(bounced.request, abandon=abandon)
-                    bounced.slab.copy_to(export, n)
+                    bounced.slab.scatter([export], n)
                     return n
         elif size <= INLINE_LIMIT and not flags and (descriptor.read_route is None or descriptor.read_route.nowait):
             await self._backend.checkpoint_if_cancelled()
@@ -428,22 +428,31 @@ class AIOContext:
         return await self._perform(Request(Operation.READ, descriptor, export.address, size, offset, flags, export), abandon=abandon)
 
     async def _preadv(self, descriptor: Descriptor, buffers: Sequence[WriteableBuffer], offset: int, flags: int, abandon: bool) -> int:
-        vector = export_vector(buffers, writable=True)
-        return await self._perform_vector(Operation.READV, descriptor, vector, offset, flags, abandon)
+        return await self._perform_vector(Operation.READV, descriptor, export_vector(buffers, writable=True), offset, flags, abandon)
 
     async def _pwritev(self, descriptor: Descriptor, buffers: Sequence[ReadableBuffer], offset: int, flags: int) -> int:
-        vector = export_vector(buffers, writable=False)
-        return await self._perform_vector(Operation.WRITEV, descriptor, vector, offset, flags, False)
+        return await self._perform_vector(Operation.WRITEV, descriptor, export_vector(buffers, writable=False), offset, flags, False)
 
     async def _perform_vector(
         self, operation: Operation, descriptor: Descriptor, vector: Vector, offset: int, flags: int, abandon: bool
     ) -> int:
-        _check_alignment(descriptor, offset, vector.length)
-        if vector.length == 0:
+        size = vector.length
+        alignment = descriptor.alignment
+        _check_alignment(descriptor, offset, size)
+        if size == 0:
             await self._checkpoint()
             return 0
-        request = Request(operation, descriptor, vector.address, vector.parts, offset, flags, vector, nbytes=vector.length)
-        return await self._perform(request, abandon=abandon)
+        if not descriptor.direct or vector.is_aligned(alignment.memory, alignment.offset):
+            request = Request(operation, descriptor, vector.address, len(vector.exports), offset, flags, vector, nbytes=size)
+            return await self._perform(request, abandon=abandon)
+        flat = Operation.READ if operation is Operation.READV else Operation.WRITE
+        with _Bounced(self._check(), flat, descriptor, size, offset, flags) as bounced:
+            if flat is Operation.WRITE:
+                bounced.slab.gather(vector.exports)
+            n = await self._perform(bounced.request, abandon=abandon)
+            if flat is Operation.READ:
+                bounced.slab.scatter(vector.exports, n)
+            return n
 
     async def _pwrite(self, descriptor: Descriptor, data: ReadableBuffer, offset: int, flags: int) -> int:
         export = export_buffer(data, writable=False)
@@ -454,7 +463,7 @@ class AIOContext:
             return 0
         if descriptor.direct and export.address % descriptor.alignment.memory:
             with _Bounced(self._check(), Operation.WRITE, descriptor, size, offset, flags) as bounced:
-                bounced.slab.write(export)
+                bounced.slab.gather([export])
                 return await self._perform(bounced.request)
         return await self._perform(Request(Operation.WRITE, descriptor, export.address, size, offset, flags, export))
 
@@ -465,7 +474,7 @@ class AIOContext:
         _check_alignment(descriptor, 0, size)
         if descriptor.direct and export.address % descriptor.alignment.memory:
             with _Bounced(self._check(), Operation.APPEND, descriptor, size, 0, 0) as bounced:
-                bounced.slab.write(export)
+                bounced.slab.gather([export])
                 return await self._perform(bounced.request), size
         return await self._perform(Request(Operation.APPEND, descriptor, export.address, size, owned=export)), size
 

@@ -1,0 +1,439 @@
+"""A call that raises Cancelled had no effect; what cannot be stopped is waited for; memory is owned until the kernel is done."""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from trio_aio import AIOContext, AsyncFile, open_aio
+from trio_aio._request import Request, State
+
+from ._support import BLOCK, FullPipe, content, empty_pipe, evict, full_pipe, make_file
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+
+@asynccontextmanager
+async def busy(context: AIOContext) -> AsyncIterator[FullPipe]:
+    """Keep the only worker of `context` busy, until `release`."""
+    with full_pipe() as pipe:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_write_to, context, pipe)
+            await wait_all_tasks_blocked()
+            yield pipe
+            pipe.release()
+
+
+async def _write_to(context: AIOContext, pipe: FullPipe) -> None:
+    with pytest.raises(OSError, match="Illegal seek"):  # written, and a pipe has no position
+        await context._perform(pipe.request())
+
+
+def idle(context: AIOContext) -> bool:
+    """Whether all slots are back."""
+    now = context.statistics()
+    return (now.in_flight, now.queued) == (0, 0)
+
+
+async def until_idle(context: AIOContext) -> None:
+    while not idle(context):
+        await trio.lowlevel.checkpoint()
+
+
+async def cancelled_while_blocked(call: Callable[[], Awaitable[Any]]) -> bool:
+    """Start a call, cancel it once every task waits, and say whether it raised Cancelled."""
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+
+            async def cancel() -> None:
+                await wait_all_tasks_blocked()
+                scope.cancel()
+
+            nursery.start_soon(cancel)
+            await call()
+    return scope.cancelled_caught
+
+
+# ---- it never ran
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("slots", [1, 8])
+async def test_a_write_that_no_worker_has_begun_never_runs(disk: Path, slots: int) -> None:
+    path, data = make_file(disk)
+    async with AIOContext(slots, max_workers=1) as context, open_aio(path, "r+b", context=context) as file:
+        async with busy(context):
+            assert await cancelled_while_blocked(lambda: file.pwrite(b"never", 0))
+            assert context.statistics().cancelled == 1
+        await until_idle(context)
+        assert await file.pread(BLOCK, 0) == data[:BLOCK]
+
+
+@pytest.mark.trio
+async def test_a_sync_that_waits_for_writes_never_runs(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with AIOContext(8, max_workers=1) as context, open_aio(path, "r+b", context=context) as file:
+        async with busy(context), trio.open_nursery() as nursery:
+            nursery.start_soon(file.pwrite, b"x", 0)
+            await wait_all_tasks_blocked()
+            assert await cancelled_while_blocked(file.fsync)
+            nursery.cancel_scope.cancel()
+        assert context.statistics().cancelled == 2
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("direct", [False, True])
+async def test_a_call_in_a_cancelled_scope_does_nothing_at_all(disk: Path, direct: bool) -> None:
+    path, data = make_file(disk)
+    async with open_aio(path, "r+b", direct=direct) as file:
+        before = file.context.statistics()
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: file.pread(BLOCK, 0),
+            lambda: file.preadinto(bytearray(BLOCK), 0),
+            lambda: file.preadv([bytearray(BLOCK)], 0),
+            lambda: file.pwrite(bytes(BLOCK), 0),
+            lambda: file.pwritev([bytes(BLOCK)], 0),
+            lambda: file.read(BLOCK),
+            file.readall,
+            lambda: file.readinto(bytearray(BLOCK)),
+            lambda: file.write(bytes(BLOCK)),
+            lambda: file.seek(0, os.SEEK_END),
+            lambda: file.seek(5),
+            file.tell,
+            lambda: file.truncate(0),
+            lambda: file.fallocate(0, 1 << 20),
+            file.flush,
+            file.fsync,
+            file.fdatasync,
+            file.stat,
+            file.size,
+            lambda: file.pread(0, 0),
+            lambda: file.context.poll(0, select.POLLIN),
+            lambda: _open(disk / "new"),
+        ]
+        for call in calls:
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await call()
+            assert scope.cancelled_caught
+        assert file.context.statistics() == before
+        assert await file.tell() == 0
+    assert path.read_bytes() == data
+    assert not (disk / "new").exists()
+
+
+async def _open(path: Path) -> AsyncFile:
+    return await open_aio(path, "wb")
+
+
+# ---- it is in flight
+
+
+@pytest.mark.trio
+async def test_an_accepted_io_cancel_raises_cancelled_when_the_completion_has_come() -> None:
+    async with AIOContext(1) as context:
+        with empty_pipe() as (reader, writer):
+            assert await cancelled_while_blocked(lambda: context.poll(reader, select.POLLIN))
+            assert idle(context)
+            os.write(writer, b"x")
+            assert await context.poll(reader, select.POLLIN) == select.POLLIN  # the only slot is free again
+        assert context.statistics().cancelled == 1
+
+
+@pytest.mark.trio
+async def test_a_poll_that_was_ready_before_the_cancel_gives_its_result() -> None:
+    async with AIOContext() as context:
+        with empty_pipe() as (reader, writer):
+            os.write(writer, b"x")
+            with trio.CancelScope() as scope, _cancel_behind_submit(context, scope):
+                assert await context.poll(reader, select.POLLIN) == select.POLLIN
+                assert scope.cancel_called
+        assert context.statistics().cancelled == 0
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("writing", [False, True])
+async def test_a_disk_request_in_flight_keeps_its_result_and_the_cancellation_stands(disk: Path, writing: bool) -> None:
+    path, data = make_file(disk)
+    async with open_aio(path, "r+b", direct=True) as file:
+        await _warm(file)
+        results = []
+        with trio.CancelScope() as scope:
+            kernel = file.context.statistics().submitted_kernel
+            submit = _cancel_behind_submit(file.context, scope)
+            with submit:
+                results.append(await (file.pwrite(data[BLOCK : 2 * BLOCK], 0) if writing else file.pread(BLOCK, BLOCK)))
+            assert file.context.statistics().submitted_kernel == kernel + 1
+            assert scope.cancel_called
+            await trio.lowlevel.checkpoint()
+            results.append(None)
+        assert scope.cancelled_caught
+        assert results == [BLOCK if writing else data[BLOCK : 2 * BLOCK]]
+        if writing:
+            assert await file.pread(BLOCK, 0) == data[BLOCK : 2 * BLOCK]
+
+
+async def _warm(file: AsyncFile) -> None:
+    """Have the memory for direct I/O made, so that the kernel lane is taken."""
+    while (await file.pread(BLOCK, 0)) and not file.context.statistics().submitted_kernel:
+        pass
+
+
+class _cancel_behind_submit:
+    """Cancel a scope right behind the next submit, before anybody could reap."""
+
+    def __init__(self, context: AIOContext, scope: trio.CancelScope) -> None:
+        self._engine: Any = context._engine
+        self._scope: trio.CancelScope = scope
+
+    def __enter__(self) -> None:
+        submit = self._engine.submit
+
+        def submit_and_cancel(request: Request) -> None:
+            submit(request)
+            self._scope.cancel()
+
+        self._engine.submit = submit_and_cancel
+
+    def __exit__(self, *_: object) -> None:
+        del self._engine.submit
+
+
+@pytest.mark.trio
+async def test_a_write_that_a_worker_has_begun_is_waited_for(disk: Path) -> None:
+    async with AIOContext(max_workers=1) as context:
+        with full_pipe() as pipe, trio.CancelScope() as scope:
+            request = pipe.request()
+
+            async def cancel_twice_then_release() -> None:
+                await wait_all_tasks_blocked()
+                scope.cancel()
+                scope.cancel()
+                with trio.CancelScope(shield=True):
+                    await wait_all_tasks_blocked()
+                    assert request.state is State.WORKER_IN_FLIGHT
+                    pipe.release()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(cancel_twice_then_release)
+                # A pipe has no position: the write succeeds and the lseek behind it fails.
+                with pytest.raises(OSError, match="Illegal seek"):
+                    await context._perform(request)
+        assert idle(context)
+
+
+@pytest.mark.trio
+async def test_cancel_of_the_scope_that_holds_the_file_closes_it(disk: Path) -> None:
+    path, _ = make_file(disk)
+    with trio.CancelScope() as scope:
+        async with open_aio(path) as file:
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    assert file.closed
+    assert idle(file.context)
+
+
+@pytest.mark.trio
+async def test_cancel_while_closing_does_not_keep_the_file_from_being_closed(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with AIOContext(max_workers=1) as context:
+        file = await open_aio(path, context=context)
+        fd = file.fileno()
+        with trio.CancelScope() as scope:
+            async with busy(context) as pipe:
+
+                async def cancel() -> None:
+                    await wait_all_tasks_blocked()
+                    scope.cancel()
+                    os.fstat(fd)
+                    pipe.release()
+
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(cancel)
+                    await file.aclose()
+                    with pytest.raises(OSError, match="Bad file descriptor"):
+                        os.fstat(fd)
+        assert file.closed
+
+
+# ---- abandon_on_cancel
+
+
+@pytest.mark.trio
+async def test_an_abandoned_read_gives_up_at_once_and_its_memory_stays(disk: Path) -> None:
+    path, data = make_file(disk)
+    evict(path)
+    async with AIOContext(max_workers=1) as context:
+        file = await open_aio(path, context=context, abandon_on_cancel=True)
+        engine: Any = context._engine
+        buffer = bytearray(b"-" * BLOCK)
+        async with trio.open_nursery() as nursery:
+            held: list[Request] = []
+            submit = engine.submit
+            engine.submit = lambda request: (held.append(request), submit(request))
+            withdraw = engine.workers.withdraw
+            engine.workers.withdraw = lambda _: False  # as if a worker had begun it
+            async with busy(context):
+                with trio.CancelScope() as scope:
+                    nursery.start_soon(_cancel_when_blocked, scope)
+                    await file.preadinto(buffer, 0)
+                assert scope.cancelled_caught
+                assert buffer == b"-" * BLOCK
+                with pytest.raises(BufferError):  # still exported
+                    buffer.append(0)
+                request = held[-1]
+                assert (request.abandoned, request.finished) == (True, False)
+                assert engine.outstanding - engine.abandoned == 1
+            engine.workers.withdraw = withdraw
+            engine.submit = submit
+            while not request.finished:
+                await trio.lowlevel.checkpoint()
+        assert buffer == data[:BLOCK]  # the late result went to the memory it was promised
+        await file.aclose()
+
+
+async def _cancel_when_blocked(scope: trio.CancelScope) -> None:
+    await wait_all_tasks_blocked()
+    scope.cancel()
+
+
+@pytest.mark.trio
+async def test_nothing_is_written_to_memory_that_was_let_go(disk: Path) -> None:
+    path, _ = make_file(disk, 256 * BLOCK)
+    async with open_aio(path, direct=True, abandon_on_cancel=True) as file:
+        await _warm(file)
+        for _ in range(20):
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    for i in range(64):
+                        nursery.start_soon(file.pread, BLOCK, i * BLOCK)
+                    await trio.lowlevel.checkpoint()
+                    scope.cancel()
+            gc.collect()
+            fresh = [bytearray(BLOCK) for _ in range(64)]
+            slabs = [file.context._engine.buffers.take(BLOCK) for _ in range(64)]  # type: ignore[union-attr]
+            before = [slab.read(BLOCK) for slab in slabs]
+            await until_idle(file.context)
+            assert not any(map(any, fresh))
+            assert [slab.read(BLOCK) for slab in slabs] == before
+            for slab in slabs:
+                file.context._engine.buffers.give_back(slab)  # type: ignore[union-attr]
+
+
+# ---- at any moment
+
+
+class _CancelAtTick(trio.abc.Instrument):
+    """Cancels a scope when the scheduler has waited for I/O so many times."""
+
+    def __init__(self, scope: trio.CancelScope, ticks: int) -> None:
+        self._scope: trio.CancelScope = scope
+        self._ticks: int = ticks
+
+    def before_io_wait(self, timeout: float) -> None:
+        self._ticks -= 1
+        if self._ticks == 0:
+            self._scope.cancel()
+            trio.lowlevel.current_trio_token().run_sync_soon(lambda: None)  # it must not sleep now
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("lane", ["inline", "workers", "kernel"])
+@pytest.mark.parametrize("name", ["pread", "preadinto", "pwrite", "pwritev", "read", "write", "truncate", "fsync", "stat", "readall"])
+async def test_cancel_at_every_tick_is_all_or_nothing(disk: Path, lane: str, name: str) -> None:
+    path, data = make_file(disk, 8 * BLOCK)
+    new = content(BLOCK, seed=1)
+    calls: dict[str, Callable[[AsyncFile], Awaitable[object]]] = {
+        "pread": lambda file: file.pread(BLOCK, BLOCK),
+        "preadinto": lambda file: file.preadinto(bytearray(BLOCK), BLOCK),
+        "pwrite": lambda file: file.pwrite(new, 0),
+        "pwritev": lambda file: file.pwritev([new[:1024], new[1024:]], 0),
+        "read": lambda file: file.read(BLOCK),
+        "readall": lambda file: file.readall(),
+        "write": lambda file: file.write(new),
+        "truncate": lambda file: file.truncate(BLOCK),
+        "fsync": lambda file: file.fsync(),
+        "stat": lambda file: file.stat(),
+    }
+    changed = {"pwrite": new + data[BLOCK:], "pwritev": new + data[BLOCK:], "write": new + data[BLOCK:], "truncate": data[:BLOCK]}
+    async with open_aio(path, "r+b", direct=lane == "kernel") as file:
+        if lane == "kernel":
+            await _warm(file)
+        for ticks in range(1, 200):
+            path.write_bytes(data)
+            await file.seek(0)
+            if lane == "workers":
+                evict(path)
+            with trio.CancelScope() as scope:
+                instrument = _CancelAtTick(scope, ticks)
+                trio.lowlevel.add_instrument(instrument)
+                try:
+                    await calls[name](file)
+                    completed = True
+                    before = scope.cancel_called
+                except trio.Cancelled:
+                    completed = False
+                    raise
+                finally:
+                    trio.lowlevel.remove_instrument(instrument)
+            assert path.read_bytes() == (changed.get(name, data) if completed else data)
+            assert await file.tell() == ((BLOCK if name != "readall" else len(data)) * (completed and name in ("read", "write", "readall")))
+            await until_idle(file.context)
+            if completed and not before:
+                break
+        else:
+            pytest.fail("it never completed")
+
+
+@pytest.mark.trio
+async def test_cancel_at_every_tick_of_open_leaves_no_descriptor(disk: Path) -> None:
+    path, _ = make_file(disk)
+    for ticks in range(1, 100):
+        file = None
+        with trio.CancelScope() as scope:
+            instrument = _CancelAtTick(scope, ticks)
+            trio.lowlevel.add_instrument(instrument)
+            try:
+                file = await open_aio(path)
+            finally:
+                trio.lowlevel.remove_instrument(instrument)
+        if file is not None:
+            await file.aclose()
+            if not scope.cancel_called:
+                return
+    pytest.fail("it never completed")
+
+
+def test_keyboard_interrupt_with_requests_in_flight_ends_the_run(disk: Path) -> None:
+    path, _ = make_file(disk)
+
+    async def main() -> None:
+        async with open_aio(path) as file, open_aio(path, direct=True) as direct:
+            with empty_pipe() as (reader, _):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(file.context.poll, reader, select.POLLIN)
+                    for i in range(16):
+                        nursery.start_soon(direct.pread, BLOCK, i * BLOCK)
+                    await trio.lowlevel.checkpoint()
+                    signal.raise_signal(signal.SIGINT)
+                    await trio.sleep_forever()
+
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - bare, or in the nursery's group
+        trio.run(main)
+    error = caught.value
+    assert isinstance(error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error, KeyboardInterrupt)
