@@ -525,7 +525,8 @@ class AIOContext:
         if not 0 <= events < 1 << 16:
             raise ValueError(f"events must be a mask of select.POLL* (16 bits), not {events:#x}")
         if self._check().has_kernel_lane():
-            return await self._perform(Request(Operation.POLL, Descriptor(operator.index(fd), fd), address=events))
+            ready = await self._perform(Request(Operation.POLL, Descriptor(operator.index(fd), fd), address=events))
+            return ready & (events | select.POLLERR | select.POLLHUP)  # a wake-up tells of its kin too (POLLRDNORM)
         return await self._poll_by_epoll(operator.index(fd), events)
 
     async def _poll_by_epoll(self, fd: int, events: int) -> int:

@@ -1,0 +1,435 @@
+"""Files, contexts and runs begin and end, in every order, and nothing hangs, leaks or is lost."""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import threading
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from trio_aio import AIOContext, AsyncFile, current_context, open_aio
+
+from ._support import BLOCK, content, empty_pipe, full_pipe, make_file
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+
+def kernel_contexts() -> int:
+    return Path("/proc/self/maps").read_text(encoding="ascii", errors="replace").count("/[aio]")
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+# ---- exceptions of the body
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_an_exception_of_the_body_leaves_as_it_is(disk: Path, cancelled: bool) -> None:
+    path, _ = make_file(disk)
+    boom = ValueError("boom")
+    for abandon in (False, True):
+        with trio.CancelScope() as scope:
+            with pytest.raises(ValueError, match="boom") as caught:
+                await _raise_in(open_aio(path, abandon_on_cancel=abandon), boom, cancel=scope if cancelled else None)
+            assert caught.value is boom
+            assert boom.__context__ is None
+        assert not scope.cancelled_caught
+
+
+@pytest.mark.trio
+async def test_an_exception_in_the_body_of_a_context_leaves_as_it_is() -> None:
+    context = AIOContext()
+    with pytest.raises(KeyError, match="x"):
+        await _raise_in(context, KeyError("x"), cancel=None)
+    with pytest.raises(RuntimeError, match="closed"):
+        await context.pread(0, 1, 0)
+
+
+async def _raise_in(manager: AbstractAsyncContextManager[object], error: Exception, *, cancel: trio.CancelScope | None) -> None:
+    async with manager:
+        if cancel is not None:
+            cancel.cancel()
+        raise error
+
+
+# ---- files
+
+
+@pytest.mark.trio
+async def test_a_thousand_files_leave_nothing(disk: Path) -> None:
+    path, data = make_file(disk)
+    counts = set()
+    for i in range(1000):
+        async with open_aio(path, direct=i % 2 == 1) as file:
+            assert await file.pread(512, 512) == data[512:1024]
+        counts.add((len(os.listdir("/proc/self/fd")), kernel_contexts()))
+    assert len({descriptors for descriptors, _ in counts}) == 1
+    assert {contexts for _, contexts in counts} <= {0, 1}
+
+
+@pytest.mark.trio
+async def test_a_file_can_be_closed_twice_and_by_several_tasks_at_once(disk: Path) -> None:
+    path, _ = make_file(disk)
+    file = await open_aio(path)
+    fd = file.fileno()
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(file.aclose)
+    await file.aclose()
+    assert not is_open(fd)
+    with pytest.raises(ValueError, match="I/O operation on closed file"):
+        await file.pread(1, 0)
+
+
+@pytest.mark.trio
+async def test_closing_waits_for_the_files_own_requests(disk: Path) -> None:
+    path, data = make_file(disk)
+    async with AIOContext(max_workers=1) as context:
+        file = await open_aio(path, "r+b", context=context)
+        results: list[int] = []
+
+        async def write() -> None:
+            results.append(await file.pwrite(data[:10], 0))
+
+        with full_pipe() as pipe:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_swallow, context, pipe)
+                await wait_all_tasks_blocked()
+                nursery.start_soon(write)
+                await wait_all_tasks_blocked()
+                nursery.start_soon(file.aclose)
+                await wait_all_tasks_blocked()
+                assert file.closed
+                assert is_open(file._descriptor.fd)
+                pipe.release()
+        assert results == [10]
+        assert not is_open(file._descriptor.fd)
+
+
+async def _swallow(context: AIOContext, pipe: Any) -> None:
+    with pytest.raises(OSError, match="Illegal seek"):
+        await context._perform(pipe.request())
+
+
+def _drop(files: list[AsyncFile], *, elsewhere: bool = False) -> None:
+    if elsewhere:
+        thread = threading.Thread(target=files.clear)
+        thread.start()
+        thread.join()
+    else:
+        files.clear()
+    gc.collect()
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_a_file_dropped_unclosed_warns_and_is_closed(disk: Path, elsewhere: bool) -> None:
+    path, _ = make_file(disk)
+    files = [await open_aio(path)]
+    fd, context = files[0].fileno(), files[0].context
+    with pytest.warns(ResourceWarning, match="unclosed file"):
+        _drop(files, elsewhere=elsewhere)
+    while is_open(fd) or context.statistics().in_flight:
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.trio
+async def test_a_file_outlives_its_context_only_to_be_closed(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with AIOContext() as context:
+        file = await open_aio(path, context=context)
+        fd = file.fileno()
+    with pytest.raises(RuntimeError, match="closed"):
+        await file.pread(1, 0)
+    await file.aclose()
+    assert not is_open(fd)
+
+
+# ---- contexts
+
+
+@pytest.mark.trio
+async def test_a_context_that_closes_waits_for_requests_while_the_loop_ticks(disk: Path) -> None:
+    path, data = make_file(disk)
+    ticks = 0
+    done: list[str] = []
+
+    async def tick() -> None:
+        nonlocal ticks
+        while "closed" not in done:
+            ticks += 1
+            await trio.lowlevel.checkpoint()
+
+    async with AIOContext(max_workers=1) as context, trio.open_nursery() as nursery:
+        file = await open_aio(path, context=context)
+
+        async def read() -> None:
+            assert await file.readall() == data
+            done.append("read")
+
+        async def close() -> None:
+            await context.aclose()
+            done.append("closed")
+
+        with full_pipe() as pipe:
+            nursery.start_soon(_swallow, context, pipe)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(file.stat)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(close)
+            await wait_all_tasks_blocked()
+            with pytest.raises(RuntimeError, match="closing"):
+                await context.pread(0, 1, 0)
+            nursery.start_soon(tick)
+            for _ in range(100):
+                await trio.lowlevel.checkpoint()
+            assert ticks > 50
+            assert not done
+            pipe.release()
+            while not done:
+                await trio.lowlevel.checkpoint()
+        await file.aclose()
+
+
+@pytest.mark.trio
+async def test_a_poll_fails_when_its_context_is_closed() -> None:
+    with empty_pipe() as (reader, _):
+        async with AIOContext() as context, trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                with pytest.raises(OSError, match="cancel") as caught:
+                    await context.poll(reader, select.POLLIN)
+                assert isinstance(caught.value, OSError)
+
+            nursery.start_soon(watch)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(context.aclose)
+            nursery.start_soon(context.aclose)
+
+
+@pytest.mark.trio
+async def test_a_context_closes_in_a_cancelled_scope() -> None:
+    with trio.CancelScope() as scope:
+        async with AIOContext() as context:
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+    with pytest.raises(RuntimeError, match="closed"):
+        await context.fsync(0)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("slots", [1, 2, 7, 128])
+@pytest.mark.parametrize("direct", [False, True])
+async def test_any_number_of_tasks_gets_its_bytes(disk: Path, slots: int, direct: bool) -> None:
+    path, data = make_file(disk)
+    async with AIOContext(slots, max_workers=2) as context, open_aio(path, direct=direct, context=context) as file:
+        for count in {slots - 1, slots, slots + 1, 2 * slots, 4 * slots}:
+            results: dict[int, bytes] = {}
+
+            async def read(i: int, results: dict[int, bytes] = results) -> None:
+                results[i] = await file.pread(BLOCK, i % 64 * BLOCK)
+
+            async with trio.open_nursery() as nursery:
+                for i in range(count):
+                    nursery.start_soon(read, i)
+            assert results == {i: data[i % 64 * BLOCK :][:BLOCK] for i in range(count)}
+        assert (context.statistics().in_flight, context.statistics().queued) == (0, 0)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(("lane", "count"), [("inline", 100_000), ("workers", 20_000), ("kernel", 20_000)])
+async def test_no_wake_up_is_missed(disk: Path, lane: str, count: int) -> None:
+    path, data = make_file(disk)
+    async with open_aio(path, direct=lane == "kernel") as file:
+        assert file._descriptor.read_route is not None
+        if lane == "workers":
+            file._descriptor.read_route.nowait = False
+        for i in range(count):
+            assert await file.pread(512, i % 512 * 512) == data[i % 512 * 512 :][:512]
+        statistics = file.context.statistics()
+        assert {
+            "inline": statistics.submitted_inline,
+            "workers": statistics.submitted_workers,
+            "kernel": statistics.submitted_kernel + statistics.submitted_workers,
+        }[lane] >= count
+
+
+# ---- runs
+
+
+def test_a_run_that_used_no_kernel_lane_makes_no_kernel_context(disk: Path) -> None:
+    path, data = make_file(disk)
+    before = kernel_contexts()
+
+    async def main() -> None:
+        async with open_aio(path) as file:
+            assert await file.read() == data
+        assert kernel_contexts() == before
+
+    trio.run(main)
+
+
+def test_fifty_runs_share_one_kernel_context(disk: Path) -> None:
+    path, data = make_file(disk)
+
+    async def main() -> int:
+        async with open_aio(path, direct=True) as file:
+            while not file.context.statistics().submitted_kernel:
+                assert await file.pread(BLOCK, 0) == data[:BLOCK]
+            kernel = file.context._engine.kernel  # type: ignore[union-attr]
+            assert kernel is not None
+            return kernel.context.id
+
+    assert len({trio.run(main) for _ in range(50)}) == 1
+
+
+def test_a_run_may_end_with_files_open_and_requests_abandoned(disk: Path) -> None:
+    path, _ = make_file(disk)
+    contexts: list[AIOContext] = []
+    with full_pipe() as pipe:
+
+        async def main() -> AsyncFile:
+            context = current_context()
+            contexts.append(context)
+            file = await open_aio(path, abandon_on_cancel=True)
+            engine: Any = context._engine
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(lambda: context._perform(pipe.request(), abandon=True))
+                    await wait_all_tasks_blocked()
+                    scope.cancel()
+            assert scope.cancelled_caught
+            assert engine.outstanding == engine.abandoned == 1
+            return file
+
+        files = [trio.run(main)]
+        fd = files[0].fileno()
+        assert is_open(fd)
+        with pytest.raises(RuntimeError, match="closed"):
+            contexts[0]._check()
+        pipe.release()  # a thread has kept the request's memory until here
+        with pytest.warns(ResourceWarning, match="unclosed file"):
+            _drop(files)
+        for thread in threading.enumerate():
+            if thread.name == "trio_aio drain":
+                thread.join()
+        assert not is_open(fd)
+
+
+def test_a_system_task_that_still_waits_at_the_end_of_the_run_is_served() -> None:
+    served: list[str] = []
+    with full_pipe() as pipe:
+
+        async def write() -> None:
+            await _swallow(current_context(), pipe)
+            served.append("write")
+
+        async def release() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:  # main has returned, and trio cancels the system tasks
+                pipe.release()
+
+        async def main() -> None:
+            trio.lowlevel.spawn_system_task(write)
+            trio.lowlevel.spawn_system_task(release)
+            await wait_all_tasks_blocked()
+
+        trio.run(main)
+    assert served == ["write"]
+
+
+def test_two_runs_in_two_threads(disk: Path) -> None:
+    path, data = make_file(disk)
+    failures: list[BaseException] = []
+
+    async def main() -> None:
+        async with open_aio(path) as file, open_aio(path, direct=True) as direct, trio.open_nursery() as nursery:
+
+            async def read(i: int) -> None:
+                for k in range(50):
+                    at = (i * 50 + k) % 64 * BLOCK
+                    assert await file.pread(BLOCK, at) == await direct.pread(BLOCK, at) == data[at : at + BLOCK]
+
+            for i in range(8):
+                nursery.start_soon(read, i)
+
+    def run() -> None:
+        try:
+            trio.run(main)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_another_run_or_thread_may_not_use_a_file(disk: Path) -> None:
+    path, data = make_file(disk)
+    kept: list[AsyncFile] = []
+
+    async def use(match: str) -> None:
+        for call in (lambda: kept[0].pread(1, 0), lambda: kept[0].read(), lambda: kept[0].context.fsync(0), lambda: kept[0].stat()):
+            with pytest.raises(RuntimeError, match=match):
+                await call()
+
+    async def main() -> None:
+        kept.append(await open_aio(path))
+        await trio.to_thread.run_sync(lambda: trio.run(use, "another thread"))
+        assert await kept[0].pread(10, 0) == data[:10]
+
+    trio.run(main)
+    trio.run(use, "closed")
+    trio.run(kept[0].aclose)
+    with pytest.raises(RuntimeError, match=r"trio\.run"):
+        current_context()
+
+
+def test_each_run_has_its_own_shared_context() -> None:
+    async def main() -> AIOContext:
+        assert current_context() is current_context()
+        return current_context()
+
+    assert trio.run(main) is not trio.run(main)
+
+
+def test_a_context_that_was_closed_is_collected() -> None:
+    async def main() -> weakref.ref[AIOContext]:
+        async with AIOContext() as context:
+            return weakref.ref(context)
+
+    watch = trio.run(main)
+    gc.collect()
+    assert watch() is None
+
+
+def test_a_finished_run_leaves_no_thread_and_no_descriptor(disk: Path) -> None:
+    path, _ = make_file(disk)
+
+    async def main() -> None:
+        async with open_aio(path, "r+b") as file, trio.open_nursery() as nursery:
+            for i in range(64):
+                nursery.start_soon(file.pwrite, content(BLOCK), i * BLOCK)
+
+    before = len(os.listdir("/proc/self/fd")), threading.active_count()
+    trio.run(main)
+    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
