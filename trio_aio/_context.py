@@ -5,6 +5,7 @@ One run has one shared context (`current_context`), made on first use. It ends w
 
 from __future__ import annotations
 
+import errno
 import operator
 import os
 import select
@@ -14,13 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from trio_aio import _engine
+from trio_aio._arguments import NO_FLAGS, checked_flags, checked_offset, checked_size
 from trio_aio._backends import current_backend
 from trio_aio._buffers import export_buffer, export_vector
 from trio_aio._descriptor import Descriptor, describe
 from trio_aio._errors import os_error
 from trio_aio._inline_lane import INLINE_LIMIT
 from trio_aio._request import Operation, Request, State
-from trio_aio.lowlevel import RWF
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = ("AIOContext", "AIOStatistics", "current_context")
 
 MAX_WORKERS = 8
-NO_FLAGS = RWF(0)
 _LARGEST = 1 << 22  # nr_events that io_setup takes
 
 
@@ -486,13 +486,13 @@ class AIOContext:
         Cancelled before a worker or the kernel has begun: it never runs. After that it goes on to its end and its result is returned.
         OSError as pread(2). The caller keeps `fd` open meanwhile.
         """
-        size, offset = _checked(size, offset)
+        size, offset, flags = checked_size(size), checked_offset(offset), checked_flags(flags)
         with self._leased(fd) as descriptor:
             return await self._pread(descriptor, size, offset, flags, False)
 
     async def preadinto(self, fd: int, buffer: WriteableBuffer, offset: int, *, flags: int = NO_FLAGS) -> int:
         """Read into a writable buffer, and give the number of bytes; else as `pread`."""
-        _, offset = _checked(0, offset)
+        offset, flags = checked_offset(offset), checked_flags(flags)
         with self._leased(fd) as descriptor:
             return await self._preadinto(descriptor, buffer, offset, flags, False)
 
@@ -501,7 +501,7 @@ class AIOContext:
 
         OSError as pwrite(2); its ``characters_written`` says how much was written before. Cancellation as in `pread`.
         """
-        _, offset = _checked(0, offset)
+        offset, flags = checked_offset(offset), checked_flags(flags)
         with self._leased(fd) as descriptor:
             return await self._pwrite(descriptor, data, offset, flags)
 
@@ -524,10 +524,11 @@ class AIOContext:
         events = operator.index(events)
         if not 0 <= events < 1 << 16:
             raise ValueError(f"events must be a mask of select.POLL* (16 bits), not {events:#x}")
+        number = _checked_descriptor(fd)
         if self._check().has_kernel_lane():
-            ready = await self._perform(Request(Operation.POLL, Descriptor(operator.index(fd), fd), address=events))
+            ready = await self._perform(Request(Operation.POLL, Descriptor(number, fd), address=events))
             return ready & (events | select.POLLERR | select.POLLHUP)  # a wake-up tells of its kin too (POLLRDNORM)
-        return await self._poll_by_epoll(operator.index(fd), events)
+        return await self._poll_by_epoll(number, events)
 
     async def _poll_by_epoll(self, fd: int, events: int) -> int:
         backend = self._backend
@@ -544,7 +545,7 @@ class AIOContext:
             return watch.poll(0, 1)[0][1]
 
     def _leased(self, fd: int) -> _Leased:
-        return _Leased(self, operator.index(fd))
+        return _Leased(self, _checked_descriptor(fd))
 
 
 class _Leased:
@@ -590,19 +591,17 @@ class _Bounced:
             self._engine.buffers.give_back(self.slab)
 
 
+def _checked_descriptor(fd: int) -> int:
+    fd = operator.index(fd)
+    if not 0 <= fd < 1 << 31:
+        raise os_error(errno.EBADF, fd)
+    return fd
+
+
 def _check_alignment(descriptor: Descriptor, offset: int, size: int) -> None:
     unit = descriptor.alignment.offset
     if offset % unit or size % unit:
         raise ValueError(f"direct I/O on this file takes offsets and sizes that are multiples of {unit} bytes, not {offset} and {size}")
-
-
-def _checked(size: int, offset: int) -> tuple[int, int]:
-    size, offset = operator.index(size), operator.index(offset)
-    if size < 0:
-        raise ValueError(f"negative size: {size}")
-    if offset < 0:
-        raise ValueError(f"negative offset: {offset}")
-    return size, offset
 
 
 _living: weakref.WeakSet[AIOContext] = weakref.WeakSet()

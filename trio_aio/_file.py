@@ -15,7 +15,7 @@ import warnings
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from trio_aio._context import NO_FLAGS
+from trio_aio._arguments import NO_FLAGS, checked_flags, checked_integer, checked_offset, checked_size
 from trio_aio._descriptor import StatRecord
 from trio_aio._errors import os_error
 from trio_aio._inline_lane import INLINE_LIMIT
@@ -166,20 +166,18 @@ class AsyncFile:
                     return data
                 return await self._context._pread_by_worker(descriptor, size, offset, flags, self._abandon)
         self._check_readable()
-        size, offset = operator.index(size), _offset(offset)
-        if size < 0:
-            raise ValueError(f"negative size: {size}")
+        size, offset, flags = checked_size(size), checked_offset(offset), checked_flags(flags)
         return await self._context._pread(self._descriptor, size, offset, flags, self._abandon)
 
     async def preadinto(self, buffer: WriteableBuffer, offset: int, *, flags: int = NO_FLAGS) -> int:
         """Read at `offset` into a writable buffer as much as it holds, fewer bytes only at the end of the file; give their number."""
         self._check_readable()
-        return await self._context._preadinto(self._descriptor, buffer, _offset(offset), flags, self._abandon)
+        return await self._context._preadinto(self._descriptor, buffer, checked_offset(offset), checked_flags(flags), self._abandon)
 
     async def preadv(self, buffers: Sequence[WriteableBuffer], offset: int, *, flags: int = NO_FLAGS) -> int:
         """Read at `offset` into buffers, filled in order, and give the number of bytes in all; fewer only at the end of the file."""
         self._check_readable()
-        return await self._context._preadv(self._descriptor, buffers, _offset(offset), flags, self._abandon)
+        return await self._context._preadv(self._descriptor, buffers, checked_offset(offset), checked_flags(flags), self._abandon)
 
     async def pwrite(self, data: ReadableBuffer, offset: int, *, flags: int = NO_FLAGS) -> int:
         """Write all of `data` at `offset` and give its length in bytes. pwritev2(2); `flags`: `RWF`.
@@ -187,12 +185,12 @@ class AsyncFile:
         On a file opened for appending Linux appends, whatever `offset` says. OSError: ``characters_written`` says how much was written.
         """
         self._check_writable()
-        return await self._context._pwrite(self._descriptor, data, _offset(offset), flags)
+        return await self._context._pwrite(self._descriptor, data, checked_offset(offset), checked_flags(flags))
 
     async def pwritev(self, buffers: Sequence[ReadableBuffer], offset: int, *, flags: int = NO_FLAGS) -> int:
         """Write buffers one behind the other at `offset`, and give the number of bytes in all; else as `pwrite`."""
         self._check_writable()
-        return await self._context._pwritev(self._descriptor, buffers, _offset(offset), flags)
+        return await self._context._pwritev(self._descriptor, buffers, checked_offset(offset), checked_flags(flags))
 
     async def fsync(self) -> None:
         """Make the file durable: every write of this file that was started before. fsync(2)."""
@@ -208,7 +206,7 @@ class AsyncFile:
         OSError: ENOSPC; EOPNOTSUPP where the filesystem has no such thing.
         """
         self._check_writable()
-        await self._simple(Operation.FALLOCATE, length=operator.index(size), offset=_offset(offset))
+        await self._simple(Operation.FALLOCATE, length=checked_size(size), offset=checked_offset(offset))
 
     async def stat(self) -> os.stat_result:
         """Give what ``os.fstat`` gives."""
@@ -292,11 +290,13 @@ class AsyncFile:
     async def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Move the cursor and give where it is. `whence`: ``os.SEEK_SET``, ``SEEK_CUR``, ``SEEK_END``, ``SEEK_DATA``, ``SEEK_HOLE``."""
         self._check_open()
-        offset, whence = operator.index(offset), operator.index(whence)
+        offset, whence = checked_integer(offset, "offset"), operator.index(whence)
+        if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END, os.SEEK_DATA, os.SEEK_HOLE):
+            raise ValueError(f"invalid whence: {whence}")
         async with self._turns:
             self._check_open()
             if whence in (os.SEEK_SET, os.SEEK_CUR):
-                position = offset if whence == os.SEEK_SET else self._position + offset
+                position = checked_integer(offset if whence == os.SEEK_SET else self._position + offset, "position")
                 if position < 0:
                     raise os_error(errno.EINVAL, self.name)
                 await self._context._checkpoint()
@@ -319,7 +319,7 @@ class AsyncFile:
         """Make the file `size` bytes long (default: up to the cursor, which does not move), and give that. ftruncate(2)."""
         self._check_writable()
         async with self._turns:
-            size = self._position if size is None else operator.index(size)
+            size = self._position if size is None else checked_integer(size, "size")
             if size < 0:
                 raise os_error(errno.EINVAL, self.name)
             await self._simple(Operation.TRUNCATE, offset=size)
@@ -378,10 +378,3 @@ class AsyncFile:
             return
         warnings.warn(f"unclosed file {self!r}", ResourceWarning, stacklevel=2, source=self)
         self._engine.drop(descriptor)
-
-
-def _offset(offset: int) -> int:
-    offset = operator.index(offset)
-    if offset < 0:
-        raise ValueError(f"negative offset: {offset}")
-    return offset

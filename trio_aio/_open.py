@@ -52,7 +52,8 @@ def _parse_mode(mode: str) -> _Mode:
     readable, writable = kind == "r" or plus, kind != "r" or plus
     flags = os.O_RDWR if readable and writable else os.O_WRONLY if writable else os.O_RDONLY
     flags |= {"r": 0, "w": os.O_CREAT | os.O_TRUNC, "x": os.O_CREAT | os.O_EXCL, "a": os.O_CREAT | os.O_APPEND}[kind]
-    return _Mode(flags | os.O_CLOEXEC, kind + "b" + "+" * plus, readable, writable, "b" not in letters)
+    shown = "rb+" if kind == "w" and plus else kind + "b" + "+" * plus
+    return _Mode(flags | os.O_CLOEXEC, shown, readable, writable, "b" not in letters)
 
 
 class FileOpener:

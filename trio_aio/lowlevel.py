@@ -21,6 +21,7 @@ import os
 import threading
 import time
 from enum import IntEnum, IntFlag
+from itertools import starmap
 from os import EFD_CLOEXEC, EFD_NONBLOCK, EFD_SEMAPHORE, eventfd, eventfd_read, eventfd_write
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -53,6 +54,7 @@ __all__ = (
 )
 
 _NANOSECONDS = 1_000_000_000
+_EVENT_SIZE = ffi.sizeof("struct io_event")
 _NO_FD = 0xFFFFFFFF  # -1 in the iocb's unsigned field: EBADF
 
 # Events are written by the kernel before anyone reads them: room for many need not be zeroed at each call.
@@ -231,7 +233,8 @@ class IOCB:
     def poll(cls, fd: int, events: int, *, data: int = 0, rw_flags: int = 0, resfd: int | None = None, ioprio: int | None = None) -> IOCB:
         """Wait once until a descriptor is ready, as poll(2): ``IOCB_CMD_POLL``.
 
-        ``events`` is a mask of ``select.POLL*``; so is `IOEvent.res`, which is 0 if the request was cancelled.
+        ``events`` is a mask of ``select.POLL*``; so is `IOEvent.res`, which may name more than was asked for, and is 0 if
+        the request was cancelled.
         """
         return cls(IOCBCommand.POLL, fd, events, data=data, rw_flags=rw_flags, resfd=resfd, ioprio=ioprio)
 
@@ -321,6 +324,8 @@ class IOEvent(NamedTuple):
 
 # What the kernel may still read from or write to, by context and address of the iocb.
 _in_flight: dict[tuple[int, int], IOCB] = {}
+# Events as the kernel wrote them, by context, that a wait had taken when a signal's handler raised: the next wait gives them.
+_unread: dict[int, bytes] = {}
 # Two threads must not both find the same IOCB free and submit it. Reentrant, for signal handlers and finalizers that come in between.
 _lock = threading.RLock()
 
@@ -385,7 +390,8 @@ def io_getevents(ctx: int, min_nr: int, nr: int, timeout: float | None = None) -
 
     Waits until there are ``min_nr``, or for ``timeout`` seconds (None or ``math.inf``: for ever), and gives what there is
     then: perhaps fewer.
-    A timeout of 0 does not wait. A signal's Python handler runs during the wait, which then goes on (PEP 475).
+    A timeout of 0 does not wait. A signal's Python handler runs during the wait, which then goes on (PEP 475). If the handler raises, no
+    event is lost: the next call gives what this one had taken.
 
     ValueError unless ``0 <= min_nr <= nr`` and ``timeout >= 0``. OSError: EINVAL if there is no such context.
     """
@@ -397,20 +403,29 @@ def io_getevents(ctx: int, min_nr: int, nr: int, timeout: float | None = None) -
             raise ValueError(f"timeout must be None or 0 or more seconds, not {timeout!r}")
         until = time.monotonic_ns() + math.ceil(timeout * _NANOSECONDS)
     events = _new_uncleared("struct io_event[]", nr)
-    taken = 0
+    taken = before = _take_unread(ctx, events, nr)
     left: CData = ffi.NULL
-    while True:
-        if until is not None:
-            left = ffi.new("struct timespec *", divmod(max(until - time.monotonic_ns(), 0), _NANOSECONDS))
-        n = lib.taio_io_getevents(ctx, max(min_nr - taken, 0), nr - taken, events + taken, left)
-        if n == -errno.EINTR:
-            continue
-        if n < 0 and taken == 0:
-            raise os_error(n, detail="io_getevents")
-        taken += max(n, 0)
-        # Too few is what the kernel gives at the end of the time, but also when a signal came in between: go on then.
-        if n <= 0 or taken >= min_nr or (until is not None and time.monotonic_ns() >= until):
-            return _released(ctx, events, taken)
+    answers: list[int] = []
+    try:
+        while True:
+            if until is not None:
+                left = ffi.new("struct timespec *", divmod(max(until - time.monotonic_ns(), 0), _NANOSECONDS))
+            arguments = ctx, max(min_nr - taken, 0), nr - taken, events + taken, left
+            # Not n = ...: a handler may raise once the call is back in Python, and n would not be assigned.
+            answers.extend(starmap(lib.taio_io_getevents, (arguments,)))
+            n = answers[-1]
+            if n == -errno.EINTR:
+                continue
+            if n < 0 and taken == 0:
+                raise os_error(n, detail="io_getevents")
+            taken += max(n, 0)
+            # Too few is what the kernel gives at the end of the time, but also when a signal came in between: go on then.
+            if n <= 0 or taken >= min_nr or (until is not None and time.monotonic_ns() >= until):
+                break
+    except BaseException:
+        _keep_unread(ctx, events, before + sum(n for n in answers if n > 0))
+        raise
+    return _released(ctx, events, taken)
 
 
 def io_cancel(ctx: int, iocb: IOCB) -> bool:
@@ -445,6 +460,7 @@ def io_destroy(ctx: int) -> None:
         if error < 0:
             _in_flight.update(waited_for)
         else:
+            _unread.pop(ctx, None)
             for iocb in waited_for.values():
                 iocb._context = None
     if error < 0:
@@ -467,6 +483,24 @@ def _is_context(ctx: int) -> bool:
     return lib.taio_io_getevents(ctx, 0, 0, ffi.NULL, ffi.new("struct timespec *")) != -errno.EINVAL
 
 
+def _take_unread(ctx: int, events: CData, nr: int) -> int:
+    if not _unread:
+        return 0
+    with _lock:
+        unread = _unread.pop(ctx, b"")
+        size = min(len(unread), nr * _EVENT_SIZE)
+        ffi.memmove(events, unread, size)
+        if size < len(unread):
+            _unread[ctx] = unread[size:]
+    return size // _EVENT_SIZE
+
+
+def _keep_unread(ctx: int, events: CData, taken: int) -> None:
+    if taken:
+        with _lock:
+            _unread[ctx] = ffi.buffer(events, taken * _EVENT_SIZE)[:] + _unread.get(ctx, b"")
+
+
 def _released(ctx: int, events: CData, taken: int) -> list[IOEvent]:
     result = []
     with _lock:
@@ -486,6 +520,7 @@ def _after_fork_in_child() -> None:
     for iocb in _in_flight.values():
         iocb._context = None
     _in_flight.clear()
+    _unread.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,48 @@
+"""What callers hand in, checked before anything has happened: a number that does not fit its C type must not be found out half-way."""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING
+
+from trio_aio.lowlevel import RWF
+
+if TYPE_CHECKING:
+    from typing import SupportsIndex
+
+__all__ = ("NO_FLAGS", "checked_flags", "checked_integer", "checked_offset", "checked_size")
+
+NO_FLAGS = RWF(0)
+_LARGEST = (1 << 63) - 1  # off_t
+
+
+def checked_integer(value: SupportsIndex, name: str) -> int:
+    """Give an integer that fits off_t; TypeError, OverflowError."""
+    number = operator.index(value)
+    if not -_LARGEST - 1 <= number <= _LARGEST:
+        raise OverflowError(f"{name} does not fit 64 bits: {number}")
+    return number
+
+
+def checked_offset(value: SupportsIndex) -> int:
+    """Give an offset in bytes; TypeError, ValueError if it is negative, OverflowError."""
+    return _not_negative(checked_integer(value, "offset"), "offset")
+
+
+def checked_size(value: SupportsIndex) -> int:
+    """Give a size in bytes, likewise."""
+    return _not_negative(checked_integer(value, "size"), "size")
+
+
+def checked_flags(value: SupportsIndex) -> int:
+    """Give flags of one read or write (`RWF`); TypeError, OverflowError."""
+    flags = operator.index(value)
+    if not 0 <= flags < 1 << 31:
+        raise OverflowError(f"flags do not fit 31 bits: {flags:#x}")
+    return flags
+
+
+def _not_negative(number: int, name: str) -> int:
+    if number < 0:
+        raise ValueError(f"negative {name}: {number}")
+    return number
