@@ -530,7 +530,7 @@ def test_a_read_needs_a_writable_buffer(fd: int, buffer: Any) -> None:
 )
 def test_a_buffer_is_contiguous_bytes(fd: int, buffer: Any, error: type[Exception]) -> None:
     for make in (lambda: IOCB.pread(fd, buffer, 0), lambda: IOCB.pwrite(fd, buffer, 0), lambda: IOCB.pwritev(fd, [buffer], 0)):
-        with pytest.raises(error, match="bytes-like|contiguous"):
+        with pytest.raises(error, match=r"bytes-like|contiguous"):
             make()
 
 
