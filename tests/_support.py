@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import select
-from contextlib import contextmanager
+import sys
+import termios
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from trio_aio._buffers import export_buffer
@@ -47,21 +50,30 @@ def evict(path: Path) -> None:
 
 
 class FullPipe:
-    """A pipe that is full: a worker that writes to it is busy until `release`."""
+    """A pipe with room for one page: a worker that writes two is busy until `release`, and can be seen to have begun."""
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.writer, False)
-        try:
+        with suppress(BlockingIOError):
             while True:
                 os.write(self.writer, bytes(1 << 16))
-        except BlockingIOError:
-            os.set_blocking(self.writer, True)
+        os.set_blocking(self.writer, True)
+        os.read(self.reader, BLOCK)
+        self._before: int = self._unread()
+
+    def _unread(self) -> int:
+        return int.from_bytes(fcntl.ioctl(self.reader, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def request(self) -> Request:
         """Give a request that keeps a worker busy."""
-        export = export_buffer(b"x", writable=False)
-        return Request(Operation.APPEND, Descriptor(self.writer, "pipe"), export.address, 1, owned=export)
+        export = export_buffer(bytes(2 * BLOCK), writable=False)
+        return Request(Operation.APPEND, Descriptor(self.writer, "pipe"), export.address, export.length, owned=export)
+
+    @property
+    def begun(self) -> bool:
+        """Whether a worker is at it."""
+        return self._unread() > self._before
 
     def release(self) -> None:
         """Let the worker go: its write succeeds."""

@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import sys
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,55 +16,15 @@ from trio.testing import wait_all_tasks_blocked
 from trio_aio import AIOContext, AsyncFile, open_aio
 from trio_aio._request import Request, State
 
-from ._support import BLOCK, FullPipe, content, empty_pipe, evict, full_pipe, make_file
+from ._support import BLOCK, content, empty_pipe, evict, full_pipe, make_file
+from ._tasks import busy, cancel_when_blocked, cancelled_while_blocked, idle, until_idle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
-
-
-@asynccontextmanager
-async def busy(context: AIOContext) -> AsyncIterator[FullPipe]:
-    """Keep the only worker of `context` busy, until `release`."""
-    with full_pipe() as pipe:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_write_to, context, pipe)
-            await wait_all_tasks_blocked()
-            yield pipe
-            pipe.release()
-
-
-async def _write_to(context: AIOContext, pipe: FullPipe) -> None:
-    with pytest.raises(OSError, match="Illegal seek"):  # written, and a pipe has no position
-        await context._perform(pipe.request())
-
-
-def idle(context: AIOContext) -> bool:
-    """Whether all slots are back."""
-    now = context.statistics()
-    return (now.in_flight, now.queued) == (0, 0)
-
-
-async def until_idle(context: AIOContext) -> None:
-    while not idle(context):
-        await trio.lowlevel.checkpoint()
-
-
-async def cancelled_while_blocked(call: Callable[[], Awaitable[Any]]) -> bool:
-    """Start a call, cancel it once every task waits, and say whether it raised Cancelled."""
-    with trio.CancelScope() as scope:
-        async with trio.open_nursery() as nursery:
-
-            async def cancel() -> None:
-                await wait_all_tasks_blocked()
-                scope.cancel()
-
-            nursery.start_soon(cancel)
-            await call()
-    return scope.cancelled_caught
 
 
 # ---- it never ran
@@ -221,7 +180,8 @@ async def test_a_write_that_a_worker_has_begun_is_waited_for(disk: Path) -> None
             request = pipe.request()
 
             async def cancel_twice_then_release() -> None:
-                await wait_all_tasks_blocked()
+                while not pipe.begun:
+                    await trio.lowlevel.checkpoint()
                 scope.cancel()
                 scope.cancel()
                 with trio.CancelScope(shield=True):
@@ -291,7 +251,7 @@ async def test_an_abandoned_read_gives_up_at_once_and_its_memory_stays(disk: Pat
             engine.workers.withdraw = lambda _: False  # as if a worker had begun it
             async with busy(context):
                 with trio.CancelScope() as scope:
-                    nursery.start_soon(_cancel_when_blocked, scope)
+                    nursery.start_soon(cancel_when_blocked, scope)
                     await file.preadinto(buffer, 0)
                 assert scope.cancelled_caught
                 assert buffer == b"-" * BLOCK
@@ -306,11 +266,6 @@ async def test_an_abandoned_read_gives_up_at_once_and_its_memory_stays(disk: Pat
                 await trio.lowlevel.checkpoint()
         assert buffer == data[:BLOCK]  # the late result went to the memory it was promised
         await file.aclose()
-
-
-async def _cancel_when_blocked(scope: trio.CancelScope) -> None:
-    await wait_all_tasks_blocked()
-    scope.cancel()
 
 
 @pytest.mark.trio

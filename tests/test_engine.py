@@ -290,14 +290,19 @@ def test_a_bad_request_in_the_middle_of_a_batch_fails_alone(file: tuple[Path, by
         made.wait_for(watch)
 
 
-def test_requests_of_one_tick_are_submitted_with_one_call(file: tuple[Path, bytes]) -> None:
-    with loop(16, gather=True) as made, opened(file[0], DIRECT) as fd:
+def test_a_lone_request_goes_at_once_and_those_of_one_tick_with_one_call(file: tuple[Path, bytes]) -> None:
+    with empty_pipe() as (reader, writer), loop(16, gather=True) as made, opened(file[0], DIRECT) as fd:
         descriptor = made.descriptor(fd)
         requests = [direct_read(made, descriptor, BLOCK, i * BLOCK) for i in range(10)]
+        watch = poll(reader)
+        made.submit(watch)
+        assert (watch.state, made.engine.submit_calls) == (State.KERNEL_IN_FLIGHT, 1)
         made.submit(*requests)
-        assert made.engine.submit_calls == 1  # the first found the lane empty and went at once
+        assert {request.state for request in requests} == {State.KERNEL_PREPARED}
         made.wait_for(*requests)
         assert made.engine.submit_calls == 2
+        os.write(writer, b"x")
+        made.wait_for(watch)
 
 
 def test_the_bytes_in_the_kernel_lane_are_bounded() -> None:

@@ -19,6 +19,7 @@ from trio.testing import wait_all_tasks_blocked
 from trio_aio import RWF, AIOContext, AsyncFile, open_aio
 
 from ._support import BLOCK, content, evict, full_pipe, make_file
+from ._tasks import cancel_when_blocked, write_to
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -327,7 +328,7 @@ async def test_cursor_calls_take_turns_in_order(disk: Path) -> None:
 
         with full_pipe() as pipe:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_swallow, context, pipe)
+                nursery.start_soon(write_to, context, pipe)
                 await wait_all_tasks_blocked()
                 nursery.start_soon(file.write, b"first")  # waits for the worker
                 await wait_all_tasks_blocked()
@@ -340,31 +341,21 @@ async def test_cursor_calls_take_turns_in_order(disk: Path) -> None:
         assert results == {i: expected[5 + 100 * i :][:100] for i in range(10)}
 
 
-async def _swallow(context: AIOContext, pipe: Any) -> None:
-    with pytest.raises(OSError, match="Illegal seek"):
-        await context._perform(pipe.request())
-
-
 async def test_a_cancelled_task_gives_its_turn_up(disk: Path) -> None:
     path, data = make_file(disk)
     async with AIOContext(max_workers=1) as context, open_aio(path, "r+b", context=context) as file:
         with full_pipe() as pipe:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_swallow, context, pipe)
+                nursery.start_soon(write_to, context, pipe)
                 await wait_all_tasks_blocked()
                 nursery.start_soon(file.write, b"first")
                 await wait_all_tasks_blocked()
                 with trio.CancelScope() as scope:
-                    nursery.start_soon(_cancel, scope)
+                    nursery.start_soon(cancel_when_blocked, scope)
                     await file.read(100)
                 assert scope.cancelled_caught
                 pipe.release()
         assert await file.read(5) == data[5:10]
-
-
-async def _cancel(scope: trio.CancelScope) -> None:
-    await wait_all_tasks_blocked()
-    scope.cancel()
 
 
 # ---- the rest
