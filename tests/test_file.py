@@ -409,18 +409,40 @@ async def test_direct_files_read_and_write_the_same_bytes(filesystem: Path) -> N
     assert whole == path.read_bytes() == expected + new[:BLOCK]
 
 
-async def test_a_misaligned_direct_call_is_refused_with_the_alignment(disk: Path) -> None:
+@pytest.mark.parametrize("length", [300, 2 * BLOCK, 16 * BLOCK + 77])
+async def test_direct_reads_take_any_offset_size_and_buffer(filesystem: Path, length: int) -> None:
+    path, data = make_file(filesystem, length)
+    edges = sorted(
+        {0, 1, 511, 512, 513, BLOCK - 1, BLOCK, BLOCK + 1, length - 513, length - 1, length, length + 1, length + BLOCK}
+        & set(range(1 << 20))
+    )
+    async with open_aio(path, direct=True) as file:
+        for offset in edges:
+            for size in (1, 511, 512, 1025, BLOCK, 3 * BLOCK + 5):
+                expected = data[offset : offset + size]
+                assert await file.pread(size, offset) == expected
+                buffer = bytearray(size + 2)
+                assert await file.preadinto(memoryview(buffer)[1:-1], offset) == len(expected)
+                assert buffer == b"\0" + expected + bytes(size - len(expected) + 1)
+                parts = [bytearray(1), bytearray(0), bytearray(size)]
+                assert await file.preadv(parts, offset) == len(data[offset : offset + size + 1])
+                assert b"".join(parts) == data[offset : offset + size + 1].ljust(size + 1, b"\0")
+        await file.seek(3)
+        assert await file.read(100) == data[3:103]
+        assert await file.read() == data[103:]
+        assert await file.tell() == length
+
+
+async def test_a_misaligned_direct_write_is_refused_with_the_alignment(disk: Path) -> None:
     path, data = make_file(disk)
     async with open_aio(path, "r+b", direct=True) as file:
         unit = file.alignment.offset
         assert unit > 1
         for call in (
-            lambda: file.pread(unit, 1),
-            lambda: file.pread(unit + 1, 0),
-            lambda: file.preadinto(bytearray(unit - 1), 0),
-            lambda: file.preadv([bytearray(unit), bytearray(1)], 0),
             lambda: file.pwrite(b"x", 0),
+            lambda: file.pwrite(bytes(unit), 1),
             lambda: file.pwritev([b"x"], 0),
+            lambda: file.write(b"x"),
         ):
             with pytest.raises(ValueError, match=f"multiples of {unit} bytes"):
                 await call()

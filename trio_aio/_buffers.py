@@ -52,10 +52,6 @@ class Vector:
         self.address: int = int(ffi.cast("uintptr_t", self.held))
         self.length: int = sum(export.length for export in exports)  # bytes in all
 
-    def is_aligned(self, memory: int, length: int) -> bool:
-        """Whether every part is, as direct I/O wants it."""
-        return not any(export.address % memory or export.length % length for export in self.exports)
-
 
 def _hold(buffer: ReadableBuffer, writable: bool) -> CData:
     try:
@@ -151,9 +147,9 @@ class Slab:
             ffi.memmove(ffi.cast("char *", at), export.held, export.length)
             at += export.length
 
-    def scatter(self, exports: list[Export], size: int) -> None:
-        """Copy its first `size` bytes into callers', in order."""
-        at = self.address
+    def scatter(self, exports: list[Export], size: int, start: int = 0) -> None:
+        """Copy `size` bytes of it from `start` on into callers', in order."""
+        at = self.address + start
         for export in exports:
             count = min(export.length, size)
             ffi.memmove(export.held, ffi.cast("char *", at), count)

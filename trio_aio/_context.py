@@ -19,6 +19,7 @@ from trio_aio._arguments import NO_FLAGS, checked_flags, checked_offset, checked
 from trio_aio._backends import current_backend
 from trio_aio._buffers import export_buffer, export_vector
 from trio_aio._descriptor import Descriptor, describe
+from trio_aio._direct import Bounced, check_alignment, is_aligned
 from trio_aio._errors import os_error
 from trio_aio._inline_lane import INLINE_LIMIT
 from trio_aio._request import Operation, Request, State
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
     from trio_aio._backends import Backend
-    from trio_aio._buffers import Slab, Vector
+    from trio_aio._buffers import Vector
 
 __all__ = ("AIOContext", "AIOStatistics", "current_context")
 
@@ -396,30 +397,24 @@ class AIOContext:
         return bytes(memory) if n == size else bytes(memoryview(memory)[:n])
 
     async def _pread_direct(self, descriptor: Descriptor, size: int, offset: int, flags: int, abandon: bool) -> bytes:
-        _check_alignment(descriptor, offset, size)
         if size == 0:
             await self._checkpoint()
             return b""
-        with _Bounced(self._check(), Operation.READ, descriptor, size, offset, flags) as bounced:
-            n = await self._perform(bounced.request, abandon=abandon)
-            return bounced.slab.read(n)
+        with Bounced(self._check(), Operation.READ, descriptor, size, offset, flags) as bounced:
+            return bounced.read(await self._perform(bounced.request, abandon=abandon))
 
     async def _preadinto(self, descriptor: Descriptor, buffer: WriteableBuffer, offset: int, flags: int, abandon: bool) -> int:
         export = export_buffer(buffer, writable=True)
         size = export.length
-        _check_alignment(descriptor, offset, size)
         engine = self._check()
         assert self._backend is not None
         if size == 0:
             await self._checkpoint()
             return 0
-        if descriptor.direct:
-            if export.address % descriptor.alignment.memory:
-                with _Bounced(engine, Operation.READ, descriptor, size, offset, flags) as bounced:
-                    n = await self._perform(bounced.request, abandon=abandon)
-                    bounced.slab.scatter([export], n)
-                    return n
-        elif size <= INLINE_LIMIT and not flags and (descriptor.read_route is None or descriptor.read_route.nowait):
+        if not is_aligned(descriptor, offset, size, [export]):
+            with Bounced(engine, Operation.READ, descriptor, size, offset, flags) as bounced:
+                return bounced.scatter([export], await self._perform(bounced.request, abandon=abandon))
+        if not descriptor.direct and size <= INLINE_LIMIT and not flags and (descriptor.read_route is None or descriptor.read_route.nowait):
             await self._backend.checkpoint_if_cancelled()
             n = engine.inline.read_into(descriptor, export.address, size, offset)
             if n >= 0:
@@ -428,52 +423,50 @@ class AIOContext:
         return await self._perform(Request(Operation.READ, descriptor, export.address, size, offset, flags, export), abandon=abandon)
 
     async def _preadv(self, descriptor: Descriptor, buffers: Sequence[WriteableBuffer], offset: int, flags: int, abandon: bool) -> int:
-        return await self._perform_vector(Operation.READV, descriptor, export_vector(buffers, writable=True), offset, flags, abandon)
+        vector = export_vector(buffers, writable=True)
+        if not vector.length or is_aligned(descriptor, offset, vector.length, vector.exports):
+            return await self._perform_vector(Operation.READV, descriptor, vector, offset, flags, abandon)
+        with Bounced(self._check(), Operation.READ, descriptor, vector.length, offset, flags) as bounced:
+            return bounced.scatter(vector.exports, await self._perform(bounced.request, abandon=abandon))
 
     async def _pwritev(self, descriptor: Descriptor, buffers: Sequence[ReadableBuffer], offset: int, flags: int) -> int:
-        return await self._perform_vector(Operation.WRITEV, descriptor, export_vector(buffers, writable=False), offset, flags, False)
+        vector = export_vector(buffers, writable=False)
+        check_alignment(descriptor, offset, vector.length)
+        if not vector.length or is_aligned(descriptor, offset, vector.length, vector.exports):
+            return await self._perform_vector(Operation.WRITEV, descriptor, vector, offset, flags, False)
+        with Bounced(self._check(), Operation.WRITE, descriptor, vector.length, offset, flags) as bounced:
+            bounced.slab.gather(vector.exports)
+            return await self._perform(bounced.request)
 
     async def _perform_vector(
         self, operation: Operation, descriptor: Descriptor, vector: Vector, offset: int, flags: int, abandon: bool
     ) -> int:
-        size = vector.length
-        alignment = descriptor.alignment
-        _check_alignment(descriptor, offset, size)
-        if size == 0:
+        if not vector.length:
             await self._checkpoint()
             return 0
-        if not descriptor.direct or vector.is_aligned(alignment.memory, alignment.offset):
-            request = Request(operation, descriptor, vector.address, len(vector.exports), offset, flags, vector, nbytes=size)
-            return await self._perform(request, abandon=abandon)
-        flat = Operation.READ if operation is Operation.READV else Operation.WRITE
-        with _Bounced(self._check(), flat, descriptor, size, offset, flags) as bounced:
-            if flat is Operation.WRITE:
-                bounced.slab.gather(vector.exports)
-            n = await self._perform(bounced.request, abandon=abandon)
-            if flat is Operation.READ:
-                bounced.slab.scatter(vector.exports, n)
-            return n
+        request = Request(operation, descriptor, vector.address, len(vector.exports), offset, flags, vector, nbytes=vector.length)
+        return await self._perform(request, abandon=abandon)
 
     async def _pwrite(self, descriptor: Descriptor, data: ReadableBuffer, offset: int, flags: int) -> int:
         export = export_buffer(data, writable=False)
         size = export.length
-        _check_alignment(descriptor, offset, size)
+        check_alignment(descriptor, offset, size)
         if size == 0:
             await self._checkpoint()
             return 0
-        if descriptor.direct and export.address % descriptor.alignment.memory:
-            with _Bounced(self._check(), Operation.WRITE, descriptor, size, offset, flags) as bounced:
-                bounced.slab.gather([export])
-                return await self._perform(bounced.request)
-        return await self._perform(Request(Operation.WRITE, descriptor, export.address, size, offset, flags, export))
+        if is_aligned(descriptor, offset, size, [export]):
+            return await self._perform(Request(Operation.WRITE, descriptor, export.address, size, offset, flags, export))
+        with Bounced(self._check(), Operation.WRITE, descriptor, size, offset, flags) as bounced:
+            bounced.slab.gather([export])
+            return await self._perform(bounced.request)
 
     async def _append(self, descriptor: Descriptor, data: ReadableBuffer) -> tuple[int, int]:
         """Write to a descriptor with O_APPEND; give the position behind it and the number of bytes."""
         export = export_buffer(data, writable=False)
         size = export.length
-        _check_alignment(descriptor, 0, size)
-        if descriptor.direct and export.address % descriptor.alignment.memory:
-            with _Bounced(self._check(), Operation.APPEND, descriptor, size, 0, 0) as bounced:
+        check_alignment(descriptor, 0, size)
+        if not is_aligned(descriptor, 0, size, [export]):
+            with Bounced(self._check(), Operation.APPEND, descriptor, size, 0, 0) as bounced:
                 bounced.slab.gather([export])
                 return await self._perform(bounced.request), size
         return await self._perform(Request(Operation.APPEND, descriptor, export.address, size, owned=export)), size
@@ -574,34 +567,11 @@ class _Leased:
             del self._context._by_fd[self._fd]
 
 
-class _Bounced:
-    """A request through a slab, which goes back to the pool afterwards unless the request was abandoned and still uses it."""
-
-    def __init__(self, engine: _engine.Engine, operation: Operation, descriptor: Descriptor, size: int, offset: int, flags: int) -> None:
-        self._engine: _engine.Engine = engine
-        self.slab: Slab = engine.buffers.take(size)
-        self.request: Request = Request(operation, descriptor, self.slab.address, size, offset, flags, self.slab)
-        self.request.cold = self.slab.cold
-
-    def __enter__(self) -> _Bounced:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.request.finished or self.request.state is State.CREATED:
-            self._engine.buffers.give_back(self.slab)
-
-
 def _checked_descriptor(fd: int) -> int:
     fd = operator.index(fd)
     if not 0 <= fd < 1 << 31:
         raise os_error(errno.EBADF, fd)
     return fd
-
-
-def _check_alignment(descriptor: Descriptor, offset: int, size: int) -> None:
-    unit = descriptor.alignment.offset
-    if offset % unit or size % unit:
-        raise ValueError(f"direct I/O on this file takes offsets and sizes that are multiples of {unit} bytes, not {offset} and {size}")
 
 
 _living: weakref.WeakSet[AIOContext] = weakref.WeakSet()

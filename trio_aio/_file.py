@@ -247,10 +247,8 @@ class AsyncFile:
             parts = []
             # The size is only a hint: the file may grow meanwhile, and those of /proc say 0.
             expected = max(await self.size() - position, 0)
-            unit = self.alignment.offset
             while True:
                 want = min(max(expected, 4096), _LARGEST_READ)
-                want += -want % unit
                 part = await self.pread(want, position)
                 position += len(part)
                 parts.append(part)

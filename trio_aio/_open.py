@@ -100,7 +100,7 @@ def open_aio(
     - `buffering`: accepted and of no effect; binary files are not buffered.
     - `closefd`: whether `file`, if it is a descriptor, is closed with the file. A path needs True.
     - `opener`: called as ``opener(file, flags)``, in a thread; gives an open descriptor.
-    - `direct`: O_DIRECT. Offsets and sizes must then be multiples of ``file.alignment.offset`` (ValueError).
+    - `direct`: O_DIRECT. Offsets and sizes of writes must then be multiples of ``file.alignment.offset`` (ValueError).
     - `abandon_on_cancel`: a cancelled read gives up waiting at once, for devices that may hang. Its memory stays with the context.
     - `context`: the `AIOContext` that serves the file; if not given, the one that all files of this run share.
 
