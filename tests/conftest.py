@@ -75,7 +75,7 @@ class _Mounts:
         if kind not in self._mounted:
             need(os.geteuid() == 0, f"root, to mount {kind}")
             folder = self._root / kind
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
             make: Callable[[Path], Path] = getattr(self, f"_mount_{kind}", lambda folder: self._mount_image(kind, folder))
             self._mounted[kind] = make(folder)
         return self._mounted[kind]

@@ -20,7 +20,7 @@ from ._support import BLOCK, content, empty_pipe, evict, full_pipe, make_file
 from ._tasks import busy, cancel_when_blocked, cancelled_while_blocked, idle, until_idle
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
 if sys.version_info < (3, 11):
@@ -377,6 +377,15 @@ async def test_cancel_at_every_tick_of_open_leaves_no_descriptor(disk: Path) -> 
     pytest.fail("it never completed")
 
 
+@pytest.fixture
+def _sigint() -> Iterator[None]:
+    # A shell starts what it puts into the background with SIGINT ignored, and trio then leaves it so.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_sigint")
 def test_keyboard_interrupt_with_requests_in_flight_ends_the_run(disk: Path) -> None:
     path, _ = make_file(disk)
 

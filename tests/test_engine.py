@@ -8,15 +8,18 @@ import itertools
 import os
 import random
 import select
+import subprocess
+import sys
+import textwrap
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from trio_aio import _kernel_context
 from trio_aio._buffers import LARGEST_SLAB, Slab, export_buffer, export_vector
-from trio_aio._descriptor import Descriptor, StatRecord
+from trio_aio._descriptor import DescriptionRecord, Descriptor, StatRecord
 from trio_aio._engine import DIRECT_LIMIT, Engine, _skip
 from trio_aio._errors import setup_error
 from trio_aio._native import lib
@@ -68,6 +71,15 @@ def poll(fd: int) -> Request:
     return Request(Operation.POLL, Descriptor(fd, fd), address=select.POLLIN)
 
 
+def closed_like(descriptor: Descriptor) -> Descriptor:
+    """Give a descriptor that io_submit refuses (EBADF), on the same device."""
+    gone = Descriptor(os.dup(descriptor.fd), "gone")
+    gone.direct, gone.size = True, descriptor.size
+    gone.read_route, gone.write_route = descriptor.read_route, descriptor.write_route
+    os.close(gone.fd)
+    return gone
+
+
 @pytest.fixture
 def engine_loop() -> Iterator[Loop]:
     with loop() as made:
@@ -114,6 +126,29 @@ def test_workers_do_what_else_a_file_needs(engine_loop: Loop, file: tuple[Path, 
         assert engine_loop.run(Request(Operation.FALLOCATE, descriptor, length=BLOCK)) == [0]
         assert engine_loop.run(Request(Operation.SEEK, descriptor, offset=-1, flags=os.SEEK_END)) == [BLOCK - 1]
         assert engine_loop.run(Request(Operation.FSYNC, descriptor), Request(Operation.FDATASYNC, descriptor)) == [0, 0]
+
+
+def test_workers_open_and_close(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+    path, data = file
+    record, name = DescriptionRecord(), export_buffer(os.fsencode(path) + b"\0", writable=False)
+    request = Request(Operation.OPEN, Descriptor(-1), name.address, flags=os.O_RDONLY | os.O_CLOEXEC, owned=name, extra=record.address)
+    [fd] = engine_loop.run(request)
+    assert os.fstat(fd).st_size == record.value.size == len(data)
+    assert engine_loop.run(Request(Operation.CLOSE, Descriptor(fd))) == [0]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
+def test_one_eventfd_tells_of_both_lanes_and_each_request_is_counted_once(file: tuple[Path, bytes]) -> None:
+    path, _ = file
+    with loop(gather=True) as made, opened(path, DIRECT) as fd, opened(path, os.O_RDWR) as plain:
+        descriptor, buffered, engine = made.descriptor(fd), made.descriptor(plain), made.engine
+        requests = [direct_read(made, descriptor, BLOCK, 0), read(buffered, 100, 0), write(buffered, b"12", 8 * BLOCK)]
+        assert made.run(*requests) == [BLOCK, 100, 2]
+        assert sorted(map(id, made.woken)) == sorted(map(id, requests))
+        assert (engine.submitted_kernel, engine.submitted_workers, engine.completed) == (1, 2, 3)
+        assert (engine.bytes_read, engine.bytes_written) == (BLOCK + 100, 2)
+        assert (engine.outstanding, engine.in_flight, engine.queued, engine.cancelled, engine.retried) == (0, 0, 0, 0, 0)
 
 
 def test_the_kernel_lane_reads_and_overwrites_direct_files(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
@@ -276,9 +311,7 @@ def test_a_bad_request_in_the_middle_of_a_batch_fails_alone(file: tuple[Path, by
         watch = poll(reader)
         made.submit(watch)  # something is in flight: what follows is gathered
         requests = [direct_read(made, descriptor, BLOCK, i * BLOCK) for i in range(9)]
-        gone = Descriptor(os.dup(fd), "gone")
-        gone.direct, gone.size = True, descriptor.size
-        os.close(gone.fd)
+        gone = closed_like(descriptor)
         bad = (0, 4, 5, 8)
         for i in bad:
             requests[i].descriptor = gone
@@ -288,6 +321,21 @@ def test_a_bad_request_in_the_middle_of_a_batch_fails_alone(file: tuple[Path, by
         assert [request.result for request in requests] == [-errno.EBADF if i in bad else BLOCK for i in range(9)]
         os.write(writer, b"x")
         made.wait_for(watch)
+
+
+def test_the_slot_of_a_refused_request_goes_to_the_next_though_nothing_completes(file: tuple[Path, bytes]) -> None:
+    with empty_pipe() as (reader, writer), loop(2, gather=True) as made, opened(file[0], DIRECT) as fd:
+        descriptor = made.descriptor(fd)
+        watch = poll(reader)
+        bad, good = direct_read(made, closed_like(descriptor), BLOCK, 0), direct_read(made, descriptor, BLOCK, 0)
+        made.submit(watch, bad, good)
+        assert (bad.state, good.state) == (State.KERNEL_PREPARED, State.KERNEL_QUEUED)
+        made.flush()
+        assert bad.result == -errno.EBADF
+        queued = good.state is State.KERNEL_QUEUED
+        os.write(writer, b"x")
+        made.wait_for(watch, good)
+        assert not queued
 
 
 def test_a_lone_request_goes_at_once_and_those_of_one_tick_with_one_call(file: tuple[Path, bytes]) -> None:
@@ -427,6 +475,16 @@ def test_a_direct_file_without_nowait_is_tried_without_it_and_found_synchronous(
         assert route.detour == DETOUR - 1
 
 
+def test_a_request_that_was_refused_says_nothing_of_the_device(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+    with opened(file[0], DIRECT) as fd:
+        descriptor = engine_loop.descriptor(fd)
+        route = descriptor.read_route
+        assert route is not None
+        route.nowait = False  # from here on one strike is enough
+        assert engine_loop.run(direct_read(engine_loop, closed_like(descriptor), BLOCK, 0)) == [-errno.EBADF]
+        assert (route.strikes, route.detour) == (0, 0)
+
+
 # ---- order
 
 
@@ -444,6 +502,33 @@ def test_a_sync_waits_for_the_writes_before_it_and_not_for_later_ones(file: tupl
         assert sync.result == 0
 
 
+def test_a_sync_that_starts_may_find_the_write_that_the_next_one_waits_for_done(file: tuple[Path, bytes]) -> None:
+    with loop(16, 1) as made, opened(file[0], DIRECT) as fd, full_pipe() as before, full_pipe() as after:
+        descriptor = made.descriptor(fd)
+        assert made.engine.has_kernel_lane()
+        lane = made.engine.kernel
+        assert lane is not None
+        submit = lane.submit
+
+        def submit_when_the_second_write_is_done() -> Any:
+            before.release()
+            while not after.begun:  # what the only worker did before is complete
+                os.sched_yield()
+            return submit()
+
+        lane.submit = submit_when_the_second_write_is_done  # type: ignore[method-assign]
+        syncs = [Request(Operation.FSYNC, descriptor) for _ in range(2)]
+        first, second = write(descriptor, b"", 0), write(descriptor, b"", 0)
+        first.cold = second.cold = True  # for the workers
+        made.submit(first, syncs[0], before.request(), second, syncs[1], after.request())
+        assert [sync.state for sync in syncs] == [State.HELD] * 2
+        try:
+            made.wait_for(*syncs)
+        finally:
+            after.release()
+        assert [sync.result for sync in syncs] == [0, 0]
+
+
 def test_a_close_waits_for_all_requests_of_its_descriptor(file: tuple[Path, bytes]) -> None:
     with loop(8, 1) as made, full_pipe() as pipe:
         descriptor = made.descriptor(os.open(file[0], os.O_RDONLY))
@@ -451,6 +536,7 @@ def test_a_close_waits_for_all_requests_of_its_descriptor(file: tuple[Path, byte
         request, closing = read(descriptor, 10, 0), Request(Operation.CLOSE, descriptor)
         made.submit(request, closing)
         assert closing.state is State.HELD
+        assert not made.engine.cancel(closing)  # a close happens whatever becomes of its task
         os.fstat(descriptor.fd)
         pipe.release()
         made.wait_for(closing)
@@ -613,14 +699,46 @@ def test_an_engine_can_be_drained_by_a_thread(file: tuple[Path, bytes]) -> None:
         os.fstat(descriptor.fd)
 
 
-def test_closing_ends_a_poll_with_an_error(engine_loop: Loop) -> None:
+def test_draining_a_long_queue_does_not_recurse(on_filesystem: Callable[[str], Path]) -> None:
+    path, _ = make_file(on_filesystem("tmpfs"))  # where a read is complete when io_submit returns
+    made = Loop(1, 1, gather=True)
+    with opened(path, DIRECT) as fd, empty_pipe() as (reader, writer):
+        descriptor = made.descriptor(fd)
+        assert descriptor.read_route is not None
+        descriptor.read_route.nowait = False
+        requests = [poll(reader), *(direct_read(made, descriptor, BLOCK, 0) for _ in range(sys.getrecursionlimit()))]
+        made.submit(*requests)
+        for request in requests:
+            request.waiter = None
+        os.write(writer, b"x")
+        made.engine.drain()
+    assert {request.result for request in requests[1:]} == {BLOCK}
+
+
+def test_closing_ends_polls_with_an_error_wherever_they_are() -> None:
+    with loop(2, gather=True) as made, empty_pipe() as (reader, writer):
+        requests = [poll(reader) for _ in range(4)]
+        made.submit(*requests)
+        assert [request.state.name for request in requests] == ["KERNEL_IN_FLIGHT", "KERNEL_PREPARED", "KERNEL_QUEUED", "KERNEL_QUEUED"]
+        made.engine.cancel_polls()
+        made.wait_for(requests[0])
+        results = [request.result for request in requests]
+        os.write(writer, b"x")  # for those that were forgotten
+        made.settle()
+        assert results == [-errno.ECANCELED] * 4
+        assert not any(request.took_no_effect for request in requests)
+        assert sorted(map(id, made.woken)) == sorted(map(id, requests))
+        assert made.engine.cancelled == 4
+
+
+def test_a_poll_that_its_task_cancelled_stays_so_when_the_context_closes(engine_loop: Loop) -> None:
     with empty_pipe() as (reader, _):
         request = poll(reader)
         engine_loop.submit(request)
+        assert not engine_loop.engine.cancel(request)
         engine_loop.engine.cancel_polls()
         engine_loop.wait_for(request)
-        assert request.result == -errno.ECANCELED
-        assert not request.took_no_effect
+        assert request.took_no_effect
 
 
 # ---- without native AIO, and its contexts
@@ -659,3 +777,22 @@ def test_a_larger_kernel_context_replaces_the_spare() -> None:
     _kernel_context.release(large)
     assert _kernel_context.acquire(500) is large
     _kernel_context.release(large)
+
+
+def test_a_smaller_spare_is_not_used_and_the_spare_is_not_the_childs() -> None:
+    program = """
+    import os
+    from trio_aio import _kernel_context as contexts
+    spare = contexts.acquire(4)
+    contexts.release(spare)
+    pid = os.fork()
+    if not pid:
+        os._exit(contexts._spare is not None)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert contexts.acquire(4) is spare
+    contexts.release(spare)
+    larger = contexts.acquire(1000)
+    assert larger is not spare and larger.nr_events == 1000
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -90,7 +90,6 @@ class Engine:
         self._wake: Callable[[Request], None] = wake
         self._plug: Callable[[], None] = plug
         self._plugged: bool = False
-        self._closing: bool = False
         self._dropped: deque[Descriptor] = deque()
         # Finalizers drop descriptors from any thread, perhaps while `close` runs; reentrant, because the collector may run in here.
         self._drop_lock: threading.RLock = threading.RLock()
@@ -243,16 +242,18 @@ class Engine:
         if refused:
             for token, result, transferred in refused:
                 self._complete(token, result, transferred)
+            self._pump()  # their slots are free, and no completion may follow that would see to it
             eventfd_write(self.event_fd, 1)  # the loop may be about to sleep, with these tasks just made ready
         if not tried and lane.in_flight == lane.prepared:
             self._give_up_on_full_ring(lane)
         self.reap(drain=False)
         for request in tried:
-            if not request.probing and _TRANSFERS[request.operation]:
-                if request.state is State.COMPLETED:
-                    self._route_of(request).strike()  # done when io_submit returned: the loop's thread paid for it
-                else:
-                    self._route_of(request).clear()
+            if request.probing or not _TRANSFERS[request.operation]:
+                continue
+            if request.state is not State.COMPLETED:
+                self._route_of(request).clear()
+            elif request.result >= 0:  # an error says nothing of the device
+                self._route_of(request).strike()  # done when io_submit returned: the loop's thread paid for it
 
     def _give_up_on_full_ring(self, lane: KernelLane) -> None:
         """EAGAIN with nothing in flight (the kernel is out of memory, say): no completion would ever make us try again."""
@@ -307,8 +308,8 @@ class Engine:
         else:
             if request.cancel_accepted and result == 0:
                 self.cancelled += 1
-                if self._closing:
-                    result = _ECANCELED  # its task did not ask for it
+                if not request.cancel_requested:
+                    result = _ECANCELED  # `cancel_polls` asked for it, not its task
             self._finish(request, result)
 
     def _complete_transfer(self, request: Request, result: int) -> None:
@@ -375,16 +376,14 @@ class Engine:
             self._wake(request)
 
     def _release_syncs(self, descriptor: Descriptor, write: Request) -> None:
-        still_held = []
         for sync in descriptor.held:
             assert sync.waits_for is not None
             sync.waits_for.discard(write)
-            if sync.waits_for:
-                still_held.append(sync)
-            else:
-                sync.waits_for = None
-                self._route(sync)
-        descriptor.held = still_held
+        ready = [sync for sync in descriptor.held if not sync.waits_for]
+        descriptor.held = [sync for sync in descriptor.held if sync.waits_for]
+        for sync in ready:  # last: `_route` may reap the write that another sync waits for, and come back here
+            sync.waits_for = None
+            self._route(sync)
 
     # ---- giving up
 
@@ -393,6 +392,8 @@ class Engine:
         request.cancel_requested = True
         state = request.state
         lane = self.kernel
+        if request.operation is Operation.CLOSE:
+            return False  # it happens whatever becomes of its task
         if request.transferred and not _READ_LIKE[request.operation]:
             return False  # the first part is written
         if state is State.HELD:
@@ -429,12 +430,22 @@ class Engine:
 
     def cancel_polls(self) -> None:
         """End the requests that may otherwise never end; they fail with ECANCELED. For closing."""
-        self._closing = True
-        if self.kernel is None:
+        lane = self.kernel
+        if lane is None:
             return
-        for request in list(self.kernel.requests()):
-            if request.operation is Operation.POLL and not request.cancel_accepted:
-                self.cancel(request)
+        for request in [*lane.requests(), *lane.waiting()]:
+            if request.operation is not Operation.POLL:
+                continue
+            if request.state is State.KERNEL_IN_FLIGHT:
+                request.cancel_accepted = request.cancel_accepted or lane.cancel(request)
+                continue
+            if request.state is State.KERNEL_QUEUED:
+                lane.withdraw_queued(request)
+            else:
+                lane.withdraw_prepared(request)
+            self.cancelled += 1
+            self._finish(request, _ECANCELED)
+        self._pump()
 
     # ---- the end
 
@@ -450,13 +461,16 @@ class Engine:
 
     def drain(self) -> None:
         """Wait, blocking, until nothing is out, and close. For a thread that took the engine over from its event loop."""
-        self._plug = self.flush
+        self._plug = _no_plug
         self.flush()
         readable = select.poll()
         readable.register(self.event_fd, select.POLLIN)
         while self.outstanding or self._dropped:
-            readable.poll()
-            self.reap(drain=True)
+            if self._plugged:
+                self.flush()  # from here, since `flush` inside `flush` would recurse once for each queued request
+            else:
+                readable.poll()
+                self.reap(drain=True)
         self.stop()
         self.close()
 
@@ -486,6 +500,10 @@ class Engine:
             self.kernel.close()
             _kernel_context.release(self.kernel.context)
             self.kernel = None
+
+
+def _no_plug() -> None:
+    """Let `drain` look at `_plugged` itself."""
 
 
 def _skip(request: Request, count: int) -> None:

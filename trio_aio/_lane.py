@@ -83,6 +83,10 @@ class Lane:
         """Give the requests that have a slot."""
         return (request for request in self.holders if request is not None)
 
+    def waiting(self) -> Iterator[Request]:
+        """Give the requests that wait for a slot, in order."""
+        return iter(self._queue)
+
     def _has_room(self, request: Request) -> bool:
         return self._bytes + request.nbytes <= self.byte_limit or len(self._free) == self.slots
 

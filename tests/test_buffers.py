@@ -1,0 +1,107 @@
+"""Aligned memory and its pool, and the addresses of callers' buffers."""
+
+from __future__ import annotations
+
+import array
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from trio_aio._buffers import CHUNK, LARGEST_SLAB, PAGE, BufferPool, Chunk, Slab, export_buffer, export_vector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class WarmPool(BufferPool):
+    """A pool whose chunks are made at once; it remembers which."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit, self._warm)
+        self.made: list[Chunk] = []
+
+    def _warm(self, chunk: Chunk) -> None:
+        chunk.warm = True
+        self.made.append(chunk)
+
+
+@pytest.fixture
+def pool() -> Iterator[WarmPool]:
+    made = WarmPool(CHUNK)
+    yield made
+    made.clear()
+
+
+@pytest.mark.parametrize("size", [0, 1, PAGE, PAGE + 1, 3 * PAGE, LARGEST_SLAB - 1, LARGEST_SLAB, LARGEST_SLAB + 1, 3 * CHUNK + 5])
+def test_a_slab_is_aligned_and_large_enough(pool: WarmPool, size: int) -> None:
+    slab = pool.take(size)
+    assert slab.address % PAGE == 0
+    assert slab.capacity >= size
+    export = export_buffer(bytes([7]) * size, writable=False)
+    slab.gather([export])
+    assert slab.read(size) == bytes([7]) * size
+    pool.give_back(slab)
+
+
+def test_slabs_do_not_overlap_and_are_used_again(pool: WarmPool) -> None:
+    slabs = [pool.take(size) for size in (PAGE, 3 * PAGE, LARGEST_SLAB) * 20]
+    spans = sorted((slab.address, slab.address + slab.capacity) for slab in slabs)
+    assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+    pool.give_back(slabs[0])
+    assert pool.take(PAGE) is slabs[0]
+    assert set(Counter(map(id, pool.made)).values()) == {1}  # each chunk was made once
+
+
+def test_no_more_than_the_limit_is_kept_warm(pool: WarmPool) -> None:
+    slabs = [pool.take(LARGEST_SLAB) for _ in range(8)]
+    chunks = list({id(slab.chunk): slab.chunk for slab in slabs}.values())
+    assert [chunk.warm for chunk in chunks] == [True] * 4
+    for slab in slabs:
+        pool.give_back(slab)
+    assert sum(chunk.warm for chunk in chunks) == 1
+    again = [pool.take(LARGEST_SLAB) for _ in range(8)]
+    assert len({slab.address for slab in again}) == 8
+
+
+def test_memory_is_made_for_the_first_request_once(pool: WarmPool) -> None:
+    pool.prepare()
+    pool.prepare()
+    slab = pool.take(PAGE)
+    assert pool.made == [slab.chunk]
+    assert not slab.cold
+
+
+def test_bytes_are_gathered_and_scattered_in_order(pool: WarmPool) -> None:
+    slab: Slab = pool.take(PAGE)
+    slab.gather(export_vector([b"abc", b"", b"defg"], writable=False).exports)
+    assert (slab.read(7), slab.read(3, 2)) == (b"abcdefg", b"cde")
+    parts = [bytearray(b"--"), bytearray(), bytearray(b"----")]
+    slab.scatter(export_vector(parts, writable=True).exports, 4, 1)
+    assert parts == [b"bc", b"", b"de--"]
+
+
+def test_an_export_keeps_its_object_as_it_is() -> None:
+    memory = bytearray(10)
+    export = export_buffer(memory, writable=True)
+    with pytest.raises(BufferError):
+        memory.append(1)
+    assert export.length == 10
+    del export
+    memory.append(1)
+
+
+@pytest.mark.parametrize("buffer", [b"1234", bytearray(4), array.array("i", [1]), memoryview(bytearray(9))[5:]])
+def test_length_is_counted_in_bytes(buffer: Any) -> None:
+    assert export_buffer(buffer, writable=False).length == 4
+    vector = export_vector([buffer, buffer], writable=False)
+    assert (vector.length, vector.held[1].iov_len) == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("buffer", "writable", "error"),
+    [("text", False, TypeError), (5, False, TypeError), (b"1", True, TypeError), (memoryview(bytes(9))[::2], False, BufferError)],
+)
+def test_what_cannot_be_exported_is_refused(buffer: Any, writable: bool, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        export_buffer(buffer, writable=writable)
