@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import itertools
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ def test_a_slab_is_aligned_and_large_enough(pool: WarmPool, size: int) -> None:
 def test_slabs_do_not_overlap_and_are_used_again(pool: WarmPool) -> None:
     slabs = [pool.take(size) for size in (PAGE, 3 * PAGE, LARGEST_SLAB) * 20]
     spans = sorted((slab.address, slab.address + slab.capacity) for slab in slabs)
-    assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
     pool.give_back(slabs[0])
     assert pool.take(PAGE) is slabs[0]
     assert set(Counter(map(id, pool.made)).values()) == {1}  # each chunk was made once

@@ -1,0 +1,270 @@
+"""`PositionalFile`: an open file, its positional calls and its end. What has a cursor is built on it (`AsyncFile`).
+
+A call is a request to the file's context, and waits for it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import warnings
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+
+from trio_aio._arguments import NO_FLAGS, checked_flags, checked_offset, checked_size
+from trio_aio._descriptor import StatRecord
+from trio_aio._inline_lane import INLINE_LIMIT
+from trio_aio._request import Operation, Request
+from trio_aio._turns import Turns
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from _typeshed import ReadableBuffer, WriteableBuffer
+    from typing_extensions import Self
+
+    from trio_aio._context import AIOContext
+    from trio_aio._descriptor import Alignment, Descriptor
+
+__all__ = ("PositionalFile",)
+
+
+class PositionalFile:
+    """An open file without a cursor.
+
+    Every coroutine is a checkpoint. Where nothing else is said about cancellation: a call whose request has not begun never runs and
+    raises Cancelled at once; one that has begun is waited for and gives its result, and the cancellation is delivered at the next
+    checkpoint. So **a call that raises Cancelled had no effect**. With ``abandon_on_cancel`` a read does not wait.
+
+    Errors: OSError with the kernel's errno and the file's name; ValueError for a closed file, a negative offset or size;
+    ``io.UnsupportedOperation`` where the mode does not allow the call; TypeError; RuntimeError in another run, thread or process.
+    """
+
+    def __init__(
+        self,
+        context: AIOContext,
+        descriptor: Descriptor,
+        mode: str,
+        position: int,
+        *,
+        readable: bool,
+        writable: bool,
+        abandon_on_cancel: bool,
+    ) -> None:
+        backend = context._backend
+        assert backend is not None
+        self._context: AIOContext = context
+        self._descriptor: Descriptor = descriptor
+        self._engine: Any = context._engine
+        self._mode: str = mode
+        self._readable: bool = readable
+        self._writable: bool = writable
+        self._abandon: bool = abandon_on_cancel
+        self._closed: bool = False
+        self._position: int = position
+        self._turns: Turns = Turns(backend)
+        # What the quick way of pread needs, at hand: None where there is no quick way (direct, write-only, closed).
+        self._inline: Any = context._inline if readable and not descriptor.direct else None
+        self._checkpoint_if_cancelled: Any = backend.checkpoint_if_cancelled
+        self._cancel_shielded_checkpoint: Any = backend.cancel_shielded_checkpoint
+
+    # ---- what it is
+
+    @property
+    def name(self) -> Any:
+        """The path as it was given, or the descriptor."""
+        return self._descriptor.name
+
+    @property
+    def mode(self) -> str:
+        """The mode as ``open()`` shows it: "rb", "rb+", "wb", "xb", "ab" and so on."""
+        return self._mode
+
+    @property
+    def closed(self) -> bool:
+        """Whether `aclose` was called."""
+        return self._closed
+
+    @property
+    def context(self) -> AIOContext:
+        """The context that it belongs to."""
+        return self._context
+
+    @property
+    def direct(self) -> bool:
+        """Whether the descriptor has O_DIRECT."""
+        return self._descriptor.direct
+
+    @property
+    def alignment(self) -> Alignment:
+        """What direct I/O on it asks for: `offset` (and length) and `memory`, bytes; 1 and 1 if it is buffered."""
+        return self._descriptor.alignment
+
+    def fileno(self) -> int:
+        """Give the descriptor. It belongs to the file: do not close it."""
+        self._check_open()
+        return self._descriptor.fd
+
+    def readable(self) -> bool:
+        """Whether it was opened for reading."""
+        self._check_open()
+        return self._readable
+
+    def writable(self) -> bool:
+        """Whether it was opened for writing."""
+        self._check_open()
+        return self._writable
+
+    def seekable(self) -> bool:
+        """Give True: regular files and block devices are."""
+        self._check_open()
+        return True
+
+    def isatty(self) -> bool:
+        """Give False."""
+        self._check_open()
+        return False
+
+    def __repr__(self) -> str:
+        state = " closed" if self._closed else ""
+        return f"<trio_aio.{type(self).__name__} name={self.name!r} mode={self._mode!r}{state}>"
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("I/O operation on closed file")
+
+    def _check_readable(self) -> None:
+        self._check_open()
+        if not self._readable:
+            raise io.UnsupportedOperation(f"the file is not open for reading: {self.name!r}, mode {self._mode!r}")
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if not self._writable:
+            raise io.UnsupportedOperation(f"the file is not open for writing: {self.name!r}, mode {self._mode!r}")
+
+    # ---- positional
+
+    async def pread(self, size: int, offset: int, *, flags: int = NO_FLAGS) -> bytes:
+        """Read exactly `size` bytes at `offset`, fewer only at the end of the file. preadv2(2); `flags`: `RWF`."""
+        inline = self._inline
+        if inline is not None and flags is NO_FLAGS and type(size) is int is type(offset) and 0 < size <= INLINE_LIMIT and offset >= 0:
+            descriptor = self._descriptor
+            # The thread is enough here: a hit has nothing to do with the run, and a miss looks closer.
+            if get_ident() == self._context._thread and descriptor.read_route.nowait:  # type: ignore[union-attr]
+                await self._checkpoint_if_cancelled()
+                data: bytes | None = inline.read(descriptor, size, offset)
+                if data is not None:
+                    await self._cancel_shielded_checkpoint()
+                    return data
+                return await self._context._pread_by_worker(descriptor, size, offset, flags, self._abandon)
+        self._check_readable()
+        size, offset, flags = checked_size(size), checked_offset(offset), checked_flags(flags)
+        return await self._context._pread(self._descriptor, size, offset, flags, self._abandon)
+
+    async def preadinto(self, buffer: WriteableBuffer, offset: int, *, flags: int = NO_FLAGS) -> int:
+        """Read at `offset` into a writable buffer as much as it holds, fewer bytes only at the end of the file; give their number."""
+        self._check_readable()
+        return await self._context._preadinto(self._descriptor, buffer, checked_offset(offset), checked_flags(flags), self._abandon)
+
+    async def preadv(self, buffers: Sequence[WriteableBuffer], offset: int, *, flags: int = NO_FLAGS) -> int:
+        """Read at `offset` into buffers, filled in order, and give the number of bytes in all; fewer only at the end of the file."""
+        self._check_readable()
+        return await self._context._preadv(self._descriptor, buffers, checked_offset(offset), checked_flags(flags), self._abandon)
+
+    async def pwrite(self, data: ReadableBuffer, offset: int, *, flags: int = NO_FLAGS) -> int:
+        """Write all of `data` at `offset` and give its length in bytes. pwritev2(2); `flags`: `RWF`.
+
+        On a file opened for appending Linux appends, whatever `offset` says. OSError: ``characters_written`` says how much was written.
+        """
+        self._check_writable()
+        return await self._context._pwrite(self._descriptor, data, checked_offset(offset), checked_flags(flags))
+
+    async def pwritev(self, buffers: Sequence[ReadableBuffer], offset: int, *, flags: int = NO_FLAGS) -> int:
+        """Write buffers one behind the other at `offset`, and give the number of bytes in all; else as `pwrite`."""
+        self._check_writable()
+        return await self._context._pwritev(self._descriptor, buffers, checked_offset(offset), checked_flags(flags))
+
+    async def fsync(self) -> None:
+        """Make the file durable: every write of this file that was started before. fsync(2)."""
+        await self._simple(Operation.FSYNC)
+
+    async def fdatasync(self) -> None:
+        """Make the file's data durable: every write of this file that was started before. fdatasync(2)."""
+        await self._simple(Operation.FDATASYNC)
+
+    async def fallocate(self, offset: int, size: int) -> None:
+        """Allocate `size` bytes of disk at `offset`; the file grows if they go beyond its end. fallocate(2), mode 0.
+
+        OSError: ENOSPC; EOPNOTSUPP where the filesystem has no such thing.
+        """
+        self._check_writable()
+        await self._simple(Operation.FALLOCATE, length=checked_size(size), offset=checked_offset(offset))
+
+    async def stat(self) -> os.stat_result:
+        """Give what ``os.fstat`` gives."""
+        self._check_open()
+        record = StatRecord()
+        await self._context._perform(Request(Operation.STAT, self._descriptor, owned=record, extra=record.address))
+        return record.result()
+
+    async def size(self) -> int:
+        """Give the size in bytes, as the kernel has it now. fstat(2); of a block device its capacity, lseek(2)."""
+        if stat.S_ISBLK(self._descriptor.mode):
+            return await self._simple(Operation.SEEK, offset=0, flags=os.SEEK_END)
+        return (await self.stat()).st_size
+
+    async def _simple(self, operation: Operation, *, length: int = 0, offset: int = 0, flags: int = 0) -> int:
+        self._check_open()
+        return await self._context._perform(Request(operation, self._descriptor, 0, length, offset, flags, nbytes=0))
+
+    # ---- its end
+
+    async def aclose(self) -> None:
+        """Wait for the file's own requests and close it. Closes in a cancelled scope too.
+
+        Cancellation does not stop it; with ``abandon_on_cancel`` it ends the wait for a request that hangs, and the descriptor is closed
+        when that is over. A second call does nothing. OSError as close(2): the descriptor is gone all the same.
+        """
+        context = self._context
+        if context._state == "forked":
+            raise context._refusal()
+        if self._closed:
+            await self._cancel_shielded_checkpoint()
+            return
+        if context._state == "closing":
+            await context._close()
+        if context._state == "closed":
+            self._mark_closed()
+            if not self._descriptor.borrowed:
+                self._engine.drop(self._descriptor)
+            return
+        context._check()
+        self._mark_closed()
+        await context._perform_close(self._descriptor, abandon=self._abandon)
+
+    def _mark_closed(self) -> None:
+        self._closed = True
+        self._inline = None
+
+    async def __aenter__(self) -> Self:
+        self._check_open()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", True):
+            return
+        descriptor = self._descriptor
+        if descriptor.borrowed:
+            return
+        self._closed = True
+        if self._context._state == "forked":
+            os.close(descriptor.fd)  # this process's copy
+            return
+        warnings.warn(f"unclosed file {self!r}", ResourceWarning, stacklevel=2, source=self)
+        self._engine.drop(descriptor)
