@@ -234,6 +234,38 @@ async def test_cancel_while_closing_does_not_keep_the_file_from_being_closed(dis
         assert file.closed
 
 
+@pytest.mark.trio
+async def test_a_poll_cancelled_with_its_contexts_holder_raises_cancelled() -> None:
+    with empty_pipe() as (reader, _), trio.CancelScope() as scope:
+        async with AIOContext() as context, trio.open_nursery() as nursery:
+            nursery.start_soon(context.poll, reader, select.POLLIN)
+            nursery.start_soon(context.poll, reader, select.POLLIN)
+            await wait_all_tasks_blocked()
+            scope.cancel()
+    assert scope.cancelled_caught
+
+
+@pytest.mark.trio
+async def test_the_outer_of_nested_scopes_is_the_one_that_is_cancelled() -> None:
+    async with AIOContext() as context:
+        with empty_pipe() as (reader, _), trio.CancelScope() as outer:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(cancel_when_blocked, outer)
+                with trio.move_on_after(1000) as inner:
+                    await context.poll(reader, select.POLLIN)
+        assert (outer.cancelled_caught, inner.cancelled_caught, idle(context)) == (True, False, True)
+
+
+@pytest.mark.trio
+async def test_a_deadline_that_has_passed_cancels_before_anything_has_happened(disk: Path) -> None:
+    path, data = make_file(disk)
+    async with open_aio(path, "r+b") as file:
+        with trio.CancelScope(deadline=trio.current_time() - 1) as scope:
+            await file.pwrite(b"never", 0)
+        assert scope.cancelled_caught
+    assert path.read_bytes() == data
+
+
 # ---- abandon_on_cancel
 
 
@@ -271,6 +303,20 @@ async def test_an_abandoned_read_gives_up_at_once_and_its_memory_stays(disk: Pat
 
 
 @pytest.mark.trio
+async def test_the_slabs_of_abandoned_direct_reads_are_used_again(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with AIOContext() as context, open_aio(path, direct=True, abandon_on_cancel=True, context=context) as file:
+        await _warm(file)
+        pool = context._engine.buffers  # type: ignore[union-attr]
+        for _ in range(50):
+            with trio.CancelScope() as scope, _cancel_behind_submit(context, scope):
+                await file.pread(BLOCK, 0)
+            await until_idle(context)
+        assert sum(chunk.in_use for chunk in {slab.chunk for slab in pool._free[BLOCK]}) == 0
+        assert len(pool._free[BLOCK]) == 512
+
+
+@pytest.mark.trio
 async def test_nothing_is_written_to_memory_that_was_let_go(disk: Path) -> None:
     path, _ = make_file(disk, 256 * BLOCK)
     async with open_aio(path, direct=True, abandon_on_cancel=True) as file:
@@ -299,14 +345,16 @@ async def test_nothing_is_written_to_memory_that_was_let_go(disk: Path) -> None:
 class _CancelAtTick(trio.abc.Instrument):
     """Cancels a scope when the scheduler has waited for I/O so many times."""
 
-    def __init__(self, scope: trio.CancelScope, ticks: int) -> None:
+    def __init__(self, scope: trio.CancelScope, ticks: int, *, awake: bool = False) -> None:
         self._scope: trio.CancelScope = scope
         self._ticks: int = ticks
+        self._awake: bool = awake  # have ticks although nothing happens
 
     def before_io_wait(self, timeout: float) -> None:
         self._ticks -= 1
         if self._ticks == 0:
             self._scope.cancel()
+        if self._ticks == 0 or self._awake:
             trio.lowlevel.current_trio_token().run_sync_soon(lambda: None)  # it must not sleep now
 
 
@@ -356,6 +404,45 @@ async def test_cancel_at_every_tick_is_all_or_nothing(disk: Path, lane: str, nam
                 break
         else:
             pytest.fail("it never completed")
+
+
+@pytest.mark.trio
+async def test_cancel_at_every_tick_of_aclose_closes(disk: Path) -> None:
+    path, _ = make_file(disk)
+    for ticks in range(1, 100):
+        file = await open_aio(path)
+        fd = file.fileno()
+        with trio.CancelScope() as scope:
+            instrument = _CancelAtTick(scope, ticks)
+            trio.lowlevel.add_instrument(instrument)
+            try:
+                await file.aclose()
+            finally:
+                trio.lowlevel.remove_instrument(instrument)
+        assert not scope.cancelled_caught
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+        if not scope.cancel_called:
+            return
+    pytest.fail("it never completed")
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("engine", ["aio", "workers"])
+async def test_cancel_at_every_tick_of_poll_gives_the_slot_back(engine: Any) -> None:
+    async with AIOContext(1, engine=engine) as context:
+        for ticks in range(1, 10):
+            with empty_pipe() as (reader, writer), trio.CancelScope() as scope:
+                instrument = _CancelAtTick(scope, ticks, awake=True)
+                trio.lowlevel.add_instrument(instrument)
+                try:
+                    if ticks == 9:  # it is never cancelled: what was left by the others would be in its way
+                        os.write(writer, b"x")
+                    assert await context.poll(reader, select.POLLIN) == select.POLLIN
+                finally:
+                    trio.lowlevel.remove_instrument(instrument)
+            assert scope.cancelled_caught == (ticks < 9)
+            assert idle(context)
 
 
 @pytest.mark.trio

@@ -198,6 +198,31 @@ async def test_poll_gives_what_is_ready(engine: Any, disk: Path) -> None:
                 await context.poll(0, bad)
 
 
+@pytest.mark.parametrize("engine", ["aio", "workers"])
+async def test_polls_of_two_tasks_share_what_comes(engine: Any) -> None:
+    got: list[bytes] = []
+    async with AIOContext(engine=engine) as context:
+        with empty_pipe() as (reader, writer):
+            os.set_blocking(reader, False)
+
+            async def consume() -> None:
+                while True:
+                    assert await context.poll(reader, select.POLLIN) == select.POLLIN
+                    try:
+                        got.append(os.read(reader, 1))
+                    except BlockingIOError:  # the other was quicker
+                        continue
+                    return
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(consume)
+                nursery.start_soon(consume)
+                for byte in (b"1", b"2"):
+                    await wait_all_tasks_blocked()
+                    os.write(writer, byte)
+    assert sorted(got) == [b"1", b"2"]
+
+
 # ---- statistics
 
 

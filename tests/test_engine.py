@@ -485,6 +485,22 @@ def test_a_request_that_was_refused_says_nothing_of_the_device(engine_loop: Loop
         assert (route.strikes, route.detour) == (0, 0)
 
 
+def test_what_would_have_slept_is_not_tried_again_for_nobody(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+    with opened(file[0], DIRECT) as fd:
+        engine, request = engine_loop.engine, direct_read(engine_loop, engine_loop.descriptor(fd), BLOCK, 0)
+        complete = engine._complete
+
+        def complete_late(token: int, result: int, transferred: int) -> None:
+            request.cancel_requested = True  # io_cancel refuses, as for all disk I/O
+            complete(token, -errno.EAGAIN, transferred)
+
+        engine._complete = complete_late  # type: ignore[method-assign]
+        before = engine.submitted_workers
+        engine_loop.run(request)
+        assert request.took_no_effect
+        assert (engine.submitted_workers, engine.retried, engine.cancelled) == (before, 0, 1)
+
+
 # ---- order
 
 

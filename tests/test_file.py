@@ -341,6 +341,14 @@ async def test_cursor_calls_take_turns_in_order(disk: Path) -> None:
         assert results == {i: expected[5 + 100 * i :][:100] for i in range(10)}
 
 
+async def test_a_turn_is_not_for_another_thread(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with open_aio(path) as file, file._turns:
+        for call in (lambda: file.read(1), lambda: file.seek(0)):
+            with pytest.raises(RuntimeError, match="another thread"):
+                await trio.to_thread.run_sync(trio.run, call)
+
+
 async def test_a_cancelled_task_gives_its_turn_up(disk: Path) -> None:
     path, data = make_file(disk)
     async with AIOContext(max_workers=1) as context, open_aio(path, "r+b", context=context) as file:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import gc
 import os
 import select
+import sys
 import threading
+import warnings
 import weakref
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +18,13 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from trio_aio import AIOContext, AsyncFile, current_context, open_aio
+from trio_aio._context import MAX_WORKERS
 
 from ._support import BLOCK, content, empty_pipe, full_pipe, make_file
-from ._tasks import write_to
+from ._tasks import busy, cancelled_while_blocked, write_to
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractAsyncContextManager
 
 
@@ -78,9 +83,10 @@ async def test_a_thousand_files_leave_nothing(disk: Path) -> None:
     for i in range(1000):
         async with open_aio(path, direct=i % 2 == 1) as file:
             assert await file.pread(512, 512) == data[512:1024]
-        counts.add((len(os.listdir("/proc/self/fd")), kernel_contexts()))
-    assert len({descriptors for descriptors, _ in counts}) == 1
-    assert {contexts for _, contexts in counts} <= {0, 1}
+        counts.add((len(os.listdir("/proc/self/fd")), kernel_contexts(), threading.active_count()))
+    assert len({descriptors for descriptors, _, _ in counts}) == 1
+    assert {contexts for _, contexts, _ in counts} <= {0, 1}
+    assert max(threads for _, _, threads in counts) <= min(threads for _, _, threads in counts) + MAX_WORKERS
 
 
 @pytest.mark.trio
@@ -145,6 +151,109 @@ async def test_a_file_dropped_unclosed_warns_and_is_closed(disk: Path, elsewhere
 
 
 @pytest.mark.trio
+async def test_a_file_dropped_unclosed_is_closed_though_warnings_are_errors(disk: Path) -> None:
+    path, _ = make_file(disk)
+    files = [await open_aio(path)]
+    fd = files[0].fileno()
+    with warnings.catch_warnings(), _unraisable() as raised:
+        warnings.simplefilter("error")
+        _drop(files)
+    assert [type(error) for error in raised] == [ResourceWarning]
+    while is_open(fd):
+        await trio.lowlevel.checkpoint()
+
+
+@contextmanager
+def _unraisable() -> Iterator[list[BaseException | None]]:
+    """Gather what finalizers raise."""
+    raised: list[BaseException | None] = []
+    before = sys.unraisablehook
+    sys.unraisablehook = lambda unraisable: raised.append(unraisable.exc_value)
+    try:
+        yield raised
+    finally:
+        sys.unraisablehook = before
+
+
+@pytest.mark.trio
+async def test_a_file_dropped_with_a_request_in_flight_is_closed_after_it(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with AIOContext(max_workers=1) as context:
+        files = [await open_aio(path, "r+b", context=context, abandon_on_cancel=True)]
+        fd = files[0].fileno()
+        engine: Any = context._engine
+        withdraw, engine.workers.withdraw = engine.workers.withdraw, lambda _: False  # as if a worker had begun it
+        async with busy(context):
+            assert await cancelled_while_blocked(lambda: files[0].pread(1 << 20, 0))
+            with pytest.warns(ResourceWarning, match="unclosed file"):
+                _drop(files)
+            await wait_all_tasks_blocked()
+            assert is_open(fd)
+        engine.workers.withdraw = withdraw
+        while is_open(fd):
+            await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.trio
+async def test_a_close_of_a_file_whose_read_hangs_can_be_abandoned(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with AIOContext(max_workers=1) as context:
+        file = await open_aio(path, context=context, abandon_on_cancel=True)
+        fd = file.fileno()
+        engine: Any = context._engine
+        withdraw, engine.workers.withdraw = engine.workers.withdraw, lambda _: False  # as if a worker had begun it
+        async with busy(context):
+            assert await cancelled_while_blocked(lambda: file.pread(1 << 20, 0))
+            assert not await cancelled_while_blocked(file.aclose)  # gave up waiting, and leaves the close to the context
+            assert file.closed
+            assert is_open(fd)
+        engine.workers.withdraw = withdraw
+        while is_open(fd):
+            await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.trio
+async def test_a_file_closed_by_two_tasks_while_its_context_closes_is_closed_once(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with AIOContext(max_workers=1) as context:
+        file = await open_aio(path, context=context)
+        closed: list[int] = []
+        engine: Any = context._engine
+        drop = engine.drop
+        engine.drop = lambda descriptor: (closed.append(descriptor.fd), drop(descriptor))
+        async with busy(context) as pipe, trio.open_nursery() as nursery:
+            nursery.start_soon(context.aclose)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(file.aclose)
+            nursery.start_soon(file.aclose)
+            await wait_all_tasks_blocked()
+            pipe.release()
+        assert closed == [file._descriptor.fd]
+        del engine.drop
+
+
+@pytest.mark.trio
+async def test_a_file_dropped_while_its_contexts_workers_leave_is_closed(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with AIOContext() as context:
+        files = [await open_aio(path, context=context)]
+        fd = files[0].fileno()
+        engine: Any = context._engine
+        stop = engine.stop
+
+        def stop_and_drop() -> None:
+            stop()
+            files.clear()
+            gc.collect()
+
+        engine.stop = stop_and_drop
+        with pytest.warns(ResourceWarning, match="unclosed file"):
+            await context.aclose()
+        del engine.stop
+    assert not is_open(fd)
+
+
+@pytest.mark.trio
 async def test_a_file_outlives_its_context_only_to_be_closed(disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext() as context:
@@ -203,9 +312,11 @@ async def test_a_context_that_closes_waits_for_requests_while_the_loop_ticks(dis
 
 
 @pytest.mark.trio
-async def test_a_poll_fails_when_its_context_is_closed() -> None:
+@pytest.mark.parametrize("engine", ["aio", "workers"])
+@pytest.mark.parametrize("waiting", [False, True])
+async def test_a_poll_fails_when_its_context_is_closed(engine: Any, waiting: bool) -> None:
     with empty_pipe() as (reader, _):
-        async with AIOContext() as context, trio.open_nursery() as nursery:
+        async with AIOContext(1, engine=engine) as context, trio.open_nursery() as nursery:
 
             async def watch() -> None:
                 with pytest.raises(OSError, match="cancel") as caught:
@@ -214,6 +325,9 @@ async def test_a_poll_fails_when_its_context_is_closed() -> None:
 
             nursery.start_soon(watch)
             await wait_all_tasks_blocked()
+            if waiting:  # the second has no slot
+                nursery.start_soon(watch)
+                await wait_all_tasks_blocked()
             nursery.start_soon(context.aclose)
             nursery.start_soon(context.aclose)
 
@@ -408,14 +522,46 @@ def test_each_run_has_its_own_shared_context() -> None:
     assert trio.run(main) is not trio.run(main)
 
 
-def test_a_context_that_was_closed_is_collected() -> None:
-    async def main() -> weakref.ref[AIOContext]:
-        async with AIOContext() as context:
-            return weakref.ref(context)
+def test_a_context_that_was_closed_is_collected(disk: Path) -> None:
+    path, _ = make_file(disk)
 
-    watch = trio.run(main)
-    gc.collect()
-    assert watch() is None
+    async def main() -> None:
+        async with AIOContext() as context:
+            async with open_aio(path, direct=True, context=context) as file, trio.open_nursery() as nursery:
+                for i in range(8):
+                    nursery.start_soon(file.pread, BLOCK, i * BLOCK)
+            watch = weakref.ref(context)
+        del context, file, nursery
+        for _ in range(2):
+            await trio.lowlevel.checkpoint()
+        gc.collect()
+        assert watch() is None
+
+    trio.run(main)
+
+
+@pytest.mark.trio
+async def test_the_engine_of_a_context_that_drains_in_a_thread_can_be_asked(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with AIOContext(max_workers=1) as context:
+        file = await open_aio(path, context=context, abandon_on_cancel=True)
+        engine: Any = context._engine
+        engine.workers.withdraw = lambda _: False  # as if a worker had begun it
+        with full_pipe() as pipe:
+            async with trio.open_nursery() as nursery:
+                request = pipe.request()
+                context._engine.submit(request)  # type: ignore[union-attr]
+                context._engine.abandon(request)  # type: ignore[union-attr]
+                assert await cancelled_while_blocked(lambda: file.pread(1 << 20, 0))
+                nursery.start_soon(context.aclose)
+            assert engine.kernel is None
+            assert context.engine == "aio"  # and no io_setup behind the thread's back
+            assert engine.kernel is None
+            pipe.release()
+            await file.aclose()
+            for thread in threading.enumerate():
+                if thread.name == "trio_aio drain":
+                    await trio.to_thread.run_sync(thread.join)
 
 
 def test_a_finished_run_leaves_no_thread_and_no_descriptor(disk: Path) -> None:

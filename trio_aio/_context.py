@@ -124,6 +124,7 @@ class AIOContext:
         self._state: Literal["new", "open", "closing", "closed", "forked"] = "new"
         self._thread: int = 0  # that it runs on, while it is open
         self._by_fd: dict[int, Descriptor] = {}
+        self._watches: set[int] = set()  # epoll descriptors of polls without native AIO
 
     def __repr__(self) -> str:
         return f"<trio_aio.AIOContext {self._state}, max_in_flight={self._max_in_flight}>"
@@ -149,7 +150,7 @@ class AIOContext:
             use_kernel=self._wanted != "workers",
             insist=self._wanted == "aio",
             wake=backend.wake,
-            plug=backend.at_end_of_tick(self._flush),
+            plug=lambda: backend.at_end_of_tick(self._flush),
         )
         self._engine = engine
         self._inline = engine.inline
@@ -239,6 +240,8 @@ class AIOContext:
             self._identity = self
             self._thread = 0
             engine.cancel_polls()
+            for watch in self._watches:
+                backend.notify_closing(watch)
             os.eventfd_write(engine.event_fd, 1)  # for the reaper to look
         closing = _Closing()
         self._closing.append(closing)
@@ -287,7 +290,7 @@ class AIOContext:
         engine = self._engine
         if engine is None:
             raise self._refusal()
-        if engine.closed:
+        if self._state == "closed":
             return "aio" if engine.setup_error is None and self._wanted != "workers" else "workers"
         return "aio" if engine.has_kernel_lane() else "workers"
 
@@ -341,8 +344,8 @@ class AIOContext:
             raise error
         return request.result
 
-    async def _perform_close(self, descriptor: Descriptor, *, abandon: bool) -> None:
-        """Close a descriptor when its requests are done. Never raises Cancelled.
+    async def _perform_close(self, descriptor: Descriptor, mark: Callable[[], None], *, abandon: bool) -> None:
+        """Call `mark`, and close a descriptor when its requests are done. Never raises Cancelled.
 
         `abandon`: when cancelled, leave a close that has to wait for other requests to the engine.
         """
@@ -350,7 +353,10 @@ class AIOContext:
         backend = self._backend
         assert backend is not None
         request = Request(Operation.CLOSE, descriptor)
-        engine.submit(request)
+
+        def start() -> None:
+            mark()
+            engine.submit(request)
 
         def give_up() -> bool:
             if abandon and request.state is State.HELD:
@@ -358,10 +364,7 @@ class AIOContext:
                 engine.abandon(request)
             return False
 
-        if request.finished:
-            await backend.cancel_shielded_checkpoint()
-        else:
-            await backend.wait(request, give_up)
+        await backend.wait(request, give_up, start)
         if request.result < 0:
             raise os_error(request.result, descriptor.name)
 
@@ -526,16 +529,22 @@ class AIOContext:
     async def _poll_by_epoll(self, fd: int, events: int) -> int:
         backend = self._backend
         assert backend is not None
+        await self._checkpoint()
         with select.epoll() as watch:
             try:
                 watch.register(fd, events)
             except PermissionError:  # a file that epoll does not know: poll(2) calls it ready
-                await self._checkpoint()
                 return events & (select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM)
             except OSError as error:
                 raise os_error(error.errno or 0, fd) from None
-            await backend.wait_readable(watch.fileno())
-            return watch.poll(0, 1)[0][1]
+            self._watches.add(watch.fileno())
+            try:
+                while not (ready := watch.poll(0, 1)):  # another task may have been quicker
+                    if not await backend.wait_readable(watch.fileno()):
+                        raise os_error(errno.ECANCELED, fd)
+            finally:
+                self._watches.discard(watch.fileno())
+            return ready[0][1]
 
     def _leased(self, fd: int) -> _Leased:
         return _Leased(self, _checked_descriptor(fd))

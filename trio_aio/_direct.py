@@ -51,7 +51,8 @@ class Bounced:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.request.finished or self.request.state is State.CREATED:
+        request = self.request
+        if not request.abandoned and (request.finished or request.state is State.CREATED):  # else the engine will do it
             self._engine.buffers.give_back(self.slab)
 
     def wanted(self, result: int) -> int:

@@ -21,7 +21,7 @@ from os import EFD_CLOEXEC, EFD_NONBLOCK, eventfd, eventfd_write
 from typing import TYPE_CHECKING
 
 from trio_aio import _kernel_context
-from trio_aio._buffers import CHUNK, BufferPool, Chunk
+from trio_aio._buffers import CHUNK, BufferPool, Chunk, Slab
 from trio_aio._descriptor import Descriptor
 from trio_aio._inline_lane import InlineLane
 from trio_aio._kernel_lane import KernelLane
@@ -90,6 +90,7 @@ class Engine:
         self._wake: Callable[[Request], None] = wake
         self._plug: Callable[[], None] = plug
         self._plugged: bool = False
+        self._stopping: bool = False
         self._dropped: deque[Descriptor] = deque()
         # Finalizers drop descriptors from any thread, perhaps while `close` runs; reentrant, because the collector may run in here.
         self._drop_lock: threading.RLock = threading.RLock()
@@ -273,7 +274,7 @@ class Engine:
         lane = self.kernel
         ring = lane.ring if lane is not None else ffi.NULL
         n = _reap(ring, self.workers.pool, self.event_fd if drain else -1, self._out, self._room)
-        while self._dropped:
+        while self._dropped and not self._stopping:  # else they are for `close`: the workers may have left
             self.submit(Request(Operation.CLOSE, self._dropped.popleft()))
         if n:
             flat = iter(_unpack(self._flat, 3 * n))
@@ -321,6 +322,11 @@ class Engine:
                     route.strike()
                 else:
                     route.nowait = False
+                if request.cancel_requested:  # it did nothing, and nobody wants it any more
+                    self.cancelled += 1
+                    request.cancel_accepted = True
+                    self._finish(request, 0)
+                    return
                 self.retried += 1
                 self._to_workers(request)
             else:
@@ -362,6 +368,8 @@ class Engine:
         self.outstanding -= 1
         if request.abandoned:
             self.abandoned -= 1
+            if isinstance(request.owned, Slab):
+                self.buffers.give_back(request.owned)
         descriptor = request.descriptor
         if request.operation is not Operation.CLOSE:
             descriptor.requests -= 1
@@ -476,6 +484,7 @@ class Engine:
 
     def stop(self) -> None:
         """Send the workers home. Nothing is outstanding. `close` will not wait once `workers.stopped`."""
+        self._stopping = True
         self.workers.stop()
 
     def close(self) -> None:

@@ -64,7 +64,7 @@ class PositionalFile:
         self._abandon: bool = abandon_on_cancel
         self._closed: bool = False
         self._position: int = position
-        self._turns: Turns = Turns(backend)
+        self._turns: Turns = Turns(backend, context._check)
         # What the quick way of pread needs, at hand: None where there is no quick way (direct, write-only, closed).
         self._inline: Any = context._inline if readable and not descriptor.direct else None
         self._checkpoint_if_cancelled: Any = backend.checkpoint_if_cancelled
@@ -237,13 +237,13 @@ class PositionalFile:
         if context._state == "closing":
             await context._close()
         if context._state == "closed":
-            self._mark_closed()
-            if not self._descriptor.borrowed:
-                self._engine.drop(self._descriptor)
+            if not self._closed:  # another task may have been quicker
+                self._mark_closed()
+                if not self._descriptor.borrowed:
+                    self._engine.drop(self._descriptor)
+            await self._cancel_shielded_checkpoint()
             return
-        context._check()
-        self._mark_closed()
-        await context._perform_close(self._descriptor, abandon=self._abandon)
+        await context._perform_close(self._descriptor, self._mark_closed, abandon=self._abandon)
 
     def _mark_closed(self) -> None:
         self._closed = True
@@ -266,5 +266,5 @@ class PositionalFile:
         if self._context._state == "forked":
             os.close(descriptor.fd)  # this process's copy
             return
+        self._engine.drop(descriptor)  # first: the warning may be made an error
         warnings.warn(f"unclosed file {self!r}", ResourceWarning, stacklevel=2, source=self)
-        self._engine.drop(descriptor)

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from trio_aio._backends import Backend
@@ -21,12 +22,14 @@ class _Ticket:
 class Turns:
     """A lock whose ``async with`` waits its turn; no checkpoint where nobody is before it."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, check: Callable[[], object]) -> None:
         self._backend: Backend = backend
+        self._check: Callable[[], object] = check  # raises RuntimeError for whoever may not use what is shared
         self._taken: bool = False
         self._waiting: OrderedDict[_Ticket, None] = OrderedDict()
 
     async def __aenter__(self) -> None:
+        self._check()
         if not self._taken:
             self._taken = True
             return

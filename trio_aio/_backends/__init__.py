@@ -46,11 +46,17 @@ class Backend(Protocol):
         or, after a `cancel` that gave False, once the request is finished and `took_no_effect`.
         """
 
-    async def wait(self, waitable: Waitable, cancel: Callable[[], bool]) -> None:
-        """Wait until it is finished. Cancelled is raised only if `cancel`, called when the task is cancelled, gives True."""
+    async def wait(self, waitable: Waitable, cancel: Callable[[], bool], start: Callable[[], None] | None = None) -> None:
+        """Call `start` and wait until it is finished: a checkpoint.
 
-    async def wait_readable(self, fd: int) -> None:
-        """Wait until a descriptor is readable; cancellable at once."""
+        Cancelled is raised only if `cancel`, called when that is due, gives True.
+        """
+
+    async def wait_readable(self, fd: int) -> bool:
+        """Wait until a descriptor is readable; cancellable at once. False: `notify_closing` was called for it."""
+
+    def notify_closing(self, fd: int) -> None:
+        """End the `wait_readable` of a descriptor."""
 
     def wake(self, waitable: Waitable) -> None:
         """Wake its waiter."""
@@ -61,8 +67,8 @@ class Backend(Protocol):
         When the run ends first, it goes on until `drained` gives True, then calls `end`.
         """
 
-    def at_end_of_tick(self, flush: Callable[[], None]) -> Callable[[], None]:
-        """Give a function that asks for one call of `flush` when the tasks of this tick have had their turn."""
+    def at_end_of_tick(self, flush: Callable[[], None]) -> None:
+        """Call `flush` once when the tasks of this tick have had their turn."""
 
     def shielded(self) -> Any:
         """Give a context manager in which cancellation is not delivered."""

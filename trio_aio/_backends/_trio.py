@@ -22,6 +22,7 @@ from trio.lowlevel import (
     current_task,
     current_trio_token,
     enable_ki_protection,
+    notify_closing,
     reschedule,
     spawn_system_task,
     wait_readable,
@@ -41,16 +42,16 @@ _shared: RunVar[Any] = RunVar("trio_aio shared context")
 
 
 class _EndOfTick(trio.abc.Instrument):
-    """Calls back once for each time it was asked, when trio is about to wait for I/O."""
+    """Calls what it was asked to call, once, when trio is about to wait for I/O."""
 
-    def __init__(self, flush: Callable[[], None]) -> None:
-        self.asked: bool = False
-        self._flush: Callable[[], None] = flush
+    def __init__(self) -> None:
+        self.asked: list[Callable[[], None]] = []
 
     def before_io_wait(self, timeout: float) -> None:
         if self.asked:
-            self.asked = False
-            self._flush()
+            asked, self.asked = self.asked, []
+            for flush in asked:
+                flush()
 
 
 class TrioBackend:
@@ -58,11 +59,12 @@ class TrioBackend:
 
     def __init__(self) -> None:
         self.identity: object = current_trio_token()
+        self._end_of_tick: _EndOfTick | None = None
 
     current = staticmethod(current_trio_token)
     checkpoint_if_cancelled = staticmethod(checkpoint_if_cancelled)
     cancel_shielded_checkpoint = staticmethod(cancel_shielded_checkpoint)
-    wait_readable = staticmethod(wait_readable)
+    notify_closing = staticmethod(notify_closing)
 
     # KeyboardInterrupt between submit and wait would leave a request that nobody waits for.
     @enable_ki_protection
@@ -87,8 +89,11 @@ class TrioBackend:
             deliver()
 
     @enable_ki_protection
-    async def wait(self, waitable: Waitable, cancel: Callable[[], bool]) -> None:
+    async def wait(self, waitable: Waitable, cancel: Callable[[], bool], start: Callable[[], None] | None = None) -> None:
+        if start is not None:
+            start()
         if waitable.finished:
+            await cancel_shielded_checkpoint()
             return
 
         def abort(_: object) -> Abort:
@@ -96,6 +101,13 @@ class TrioBackend:
 
         waitable.waiter = current_task()
         await wait_task_rescheduled(abort)
+
+    async def wait_readable(self, fd: int) -> bool:
+        try:
+            await wait_readable(fd)
+        except trio.ClosedResourceError:
+            return False
+        return True
 
     def wake(self, waitable: Waitable) -> None:
         waiter, waitable.waiter = waitable.waiter, None
@@ -121,17 +133,12 @@ class TrioBackend:
             end()
             raise
 
-    def at_end_of_tick(self, flush: Callable[[], None]) -> Callable[[], None]:
-        instrument: _EndOfTick | None = None
-
-        def ask() -> None:
-            nonlocal instrument
-            if instrument is None:  # a run that never uses the kernel lane does not pay for it
-                instrument = _EndOfTick(flush)
-                add_instrument(instrument)
-            instrument.asked = True
-
-        return ask
+    def at_end_of_tick(self, flush: Callable[[], None]) -> None:
+        end = self._end_of_tick
+        if end is None:  # a run that never uses the kernel lane does not pay for it
+            end = self._end_of_tick = _EndOfTick()
+            add_instrument(end)
+        end.asked.append(flush)
 
     def shielded(self) -> trio.CancelScope:
         return trio.CancelScope(shield=True)
