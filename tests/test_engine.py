@@ -417,7 +417,7 @@ def answer(engine: Engine, request: Request, result: int) -> None:
     assert engine.has_kernel_lane()
     assert engine.kernel is not None
     engine.outstanding += 1
-    request.descriptor.requests += 1
+    request.descriptor.order.enter(request)
     engine.kernel._occupy(request)
     request.state, request.probing = State.KERNEL_IN_FLIGHT, True
     engine._complete(request.token, result, 0)
@@ -607,7 +607,7 @@ def test_cancel_of_a_request_in_a_workers_queue_or_before_it(file: tuple[Path, b
             made.submit(request)
             assert request.state is state
             assert cancelled(made.engine, request)
-            assert descriptor.requests == 0
+            assert descriptor.order.requests == 0
             pipe.release()
             made.settle()
             while made.engine.in_flight:  # the slot comes back with the completion

@@ -441,31 +441,6 @@ async def test_direct_reads_take_any_offset_size_and_buffer(filesystem: Path, le
         assert await file.tell() == length
 
 
-async def test_a_misaligned_direct_write_is_refused_with_the_alignment(disk: Path) -> None:
-    path, data = make_file(disk)
-    async with open_aio(path, "r+b", direct=True) as file:
-        unit = file.alignment.offset
-        assert unit > 1
-        for call in (
-            lambda: file.pwrite(b"x", 0),
-            lambda: file.pwrite(bytes(unit), 1),
-            lambda: file.pwritev([b"x"], 0),
-            lambda: file.write(b"x"),
-        ):
-            with pytest.raises(ValueError, match=f"multiples of {unit} bytes"):
-                await call()
-    assert path.read_bytes() == data
-
-
-async def test_direct_append(disk: Path) -> None:
-    path, data = make_file(disk)
-    async with open_aio(path, "ab", direct=True) as file:
-        assert await file.tell() == len(data)
-        assert await file.write(bytes(BLOCK)) == BLOCK
-        assert await file.tell() == len(data) + BLOCK
-    assert path.read_bytes() == data + bytes(BLOCK)
-
-
 async def test_a_file_is_described_by_its_repr(disk: Path) -> None:
     path, _ = make_file(disk)
     async with open_aio(path, "r+b") as file:

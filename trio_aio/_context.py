@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from trio_aio import _engine
 from trio_aio._arguments import NO_FLAGS, checked_flags, checked_offset, checked_size
 from trio_aio._backends import current_backend
-from trio_aio._buffers import export_buffer, export_vector
+from trio_aio._buffers import LARGEST_SLAB, export_buffer, export_vector
 from trio_aio._descriptor import Descriptor, describe
-from trio_aio._direct import Bounced, check_alignment, is_aligned
+from trio_aio._direct import Bounced, fits_slab, is_block_write, reading_fits, writing_fits
 from trio_aio._errors import os_error
 from trio_aio._inline_lane import INLINE_LIMIT
+from trio_aio._native import lib
 from trio_aio._request import Operation, Request, State
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
     from trio_aio._backends import Backend
-    from trio_aio._buffers import Vector
+    from trio_aio._buffers import Export
 
 __all__ = ("AIOContext", "AIOStatistics", "current_context")
 
@@ -375,104 +376,104 @@ class AIOContext:
         await self._backend.cancel_shielded_checkpoint()
 
     async def _pread(self, descriptor: Descriptor, size: int, offset: int, flags: int, abandon: bool) -> bytes:
-        if descriptor.direct:
-            return await self._pread_direct(descriptor, size, offset, flags, abandon)
+        if size == 0:
+            await self._checkpoint()
+            return b""
         engine = self._check()
         assert self._backend is not None
-        if size <= INLINE_LIMIT and not flags:
-            if size == 0:
-                await self._checkpoint()
-                return b""
-            if descriptor.read_route is None or descriptor.read_route.nowait:
-                await self._backend.checkpoint_if_cancelled()
-                data = engine.inline.read(descriptor, size, offset)
-                if data is not None:
-                    await self._backend.cancel_shielded_checkpoint()
-                    return data
+        if descriptor.direct and fits_slab(descriptor, offset, size):
+            with Bounced(engine, Operation.READ, descriptor, size, offset, flags) as bounced:
+                return bounced.read(await self._perform(bounced.request, abandon=abandon))
+        if self._suits_inline(descriptor, size, flags):
+            await self._backend.checkpoint_if_cancelled()
+            data = engine.inline.read(descriptor, size, offset)
+            if data is not None:
+                await self._backend.cancel_shielded_checkpoint()
+                return data
         return await self._pread_by_worker(descriptor, size, offset, flags, abandon)
+
+    @staticmethod
+    def _suits_inline(descriptor: Descriptor, size: int, flags: int) -> bool:
+        return (
+            size <= INLINE_LIMIT and not flags and not descriptor.direct and (descriptor.read_route is None or descriptor.read_route.nowait)
+        )
 
     async def _pread_by_worker(self, descriptor: Descriptor, size: int, offset: int, flags: int, abandon: bool) -> bytes:
         # Nobody else has seen this object yet, so it may be written to; bytes of one byte or none are shared by all of Python.
         memory: bytes | bytearray = bytes(size) if size > 1 else bytearray(size)
         export = export_buffer(memory, writable=False)
-        request = Request(Operation.READ, descriptor, export.address, size, offset, flags, export)
+        request = Request(Operation.READ, descriptor, export.address, size, offset, flags, export, extra=descriptor.bounce)
         n = await self._perform(request, abandon=abandon)
         return bytes(memory) if n == size else bytes(memoryview(memory)[:n])
-
-    async def _pread_direct(self, descriptor: Descriptor, size: int, offset: int, flags: int, abandon: bool) -> bytes:
-        if size == 0:
-            await self._checkpoint()
-            return b""
-        with Bounced(self._check(), Operation.READ, descriptor, size, offset, flags) as bounced:
-            return bounced.read(await self._perform(bounced.request, abandon=abandon))
 
     async def _preadinto(self, descriptor: Descriptor, buffer: WriteableBuffer, offset: int, flags: int, abandon: bool) -> int:
         export = export_buffer(buffer, writable=True)
         size = export.length
         engine = self._check()
         assert self._backend is not None
-        if size == 0:
-            await self._checkpoint()
-            return 0
-        if not is_aligned(descriptor, offset, size, [export]):
-            with Bounced(engine, Operation.READ, descriptor, size, offset, flags) as bounced:
-                return bounced.scatter([export], await self._perform(bounced.request, abandon=abandon))
-        if not descriptor.direct and size <= INLINE_LIMIT and not flags and (descriptor.read_route is None or descriptor.read_route.nowait):
+        if size and self._suits_inline(descriptor, size, flags):
             await self._backend.checkpoint_if_cancelled()
             n = engine.inline.read_into(descriptor, export.address, size, offset)
             if n >= 0:
                 await self._backend.cancel_shielded_checkpoint()
                 return n
-        return await self._perform(Request(Operation.READ, descriptor, export.address, size, offset, flags, export), abandon=abandon)
+        request = Request(Operation.READ, descriptor, export.address, size, offset, flags, export)
+        return await self._read(request, [export], size, abandon)
 
     async def _preadv(self, descriptor: Descriptor, buffers: Sequence[WriteableBuffer], offset: int, flags: int, abandon: bool) -> int:
         vector = export_vector(buffers, writable=True)
-        if not vector.length or is_aligned(descriptor, offset, vector.length, vector.exports):
-            return await self._perform_vector(Operation.READV, descriptor, vector, offset, flags, abandon)
-        with Bounced(self._check(), Operation.READ, descriptor, vector.length, offset, flags) as bounced:
-            return bounced.scatter(vector.exports, await self._perform(bounced.request, abandon=abandon))
+        size = vector.length
+        request = Request(Operation.READV, descriptor, vector.address, len(vector.exports), offset, flags, vector, nbytes=size)
+        return await self._read(request, vector.exports, size, abandon)
 
-    async def _pwritev(self, descriptor: Descriptor, buffers: Sequence[ReadableBuffer], offset: int, flags: int) -> int:
-        vector = export_vector(buffers, writable=False)
-        check_alignment(descriptor, offset, vector.length)
-        if not vector.length or is_aligned(descriptor, offset, vector.length, vector.exports):
-            return await self._perform_vector(Operation.WRITEV, descriptor, vector, offset, flags, False)
-        with Bounced(self._check(), Operation.WRITE, descriptor, vector.length, offset, flags) as bounced:
-            bounced.slab.gather(vector.exports)
-            return await self._perform(bounced.request)
-
-    async def _perform_vector(
-        self, operation: Operation, descriptor: Descriptor, vector: Vector, offset: int, flags: int, abandon: bool
-    ) -> int:
-        if not vector.length:
+    async def _read(self, request: Request, exports: list[Export], size: int, abandon: bool) -> int:
+        """Perform a read into callers' memory, which on a direct file may have to go through other memory."""
+        descriptor, offset = request.descriptor, request.offset
+        if not size:
             await self._checkpoint()
             return 0
-        request = Request(operation, descriptor, vector.address, len(vector.exports), offset, flags, vector, nbytes=vector.length)
+        if not reading_fits(descriptor, offset, size, exports):
+            if fits_slab(descriptor, offset, size):
+                with Bounced(self._check(), Operation.READ, descriptor, size, offset, request.flags) as bounced:
+                    return bounced.scatter(exports, await self._perform(bounced.request, abandon=abandon))
+            request.extra = descriptor.bounce
         return await self._perform(request, abandon=abandon)
 
     async def _pwrite(self, descriptor: Descriptor, data: ReadableBuffer, offset: int, flags: int) -> int:
         export = export_buffer(data, writable=False)
         size = export.length
-        check_alignment(descriptor, offset, size)
-        if size == 0:
-            await self._checkpoint()
-            return 0
-        if is_aligned(descriptor, offset, size, [export]):
-            return await self._perform(Request(Operation.WRITE, descriptor, export.address, size, offset, flags, export))
-        with Bounced(self._check(), Operation.WRITE, descriptor, size, offset, flags) as bounced:
-            bounced.slab.gather([export])
-            return await self._perform(bounced.request)
+        return await self._write(Request(Operation.WRITE, descriptor, export.address, size, offset, flags, export), [export], size)
+
+    async def _pwritev(self, descriptor: Descriptor, buffers: Sequence[ReadableBuffer], offset: int, flags: int) -> int:
+        vector = export_vector(buffers, writable=False)
+        size = vector.length
+        request = Request(Operation.WRITEV, descriptor, vector.address, len(vector.exports), offset, flags, vector, nbytes=size)
+        return await self._write(request, vector.exports, size)
 
     async def _append(self, descriptor: Descriptor, data: ReadableBuffer) -> tuple[int, int]:
-        """Write to a descriptor with O_APPEND; give the position behind it and the number of bytes."""
+        """Write to a descriptor with O_APPEND; give the position behind it and the number of bytes. Of nothing: the end of the file."""
         export = export_buffer(data, writable=False)
         size = export.length
-        check_alignment(descriptor, 0, size)
-        if not is_aligned(descriptor, 0, size, [export]):
-            with Bounced(self._check(), Operation.APPEND, descriptor, size, 0, 0) as bounced:
-                bounced.slab.gather([export])
-                return await self._perform(bounced.request), size
-        return await self._perform(Request(Operation.APPEND, descriptor, export.address, size, owned=export)), size
+        if not size:
+            return await self._perform(Request(Operation.SEEK, descriptor, flags=os.SEEK_END)), 0
+        return await self._write(Request(Operation.APPEND, descriptor, export.address, size, owned=export), [export], size), size
+
+    async def _write(self, request: Request, exports: list[Export], size: int) -> int:
+        """Perform a write from callers' memory, which on a direct file may have to go through other memory or the page cache."""
+        descriptor, offset = request.descriptor, request.offset
+        if not size:
+            await self._checkpoint()
+            return 0
+        if not is_block_write(descriptor, offset, size, request.flags):
+            request.buffered = True
+            request.extra = lib.TAIO_REOPEN
+        elif not writing_fits(descriptor, exports):
+            if size <= LARGEST_SLAB:
+                with Bounced(self._check(), Operation.WRITE, descriptor, size, offset, request.flags) as bounced:
+                    bounced.slab.gather(exports)
+                    return await self._perform(bounced.request)
+            request.extra = descriptor.bounce
+        return await self._perform(request)
 
     # ---- by descriptor
 

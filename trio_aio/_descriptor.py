@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from trio_aio._errors import os_error
 from trio_aio._native import ffi, lib
+from trio_aio._order import Order
 
 if TYPE_CHECKING:
     from trio_aio._native._ext import CData
-    from trio_aio._request import Request
     from trio_aio._routing import Route
 
 __all__ = ("Alignment", "DescriptionRecord", "Descriptor", "StatRecord", "describe", "kind_of")
@@ -61,28 +61,36 @@ class Descriptor:
         self.borrowed: bool = False  # the caller closes it (closefd=False)
         self.mode: int = 0  # st_mode
         self.device: int = 0
+        self.inode: int = 0
         self.direct: bool = False
         self.append: bool = False
         self.size: int = 0  # no less than this when last seen: what lies below it is an overwrite
         self.alignment: Alignment = BUFFERED
+        self.read_unit: int = 1  # what offsets and lengths of reads must be multiples of
         self.read_route: Route | None = None  # what its device has taught us; the engine's
         self.write_route: Route | None = None
         self.users: int = 0  # calls by descriptor that share this object
-        self.requests: int = 0  # created and not yet finished, a close not counted
-        self.writes: set[Request] = set()  # those of them that write
-        self.held: list[Request] = []  # syncs that wait for writes
-        self.close_request: Request | None = None  # waits for `requests` to be 0
+        self.order: Order = Order()  # who leases it, and who waits for whom
+
+    @property
+    def bounce(self) -> int:
+        """What tells a worker to go through its own aligned memory (native.h, TAIO_READ); 0 where nothing needs that."""
+        unit = max(self.alignment.offset, self.alignment.memory, self.read_unit)
+        return unit if unit > 1 else 0
 
     def load(self, record: DescriptionRecord) -> None:
         """Take over what the kernel says."""
         description = record.value
         self.mode = description.mode
         self.device = description.device
-        self.direct = bool(description.open_flags & os.O_DIRECT)
+        self.inode = description.inode
+        # Alignments of 0: the file cannot do it, and the kernel goes through the page cache.
+        self.direct = bool(description.open_flags & os.O_DIRECT) and not (description.has_dioalign and not description.dio_offset)
         self.append = bool(description.open_flags & os.O_APPEND)
         self.size = description.size
-        if self.direct and description.has_dioalign and description.dio_offset:
+        if self.direct and description.has_dioalign:
             self.alignment = Alignment(description.dio_offset, description.dio_memory)
+            self.read_unit = description.dio_read_offset or description.dio_offset
 
 
 class DescriptionRecord:

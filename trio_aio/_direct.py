@@ -1,14 +1,21 @@
-"""Direct I/O for requests that are not aligned as the file wants it.
+"""Direct I/O at any offset, of any length, from and to any memory.
 
-O_DIRECT takes offsets, lengths and addresses that are multiples of what ``statx(2)`` says (STATX_DIOALIGN), and answers EINVAL to
-others. A request that is not like that goes through a slab of the buffer pool: a read is widened to the blocks around it, and what was
-asked for is copied out.
+How the kernel works. O_DIRECT takes offsets, lengths and addresses that are multiples of what ``statx(2)`` says (STATX_DIOALIGN), and
+answers EINVAL to others. A write that ends inside a block is none it could do: it has no half blocks.
+
+What we do about it. A read is widened to the blocks around it, in aligned memory, and what was asked for is copied out. A write whose
+memory alone is not aligned is copied into such memory. A write whose offset or length is not aligned, and an append, goes through the
+page cache, by a second descriptor: the kernel then reads what it needs of the blocks at the edges, puts the size right, and orders it with
+others' writes, all of which we could only do in steps that a crash or another process may come between. Writes of the two kinds
+are kept apart (`_order.Gate`).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trio_aio._buffers import LARGEST_SLAB
+from trio_aio._native import lib
 from trio_aio._request import Operation, Request, State
 
 if TYPE_CHECKING:
@@ -16,29 +23,41 @@ if TYPE_CHECKING:
     from trio_aio._descriptor import Descriptor
     from trio_aio._engine import Engine
 
-__all__ = ("Bounced", "check_alignment", "is_aligned")
+__all__ = ("Bounced", "fits_slab", "is_block_write", "reading_fits", "writing_fits")
 
 
-def is_aligned(descriptor: Descriptor, offset: int, size: int, exports: list[Export]) -> bool:
-    """Whether a request can go as it is: always on a buffered file."""
-    unit, memory = descriptor.alignment.offset, descriptor.alignment.memory
-    if offset % unit or size % unit:
-        return False
+def reading_fits(descriptor: Descriptor, offset: int, size: int, exports: list[Export]) -> bool:
+    """Whether a read can go as it is: always on a buffered file."""
+    unit = descriptor.read_unit
+    return not (offset % unit or size % unit) and _memory_fits(descriptor, exports, unit)
+
+
+def is_block_write(descriptor: Descriptor, offset: int, size: int, flags: int) -> bool:
+    """Whether O_DIRECT can do a write, given aligned memory. Always on a buffered file."""
+    unit = descriptor.alignment.offset
+    return unit == 1 or not (offset % unit or size % unit or descriptor.append or flags & lib.RWF_APPEND)
+
+
+def writing_fits(descriptor: Descriptor, exports: list[Export]) -> bool:
+    """Whether a write of whole blocks can go as it is."""
+    return _memory_fits(descriptor, exports, descriptor.alignment.offset)
+
+
+def _memory_fits(descriptor: Descriptor, exports: list[Export], unit: int) -> bool:
+    memory = descriptor.alignment.memory
     return memory == 1 or not any(export.address % memory or export.length % unit for export in exports)
 
 
-def check_alignment(descriptor: Descriptor, offset: int, size: int) -> None:
-    """Refuse what cannot be written; ValueError."""
-    unit = descriptor.alignment.offset
-    if offset % unit or size % unit:
-        raise ValueError(f"direct writes of this file take offsets and sizes that are multiples of {unit} bytes, not {offset} and {size}")
+def fits_slab(descriptor: Descriptor, offset: int, size: int) -> bool:
+    """Whether it is small enough for the pool's memory; a worker uses its own for what is larger."""
+    return size + offset % descriptor.read_unit <= LARGEST_SLAB
 
 
 class Bounced:
     """A request through a slab, which goes back to the pool afterwards unless the request was abandoned and still uses it."""
 
     def __init__(self, engine: Engine, operation: Operation, descriptor: Descriptor, size: int, offset: int, flags: int) -> None:
-        unit = descriptor.alignment.offset
+        unit = descriptor.read_unit
         self._engine: Engine = engine
         self._size: int = size
         self._start: int = offset % unit  # of what was asked for, in the slab

@@ -18,15 +18,17 @@ import select
 import threading
 from collections import deque
 from os import EFD_CLOEXEC, EFD_NONBLOCK, eventfd, eventfd_write
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from trio_aio import _kernel_context
-from trio_aio._buffers import CHUNK, BufferPool, Chunk, Slab
+from trio_aio._buffers import CHUNK, LARGEST_SLAB, BufferPool, Chunk, Slab
 from trio_aio._descriptor import Descriptor
 from trio_aio._inline_lane import InlineLane
 from trio_aio._kernel_lane import KernelLane
 from trio_aio._lane import SLOT_MASK
 from trio_aio._native import ffi, lib
+from trio_aio._order import CHANGES, SYNCS, Gate
 from trio_aio._request import Operation, Request, State
 from trio_aio._routing import Routes
 from trio_aio._worker_lane import WorkerLane
@@ -36,16 +38,15 @@ if TYPE_CHECKING:
 
     from trio_aio._native._ext import CData
     from trio_aio._routing import Route
+    from trio_aio._run import Run
 
 __all__ = ("DIRECT_LIMIT", "Engine")
 
 DIRECT_LIMIT = 1 << 20  # bytes: io_submit pins every page on the event loop's thread, 60 us for 1 MiB and 300 us for 8 MiB
 _POOLED = 16 << 20  # bytes of aligned memory kept for the next direct read or write
 
-_READ_LIKE = tuple(o in (Operation.READ, Operation.READV) for o in Operation)
+_READ_LIKE = tuple(o in (Operation.READ, Operation.READV, Operation.READ_RUN) for o in Operation)
 _TRANSFERS = tuple(o in (Operation.READ, Operation.READV, Operation.WRITE, Operation.WRITEV) for o in Operation)
-_WRITES = tuple(o in (Operation.WRITE, Operation.WRITEV, Operation.APPEND, Operation.TRUNCATE, Operation.FALLOCATE) for o in Operation)
-_SYNCS = tuple(o in (Operation.FSYNC, Operation.FDATASYNC) for o in Operation)
 _VECTORS = tuple(o in (Operation.READV, Operation.WRITEV) for o in Operation)
 
 _NO_FILE = Descriptor(-1)
@@ -68,7 +69,7 @@ class Engine:
         *,
         use_kernel: bool,
         insist: bool,
-        wake: Callable[[Request], None],
+        wake: Callable[[Any], None],
         plug: Callable[[], None],
     ) -> None:
         self.max_in_flight: int = max_in_flight
@@ -85,9 +86,10 @@ class Engine:
         self.abandoned: int = 0  # those of them that nobody waits for
         self.closed: bool = False
         self.routes: Routes = Routes()
+        self._gates: WeakValueDictionary[tuple[int, int], Gate] = WeakValueDictionary()
         self.kernel: KernelLane | None = None
         self._may_use_kernel: bool = use_kernel
-        self._wake: Callable[[Request], None] = wake
+        self.wake: Callable[[Any], None] = wake  # with what has a waiter and is finished
         self._plug: Callable[[], None] = plug
         self._plugged: bool = False
         self._stopping: bool = False
@@ -145,44 +147,31 @@ class Engine:
         descriptor.write_route = find(descriptor.device, direct=descriptor.direct, writing=True)
         if descriptor.direct:
             self.buffers.prepare()
+            inode = descriptor.device, descriptor.inode
+            descriptor.order.gate = self._gates.get(inode)
+            if descriptor.order.gate is None:
+                descriptor.order.gate = self._gates[inode] = Gate()
 
     def submit(self, request: Request) -> None:
         """Start a request. It may have finished when this returns; if not, its waiter will be woken."""
         self.outstanding += 1
         descriptor = request.descriptor
-        operation = request.operation
-        if operation is Operation.CLOSE:
-            if descriptor.requests:
-                request.state = State.HELD
-                descriptor.close_request = request
-            else:
-                self._close_descriptor(request)
-            return
-        descriptor.requests += 1
-        if _WRITES[operation]:
-            descriptor.writes.add(request)
-            if operation is Operation.TRUNCATE and request.offset < descriptor.size:
-                descriptor.size = request.offset
-        elif _SYNCS[operation] and descriptor.writes:
-            request.state = State.HELD
-            request.waits_for = set(descriptor.writes)
-            descriptor.held.append(request)
-            return
-        self._route(request)
-
-    def _close_descriptor(self, request: Request) -> None:
-        if request.descriptor.borrowed:
-            self._finish(request, 0)
+        if request.operation is Operation.TRUNCATE and request.offset < descriptor.size:
+            descriptor.size = request.offset
+        if descriptor.order.enter(request):
+            self._route(request)
         else:
-            self._to_workers(request)
+            request.state = State.HELD
 
     def _route(self, request: Request) -> None:
-        if self._suits_kernel(request) and self.has_kernel_lane():
+        if request.operation is Operation.CLOSE and request.descriptor.borrowed:
+            self._finish(request, 0)
+        elif self._suits_kernel(request) and self.has_kernel_lane() and self._provide_slab(request.run):
             assert self.kernel is not None
-            self.submitted_kernel += 1
+            self.submitted_kernel += request.pieces
             self.kernel.accept(request)
             if request.state is State.KERNEL_PREPARED:
-                if self.kernel.idle:
+                if self.kernel.idle or request.run is not None:  # a run is a batch by itself
                     self.flush()
                 else:
                     self._ask_for_flush()
@@ -192,11 +181,14 @@ class Engine:
     def _populate(self, chunk: Chunk) -> None:
         request = Request(Operation.POPULATE, _NO_FILE, chunk.address, CHUNK, owned=chunk, nbytes=0)
         self.outstanding += 1
-        _NO_FILE.requests += 1
+        _NO_FILE.order.enter(request)
         self.workers.accept(request)
 
     def _to_workers(self, request: Request) -> None:
-        self.submitted_workers += 1
+        self.submitted_workers += request.pieces
+        if request.run is not None:
+            request.run.native.next = 0
+            request.run.native.flags = request.flags
         self.workers.accept(request)
 
     def _suits_kernel(self, request: Request) -> bool:
@@ -204,21 +196,39 @@ class Engine:
         if operation is Operation.POLL:
             return True
         descriptor = request.descriptor
-        if not descriptor.direct or not self._may_use_kernel:
+        if not self._may_use_kernel or not (descriptor.direct or operation is Operation.READ_RUN):
             return False
-        if _SYNCS[operation]:
+        if SYNCS[operation]:
             return True
-        if not _TRANSFERS[operation] or request.nbytes > DIRECT_LIMIT or request.cold:
+        if not (_TRANSFERS[operation] or request.run) or request.nbytes > DIRECT_LIMIT or request.cold or request.buffered:
+            return False
+        if _VECTORS[operation] and request.length > lib.IOV_MAX:
             return False
         if not _READ_LIKE[operation] and (
             descriptor.append or request.flags & lib.RWF_APPEND or request.offset + request.nbytes > descriptor.size
         ):
             return False  # it makes the file longer: synchronous nearly everywhere
         route = self._route_of(request)
+        if not descriptor.direct:  # a run that starts the read-ahead of cold pages, or has no business here
+            request.probing = route.nowait
+            return route.nowait
         if not route.is_open():
             return False
         request.probing = route.nowait and not request.flags & lib.RWF_NOWAIT
         return True
+
+    def _provide_slab(self, run: Run | None) -> bool:
+        """Give a run of a direct file that is not aligned aligned memory; False where that is not to be had on the loop's thread."""
+        if run is None or run.aligned:
+            return True
+        unit = run.native.unit
+        stride = (run.largest + 2 * unit - 2) // unit * unit
+        places = min(run.native.count, self.max_in_flight, LARGEST_SLAB // stride)
+        if not places:
+            return False
+        run.slab = self.buffers.take(places * stride)
+        run.native.stride = stride
+        return not run.slab.cold
 
     def _route_of(self, request: Request) -> Route:
         descriptor = request.descriptor
@@ -249,7 +259,7 @@ class Engine:
             self._give_up_on_full_ring(lane)
         self.reap(drain=False)
         for request in tried:
-            if request.probing or not _TRANSFERS[request.operation]:
+            if request.probing or not _TRANSFERS[request.operation]:  # a run without NOWAIT is judged when it is over
                 continue
             if request.state is not State.COMPLETED:
                 self._route_of(request).clear()
@@ -258,7 +268,11 @@ class Engine:
 
     def _give_up_on_full_ring(self, lane: KernelLane) -> None:
         """EAGAIN with nothing in flight (the kernel is out of memory, say): no completion would ever make us try again."""
-        for request in list(lane.requests()):
+        for request in dict.fromkeys(lane.requests()):
+            if request.run is not None:
+                lane.withdraw_run(request)
+                self._to_workers(request)
+                continue
             lane.withdraw_prepared(request)
             if request.operation is Operation.POLL:
                 self._finish(request, _EAGAIN)
@@ -297,6 +311,9 @@ class Engine:
             request = self.workers.take(token)
             if request is not None:  # else it was withdrawn
                 request.transferred += transferred
+                if request.run is not None:
+                    self._finish_run(request, request.run)
+                    return
                 if result >= 0 and _TRANSFERS[request.operation]:
                     result = request.transferred
                 self._finish(request, result)
@@ -304,7 +321,10 @@ class Engine:
         assert self.kernel is not None
         request = self.kernel.take(token)
         assert request is not None  # the kernel gives nothing back that it was given
-        if _TRANSFERS[request.operation]:
+        if request.run is not None:
+            if self.kernel.take_back(request, token):
+                self._leave_kernel_lane(request, request.run)
+        elif _TRANSFERS[request.operation]:
             self._complete_transfer(request, result)
         else:
             if request.cancel_accepted and result == 0:
@@ -312,6 +332,28 @@ class Engine:
                 if not request.cancel_requested:
                     result = _ECANCELED  # `cancel_polls` asked for it, not its task
             self._finish(request, result)
+
+    def _leave_kernel_lane(self, request: Request, run: Run) -> None:
+        """A run has no more slots there: it is whole, was stopped, or is left to a worker."""
+        if run.native.stop or run.whole:
+            if request.probing and request.descriptor.direct and run.whole:
+                self._route_of(request).clear()
+            self._finish_run(request, run)
+            return
+        result = run.pieces[run.first_open].result
+        if request.probing and result == _EOPNOTSUPP:
+            self._route_of(request).nowait = False
+        elif request.probing and result == _EAGAIN and request.descriptor.direct:
+            self._route_of(request).strike()
+        self.retried += 1
+        self._to_workers(request)
+
+    def _finish_run(self, request: Request, run: Run) -> None:
+        request.transferred = run.moved
+        if request.cancel_requested and not run.whole and request.operation is Operation.READ_RUN:
+            self.cancelled += 1
+            request.cancel_accepted = True
+        self._finish(request, 0)
 
     def _complete_transfer(self, request: Request, result: int) -> None:
         """Take what the kernel lane did of a read or write; what is left over goes on to the workers."""
@@ -337,7 +379,7 @@ class Engine:
         request.transferred = result
         if result == request.nbytes:
             self._finish(request, result)
-        elif _READ_LIKE[request.operation] and (result == 0 or result % request.descriptor.alignment.offset):
+        elif _READ_LIKE[request.operation] and (result == 0 or result % request.descriptor.read_unit):
             self._finish(request, result)  # the end of the file
         elif result == 0:
             self._finish(request, _EIO)  # a write of nothing is an error, not a loop
@@ -352,15 +394,17 @@ class Engine:
             request.owned.warm = True
             self._let_go(request)
             return
-        self.completed += 1
+        self.completed += request.pieces
         operation = request.operation
         if _READ_LIKE[operation]:
             self.bytes_read += request.transferred
-        elif _WRITES[operation]:
+        elif CHANGES[operation]:
             self.bytes_written += request.transferred
             if result >= 0 and _TRANSFERS[operation]:
                 descriptor = request.descriptor
                 descriptor.size = max(descriptor.size, request.offset + request.nbytes)
+        for sync in request.followers:
+            self._finish(sync, result)
         self._let_go(request)
 
     def _let_go(self, request: Request) -> None:
@@ -370,28 +414,16 @@ class Engine:
             self.abandoned -= 1
             if isinstance(request.owned, Slab):
                 self.buffers.give_back(request.owned)
-        descriptor = request.descriptor
-        if request.operation is not Operation.CLOSE:
-            descriptor.requests -= 1
-            if _WRITES[request.operation]:
-                descriptor.writes.discard(request)
-                if descriptor.held:
-                    self._release_syncs(descriptor, request)
-            if not descriptor.requests and descriptor.close_request is not None:
-                closing, descriptor.close_request = descriptor.close_request, None
-                self._close_descriptor(closing)
+        if request.run is not None and request.run.slab is not None:
+            self.buffers.give_back(request.run.slab)
+            request.run.slab = None
+        ready = request.descriptor.order.leave(request) if request.operation is not Operation.CLOSE else ()
         if request.waiter is not None:
-            self._wake(request)
-
-    def _release_syncs(self, descriptor: Descriptor, write: Request) -> None:
-        for sync in descriptor.held:
-            assert sync.waits_for is not None
-            sync.waits_for.discard(write)
-        ready = [sync for sync in descriptor.held if not sync.waits_for]
-        descriptor.held = [sync for sync in descriptor.held if sync.waits_for]
-        for sync in ready:  # last: `_route` may reap the write that another sync waits for, and come back here
-            sync.waits_for = None
-            self._route(sync)
+            self.wake(request)
+        elif request.batch is not None:
+            request.batch.ended(request)
+        for waiting in ready:  # last: `_route` may reap what others wait for, and come back here
+            self._route(waiting)
 
     # ---- giving up
 
@@ -404,13 +436,24 @@ class Engine:
             return False  # it happens whatever becomes of its task
         if request.transferred and not _READ_LIKE[request.operation]:
             return False  # the first part is written
+        if request.run is not None and not self._stop_run(request, request.run):
+            return False
+        if request.followers:  # others wait for this sync, and it goes on for them
+            request.waiter = None
+            self.cancelled += 1
+            return True
         if state is State.HELD:
-            request.descriptor.held.remove(request)
+            request.descriptor.order.withdraw(request)
         elif state is State.WORKER_QUEUED:
             self.workers.withdraw_queued(request)
         elif state is State.KERNEL_QUEUED:
             assert lane is not None
             lane.withdraw_queued(request)
+        elif request.run is not None and state in (State.KERNEL_PREPARED, State.KERNEL_IN_FLIGHT):
+            assert lane is not None
+            if not lane.withdraw_run(request):
+                return False
+            self._pump()
         elif state is State.KERNEL_PREPARED:
             assert lane is not None
             lane.withdraw_prepared(request)
@@ -427,6 +470,13 @@ class Engine:
         request.waiter = None
         request.advance(State.WITHDRAWN)
         self._let_go(request)
+        return True
+
+    def _stop_run(self, request: Request, run: Run) -> bool:
+        """Begin no more pieces of a run that is cancelled; False: it goes on to its end, since it has begun to write."""
+        if request.operation is Operation.WRITE_RUN:
+            return not run.begun
+        run.stop()
         return True
 
     def abandon(self, request: Request) -> None:
@@ -464,7 +514,7 @@ class Engine:
                 self._dropped.append(descriptor)
                 eventfd_write(self.event_fd, 1)
                 return
-        if not descriptor.requests:
+        if not descriptor.order.requests:
             os.close(descriptor.fd)
 
     def drain(self) -> None:

@@ -21,6 +21,7 @@ from trio_aio._request import Operation, Request, State
 if TYPE_CHECKING:
     from trio_aio._kernel_context import KernelContext
     from trio_aio._native._ext import CData
+    from trio_aio._run import Run
 
 __all__ = ("KernelLane",)
 
@@ -43,6 +44,8 @@ class KernelLane(Lane):
         if not self.ring:
             raise MemoryError
         self._prepared: list[Request] = []
+        self._runs: list[Request] = []  # that have slots
+        self._places: list[int] = [0] * slots  # of each slot of a run in its slab
         self._calls: CData = ffi.new("uint64_t *")
         self._refused: CData = ffi.new("struct taio_completion[]", slots)
 
@@ -54,8 +57,8 @@ class KernelLane(Lane):
 
     @property
     def prepared(self) -> int:
-        """How many requests wait for `submit`."""
-        return len(self._prepared)
+        """How many requests, or pieces of runs, wait for `submit`."""
+        return lib.taio_ring_prepared(self.ring)
 
     @property
     def idle(self) -> bool:
@@ -64,6 +67,9 @@ class KernelLane(Lane):
 
     def _start(self, request: Request, slot: int) -> None:
         request.state = State.KERNEL_PREPARED
+        if request.run is not None:
+            self._start_run(request, request.run, slot)
+            return
         flags = request.flags | _NOWAIT if request.probing else request.flags
         _prepare(
             self.ring,
@@ -78,6 +84,90 @@ class KernelLane(Lane):
         )
         self._prepared.append(request)
 
+    # ---- runs: a run takes what slots nobody else wants
+
+    def _start_run(self, request: Request, run: Run, slot: int) -> None:
+        run.begun = True
+        native = run.native
+        native.next = 0
+        native.width = self.slots
+        native.flags = request.flags | _NOWAIT if request.probing else request.flags
+        run.most = self.slots
+        if run.slab is not None:
+            native.bounce = run.slab.address
+            run.most = min(run.most, run.slab.capacity // native.stride)
+            run.places = list(range(run.most))
+        self._prepared.append(request)
+        self._runs.append(request)
+        self._give_slot(request, run, slot)
+        self._widen()
+
+    def _give_slot(self, request: Request, run: Run, slot: int) -> bool:
+        place = run.places.pop() if run.places else 0
+        if not lib.taio_ring_prepare_run(self.ring, slot, request.token, run.native, place):
+            if run.slab is not None:
+                run.places.append(place)
+            self._vacate(slot)
+            run.most = run.slots  # it has no more pieces
+            return False
+        self._places[slot] = place
+        run.slots += 1
+        return True
+
+    def _widen(self) -> None:
+        for request in self._runs:
+            run = request.run
+            assert run is not None
+            while self._free and not self._queue and run.slots < run.most and self._has_room(request):
+                if not self._give_slot(request, run, self._occupy(request)):
+                    break
+
+    def _crowded(self) -> None:
+        for request in self._runs:
+            assert request.run is not None
+            request.run.native.width = max(1, request.run.slots // 2)
+
+    def pump(self) -> None:
+        """Start queued requests as far as slots are free; runs get what is left."""
+        super().pump()
+        if self._runs and not self._queue:
+            for request in self._runs:
+                assert request.run is not None
+                if request.run.native.width:  # else the kernel refused a piece, and it only waits for the others
+                    request.run.native.width = self.slots
+            self._widen()
+
+    def take_back(self, request: Request, token: int) -> bool:
+        """Note that a run gave a slot back; give whether that was its last."""
+        run = request.run
+        assert run is not None
+        if run.slab is not None:
+            run.places.append(self._places[(token & SLOT_MASK) - self.first])
+        run.slots -= 1
+        if run.slots:
+            if not run.native.width:
+                run.most = 0
+            return False
+        self._runs.remove(request)
+        return True
+
+    def withdraw_run(self, request: Request) -> bool:
+        """Take back those pieces of a stopped run that io_submit has not seen; give whether nothing is left of it here."""
+        run = request.run
+        assert run is not None
+        for slot, holder in enumerate(self.holders):
+            if holder is request and lib.taio_ring_withdraw(self.ring, slot):
+                self._vacate(slot)
+                run.slots -= 1
+        if run.slots:
+            return False
+        self._runs.remove(request)
+        if request in self._prepared:
+            self._prepared.remove(request)
+        return True
+
+    # ---- the call
+
     def submit(self) -> tuple[list[Request], list[tuple[int, int, int]]]:
         """Call io_submit for what is prepared. Give the requests that it was given, and completions of those it refused.
 
@@ -86,8 +176,11 @@ class KernelLane(Lane):
         tried = self._prepared
         refused = lib.taio_ring_submit(self.ring, self._refused, self.slots, self._calls)
         left = lib.taio_ring_prepared(self.ring)
-        self._prepared = tried[len(tried) - left :]
-        tried = tried[: len(tried) - left]
+        self._prepared = []
+        if left:
+            kept = [request for request in tried if request.run is None and lib.taio_ring_is_prepared(self.ring, self._slot(request))]
+            tried = [request for request in tried if request not in kept]
+            self._prepared = kept
         for request in tried:
             request.state = State.KERNEL_IN_FLIGHT
         out = self._refused
@@ -95,14 +188,17 @@ class KernelLane(Lane):
 
     def withdraw_prepared(self, request: Request) -> None:
         """Take a request back that io_submit has not seen."""
-        slot = (request.token & SLOT_MASK) - self.first
+        slot = self._slot(request)
         lib.taio_ring_withdraw(self.ring, slot)
         self._prepared.remove(request)
         self._vacate(slot)
 
     def cancel(self, request: Request) -> bool:
         """Ask io_cancel; give whether the kernel accepted."""
-        return lib.taio_ring_cancel(self.ring, (request.token & SLOT_MASK) - self.first) == 0
+        return lib.taio_ring_cancel(self.ring, self._slot(request)) == 0
+
+    def _slot(self, request: Request) -> int:
+        return (request.token & SLOT_MASK) - self.first
 
     def close(self) -> None:
         """Free the ring's memory. Nothing is in flight; the kernel's context is somebody else's."""

@@ -56,6 +56,7 @@ class Lane:
         else:
             request.advance(self.queued_state)
             self._queue[request] = None
+            self._crowded()
 
     def pump(self) -> None:
         """Start queued requests as far as slots are free."""
@@ -104,6 +105,9 @@ class Lane:
         token = self._tokens[slot] + _GENERATION
         self._tokens[slot] = token if token <= _MAX_TOKEN else self.first + slot
         self._free.append(slot)
+
+    def _crowded(self) -> None:
+        """A request had to be queued."""
 
     def _start(self, request: Request, slot: int) -> None:
         raise NotImplementedError

@@ -11,7 +11,9 @@ import enum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trio_aio._batch import Batch
     from trio_aio._descriptor import Descriptor
+    from trio_aio._run import Run
 
 __all__ = ("Operation", "Request", "State")
 
@@ -35,6 +37,8 @@ class Operation(enum.IntEnum):
     DESCRIBE = 13
     POPULATE = 14
     POLL = 15
+    READ_RUN = 16
+    WRITE_RUN = 17
 
 
 class State(enum.IntEnum):
@@ -63,8 +67,14 @@ class Request:
     cancel_requested: bool = False
     cancel_accepted: bool = False
     abandoned: bool = False  # its task has gone; nobody waits for the result
-    waits_for: set[Request] | None = None  # while HELD
+    run: Run | None = None  # of READ_RUN and WRITE_RUN
+    buffered: bool = False  # a write of a direct file that goes through the page cache
+    passed_gate: bool = False  # see _order.Gate
+    waits_for: set[Request] | None = None  # of a sync: the writes before it
+    leader: Request | None = None  # of a sync that is served by another
+    followers: list[Request] = []  # of a sync: those it serves  # noqa: RUF012 - never changed: a sync has its own
     waiter: Any = None  # the backend's: whom to wake
+    batch: Batch | None = None  # or what to tell instead
 
     def __init__(
         self,
@@ -86,12 +96,17 @@ class Request:
         self.flags: int = flags
         self.owned: Any = owned  # kept alive until the completion
         self.nbytes: int = length if nbytes is None else nbytes
-        self.extra: int = extra  # address of a struct that the operation fills
+        self.extra: int = extra  # address of a struct that the operation fills; of a read or write, how (native.h, TAIO_READ)
 
     def advance(self, state: State) -> None:
         """Go to a later state."""
         assert state > self.state, f"{self.state!r} -> {state!r}"
         self.state = state
+
+    @property
+    def pieces(self) -> int:
+        """How many requests it counts for."""
+        return 1 if self.run is None else self.run.count
 
     @property
     def finished(self) -> bool:

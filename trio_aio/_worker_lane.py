@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ("WorkerLane",)
 
-_OPERATIONS = tuple(getattr(lib, f"TAIO_{operation.name}", -1) for operation in Operation)  # POLL is the kernel lane's alone
+_NAMES = {"READ_RUN": "RUN", "WRITE_RUN": "RUN"}
+# POLL is the kernel lane's alone.
+_OPERATIONS = tuple(getattr(lib, f"TAIO_{_NAMES.get(operation.name, operation.name)}", -1) for operation in Operation)
 _push = lib.taio_pool_push
 _numbers = itertools.count(1)
 

@@ -53,8 +53,11 @@ struct taio_description {
     uint32_t has_dioalign; /* 1 where statx knows STATX_DIOALIGN; 0/0 below then means that O_DIRECT is not supported */
     uint32_t dio_memory;   /* bytes */
     uint32_t dio_offset;   /* bytes */
+    uint32_t dio_read_offset; /* bytes, for reads; 0: as dio_offset */
 };
 int taio_describe(int fd, struct taio_description *description);
+/* The same, and where the kernel does not say how direct I/O is to be aligned, find out by reading. May sleep. */
+int taio_describe_and_probe(int fd, struct taio_description *description);
 
 /* fstat(2) as numbers, for os.stat_result. */
 struct taio_stat {
@@ -69,6 +72,39 @@ struct taio_completion {
     int64_t transferred; /* bytes moved, also where `result` is an error that came after them */
 };
 
+/* ---- runs (run.c): many reads, or many writes, of one file that are handed over together ---- */
+
+#define TAIO_UNTRIED INT64_MIN
+
+struct taio_piece {
+    int64_t offset;
+    uint64_t memory; /* address */
+    uint64_t length;
+    int64_t result;  /* bytes moved, -errno, or TAIO_UNTRIED */
+};
+
+struct taio_run {
+    struct taio_piece *pieces;
+    uint64_t count, next; /* pieces before `next` were begun, or are whole, in the lane that has the run now */
+    uint64_t unit;        /* what offsets, lengths and (unless `bounce` is set) addresses must be multiples of; 1: nothing */
+    uint64_t bounce;      /* address of aligned memory for the kernel lane, `stride` bytes for each slot; 0: pieces are used as they are */
+    uint64_t stride;
+    uint32_t width;       /* the most slots of the kernel lane that it may keep */
+    uint32_t out;         /* slots that it has */
+    int32_t fd, writing, flags;
+    int32_t stop;         /* begin no more pieces: one failed, or nobody wants them any more. Set by the loop or the worker that has it */
+};
+
+/* Make pieces of `length` bytes, side by side from `memory`. -EINVAL: an offset is negative, and *bad is its index. */
+int taio_run_blocks(struct taio_run *run, const int64_t *offsets, uint64_t length, uint64_t memory, uint64_t *bad);
+/* Read from the page cache alone, until a piece is not there or `limit` bytes were moved: 0 when all is done, 1 if the limit was
+ * reached, or -errno of the piece at `next`. */
+int taio_run_inline(struct taio_run *run, uint64_t limit);
+/* Say whether `piece` is to be tried (again), by a lane that may sleep more than the last. */
+int taio_piece_is_open(const struct taio_piece *piece);
+/* The first piece that is not whole: its index, or `count`. */
+uint64_t taio_run_check(const struct taio_run *run);
+
 /* ---- the kernel lane (ring.c) ---- */
 
 struct taio_ring;
@@ -81,9 +117,13 @@ void taio_ring_use_getevents(struct taio_ring *ring);
 /* Put a request behind those waiting for taio_ring_submit. `slot` is free: its last completion has been taken. */
 void taio_ring_prepare(struct taio_ring *ring, unsigned slot, uint64_t token, int opcode, int fd, uint64_t memory,
                        uint64_t length, int64_t offset, int rw_flags);
+/* Give a run a slot: its next piece is prepared, and whenever that is complete the one after it, until the run has no more, or more
+ * slots than its width; then a completion gives the slot back. `place`: which part of the run's bounce memory. 0: it has no piece for it. */
+int taio_ring_prepare_run(struct taio_ring *ring, unsigned slot, uint64_t token, struct taio_run *run, unsigned place);
 /* Take a prepared request back before it was submitted: 1 if it was there. */
 int taio_ring_withdraw(struct taio_ring *ring, unsigned slot);
 unsigned taio_ring_prepared(struct taio_ring *ring);
+int taio_ring_is_prepared(struct taio_ring *ring, unsigned slot);
 /* Submit what is prepared. A request that the kernel refuses becomes a completion in `out` and the rest go on behind it; what finds
  * the ring full stays prepared. *calls is raised by the system calls made. Returns the number of completions written. */
 int taio_ring_submit(struct taio_ring *ring, struct taio_completion *out, int room, uint64_t *calls);
@@ -92,6 +132,8 @@ int taio_ring_cancel(struct taio_ring *ring, unsigned slot); /* 0: accepted, the
 /* ---- the workers (workers.c) ---- */
 
 enum taio_operation {
+    /* Reads and writes. extra: 0; TAIO_REOPEN: write through a descriptor of the same file without O_DIRECT; or the alignment that the
+     * file asks for, and the bytes are moved through aligned memory of the worker's own. */
     TAIO_READ,      /* until `length` bytes, the end of the file or an error */
     TAIO_WRITE,     /* until all is written or an error */
     TAIO_READV,     /* the same over `length` iovecs */
@@ -106,8 +148,26 @@ enum taio_operation {
     TAIO_SEEK,      /* lseek to `offset`; flags: whence; the result is the position */
     TAIO_FALLOCATE, /* `length` bytes from `offset`; flags: mode */
     TAIO_DESCRIBE,  /* extra: struct taio_description */
+    TAIO_RUN,       /* memory: struct taio_run; the pieces that are not whole, in order */
     TAIO_POPULATE   /* have the pages of `length` bytes at `memory` made */
 };
+
+#define TAIO_REOPEN 1
+
+/* One blocking read or write (transfer.c). The vector is used up. The result is what was moved, or -errno. */
+struct taio_transfer {
+    int fd, flags, writing;
+    struct iovec *vector;
+    uint64_t parts;
+    int64_t offset, transferred;
+};
+struct taio_scratch {
+    char *memory; /* of one worker, made when first needed */
+};
+int64_t taio_transfer(struct taio_transfer *transfer);
+int64_t taio_transfer_bounced(struct taio_transfer *transfer, uint64_t unit, struct taio_scratch *scratch);
+int64_t taio_serve_run(struct taio_run *run, struct taio_scratch *scratch); /* gives the bytes moved */
+void taio_scratch_free(struct taio_scratch *scratch);
 
 struct taio_pool;
 

@@ -24,8 +24,15 @@ struct taio_ring {
     struct kernel_ring *mapped; /* NULL: ask io_getevents */
     int event_fd;
     unsigned slots, prepared;
-    struct iocb **batch; /* the first `prepared` wait for io_submit, in order */
+    struct iocb **batch;  /* the first `prepared` wait for io_submit, in order */
+    struct run_slot *run; /* for each slot: the run that has it */
     struct iocb iocbs[];
+};
+
+struct run_slot {
+    struct taio_run *run; /* NULL: an ordinary request has the slot, or nobody */
+    struct taio_piece *piece;
+    unsigned place;
 };
 
 struct taio_ring *taio_ring_new(uint64_t context, unsigned slots, int event_fd)
@@ -35,8 +42,9 @@ struct taio_ring *taio_ring_new(uint64_t context, unsigned slots, int event_fd)
     if (ring == NULL)
         return NULL;
     ring->batch = calloc(slots, sizeof *ring->batch);
-    if (ring->batch == NULL) {
-        free(ring);
+    ring->run = calloc(slots, sizeof *ring->run);
+    if (ring->batch == NULL || ring->run == NULL) {
+        taio_ring_free(ring);
         return NULL;
     }
     ring->context = context;
@@ -50,6 +58,7 @@ struct taio_ring *taio_ring_new(uint64_t context, unsigned slots, int event_fd)
 void taio_ring_free(struct taio_ring *ring)
 {
     free(ring->batch);
+    free(ring->run);
     free(ring);
 }
 
@@ -80,20 +89,94 @@ void taio_ring_prepare(struct taio_ring *ring, unsigned slot, uint64_t token, in
     ring->batch[ring->prepared++] = iocb;
 }
 
+static int prepare_next_piece(struct taio_ring *ring, unsigned slot, uint64_t token)
+{
+    struct run_slot *s = &ring->run[slot];
+    struct taio_run *run = s->run;
+    while (run->next < run->count && !taio_piece_is_open(&run->pieces[run->next]))
+        run->next++;
+    if (run->next == run->count || run->stop)
+        return 0;
+    struct taio_piece *piece = s->piece = &run->pieces[run->next++];
+    uint64_t memory = piece->memory, length = piece->length;
+    int64_t offset = piece->offset;
+    if (run->bounce != 0) {
+        int64_t end = piece->offset + (int64_t)piece->length;
+        memory = run->bounce + s->place * run->stride;
+        offset -= offset % (int64_t)run->unit;
+        length = ((uint64_t)(end - offset) + run->unit - 1) / run->unit * run->unit;
+        if (run->writing)
+            memcpy((void *)(uintptr_t)memory, (void *)(uintptr_t)piece->memory, piece->length);
+    }
+    taio_ring_prepare(ring, slot, token, run->writing ? IOCB_CMD_PWRITE : IOCB_CMD_PREAD, run->fd, memory, length, offset, run->flags);
+    return 1;
+}
+
+int taio_ring_prepare_run(struct taio_ring *ring, unsigned slot, uint64_t token, struct taio_run *run, unsigned place)
+{
+    ring->run[slot] = (struct run_slot){run, NULL, place};
+    if (!prepare_next_piece(ring, slot, token)) {
+        ring->run[slot].run = NULL;
+        return 0;
+    }
+    run->out++;
+    return 1;
+}
+
+/* Note how a piece ended, and go on with the next in the same slot. 0: the slot is free. */
+static int go_on_with_run(struct taio_ring *ring, unsigned slot, uint64_t token, int64_t result)
+{
+    struct run_slot *s = &ring->run[slot];
+    struct taio_run *run = s->run;
+    struct taio_piece *piece = s->piece;
+    if (result > 0 && run->bounce != 0) {
+        int64_t before = piece->offset % (int64_t)run->unit;
+        result = result > before ? result - before : 0;
+        if (result > (int64_t)piece->length)
+            result = (int64_t)piece->length;
+        if (!run->writing)
+            memcpy((void *)(uintptr_t)piece->memory, (char *)(uintptr_t)(run->bounce + s->place * run->stride) + before, (size_t)result);
+    }
+    piece->result = result;
+    if (!taio_piece_is_open(piece) && result != (int64_t)piece->length)
+        run->stop = 1;
+    if (run->out <= run->width && prepare_next_piece(ring, slot, token))
+        return 1;
+    s->run = NULL;
+    run->out--;
+    return 0;
+}
+
 static void drop_from_batch(struct taio_ring *ring, unsigned first, unsigned count)
 {
     ring->prepared -= count;
     memmove(ring->batch + first, ring->batch + first + count, (ring->prepared - first) * sizeof *ring->batch);
 }
 
+static unsigned place_in_batch(struct taio_ring *ring, unsigned slot)
+{
+    unsigned i = 0;
+    while (i < ring->prepared && ring->batch[i] != &ring->iocbs[slot])
+        i++;
+    return i;
+}
+
+int taio_ring_is_prepared(struct taio_ring *ring, unsigned slot)
+{
+    return place_in_batch(ring, slot) < ring->prepared;
+}
+
 int taio_ring_withdraw(struct taio_ring *ring, unsigned slot)
 {
-    for (unsigned i = 0; i < ring->prepared; i++)
-        if (ring->batch[i] == &ring->iocbs[slot]) {
-            drop_from_batch(ring, i, 1);
-            return 1;
-        }
-    return 0;
+    unsigned i = place_in_batch(ring, slot);
+    if (i == ring->prepared)
+        return 0;
+    drop_from_batch(ring, i, 1);
+    if (ring->run[slot].run != NULL) {
+        ring->run[slot].run->out--;
+        ring->run[slot].run = NULL;
+    }
+    return 1;
 }
 
 unsigned taio_ring_prepared(struct taio_ring *ring)
@@ -114,8 +197,13 @@ int taio_ring_submit(struct taio_ring *ring, struct taio_completion *out, int ro
         }
         if (n == -EAGAIN || n == 0)
             break; /* no room in the ring: stays prepared */
-        out[refused++] = (struct taio_completion){ring->batch[next]->aio_data, n, 0};
-        next++;
+        uint64_t token = ring->batch[next++]->aio_data;
+        unsigned slot = (unsigned)token;
+        if (ring->run[slot].run != NULL) {
+            ring->run[slot].run->width = 0; /* nothing may be prepared while we walk the batch: its stay in this lane ends */
+            go_on_with_run(ring, slot, token, n);
+        }
+        out[refused++] = (struct taio_completion){token, n, 0};
     }
     drop_from_batch(ring, 0, next);
     return refused;
@@ -128,11 +216,16 @@ int taio_ring_cancel(struct taio_ring *ring, unsigned slot)
     return error == -EINPROGRESS ? 0 : error;
 }
 
-static void deliver(struct taio_completion *out, const struct io_event *event)
+/* 1: it is a completion for the loop. 0: its run goes on. */
+static int deliver(struct taio_ring *ring, struct taio_completion *out, const struct io_event *event)
 {
+    unsigned slot = (unsigned)event->data; /* a token's lower half: see _lane.py */
+    if (ring->run[slot].run != NULL && go_on_with_run(ring, slot, event->data, event->res))
+        return 0;
     out->token = event->data;
     out->result = event->res;
     out->transferred = event->res > 0 ? event->res : 0;
+    return 1;
 }
 
 static int reap_by_call(struct taio_ring *ring, struct taio_completion *out, int room)
@@ -146,7 +239,7 @@ static int reap_by_call(struct taio_ring *ring, struct taio_completion *out, int
         if (n <= 0)
             break;
         for (long i = 0; i < n; i++)
-            deliver(&out[taken++], &events[i]);
+            taken += deliver(ring, &out[taken], &events[i]);
         if (n < want)
             break;
     }
@@ -161,11 +254,12 @@ int taio_ring_reap(struct taio_ring *ring, struct taio_completion *out, int room
     unsigned head = __atomic_load_n(&mapped->head, __ATOMIC_RELAXED);
     unsigned tail = __atomic_load_n(&mapped->tail, __ATOMIC_ACQUIRE); /* the events before it are whole */
     int taken = 0;
+    unsigned before = head;
     while (head != tail && taken < room) {
-        deliver(&out[taken++], &mapped->events[head]);
+        taken += deliver(ring, &out[taken], &mapped->events[head]);
         head = head + 1 == mapped->nr ? 0 : head + 1;
     }
-    if (taken > 0)
+    if (head != before)
         __atomic_store_n(&mapped->head, head, __ATOMIC_RELEASE); /* only now may the kernel write there again */
     return taken;
 }

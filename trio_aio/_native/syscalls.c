@@ -2,6 +2,7 @@
 #include "native.h"
 
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -49,6 +50,10 @@ int64_t taio_pread_nowait(int fd, void *memory, size_t length, int64_t offset)
     return taio_preadv_nowait(fd, &vector, 1, offset);
 }
 
+/* Newer than the oldest headers we build with (Linux 6.14): ABI, from include/uapi/linux/stat.h. */
+#define STATX_DIO_READ_ALIGN_ 0x00020000u
+#define STX_DIO_READ_OFFSET_ALIGN 0xb4
+
 int taio_describe(int fd, struct taio_description *description)
 {
     struct statx s;
@@ -57,7 +62,8 @@ int taio_describe(int fd, struct taio_description *description)
     if (flags < 0)
         return -errno;
     /* glibc's statx is not used for its fallback to fstat, which may go to the network. */
-    if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_BASIC_STATS | STATX_DIOALIGN, &s) < 0)
+    if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC,
+                STATX_BASIC_STATS | STATX_DIOALIGN | STATX_DIO_READ_ALIGN_, &s) < 0)
         return -errno;
     description->mode = s.stx_mode;
     description->open_flags = (uint32_t)flags;
@@ -72,5 +78,28 @@ int taio_describe(int fd, struct taio_description *description)
         description->dio_memory = s.stx_dio_mem_align;
         description->dio_offset = s.stx_dio_offset_align;
     }
+    if (s.stx_mask & STATX_DIO_READ_ALIGN_)
+        memcpy(&description->dio_read_offset, (char *)&s + STX_DIO_READ_OFFSET_ALIGN, sizeof description->dio_read_offset);
+    return 0;
+}
+
+int taio_describe_and_probe(int fd, struct taio_description *description)
+{
+    enum { LARGEST = 4096 };
+    int error = taio_describe(fd, description);
+    if (error != 0 || !(description->open_flags & O_DIRECT) || description->has_dioalign)
+        return error;
+    /* An empty file answers any read with 0, and a write-only descriptor none: the largest is always right then. */
+    char *memory = mmap(NULL, 2 * LARGEST, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return -errno;
+    uint32_t unit = 1;
+    ssize_t n;
+    do
+        n = pread(fd, memory + unit % LARGEST, unit, 0);
+    while (n < 0 && errno == EINVAL && (unit = unit == 1 ? 512 : 2 * unit) <= LARGEST);
+    munmap(memory, 2 * LARGEST);
+    description->has_dioalign = 1;
+    description->dio_memory = description->dio_offset = n > 0 ? unit : LARGEST;
     return 0;
 }

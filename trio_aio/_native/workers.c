@@ -13,6 +13,7 @@
 #include <linux/futex.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -144,35 +145,27 @@ static void finish(struct taio_pool *pool, uint32_t slot)
     }
 }
 
-/* Read or write until all is done, the end of the file (read) or an error. Vectors go IOV_MAX parts at a time. */
-static void transfer(struct slot *s, struct iovec *vector, uint64_t parts, int writing)
+/* A second descriptor of the same file, without O_DIRECT. Clearing the flag of the first would race with what is in flight. */
+static int reopen(int fd)
 {
-    int64_t offset = s->offset;
-    for (;;) {
-        while (parts > 0 && vector->iov_len == 0)
-            vector++, parts--;
-        if (parts == 0)
-            break;
-        int count = parts < IOV_MAX ? (int)parts : IOV_MAX;
-        ssize_t n = writing ? pwritev2(s->fd, vector, count, offset, s->flags) : preadv2(s->fd, vector, count, offset, s->flags);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0) {
-            s->result = n < 0 ? -errno : writing ? -EIO : s->transferred;
-            return;
-        }
-        s->transferred += n;
-        offset += n;
-        for (uint64_t left = (uint64_t)n; left > 0; vector++, parts--) {
-            if (left < vector->iov_len) {
-                vector->iov_base = (char *)vector->iov_base + left;
-                vector->iov_len -= left;
-                break;
-            }
-            left -= vector->iov_len;
-        }
-    }
-    s->result = s->transferred;
+    char path[sizeof "/proc/self/fd/" + 3 * sizeof fd];
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0)
+        return -errno;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    int second = open(path, (flags & (O_ACCMODE | O_APPEND | O_SYNC | O_DSYNC)) | O_CLOEXEC);
+    return second < 0 ? -errno : second;
+}
+
+static void move_bytes(struct slot *s, struct taio_scratch *scratch)
+{
+    struct iovec one = {s->memory, s->length};
+    int whole = s->operation == TAIO_READ || s->operation == TAIO_WRITE;
+    int writing = s->operation == TAIO_WRITE || s->operation == TAIO_WRITEV;
+    struct taio_transfer t = {s->fd, s->flags, writing, whole ? &one : s->memory, whole ? 1 : s->length, s->offset, 0};
+    uint64_t unit = (uint64_t)(uintptr_t)s->extra;
+    s->result = unit > TAIO_REOPEN ? taio_transfer_bounced(&t, unit, scratch) : taio_transfer(&t);
+    s->transferred = t.transferred;
 }
 
 static void append(struct slot *s)
@@ -192,16 +185,6 @@ static void append(struct slot *s)
         s->result = -errno;
 }
 
-static void move_bytes(struct slot *s)
-{
-    struct iovec one = {s->memory, s->length};
-    int writing = s->operation == TAIO_WRITE || s->operation == TAIO_WRITEV;
-    if (s->operation == TAIO_READ || s->operation == TAIO_WRITE)
-        transfer(s, &one, 1, writing);
-    else
-        transfer(s, s->memory, s->length, writing);
-}
-
 /* A FIFO, a terminal or a device may block in open, or act: look before, open without blocking, and look again at what was opened. */
 static int64_t open_file(struct slot *s)
 {
@@ -219,7 +202,7 @@ static int64_t open_file(struct slot *s)
         fd = openat(s->fd, path, s->flags | O_NOCTTY, (mode_t)s->length);
     if (fd < 0)
         return -errno;
-    int error = taio_describe(fd, description);
+    int error = taio_describe_and_probe(fd, description);
     if (error == 0 && !S_ISREG(description->mode) && !S_ISBLK(description->mode))
         error = S_ISDIR(description->mode) ? -EISDIR : -EOPNOTSUPP;
     if (error == 0 && fcntl(fd, F_SETFL, (int)description->open_flags & ~O_NONBLOCK) < 0)
@@ -280,14 +263,18 @@ static void populate(struct slot *s)
     s->result = 0;
 }
 
-static void execute(struct slot *s)
+static void execute_on_own_descriptor(struct slot *s, struct taio_scratch *scratch)
 {
     switch (s->operation) {
     case TAIO_READ:
     case TAIO_WRITE:
     case TAIO_READV:
     case TAIO_WRITEV:
-        move_bytes(s);
+        move_bytes(s, scratch);
+        return;
+    case TAIO_RUN:
+        s->transferred = taio_serve_run(s->memory, scratch);
+        s->result = 0;
         return;
     case TAIO_OPEN:
         do
@@ -309,13 +296,34 @@ static void execute(struct slot *s)
         populate(s);
         return;
     case TAIO_DESCRIBE:
-        s->result = taio_describe(s->fd, s->extra);
+        s->result = taio_describe_and_probe(s->fd, s->extra);
         return;
     default:
         do
             s->result = call_once(s) < 0 ? -errno : 0;
         while (s->result == -EINTR);
     }
+}
+
+static int is_write(const struct slot *s)
+{
+    return s->operation == TAIO_WRITE || s->operation == TAIO_WRITEV || s->operation == TAIO_APPEND;
+}
+
+static void execute(struct slot *s, struct taio_scratch *scratch)
+{
+    if (!is_write(s) || s->extra != (void *)TAIO_REOPEN) {
+        execute_on_own_descriptor(s, scratch);
+        return;
+    }
+    int second = reopen(s->fd);
+    if (second < 0) {
+        s->result = second;
+        return;
+    }
+    s->fd = second;
+    execute_on_own_descriptor(s, scratch);
+    close(second); /* the write has said what there is to say; a network filesystem's late word is for fsync */
 }
 
 static void block_signals(void)
@@ -330,6 +338,7 @@ static void block_signals(void)
 
 void taio_pool_work(struct taio_pool *pool)
 {
+    struct taio_scratch scratch = {NULL};
     block_signals();
     for (;;) {
         uint32_t slot = take(pool);
@@ -340,6 +349,7 @@ void taio_pool_work(struct taio_pool *pool)
             if (atomic_load(&pool->head) == atomic_load(&pool->tail)) {
                 if (atomic_load(&pool->stopping)) {
                     atomic_fetch_sub(&pool->sleepers, 1);
+                    taio_scratch_free(&scratch);
                     return;
                 }
                 syscall(SYS_futex, &pool->wakeups, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
@@ -353,7 +363,7 @@ void taio_pool_work(struct taio_pool *pool)
         struct slot *s = &pool->slot[slot];
         int expected = READY;
         if (atomic_compare_exchange_strong(&s->state, &expected, TAKEN))
-            execute(s);
+            execute(s, &scratch);
         else
             s->result = -ECANCELED;
         finish(pool, slot);

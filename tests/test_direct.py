@@ -1,0 +1,149 @@
+"""Direct I/O gives what buffered I/O gives, at any offset and of any size, on every filesystem."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import resource
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from trio_aio import open_aio
+
+from ._support import BLOCK, content, make_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.trio
+
+EDGES = sorted({at + step for at in (0, 512, BLOCK, 3 * BLOCK) for step in (-1, 0, 1) if at + step >= 0})
+
+
+def written(model: bytes, offset: int, data: bytes) -> bytes:
+    """Give a file's content after a write."""
+    if not data:
+        return model
+    return model.ljust(offset, b"\0")[:offset] + data + model[offset + len(data) :]
+
+
+@pytest.mark.parametrize("length", [0, 300, 2 * BLOCK, 2 * BLOCK + 300])
+async def test_writes_around_the_edges_of_blocks_and_of_the_file(filesystem: Path, length: int) -> None:
+    path, model = make_file(filesystem, length)
+    async with open_aio(path, "r+b", direct=True) as file:
+        for offset in EDGES:
+            for end in EDGES:
+                if end <= offset:
+                    continue
+                data = content(end - offset, seed=end)
+                assert await file.pwrite(data, offset) == len(data)
+                model = written(model, offset, data)
+                assert await file.size() == len(model)
+        assert await file.pread(1 << 20, 0) == model
+    assert path.read_bytes() == model
+
+
+async def test_vectors_that_lie_anywhere_are_written_and_read(filesystem: Path) -> None:
+    path, model = make_file(filesystem, 3 * BLOCK)
+    async with open_aio(path, "r+b", direct=True) as file:
+        for offset, sizes in ((0, (1, BLOCK - 1)), (7, (512, 0, 3)), (BLOCK, (512, 512)), (2 * BLOCK, [1] * 1500), (100, ())):
+            parts = [content(size, seed=i) for i, size in enumerate(sizes)]
+            assert await file.pwritev(parts, offset) == sum(sizes)
+            model = written(model, offset, b"".join(parts))
+            back = [bytearray(size) for size in sizes]
+            assert await file.preadv(back, offset) == sum(sizes)
+            assert back == parts
+        assert await file.pread(1 << 20, 0) == model
+
+
+@pytest.mark.parametrize("size", [(1 << 20) + 1, 3 << 20])
+async def test_large_requests_from_memory_that_is_not_aligned(filesystem: Path, size: int) -> None:
+    path, model = make_file(filesystem, 0)
+    async with open_aio(path, "r+b", direct=True) as file:
+        memory = memoryview(content(size + 1))[1:]
+        for offset in (0, 1 << 20, 5):
+            assert await file.pwrite(memory, offset) == size
+            model = written(model, offset, bytes(memory))
+            assert await file.pread(size, offset) == memory
+            into = memoryview(bytearray(size + 3))[3:]
+            assert await file.preadinto(into, offset) == size
+            assert into == memory
+            assert await file.preadv([into[:7], into[7:]], offset) == size
+            assert into == memory
+        assert await file.pread(size, len(model) - 100) == model[-100:]
+        assert await file.pread(size, len(model) + 5) == b""
+    assert path.read_bytes() == model
+
+
+async def test_neighbours_in_one_block_do_not_harm_one_another(filesystem: Path) -> None:
+    path, _ = make_file(filesystem, 16 * BLOCK)
+    expected = bytearray(path.read_bytes())
+    async with open_aio(path, "r+b", direct=True) as file, open_aio(path, "r+b", direct=True) as other:
+        for turn in range(20):
+            chance = random.Random(turn)
+            cuts = sorted({0, 16 * BLOCK, *(chance.randrange(16 * BLOCK // 512) * 512 + chance.choice((0, 0, 1, 200)) for _ in range(30))})
+            async with trio.open_nursery() as nursery:
+                for start, end in itertools.pairwise(cuts):
+                    data = content(end - start, seed=turn)
+                    expected[start:end] = data
+                    nursery.start_soon(chance.choice((file, other)).pwrite, data, start)
+            assert await file.pread(16 * BLOCK, 0) == expected
+    assert path.read_bytes() == expected
+
+
+async def test_appends_of_any_size(filesystem: Path) -> None:
+    path, model = make_file(filesystem, 300)
+    async with open_aio(path, "a+b", direct=True) as file:
+        assert await file.tell() == 300
+        for size in (1, BLOCK, 212, BLOCK, 0):
+            assert await file.write(content(size, seed=size)) == size
+            model += content(size, seed=size)
+            assert await file.tell() == len(model)
+        await file.pwrite(b"at the end, as Linux does", 0)
+        model += b"at the end, as Linux does"
+        assert await file.pread(1 << 20, 0) == model
+    assert path.read_bytes() == model
+
+
+async def test_holes_and_sizes_beyond_2_gib(filesystem: Path) -> None:
+    path = filesystem / "sparse"
+    far = (5 << 30) + 77
+    async with open_aio(path, "w+b", direct=True) as file:
+        assert await file.pwrite(b"far", far) == 3
+        assert await file.size() == far + 3
+        assert await file.pread(5, far - 2) == b"\0\0far"
+        assert await file.pread(BLOCK + 1, 1 << 30) == bytes(BLOCK + 1)
+        assert await file.preadinto(bytearray(3 << 20), 100) == 3 << 20
+
+
+async def test_sync_covers_what_went_through_the_page_cache(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with open_aio(path, "r+b", direct=True) as file, trio.open_nursery() as nursery:
+        nursery.start_soon(file.pwrite, b"x", 5)
+        nursery.start_soon(file.pwrite, bytes(BLOCK), BLOCK)
+        nursery.start_soon(file.fsync)
+    assert path.read_bytes()[5:6] == b"x"
+
+
+async def test_where_no_descriptor_is_left_an_unaligned_write_says_so(disk: Path) -> None:
+    path, data = make_file(disk)
+    taken = []
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with open_aio(path, "r+b", direct=True) as file:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):  # noqa: PT012
+                while True:
+                    taken.append(os.dup(file.fileno()))
+            with pytest.raises(OSError, match="Too many open files") as caught:
+                await file.pwrite(b"x", 1)
+            assert caught.value.filename == str(path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            for fd in taken:
+                os.close(fd)
+        assert await file.pwrite(b"x", 1) == 1
+    assert path.read_bytes() == written(data, 1, b"x")

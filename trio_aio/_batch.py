@@ -1,0 +1,96 @@
+"""A call of several requests, which one task waits for."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from trio_aio._request import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from trio_aio._engine import Engine
+    from trio_aio._request import Request
+
+__all__ = ("Batch",)
+
+_WAITING = (State.HELD, State.KERNEL_QUEUED, State.KERNEL_PREPARED, State.WORKER_QUEUED)  # with the loop: can be withdrawn for certain
+
+
+class Batch:
+    """Requests, `depth` of them out at once. It is finished when all are; after the first that failed no more are begun.
+
+    Reads that are cancelled are given up as far as they have not begun, and what is out is waited for. Writes are given up
+    if none has begun, and else go on to their end.
+    """
+
+    def __init__(self, engine: Engine, requests: Iterable[Request], depth: int, *, writing: bool = False) -> None:
+        self.waiter: Any = None
+        self.took_no_effect: bool = False  # it was cancelled, and something was left undone
+        self._engine: Engine = engine
+        self._coming: Iterator[Request] = iter(requests)
+        self._depth: int = depth
+        self._writing: bool = writing
+        self._begun: bool = False  # a request has ended as it was meant to
+        self._out: deque[Request] = deque()
+        self._stopped: bool = False
+        self._starting: bool = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is out and nothing will be."""
+        return self._stopped and not self._out
+
+    def start(self) -> None:
+        """Submit requests as far as `depth` goes."""
+        self._starting = True  # a request may be complete when its submit returns
+        while not self._stopped and len(self._out) < self._depth:
+            request = next(self._coming, None)
+            if request is None:
+                self._stopped = True
+                break
+            request.batch = self
+            self._out.append(request)
+            self._engine.submit(request)
+        self._starting = False
+
+    def ended(self, request: Request) -> None:
+        """Take note that a request is over; for the engine."""
+        self._out.remove(request)
+        if request.state is State.WITHDRAWN or request.took_no_effect:
+            self.took_no_effect = True
+        else:
+            self._begun = True
+            if request.result < 0 or (request.run is not None and not request.run.whole):
+                self._stopped = True
+        if not self._starting:
+            self.start()
+            if self.finished and self.waiter is not None:
+                self._engine.wake(self)
+
+    def cancel(self) -> bool:
+        """Try to stop. True: nothing happened, nobody is woken."""
+        if self._writing and not self._may_withdraw():
+            return False
+        waiter, self.waiter = self.waiter, None  # `ended` is for the requests here
+        if not self._stopped and next(self._coming, None) is not None:
+            self.took_no_effect = True
+        self._stopped = True
+        for request in list(self._out):
+            self._engine.cancel(request)
+        if self.finished and self.took_no_effect:
+            return True
+        self.waiter = waiter
+        return False
+
+    def abandon(self) -> None:
+        """Let what is out go on with nobody waiting."""
+        self.waiter = None
+        for request in self._out:
+            request.batch = None
+            self._engine.abandon(request)
+        self._out.clear()
+
+    def _may_withdraw(self) -> bool:
+        return not self._begun and all(request.state in _WAITING for request in self._out)

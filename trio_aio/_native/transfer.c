@@ -1,0 +1,136 @@
+/* Blocking reads and writes, for workers: whole, or until the end of the file or an error. */
+#include "native.h"
+
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define SCRATCH (1u << 20) /* bytes */
+
+/* What is left of a vector. */
+struct rest {
+    struct iovec *vector;
+    uint64_t parts;
+};
+
+static void advance(struct rest *rest, uint64_t count)
+{
+    while (rest->parts > 0 && count >= rest->vector->iov_len) {
+        count -= rest->vector->iov_len;
+        rest->vector++;
+        rest->parts--;
+    }
+    if (count > 0) {
+        rest->vector->iov_base = (char *)rest->vector->iov_base + count;
+        rest->vector->iov_len -= count;
+    }
+}
+
+/* Copy between the beginning of what is left and `memory`. */
+static void copy(struct rest rest, char *memory, uint64_t count, int to_memory)
+{
+    for (struct iovec *part = rest.vector; count > 0; part++) {
+        uint64_t n = part->iov_len < count ? part->iov_len : count;
+        if (to_memory)
+            memcpy(memory, part->iov_base, n);
+        else
+            memcpy(part->iov_base, memory, n);
+        memory += n;
+        count -= n;
+    }
+}
+
+static ssize_t call(const struct taio_transfer *t, const struct iovec *vector, int parts, int64_t offset)
+{
+    ssize_t n;
+    do
+        n = t->writing ? pwritev2(t->fd, vector, parts, offset, t->flags) : preadv2(t->fd, vector, parts, offset, t->flags);
+    while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : n;
+}
+
+/* Vectors go IOV_MAX parts at a time. */
+int64_t taio_transfer(struct taio_transfer *t)
+{
+    struct rest rest = {t->vector, t->parts};
+    advance(&rest, 0);
+    while (rest.parts > 0) {
+        ssize_t n = call(t, rest.vector, rest.parts < IOV_MAX ? (int)rest.parts : IOV_MAX, t->offset + t->transferred);
+        if (n < 0)
+            return n;
+        if (n == 0)
+            return t->writing ? -EIO : t->transferred;
+        t->transferred += n;
+        advance(&rest, (uint64_t)n);
+    }
+    return t->transferred;
+}
+
+static char *scratch_memory(struct taio_scratch *scratch)
+{
+    if (scratch->memory == NULL) {
+        void *memory = mmap(NULL, SCRATCH, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (memory == MAP_FAILED)
+            return NULL;
+        madvise(memory, SCRATCH, MADV_DONTFORK); /* a child need not have what a device writes to */
+        scratch->memory = memory;
+    }
+    return scratch->memory;
+}
+
+void taio_scratch_free(struct taio_scratch *scratch)
+{
+    if (scratch->memory != NULL)
+        munmap(scratch->memory, SCRATCH);
+}
+
+/* Direct I/O where memory is not aligned, nor, of a read, offset and length: through memory that is. */
+int64_t taio_transfer_bounced(struct taio_transfer *t, uint64_t unit, struct taio_scratch *scratch)
+{
+    struct rest rest = {t->vector, t->parts};
+    uint64_t left = 0;
+    char *memory = scratch_memory(scratch);
+    if (memory == NULL)
+        return -ENOMEM;
+    for (uint64_t i = 0; i < t->parts; i++)
+        left += t->vector[i].iov_len;
+    while (left > 0) {
+        uint64_t before = (uint64_t)(t->offset + t->transferred) % unit;
+        uint64_t length = (before + left + unit - 1) / unit * unit;
+        if (length > SCRATCH)
+            length = SCRATCH / unit * unit;
+        if (t->writing)
+            copy(rest, memory, length, 1);
+        struct iovec one = {memory, length};
+        ssize_t n = call(t, &one, 1, t->offset + t->transferred - (int64_t)before);
+        if (n < 0)
+            return n;
+        if ((uint64_t)n <= before)
+            return t->writing ? -EIO : t->transferred;
+        uint64_t useful = (uint64_t)n - before < left ? (uint64_t)n - before : left;
+        if (!t->writing)
+            copy(rest, memory + before, useful, 0);
+        advance(&rest, useful);
+        t->transferred += (int64_t)useful;
+        left -= useful;
+    }
+    return t->transferred;
+}
+
+int64_t taio_serve_run(struct taio_run *run, struct taio_scratch *scratch)
+{
+    int64_t transferred = 0;
+    for (; run->next < run->count && !__atomic_load_n(&run->stop, __ATOMIC_RELAXED); run->next++) {
+        struct taio_piece *piece = &run->pieces[run->next];
+        if (!taio_piece_is_open(piece))
+            continue;
+        struct iovec one = {(void *)(uintptr_t)piece->memory, piece->length};
+        struct taio_transfer t = {run->fd, run->flags, run->writing, &one, 1, piece->offset, 0};
+        uint64_t misaligned = (uint64_t)piece->offset | piece->length | piece->memory;
+        piece->result = misaligned % run->unit ? taio_transfer_bounced(&t, run->unit, scratch) : taio_transfer(&t);
+        transferred += t.transferred;
+        if (piece->result != (int64_t)piece->length)
+            run->stop = 1;
+    }
+    return transferred;
+}
