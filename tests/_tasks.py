@@ -31,8 +31,10 @@ async def busy(context: AIOContext) -> AsyncIterator[FullPipe]:
             nursery.start_soon(write_to, context, pipe)
             while not pipe.begun:
                 await trio.lowlevel.checkpoint()
-            yield pipe
-            pipe.release()
+            try:
+                yield pipe
+            finally:
+                pipe.release()
 
 
 async def cancel_when_blocked(scope: trio.CancelScope) -> None:

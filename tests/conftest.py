@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import re
+import resource
 import shutil
+import signal
 import subprocess
 import threading
 from pathlib import Path
@@ -145,6 +147,17 @@ def filesystem(request: pytest.FixtureRequest, on_filesystem: Callable[[str], Pa
 def disk(on_filesystem: Callable[[str], Path]) -> Path:
     """Give an empty folder on ext4, where direct I/O and RWF_NOWAIT work."""
     return on_filesystem("ext4")
+
+
+@pytest.fixture
+def file_size_limit() -> Iterator[int]:
+    """Give a limit of file sizes (RLIMIT_FSIZE) that is in force."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40 << 10, old[1]))
+    yield 40 << 10
+    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    signal.signal(signal.SIGXFSZ, ignored)
 
 
 @pytest.fixture(params=["trio"])

@@ -8,8 +8,6 @@ import errno
 import io
 import os
 import random
-import resource
-import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +20,7 @@ from ._support import BLOCK, content, evict, full_pipe, make_file
 from ._tasks import cancel_when_blocked, write_to
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
 pytestmark = pytest.mark.trio
@@ -171,16 +169,6 @@ async def test_a_full_disk_is_said_with_what_was_written(on_filesystem: Callable
         assert 0 < written < 4 << 20
         assert await file.size() == written
         assert await file.tell() == written
-
-
-@pytest.fixture
-def file_size_limit() -> Iterator[int]:
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10 * BLOCK, old[1]))
-    yield 10 * BLOCK
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
-    signal.signal(signal.SIGXFSZ, ignored)
 
 
 async def test_a_file_that_may_not_grow_is_said_with_what_was_written(disk: Path, file_size_limit: int) -> None:

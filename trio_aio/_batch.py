@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from trio_aio._request import State
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from trio_aio._request import Request
 
 __all__ = ("Batch",)
-
-_WAITING = (State.HELD, State.KERNEL_QUEUED, State.KERNEL_PREPARED, State.WORKER_QUEUED)  # with the loop: can be withdrawn for certain
 
 
 class Batch:
@@ -34,6 +33,8 @@ class Batch:
         self._writing: bool = writing
         self._begun: bool = False  # a request has ended as it was meant to
         self._out: deque[Request] = deque()
+        self.failed: list[Request] = []
+        self.transferred: int = 0  # bytes, by requests that are over
         self._stopped: bool = False
         self._starting: bool = False
 
@@ -62,8 +63,10 @@ class Batch:
             self.took_no_effect = True
         else:
             self._begun = True
-            if request.result < 0 or (request.run is not None and not request.run.whole):
+            self.transferred += request.transferred
+            if request.result < 0 or (request.run is not None and request.run.failure()):
                 self._stopped = True
+                self.failed.append(request)
         if not self._starting:
             self.start()
             if self.finished and self.waiter is not None:
@@ -71,8 +74,8 @@ class Batch:
 
     def cancel(self) -> bool:
         """Try to stop. True: nothing happened, nobody is woken."""
-        if self._writing and not self._may_withdraw():
-            return False
+        if self._writing:
+            return not self._begun and self._withdraw_writes()
         waiter, self.waiter = self.waiter, None  # `ended` is for the requests here
         if not self._stopped and next(self._coming, None) is not None:
             self.took_no_effect = True
@@ -92,5 +95,20 @@ class Batch:
             self._engine.abandon(request)
         self._out.clear()
 
-    def _may_withdraw(self) -> bool:
-        return not self._begun and all(request.state in _WAITING for request in self._out)
+    def _withdraw_writes(self) -> bool:
+        """All of them, or none."""
+        waiter, self.waiter = self.waiter, None
+        coming, self._coming = self._coming, iter(())
+        withdrawn = []
+        for request in list(self._out):
+            if not self._engine.cancel(request):
+                break
+            withdrawn.append(request)
+        if not self._out:
+            return True
+        self.waiter = waiter
+        self.took_no_effect = False
+        self._coming = chain((request.again() for request in withdrawn), coming)
+        self._stopped = False
+        self.start()
+        return False

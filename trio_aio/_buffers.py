@@ -9,6 +9,7 @@ what a device still writes to in the parent.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -22,7 +23,19 @@ if TYPE_CHECKING:
 
     from trio_aio._native._ext import CData
 
-__all__ = ("CHUNK", "LARGEST_SLAB", "PAGE", "BufferPool", "Chunk", "Export", "Slab", "Vector", "export_buffer", "export_vector")
+__all__ = (
+    "CHUNK",
+    "LARGEST_SLAB",
+    "PAGE",
+    "BufferPool",
+    "Chunk",
+    "Export",
+    "Slab",
+    "Vector",
+    "export_buffer",
+    "export_vector",
+    "new_bytearray",
+)
 
 PAGE = mmap.PAGESIZE
 CHUNK = 2 << 20  # bytes: a huge page of x86-64 and of most others
@@ -79,6 +92,17 @@ def export_buffer(buffer: ReadableBuffer, *, writable: bool) -> Export:
 def export_vector(buffers: Sequence[ReadableBuffer], *, writable: bool) -> Vector:
     """Hold several bytes-like objects for I/O, as an iovec array; errors as `export_buffer`."""
     return Vector([export_buffer(buffer, writable=writable) for buffer in buffers])
+
+
+_uninitialised = ctypes.pythonapi.PyByteArray_FromStringAndSize
+_uninitialised.restype = ctypes.py_object
+_uninitialised.argtypes = (ctypes.c_char_p, ctypes.c_ssize_t)
+
+
+def new_bytearray(size: int) -> bytearray:
+    """Give a bytearray with whatever is in it: ``bytearray(size)`` would touch all its pages, on the event loop's thread."""
+    made: bytearray = _uninitialised(None, size)
+    return made
 
 
 class _Arena:

@@ -93,7 +93,7 @@ class Engine:
         self._plug: Callable[[], None] = plug
         self._plugged: bool = False
         self._stopping: bool = False
-        self._dropped: deque[Descriptor] = deque()
+        self._dropped: deque[Descriptor | Request] = deque()
         # Finalizers drop descriptors from any thread, perhaps while `close` runs; reentrant, because the collector may run in here.
         self._drop_lock: threading.RLock = threading.RLock()
         self.event_fd: int = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
@@ -289,7 +289,11 @@ class Engine:
         ring = lane.ring if lane is not None else ffi.NULL
         n = _reap(ring, self.workers.pool, self.event_fd if drain else -1, self._out, self._room)
         while self._dropped and not self._stopping:  # else they are for `close`: the workers may have left
-            self.submit(Request(Operation.CLOSE, self._dropped.popleft()))
+            dropped = self._dropped.popleft()
+            if isinstance(dropped, Request):
+                self.give_up(dropped)
+            else:
+                self.submit(Request(Operation.CLOSE, dropped))
         if n:
             flat = iter(_unpack(self._flat, 3 * n))
             for token, result, transferred in zip(flat, flat, flat, strict=True):
@@ -403,6 +407,8 @@ class Engine:
             if result >= 0 and _TRANSFERS[operation]:
                 descriptor = request.descriptor
                 descriptor.size = max(descriptor.size, request.offset + request.nbytes)
+            elif request.run is not None and request.run.whole:
+                request.descriptor.size = max(request.descriptor.size, request.run.end)
         for sync in request.followers:
             self._finish(sync, result)
         self._let_go(request)
@@ -507,15 +513,28 @@ class Engine:
 
     # ---- the end
 
-    def drop(self, descriptor: Descriptor) -> None:
-        """Close a descriptor once nothing of it is in flight. For finalizers: callable at any moment, from any thread."""
+    def drop(self, dropped: Descriptor | Request) -> None:
+        """Close a descriptor once nothing of it is in flight; stop a read, or let it go on with nobody waiting.
+
+        For finalizers: callable at any moment, from any thread.
+        """
         with self._drop_lock:
             if not self.closed:
-                self._dropped.append(descriptor)
+                self._dropped.append(dropped)
                 eventfd_write(self.event_fd, 1)
                 return
-        if not descriptor.order.requests:
-            os.close(descriptor.fd)
+        if isinstance(dropped, Descriptor) and not dropped.order.requests:
+            os.close(dropped.fd)
+
+    def give_up(self, request: Request) -> None:
+        """Stop a read, or let it go on with nobody waiting. Its slab goes back to the pool once the read is over."""
+        if request.finished:
+            if isinstance(request.owned, Slab):
+                self.buffers.give_back(request.owned)
+        elif not self.cancel(request):
+            self.abandon(request)
+        elif isinstance(request.owned, Slab):
+            self.buffers.give_back(request.owned)
 
     def drain(self) -> None:
         """Wait, blocking, until nothing is out, and close. For a thread that took the engine over from its event loop."""
@@ -542,8 +561,9 @@ class Engine:
         self.workers.close()
         with self._drop_lock:
             self.closed = True
-        for descriptor in self._dropped:
-            os.close(descriptor.fd)
+        for dropped in self._dropped:
+            if isinstance(dropped, Descriptor):
+                os.close(dropped.fd)
         self._tear_down_kernel()
         self.inline.close()
         self.buffers.clear()

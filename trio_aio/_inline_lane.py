@@ -16,6 +16,7 @@ from trio_aio._native import ffi, lib
 if TYPE_CHECKING:
     from trio_aio._descriptor import Descriptor
     from trio_aio._native._ext import CData
+    from trio_aio._run import Run
 
 __all__ = ("INLINE_LIMIT", "InlineLane")
 
@@ -57,6 +58,20 @@ class InlineLane:
         self.bytes_read += n
         return n
 
+    def count_run(self, run: Run, answer: int, descriptor: Descriptor) -> None:
+        """Count what `taio_run_inline` did of a run, and learn from its answer."""
+        done: int = run.native.next
+        self.hits += done
+        self.bytes_read += run.total if done == run.count else sum(run.pieces[i].length for i in range(done))
+        if answer < 0:
+            self.misses += 1
+            self._learn(descriptor, answer)
+
+    @staticmethod
+    def _learn(descriptor: Descriptor, answer: int) -> None:
+        if answer == -errno.EOPNOTSUPP and descriptor.read_route is not None:
+            descriptor.read_route.nowait = False
+
     def _rest(self, descriptor: Descriptor, memory: CData, n: int, size: int, offset: int) -> int:
         while 0 < n < size:
             more = _pread_nowait(descriptor.fd, memory + n, size - n, offset + n)
@@ -65,8 +80,7 @@ class InlineLane:
             n = n + more if more > 0 else more
         if n >= 0:
             return n
-        if n == -errno.EOPNOTSUPP and descriptor.read_route is not None:
-            descriptor.read_route.nowait = False
+        self._learn(descriptor, n)
         self.misses += 1
         return -1  # a worker meets the same error, if it is one, and reports it
 

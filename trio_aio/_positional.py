@@ -13,13 +13,14 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from trio_aio._arguments import NO_FLAGS, checked_flags, checked_offset, checked_size
+from trio_aio._batches import read_blocks, read_ranges, write_ranges
 from trio_aio._descriptor import StatRecord
 from trio_aio._inline_lane import INLINE_LIMIT
 from trio_aio._request import Operation, Request
 from trio_aio._turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
 
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -186,6 +187,36 @@ class PositionalFile:
         """Write buffers one behind the other at `offset`, and give the number of bytes in all; else as `pwrite`."""
         self._check_writable()
         return await self._context._pwritev(self._descriptor, buffers, checked_offset(offset), checked_flags(flags))
+
+    async def read_ranges(self, ranges: Iterable[tuple[int, int]], *, max_gap: int = 0) -> list[bytes]:
+        """Read many ranges, all in flight at once; give their bytes in the order of `ranges`.
+
+        `ranges`: pairs (offset, size) in bytes; each gives `size` bytes, fewer only at the end of the file. Ranges that are no further
+        apart than `max_gap` bytes share a request (up to 1 MiB), and the bytes between them are read too. OSError names the offset.
+        Cancelled: what has not begun is given up, what is in flight is waited for.
+        """
+        self._check_readable()
+        return await read_ranges(self._context, self._descriptor, ranges, max_gap, self._abandon)
+
+    async def read_blocks(self, offsets: Sequence[int] | ReadableBuffer, size: int, *, into: Any = None) -> Any:
+        """Read blocks of `size` bytes at `offsets`, all in flight at once, and give them side by side in one buffer.
+
+        `offsets`: a sequence of ints or any one-dimensional buffer of integers (``array``, NumPy); int64 is taken as it is. `into`: a
+        writable buffer of exactly ``len(offsets) * size`` bytes, which is also what is returned; if not given, a new bytearray.
+        EOFError names the offset of a block that is not wholly in the file; OSError that of one that failed; what `into` holds is
+        then undefined. Cancelled as `read_ranges`.
+        """
+        self._check_readable()
+        return await read_blocks(self._context, self._descriptor, offsets, size, into, self._abandon)
+
+    async def write_ranges(self, ranges: Iterable[tuple[int, ReadableBuffer]]) -> int:
+        """Write pairs (offset, data), all in flight at once; give the number of bytes in all.
+
+        Where ranges overlap, which of them wins is not said. OSError names the offset that failed; ``characters_written`` says how many
+        bytes were written, which need not be the first. Cancelled: if none has begun it never runs; else all are written.
+        """
+        self._check_writable()
+        return await write_ranges(self._context, self._descriptor, ranges)
 
     async def fsync(self) -> None:
         """Make the file durable: every write of this file that was started before. fsync(2)."""

@@ -98,6 +98,14 @@ class Request:
         self.nbytes: int = length if nbytes is None else nbytes
         self.extra: int = extra  # address of a struct that the operation fills; of a read or write, how (native.h, TAIO_READ)
 
+    def again(self) -> Request:
+        """Give the same request, new; for one that was withdrawn."""
+        request = Request(
+            self.operation, self.descriptor, self.address, self.length, self.offset, self.flags, self.owned, self.extra, self.nbytes
+        )
+        request.run, request.buffered = self.run, self.buffered
+        return request
+
     def advance(self, state: State) -> None:
         """Go to a later state."""
         assert state > self.state, f"{self.state!r} -> {state!r}"

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 from trio_aio._native import ffi, lib
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from trio_aio._buffers import Export, Slab
     from trio_aio._descriptor import Descriptor
     from trio_aio._native._ext import CData
@@ -51,30 +49,38 @@ class Run:
         native.writing = writing
         native.unit = unit
 
-    @classmethod
-    def blocks(cls, descriptor: Descriptor, offsets: CData, size: int, into: Export, first: int, count: int, unit: int) -> Run:
-        """Read blocks `first` to `first + count - 1` of `offsets` (int64_t) to where they belong in `into`.
-
-        ValueError: a negative offset.
-        """
-        run = cls(descriptor, count, into, writing=False, unit=unit)
-        bad = ffi.new("uint64_t *")
-        if lib.taio_run_blocks(run.native, offsets + first, size, into.address + first * size, bad) < 0:
-            raise ValueError(f"negative offset: {offsets[first + bad[0]]}")
-        run.largest, run.total = size, count * size
+    def part(self, descriptor: Descriptor, first: int, count: int) -> Run:
+        """Give a run of some of its pieces, all of one length; they stay where they are."""
+        run = Run(descriptor, 0, self, writing=bool(self.native.writing), unit=self.native.unit)
+        run.native.pieces = run.pieces = self.pieces + first
+        run.native.count = run.count = count
+        run.largest, run.total, run.aligned = self.largest, count * self.largest, self.aligned
         return run
 
     @classmethod
-    def parts(cls, descriptor: Descriptor, parts: Iterable[tuple[int, Export]], *, writing: bool, unit: int) -> Run:
+    def blocks(cls, descriptor: Descriptor, offsets: CData, size: int, into: Export) -> Run:
+        """Read blocks of `size` bytes at `offsets` (int64_t) into `into`, side by side. ValueError: a negative offset."""
+        run = cls(descriptor, len(offsets), into, writing=False, unit=descriptor.bounce or 1)
+        bad = ffi.new("uint64_t *")
+        if lib.taio_run_blocks(run.native, offsets, size, into.address, bad) < 0:
+            raise ValueError(f"negative offset: {offsets[bad[0]]}")
+        run.largest, run.total = size, run.count * size
+        run.aligned = run.native.bits % run.native.unit == 0
+        return run
+
+    @classmethod
+    def ranges(cls, descriptor: Descriptor, parts: list[tuple[int, Export]], *, writing: bool, unit: int) -> Run:
         """Read or write each export at its offset."""
-        parts = list(parts)
         run = cls(descriptor, len(parts), parts, writing=writing, unit=unit)
+        bits = 0
         for i, (offset, export) in enumerate(parts):
             length = export.length
             run.pieces[i] = (offset, export.address, length, lib.TAIO_UNTRIED)
             run.largest = max(run.largest, length)
             run.total += length
             run.end = max(run.end, offset + length)
+            bits |= offset | length | export.address
+        run.aligned = bits % unit == 0
         return run
 
     @property
@@ -93,17 +99,15 @@ class Run:
         self.native.stop = 1
 
     def failure(self) -> tuple[int, int] | None:
-        """Give offset and errno of the first piece that failed; 0 for the end of the file. None: it is whole, or was only stopped."""
-        if self.whole:
-            return None
-        for piece in self.pieces:
-            result = piece.result
-            if result == lib.TAIO_UNTRIED or result in (-errno.EAGAIN, -errno.EOPNOTSUPP) or result == piece.length:
-                continue
-            return piece.offset, max(-result, 0)
+        """Give offset and errno of a piece that failed."""
+        if self.native.stop:
+            for i in range(self.count):
+                result = self.pieces[i].result
+                if result < 0 and result != lib.TAIO_UNTRIED and result not in (-errno.EAGAIN, -errno.EOPNOTSUPP):
+                    return self.pieces[i].offset, -result
         return None
 
     @property
     def moved(self) -> int:
         """Bytes read or written, in all."""
-        return self.total if self.whole else sum(max(piece.result, 0) for piece in self.pieces)
+        return self.total if self.whole else sum(max(self.pieces[i].result, 0) for i in range(self.count))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trio_aio._request import Request
-
-__all__ = ("Backend", "Waitable", "current_backend")
+__all__ = ("Backend", "Performable", "Waitable", "current_backend")
 
 
 class Waitable(Protocol):
@@ -22,6 +20,17 @@ class Waitable(Protocol):
     @property
     def finished(self) -> bool:
         """Whether there is nothing to wait for any more."""
+
+
+class Performable(Waitable, Protocol):
+    """What is submitted, waited for and perhaps cancelled."""
+
+    @property
+    def took_no_effect(self) -> bool:
+        """Whether it is finished because it was cancelled."""
+
+
+_T = TypeVar("_T", bound=Performable)
 
 
 class Backend(Protocol):
@@ -39,8 +48,8 @@ class Backend(Protocol):
     async def cancel_shielded_checkpoint(self) -> None:
         """Let other tasks run, whatever is due."""
 
-    async def perform(self, submit: Callable[[Request], None], request: Request, cancel: Callable[[Request], bool]) -> None:
-        """Checkpoint if cancelled, submit a request and wait until it is finished.
+    async def perform(self, submit: Callable[[_T], None], request: _T, cancel: Callable[[_T], bool]) -> None:
+        """Checkpoint if cancelled, submit a request (or a batch of them) and wait until it is finished.
 
         Cancelled is raised before `submit`; or if `cancel`, called when the task is cancelled, gives True (then nobody will be woken);
         or, after a `cancel` that gave False, once the request is finished and `took_no_effect`.

@@ -10,7 +10,7 @@ Ticks. trio runs all tasks that are ready, then waits for I/O. An instrument hea
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 from trio.lowlevel import (
@@ -32,10 +32,11 @@ from trio.lowlevel import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trio_aio._backends import Waitable
-    from trio_aio._request import Request
+    from trio_aio._backends import Performable, Waitable
 
 __all__ = ("TrioBackend", "current")
+
+_T = TypeVar("_T", bound="Performable")
 
 _backend: RunVar[TrioBackend] = RunVar("trio_aio backend")
 _shared: RunVar[Any] = RunVar("trio_aio shared context")
@@ -68,7 +69,7 @@ class TrioBackend:
 
     # KeyboardInterrupt between submit and wait would leave a request that nobody waits for.
     @enable_ki_protection
-    async def perform(self, submit: Callable[[Request], None], request: Request, cancel: Callable[[Request], bool]) -> None:
+    async def perform(self, submit: Callable[[_T], None], request: _T, cancel: Callable[[_T], bool]) -> None:
         await checkpoint_if_cancelled()
         submit(request)
         if request.finished:

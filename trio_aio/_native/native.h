@@ -86,6 +86,7 @@ struct taio_piece {
 struct taio_run {
     struct taio_piece *pieces;
     uint64_t count, next; /* pieces before `next` were begun, or are whole, in the lane that has the run now */
+    uint64_t bits;        /* all offsets, lengths and addresses, or-ed: what they have in common is their alignment */
     uint64_t unit;        /* what offsets, lengths and (unless `bounce` is set) addresses must be multiples of; 1: nothing */
     uint64_t bounce;      /* address of aligned memory for the kernel lane, `stride` bytes for each slot; 0: pieces are used as they are */
     uint64_t stride;

@@ -11,6 +11,7 @@ int taio_run_blocks(struct taio_run *run, const int64_t *offsets, uint64_t lengt
             *bad = i;
             return -EINVAL;
         }
+        run->bits |= (uint64_t)offsets[i] | length | (memory + i * length);
         run->pieces[i] = (struct taio_piece){offsets[i], memory + i * length, length, TAIO_UNTRIED};
     }
     return 0;

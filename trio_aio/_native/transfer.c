@@ -129,7 +129,7 @@ int64_t taio_serve_run(struct taio_run *run, struct taio_scratch *scratch)
         uint64_t misaligned = (uint64_t)piece->offset | piece->length | piece->memory;
         piece->result = misaligned % run->unit ? taio_transfer_bounced(&t, run->unit, scratch) : taio_transfer(&t);
         transferred += t.transferred;
-        if (piece->result != (int64_t)piece->length)
+        if (piece->result < 0)
             run->stop = 1;
     }
     return transferred;

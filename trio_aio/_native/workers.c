@@ -273,6 +273,7 @@ static void execute_on_own_descriptor(struct slot *s, struct taio_scratch *scrat
         move_bytes(s, scratch);
         return;
     case TAIO_RUN:
+        ((struct taio_run *)s->memory)->fd = s->fd;
         s->transferred = taio_serve_run(s->memory, scratch);
         s->result = 0;
         return;
@@ -305,14 +306,15 @@ static void execute_on_own_descriptor(struct slot *s, struct taio_scratch *scrat
     }
 }
 
-static int is_write(const struct slot *s)
+static int reopens(const struct slot *s)
 {
-    return s->operation == TAIO_WRITE || s->operation == TAIO_WRITEV || s->operation == TAIO_APPEND;
+    int may = s->operation == TAIO_WRITE || s->operation == TAIO_WRITEV || s->operation == TAIO_APPEND || s->operation == TAIO_RUN;
+    return may && s->extra == (void *)TAIO_REOPEN;
 }
 
 static void execute(struct slot *s, struct taio_scratch *scratch)
 {
-    if (!is_write(s) || s->extra != (void *)TAIO_REOPEN) {
+    if (!reopens(s)) {
         execute_on_own_descriptor(s, scratch);
         return;
     }
