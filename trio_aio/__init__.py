@@ -14,6 +14,7 @@ from trio_aio._context import AIOContext, AIOStatistics, current_context
 from trio_aio._descriptor import Alignment
 from trio_aio._file import AsyncFile
 from trio_aio._open import FileOpener, open_aio
+from trio_aio._pipeline import Chunks, Writer
 from trio_aio.lowlevel import RWF
 
 __all__ = (
@@ -22,7 +23,9 @@ __all__ = (
     "AIOStatistics",
     "Alignment",
     "AsyncFile",
+    "Chunks",
     "FileOpener",
+    "Writer",
     "current_context",
     "open_aio",
 )

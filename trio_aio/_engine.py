@@ -200,7 +200,7 @@ class Engine:
             return False
         if SYNCS[operation]:
             return True
-        if not (_TRANSFERS[operation] or request.run) or request.nbytes > DIRECT_LIMIT or request.cold or request.buffered:
+        if not (_TRANSFERS[operation] or request.run) or request.nbytes > DIRECT_LIMIT or request.cold or request.extra:
             return False
         if _VECTORS[operation] and request.length > lib.IOV_MAX:
             return False

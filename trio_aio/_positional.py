@@ -16,6 +16,7 @@ from trio_aio._arguments import NO_FLAGS, checked_flags, checked_offset, checked
 from trio_aio._batches import read_blocks, read_ranges, write_ranges
 from trio_aio._descriptor import StatRecord
 from trio_aio._inline_lane import INLINE_LIMIT
+from trio_aio._pipeline import Chunks, Writer
 from trio_aio._request import Operation, Request
 from trio_aio._turns import Turns
 
@@ -217,6 +218,24 @@ class PositionalFile:
         """
         self._check_writable()
         return await write_ranges(self._context, self._descriptor, ranges)
+
+    def chunks(self, size: int = 1 << 20, *, start: int = 0, stop: int | None = None, depth: int = 4) -> Chunks:
+        """Give the bytes from `start` to `stop` (default: the end of the file) in order: ``async for chunk in file.chunks():``.
+
+        Each chunk has `size` bytes, the last perhaps fewer. `depth` of them are read ahead, in memory of at most ``depth * size`` bytes.
+        Cancelled while it waits: the next step gives the chunk that this one waited for. Leaving the loop early stops what has not begun.
+        """
+        self._check_readable()
+        return Chunks(self._context, self._descriptor, self._check_open, size, start, stop, depth)
+
+    def writer(self, offset: int = 0, *, size: int = 1 << 20, depth: int = 4) -> Writer:
+        """Give a writer that writes behind, from `offset` on: ``async with file.writer() as writer: await writer.write(data)``.
+
+        What it is given is gathered into blocks of `size` bytes, `depth` of which are in flight. An error of one surfaces at the next
+        ``write`` or on leaving, which waits for all. See `Writer` for what a body that raises leaves behind.
+        """
+        self._check_writable()
+        return Writer(self._context, self._descriptor, self._check_open, offset, size, depth)
 
     async def fsync(self) -> None:
         """Make the file durable: every write of this file that was started before. fsync(2)."""
