@@ -1,0 +1,76 @@
+"""A log that many tasks append to: each knows its record to be on the disk when its call returns, and they share the syncs.
+
+python examples/append_log.py LOG [--tasks N] [--records N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import struct
+import time
+import zlib
+from pathlib import Path
+
+import trio
+
+from trio_aio import AsyncFile, open_aio
+
+_HEADER = struct.Struct("<II")  # length and checksum of the record behind it
+
+
+class Log:
+    """Records in a file that only grows; each has a checksum, so that one cut off by a crash is recognized."""
+
+    def __init__(self, file: AsyncFile) -> None:
+        self._file: AsyncFile = file
+
+    async def append(self, record: bytes) -> None:
+        """Append a record; it is durable when this returns."""
+        await self._file.write(_HEADER.pack(len(record), zlib.crc32(record)) + record)
+        # A call that comes while a sync is out waits for the next one, together with all others that came meanwhile.
+        await self._file.fdatasync()
+
+
+def records(path: Path) -> list[bytes]:
+    """Give the records of a log, up to the first that is not whole."""
+    data = path.read_bytes()
+    found = []
+    at = 0
+    while at + _HEADER.size <= len(data):
+        length, checksum = _HEADER.unpack_from(data, at)
+        record = data[at + _HEADER.size : at + _HEADER.size + length]
+        if len(record) < length or zlib.crc32(record) != checksum:
+            break
+        found.append(record)
+        at += _HEADER.size + length
+    return found
+
+
+async def run(path: Path, tasks: int, count: int) -> float:
+    """Append with many tasks at once; give the records a second."""
+    start = time.perf_counter()
+    async with open_aio(path, "ab") as file:
+        log = Log(file)
+
+        async def append(task: int) -> None:
+            for number in range(count):
+                await log.append(f"{task}:{number}".encode())
+
+        async with trio.open_nursery() as nursery:
+            for task in range(tasks):
+                nursery.start_soon(append, task)
+    return tasks * count / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("log", type=Path)
+    parser.add_argument("--tasks", type=int, default=16)
+    parser.add_argument("--records", type=int, default=100, help="for each task")
+    arguments = parser.parse_args()
+    rate = trio.run(run, arguments.log, arguments.tasks, arguments.records)
+    print(f"{rate:,.0f} durable records a second; the log has {len(records(arguments.log)):,}")
+
+
+if __name__ == "__main__":
+    main()

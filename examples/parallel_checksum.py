@@ -1,0 +1,54 @@
+"""Checksum files as `sha256sum` prints them, several at once, each read ahead while hashing goes on in threads.
+
+python examples/parallel_checksum.py FILE [FILE ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+
+import trio
+
+from trio_aio import open_aio
+
+AT_ONCE = 8
+PIECE = 4 << 20  # bytes: hashing them takes milliseconds, so it is worth a thread
+
+
+async def checksum(path: Path) -> str:
+    """Give the SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    async with open_aio(path) as file:
+        async for chunk in file.chunks(PIECE, depth=2):
+            await trio.to_thread.run_sync(digest.update, chunk)  # the next chunks are being read meanwhile
+    return digest.hexdigest()
+
+
+async def checksums(paths: list[Path]) -> dict[Path, str]:
+    """Give the checksums of files, AT_ONCE of them at a time."""
+    limit = trio.CapacityLimiter(AT_ONCE)
+    sums: dict[Path, str] = {}
+
+    async def one(path: Path) -> None:
+        async with limit:
+            sums[path] = await checksum(path)
+
+    async with trio.open_nursery() as nursery:
+        for path in paths:
+            nursery.start_soon(one, path)
+    return sums
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, nargs="+")
+    files: list[Path] = parser.parse_args().file
+    sums = trio.run(checksums, files)
+    for path in files:
+        print(f"{sums[path]}  {path}")
+
+
+if __name__ == "__main__":
+    main()
