@@ -140,7 +140,7 @@ def _reading(descriptor: Descriptor, run: Run) -> Iterator[Request]:
 def _request(operation: Operation, descriptor: Descriptor, run: Run, extra: int = 0) -> Request:
     # What the engine asks of a request, the largest piece answers.
     request = Request(operation, descriptor, run.address, 0, run.end - run.largest, 0, run, extra, run.largest)
-    request.run = run
+    request.run, request.pieces = run, run.count
     return request
 
 

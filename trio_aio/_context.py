@@ -383,7 +383,13 @@ class AIOContext:
         assert self._backend is not None
         if descriptor.direct and fits_slab(descriptor, offset, size):
             with Bounced(engine, Operation.READ, descriptor, size, offset, flags) as bounced:
-                return bounced.read(await self._perform(bounced.request, abandon=abandon))
+                if abandon:
+                    return bounced.read(await self._perform(bounced.request, abandon=True))
+                request = bounced.request
+                await self._backend.perform(engine.submit, request, engine.cancel)
+                if request.result < 0:
+                    raise os_error(request.result, descriptor.name)
+                return bounced.read(request.result)
         if self._suits_inline(descriptor, size, flags):
             await self._backend.checkpoint_if_cancelled()
             data = engine.inline.read(descriptor, size, offset)

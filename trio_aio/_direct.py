@@ -56,15 +56,21 @@ def fits_slab(descriptor: Descriptor, offset: int, size: int) -> bool:
 class Bounced:
     """A request through a slab, which goes back to the pool afterwards unless the request was abandoned and still uses it."""
 
+    __slots__ = ("_engine", "_size", "_start", "request", "slab")
+
     def __init__(self, engine: Engine, operation: Operation, descriptor: Descriptor, size: int, offset: int, flags: int) -> None:
         unit = descriptor.read_unit
+        start = offset % unit
+        widened = (start + size + unit - 1) // unit * unit
+        slab = engine.buffers.take(widened)
+        request = Request(operation, descriptor, slab.address, widened, offset - start, flags, slab)
+        if not slab.chunk.warm:
+            request.cold = True
         self._engine: Engine = engine
         self._size: int = size
-        self._start: int = offset % unit  # of what was asked for, in the slab
-        widened = -(-(self._start + size) // unit) * unit
-        self.slab: Slab = engine.buffers.take(widened)
-        self.request: Request = Request(operation, descriptor, self.slab.address, widened, offset - self._start, flags, self.slab)
-        self.request.cold = self.slab.cold
+        self._start: int = start  # of what was asked for, in the slab
+        self.slab: Slab = slab
+        self.request: Request = request
 
     def __enter__(self) -> Bounced:
         return self

@@ -51,6 +51,7 @@ _VECTORS = tuple(o in (Operation.READV, Operation.WRITEV) for o in Operation)
 
 _NO_FILE = Descriptor(-1)
 _EAGAIN, _EOPNOTSUPP, _ECANCELED, _EIO = -errno.EAGAIN, -errno.EOPNOTSUPP, -errno.ECANCELED, -errno.EIO
+_IOV_MAX, _APPEND, _NOWAIT = lib.IOV_MAX, lib.RWF_APPEND, lib.RWF_NOWAIT
 _reap = lib.taio_reap
 _unpack = ffi.unpack
 
@@ -166,14 +167,15 @@ class Engine:
     def _route(self, request: Request) -> None:
         if request.operation is Operation.CLOSE and request.descriptor.borrowed:
             self._finish(request, 0)
-        elif self._suits_kernel(request) and self.has_kernel_lane() and self._provide_slab(request.run):
-            assert self.kernel is not None
+        elif self._suits_kernel(request) and self.has_kernel_lane() and (request.run is None or self._provide_slab(request.run)):
+            kernel = self.kernel
+            assert kernel is not None
             self.submitted_kernel += request.pieces
-            self.kernel.accept(request)
+            kernel.accept(request)
             if request.state is State.KERNEL_PREPARED:
-                if self.kernel.idle or request.run is not None:  # a run is a batch by itself
+                if kernel.idle or request.run is not None:  # a run is a batch by itself
                     self.flush()
-                else:
+                elif not self._plugged:
                     self._ask_for_flush()
         else:
             self._to_workers(request)
@@ -202,10 +204,10 @@ class Engine:
             return True
         if not (_TRANSFERS[operation] or request.run) or request.nbytes > DIRECT_LIMIT or request.cold or request.extra:
             return False
-        if _VECTORS[operation] and request.length > lib.IOV_MAX:
+        if _VECTORS[operation] and request.length > _IOV_MAX:
             return False
         if not _READ_LIKE[operation] and (
-            descriptor.append or request.flags & lib.RWF_APPEND or request.offset + request.nbytes > descriptor.size
+            descriptor.append or request.flags & _APPEND or request.offset + request.nbytes > descriptor.size
         ):
             return False  # it makes the file longer: synchronous nearly everywhere
         route = self._route_of(request)
@@ -214,12 +216,12 @@ class Engine:
             return route.nowait
         if not route.is_open():
             return False
-        request.probing = route.nowait and not request.flags & lib.RWF_NOWAIT
+        request.probing = route.nowait and not request.flags & _NOWAIT
         return True
 
-    def _provide_slab(self, run: Run | None) -> bool:
+    def _provide_slab(self, run: Run) -> bool:
         """Give a run of a direct file that is not aligned aligned memory; False where that is not to be had on the loop's thread."""
-        if run is None or run.aligned:
+        if run.aligned:
             return True
         unit = run.native.unit
         stride = (run.largest + 2 * unit - 2) // unit * unit

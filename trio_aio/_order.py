@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from trio_aio._request import Operation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trio_aio._request import Request
 
 __all__ = ("CHANGES", "SYNCS", "Gate", "Order")
@@ -27,6 +29,7 @@ CHANGES = tuple(
     for o in Operation
 )
 SYNCS = tuple(o in (Operation.FSYNC, Operation.FDATASYNC) for o in Operation)
+_FREE = tuple(not (CHANGES[o] or SYNCS[o] or o is Operation.CLOSE) for o in Operation)  # wait for nobody; only a close waits for them
 
 
 class Gate:
@@ -81,6 +84,9 @@ class Order:
     def enter(self, request: Request) -> bool:
         """Take a new request in. Whether it may start now; else it will come from `leave`, or is completed with the one that it follows."""
         operation = request.operation
+        if _FREE[operation]:
+            self.requests += 1
+            return True
         if operation is Operation.CLOSE:
             if self.requests:
                 self._closing = request
@@ -92,7 +98,7 @@ class Order:
             if self.gate is not None and operation is not Operation.TRUNCATE and operation is not Operation.FALLOCATE:
                 return self.gate.enter(request)
             return True
-        return not SYNCS[operation] or self._enter_sync(request)
+        return self._enter_sync(request)
 
     def _enter_sync(self, request: Request) -> bool:
         if self._syncs:
@@ -115,9 +121,11 @@ class Order:
         self._syncs.append(request)
         return False
 
-    def leave(self, request: Request) -> list[Request]:
+    def leave(self, request: Request) -> Sequence[Request]:
         """Note that a request is over or was withdrawn. Give those that may start now."""
         self.requests -= 1
+        if _FREE[request.operation] and (self.requests or self._closing is None):
+            return ()
         ready: list[Request] = []
         if CHANGES[request.operation]:
             self.writes.discard(request)

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 __all__ = ("PositionalFile",)
 
 
+_PLAIN = 1 << 62  # ints below it need no closer look
+
+
 class PositionalFile:
     """An open file without a cursor.
 
@@ -163,7 +166,8 @@ class PositionalFile:
                     return data
                 return await self._context._pread_by_worker(descriptor, size, offset, flags, self._abandon)
         self._check_readable()
-        size, offset, flags = checked_size(size), checked_offset(offset), checked_flags(flags)
+        if not (flags is NO_FLAGS and type(size) is int is type(offset) and 0 < size < _PLAIN and 0 <= offset < _PLAIN):
+            size, offset, flags = checked_size(size), checked_offset(offset), checked_flags(flags)
         return await self._context._pread(self._descriptor, size, offset, flags, self._abandon)
 
     async def preadinto(self, buffer: WriteableBuffer, offset: int, *, flags: int = NO_FLAGS) -> int:

@@ -68,6 +68,7 @@ class Request:
     cancel_accepted: bool = False
     abandoned: bool = False  # its task has gone; nobody waits for the result
     run: Run | None = None  # of READ_RUN and WRITE_RUN
+    pieces: int = 1  # how many requests it counts for
     buffered: bool = False  # a write of a direct file that goes through the page cache
     passed_gate: bool = False  # see _order.Gate
     waits_for: set[Request] | None = None  # of a sync: the writes before it
@@ -103,18 +104,13 @@ class Request:
         request = Request(
             self.operation, self.descriptor, self.address, self.length, self.offset, self.flags, self.owned, self.extra, self.nbytes
         )
-        request.run, request.buffered = self.run, self.buffered
+        request.run, request.pieces, request.buffered = self.run, self.pieces, self.buffered
         return request
 
     def advance(self, state: State) -> None:
         """Go to a later state."""
         assert state > self.state, f"{self.state!r} -> {state!r}"
         self.state = state
-
-    @property
-    def pieces(self) -> int:
-        """How many requests it counts for."""
-        return 1 if self.run is None else self.run.count
 
     @property
     def finished(self) -> bool:
