@@ -14,7 +14,7 @@ import trio
 from trio_aio import AIOContext, open_aio
 
 from ._support import BLOCK, content, evict, make_file
-from ._tasks import busy, cancelled_while_blocked, idle, until_idle
+from ._tasks import busy, cancelled_while_blocked, until_idle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,7 @@ async def test_blocks_come_side_by_side_in_the_order_of_their_offsets(filesystem
                 if cold:
                     evict(path)
                 assert await file.read_blocks(at, size) == b"".join(data[offset : offset + size] for offset in at)
-    assert idle(file.context)
+    await until_idle(file.context)
 
 
 @MODES
@@ -84,7 +84,7 @@ async def test_a_block_beyond_the_end_is_named(filesystem: Path, direct: bool) -
         for offset, have in ((10 * BLOCK, 100), (20 * BLOCK, 0)):
             with pytest.raises(EOFError, match=f"block at offset {offset}: {have} of {BLOCK} bytes"):
                 await file.read_blocks([0, BLOCK, offset, 2 * BLOCK], BLOCK)
-    assert idle(file.context)
+    await until_idle(file.context)
 
 
 @MODES
@@ -101,7 +101,7 @@ async def test_ranges_come_in_order_and_near_ones_share_a_request(filesystem: Pa
                 assert await file.read_ranges(ranges, max_gap=gap) == expected
         assert await file.read_ranges([]) == []
         assert await file.read_ranges(iter([(0, 5), (0, 0)])) == [data[:5], b""]
-    assert idle(file.context)
+    await until_idle(file.context)
 
 
 async def test_how_many_requests_ranges_take(disk: Path) -> None:
@@ -135,7 +135,7 @@ async def test_writes_of_many_ranges(filesystem: Path, direct: bool) -> None:
         assert await file.write_ranges([(1 << 40, b"")]) == 0
         assert await file.pread(1 << 20, 0) == model
     assert path.read_bytes() == model
-    assert idle(file.context)
+    await until_idle(file.context)
 
 
 @MODES
@@ -146,7 +146,7 @@ async def test_one_bad_range_fails_the_call_with_its_offset(disk: Path, direct: 
         with pytest.raises(OSError, match=f"writing at offset {far}") as caught:
             await file.write_ranges([(0, data[:BLOCK]), (far, bytes(BLOCK))])
         assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
-        assert idle(file.context)
+        await until_idle(file.context)
         assert await file.write_ranges([(0, data[:BLOCK])]) == BLOCK
 
 

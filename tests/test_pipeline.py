@@ -14,7 +14,7 @@ import trio
 from trio_aio import AIOContext, open_aio
 
 from ._support import BLOCK, content, evict, make_file
-from ._tasks import busy, cancelled_while_blocked, idle, until_idle
+from ._tasks import busy, cancelled_while_blocked, until_idle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,7 +144,7 @@ async def test_a_writer_writes_what_it_is_given(filesystem: Path, direct: bool, 
             async with file.writer(offset, size=size, depth=3) as writer:
                 for piece in pieces:
                     assert await writer.write(piece) == len(piece)
-            assert idle(file.context)
+            await until_idle(file.context)
         assert path.read_bytes() == model[:offset] + data + model[offset + len(data) :]
 
 
@@ -168,7 +168,7 @@ async def test_an_error_surfaces_at_the_next_write_or_on_leaving(disk: Path, dir
                 while not at_the_end or written <= file_size_limit:
                     written += await writer.write(bytes(BLOCK))
         assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
-        assert idle(file.context)
+        await until_idle(file.context)
     assert path.stat().st_size == file_size_limit
 
 
@@ -188,7 +188,7 @@ async def test_a_body_that_raises_leaves_a_contiguous_beginning(disk: Path, dire
                         raise KeyError
                 if cancelled:
                     raise caught.value
-            assert idle(file.context)
+            await until_idle(file.context)
         left = path.read_bytes()
         assert left == data[: len(left)]
         assert len(left) == 48 * BLOCK
