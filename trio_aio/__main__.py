@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ("main",)
+
+_Number = TypeVar("_Number", int, float)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "the disk that PATH is on. Exit status 1 if a contender of ours failed; whether what is wanted was reached the tables say.",
     )
     for command in (doctor, bench):
-        command.add_argument("path", nargs="?", default=".", metavar="PATH", help="a file or folder on the disk (default: the current folder)")
+        command.add_argument(
+            "path", nargs="?", default=".", metavar="PATH", help="a file or folder on the disk (default: the current folder)"
+        )
         command.add_argument("--json", action="store_true", help="for programs: JSON on the standard output")
     bench.add_argument("--only", action="append", default=[], metavar="ROW", help="this row; may be given more than once")
     bench.add_argument("--quick", action="store_true", help="smaller files, less time, fewer rounds")
@@ -53,15 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _positive(kind: type[int] | type[float]):  # type: ignore[no-untyped-def]
-    def parse(text: str) -> float:
+def _positive(kind: Callable[[str], _Number]) -> Callable[[str], _Number]:
+    def positive_number(text: str) -> _Number:  # argparse names it in its error
         number = kind(text)
-        if not number > 0:
-            raise argparse.ArgumentTypeError(f"{text} is not greater than 0")
+        if not 0 < number < math.inf:
+            raise ValueError
         return number
 
-    parse.__name__ = kind.__name__  # argparse names it in its error
-    return parse
+    return positive_number
 
 
 if __name__ == "__main__":

@@ -141,9 +141,7 @@ def _measure(row: Row, files: Files, sizes: Sizes, rounds: int, seconds: float, 
                     elif not row.direct:
                         files.warm(path)
                     seed = number * len(order) + turn
-                    load = Load(
-                        path, sizes.of(file), piece, row.tasks, seconds, seed, direct=row.direct, cold=row.cold, whole=row.whole
-                    )
+                    load = Load(path, sizes.of(file), piece, row.tasks, seconds, seed, direct=row.direct, cold=row.cold, whole=row.whole)
                     answer = child.measure(load)
                     if isinstance(answer, Failed):
                         result.failed = answer
@@ -155,7 +153,7 @@ def _measure(row: Row, files: Files, sizes: Sizes, rounds: int, seconds: float, 
 
 
 def _about(folder: str) -> dict[str, Any]:
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)

@@ -1,10 +1,10 @@
 """Contenders in processes of their own.
 
-One process for each contender of a row, and in it one run of the event loop for each round. A process, because contenders disturb one another
-in one: worker threads and polling threads that stay, an allocator and a collector with another's garbage, limits
-of thread pools, contexts that are never given back; and a process has a peak of memory and a CPU time that are a contender's alone. Not one for
-each round, because then each round would begin with imports and cold pools; the contenders take turns, and who is not at work sleeps in a read
-of a pipe.
+One process for each contender of a row, and in it one run of the event loop for each round. A process, because contenders disturb one
+another in one: worker threads and polling threads that stay, an allocator and a collector with another's garbage, limits of thread
+pools, contexts that are never given back; and a process has a peak of memory and a CPU time that are a contender's alone. Not one for each
+round, because then each round would begin with imports and cold pools. The contenders take turns, and who is not at work sleeps in a
+read of a pipe.
 
 The processes are forked from a server that has imported what they need and done nothing else.
 """

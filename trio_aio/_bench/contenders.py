@@ -202,6 +202,7 @@ async def close(work: Work) -> None:
 
 # ---- files with a cursor, all of one shape: trio.open_file, anyio.open_file, aiofiles.open and ours
 
+
 def _trio_open_file() -> Callable[..., Awaitable[Any]]:
     opener: Callable[..., Awaitable[Any]] = _module("trio").open_file
     return opener

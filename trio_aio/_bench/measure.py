@@ -1,8 +1,8 @@
 """How a contender is measured: phases of a load, the clocks around them, and a loop that ticks beside it.
 
-A load runs in phases: a short one to start threads and fill pools, one for the rate and the CPU time, one for the event loop's lateness. The
-ticks of the last would cost a fast contender some percent, so they have a phase of their own, except where a load is read or
-written just once (`Load.whole`) and a tick each millisecond is nothing beside it.
+A load runs in phases: a short one to start threads and fill pools, one for the rate and the CPU time, one for the event loop's lateness.
+The ticks of the last would cost a fast contender some percent, so they have a phase of their own, except where a load is
+read or written just once (`Load.whole`) and a tick each millisecond is nothing beside it.
 
 Cold loads are put out of the page cache before each phase. CPU time is that of the whole process, whatever threads it has; a polling
 thread of io_uring is among them.
@@ -20,12 +20,12 @@ import time
 from array import array
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
     from types import TracebackType
 
 __all__ = ("Load", "Measured", "Phase", "Unavailable", "Work", "drive", "evict")
@@ -170,7 +170,7 @@ class Work:
         self.measured.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
-async def drive(work: Work, task: Callable[[Phase], Awaitable[None]], tasks: int | None = None) -> None:
+async def drive(work: Work, task: Callable[[Phase], Coroutine[Any, Any, None]], tasks: int | None = None) -> None:
     """Run a load's tasks through all phases, on whatever event loop this is."""
     for phase in work.phases():
         async with anyio.create_task_group() as beside:

@@ -234,9 +234,7 @@ def as_json(result: RowResult) -> dict[str, Any]:
         "tasks": result.row.tasks,
         "contenders": [_contender_as_json(each) for each in result.results],
         "wanted": [_outcome_as_json(outcome) for outcome in result.outcomes()],
-        "better_peers": [
-            {"what": what, "ours": ours, "peer": peer, "times": times} for what, ours, peer, times in result.winners()
-        ],
+        "better_peers": [{"what": what, "ours": ours, "peer": peer, "times": times} for what, ours, peer, times in result.winners()],
     }
 
 

@@ -1,0 +1,196 @@
+"""`python -m trio_aio doctor`: it tries what it says, on each filesystem, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from trio_aio import _doctor
+from trio_aio.__main__ import main
+
+from ._support import evict, make_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+DIRECT = ("direct read", "direct overwrite", "direct append", "direct write into a fallocated range")
+# What is certain of each filesystem: whether these four are asynchronous.
+ASYNCHRONOUS = {
+    "ext4": (True, True, False, True),
+    "xfs": (True, True, True, True),
+    "btrfs": (True, False, False, False),
+    "overlay": (True, True, False, True),
+    "tmpfs": (False, False, False, False),
+}
+
+
+def examined(path: Path | str, capsys: pytest.CaptureFixture[str], *, status: int = 0) -> dict[str, Any]:
+    assert main(["doctor", str(path), "--json"]) == status
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert report["status"] == status
+    return report
+
+
+def test_what_is_asynchronous_is_found_by_trying(filesystem: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = examined(filesystem, capsys)
+    kind = filesystem.parent.name
+    assert (report["filesystem"], report["mount_point"]) == (kind, str(filesystem.parent))
+    requests = report["requests"]
+    assert not [tried for tried in requests.values() if tried["error"]]
+    assert tuple(requests[name]["asynchronous"] > 0 for name in DIRECT) == ASYNCHRONOUS[kind]
+    if kind != "tmpfs":  # where there is nothing to do, so they are done at once
+        assert requests["fsync"]["asynchronous"] > 0 < requests["fdatasync"]["asynchronous"]
+    assert requests["buffered read, cached"]["asynchronous"] == 0
+    assert requests["buffered read, not cached"]["asynchronous"] == 0
+    assert not list(filesystem.iterdir())
+
+
+def test_direct_io_and_nowait_are_found_by_trying(filesystem: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = examined(filesystem, capsys)
+    kind = filesystem.parent.name
+    assert report["direct"] == ("ignored" if kind == "tmpfs" else "accepted")
+    assert (report["alignment_offset"] > 1) == (kind not in ("tmpfs", "btrfs"))
+    assert report["nowait"]["buffered read"] == (kind not in ("tmpfs", "overlay"))
+    assert [line for line in report["advice"] if "RWF_NOWAIT" in line] == [] or kind in ("tmpfs", "overlay")
+    appends = [line for line in report["advice"] if "appends are not asynchronous" in line]
+    assert bool(appends) == (kind in ("ext4", "overlay"))
+
+
+def test_a_file_is_examined_through_one_beside_it(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, data = make_file(disk)
+    report = examined(path, capsys)
+    assert report["tried_on"] == "a temporary file"
+    assert report["requests"]["direct append"]["tries"] > 0
+    assert path.read_bytes() == data
+    assert list(disk.iterdir()) == [path]
+
+
+@pytest.fixture
+def read_only(disk: Path) -> Iterator[Path]:
+    """Give a folder with a file, and no way to write to either."""
+    path, _ = make_file(disk, 2 << 20)
+    evict(path)
+    subprocess.run(["mount", "--bind", str(disk), str(disk)], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(disk)], check=True)
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_file_in_a_read_only_place_is_read_only(read_only: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = examined(read_only / "file", capsys)
+    assert report["tried_on"] == str(read_only / "file")
+    assert list(report["requests"]) == ["direct read", "buffered read, cached"]
+    assert report["direct"] == "accepted"
+    assert [line for line in report["advice"] if "Read-only file system" in line]
+
+
+def test_a_read_only_folder_is_said_to_be_one(read_only: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = examined(read_only, capsys)
+    assert (report["tried_on"], report["requests"], report["direct"]) == (None, {}, None)
+    assert [line for line in report["advice"] if "Read-only file system" in line]
+
+
+def test_a_file_too_short_to_try_on_is_said_to_be_one(read_only: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = examined("/proc/self/status", capsys)
+    assert report["requests"] == {}
+    assert [line for line in report["advice"] if "smaller than" in line]
+
+
+def test_a_full_disk_is_said_to_be_full(on_filesystem: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
+    folder = on_filesystem("small_tmpfs")
+    with (folder / "filler").open("wb") as filler:
+        os.posix_fallocate(filler.fileno(), 0, shutil.disk_usage(folder).free)
+    report = examined(folder, capsys)
+    assert report["requests"] == {}
+    assert [line for line in report["advice"] if "No space left" in line]
+    assert [path.name for path in folder.iterdir()] == ["filler"]
+
+
+def test_nothing_but_workers_gives_status_1(disk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIO_AIO_ENGINE", "workers")
+    report = examined(disk, capsys, status=1)
+    assert report["engine"] == "workers"
+    assert "TRIO_AIO_ENGINE=workers" in report["advice"][0]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(errno.EAGAIN, "sysctl fs.aio-max-nr="), (errno.EPERM, "seccomp"), (errno.ENOSYS, "no native AIO")]
+)
+def test_io_setup_refused_gives_status_1_and_advice(
+    code: int, words: str, disk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trio_aio import _kernel_context, lowlevel
+
+    class Refusing:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+        def taio_io_setup(self, *_: object) -> int:
+            return -code
+
+    real = lowlevel.lib
+    monkeypatch.setattr(lowlevel, "lib", Refusing())
+    monkeypatch.setattr(_kernel_context, "lib", Refusing())
+    monkeypatch.setattr(_kernel_context, "_spare", None)
+    report = examined(disk, capsys, status=1)
+    assert (report["engine"], report["completions"], report["requests"]) == ("workers", None, {})
+    assert words in report["advice"][0]
+    assert report["direct"] == "accepted"  # which takes no native AIO to find out
+    assert not list(disk.iterdir())
+
+
+def test_a_setting_that_means_nothing_is_reported(disk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIO_AIO_ENGINE", "fast")
+    report = examined(disk, capsys, status=1)
+    assert report["engine"] is None
+    assert "TRIO_AIO_ENGINE must be" in report["advice"][0]
+
+
+def test_no_such_path_gives_status_2(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(disk / "none")]) == 2
+    assert "No such file or directory" in capsys.readouterr().err
+
+
+def test_the_text_has_a_line_for_each_finding_and_advice(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(disk)]) == 0
+    text = capsys.readouterr().out
+    for words in (
+        "engine  ",
+        "fs.aio-nr  ",
+        "ext4 on /dev/loop",
+        "multiples of",
+        "RWF_NOWAIT, buffered read",
+        "asynchronous: direct read  ",
+    ):
+        assert words in text
+    assert "\n- Direct appends are not asynchronous here" in text
+
+
+def test_it_works_as_a_program_without_privileges(disk: Path) -> None:
+    program = [sys.executable, "-m", "trio_aio", "doctor", str(disk), "--json"]
+    if os.geteuid() == 0:
+        program = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *program]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["requests"]["direct append"]["tries"] > 0
+    assert not list(disk.iterdir())
+
+
+def test_a_mount_point_with_a_space_is_found(disk: Path, request: pytest.FixtureRequest) -> None:
+    folder = disk / "with space"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=True)
+    request.addfinalizer(lambda: subprocess.run(["umount", str(folder)], check=True))
+    report = _doctor.Report(path=str(folder))
+    _doctor._examine_mount(report)
+    assert (report.filesystem, report.mount_point) == ("tmpfs", str(folder))
