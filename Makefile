@@ -51,7 +51,7 @@ clean: ## Remove environments and build trees
 $(READY): pyproject.toml $(wildcard trio_aio/_native/*.c trio_aio/_native/*.h trio_aio/_native/*.txt)
 	$(if $(PYTHON),,$(error No Python >= 3.10 with venv and ensurepip was found; name one: make PYTHON=/path/to/python))
 	test -x $(RUN) || "$(PYTHON)" -m venv $(VENV)
-	SKBUILD_BUILD_DIR=build/$(VENV) $(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	SKBUILD_BUILD_DIR=build/$(VENV) $(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test,bench]'
 	touch $@
 
 $(VENV)/.lint: $(READY)

@@ -13,11 +13,11 @@ import platform
 import shutil
 import signal
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trio_aio._bench.children import Child, Failed, prepare
+from trio_aio._bench.children import Failed, prepare, started
 from trio_aio._bench.files import Files
 from trio_aio._bench.measure import Load
 from trio_aio._bench.report import Result, RowResult, as_json, print_row
@@ -125,8 +125,7 @@ def _measure(row: Row, files: Files, sizes: Sizes, rounds: int, seconds: float, 
     results = [Result(contender) for contender in row.contenders]
     size = sizes.of(row.file)
     piece = min(row.piece, max(size // 4, 4096))
-    with ExitStack() as stack:
-        children = [stack.enter_context(Child(row.name, contender.name)) for contender in row.contenders]
+    with started(row.name, [contender.name for contender in row.contenders]) as children:
         for number in range(rounds):
             # Who comes first in a round is another each time: the disk's own cache, and what else runs, favour places.
             order = list(zip(results, children, strict=True))

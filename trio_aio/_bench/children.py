@@ -14,6 +14,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import traceback
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,10 +23,10 @@ from trio_aio._bench.measure import Load, Measured, Unavailable, Work
 from trio_aio._bench.rows import ROWS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from multiprocessing.connection import Connection
-    from types import TracebackType
 
-__all__ = ("Child", "Failed", "prepare")
+__all__ = ("Child", "Failed", "prepare", "started")
 
 PATIENCE = 120.0  # seconds, beside the time that a round should take
 
@@ -42,7 +43,9 @@ class Failed:
 
 def prepare() -> None:
     """Have the server of processes started, with everything imported."""
-    multiprocessing.set_forkserver_preload(["trio", "anyio", "trio_aio", __name__])
+    # Names that are not there are passed over.
+    modules = ["trio", "asyncio", "anyio._backends._trio", "anyio._backends._asyncio", "trio_aio._backends._trio", __name__]
+    multiprocessing.set_forkserver_preload(modules)
 
 
 class Child:
@@ -55,15 +58,20 @@ class Child:
         self._process.start()
         other.close()
 
-    def __enter__(self) -> Child:
-        return self
+    def kill(self) -> None:
+        """End it in the middle of its work."""
+        self._process.kill()
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+    def end(self) -> None:
+        """Tell it to end."""
         self._pipe.close()
-        self._process.join(5)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+
+    def join(self) -> None:
+        """Wait until it has ended."""
+        self._process.join(PATIENCE)
+        self._process.kill()
+        self._process.join()
+        self._process.close()
 
     def measure(self, load: Load) -> Measured | Failed:
         """Have one round measured."""
@@ -78,6 +86,25 @@ class Child:
             self._process.join(5)
             return Failed(f"its process ended with status {self._process.exitcode}")
         return answer
+
+
+@contextmanager
+def started(row: str, contenders: Sequence[str]) -> Iterator[list[Child]]:
+    """Have a process for each contender, until the end of the block."""
+    children: list[Child] = []
+    try:
+        for contender in contenders:
+            children.append(Child(row, contender))
+        yield children
+    except BaseException:
+        for child in children:
+            child.kill()
+        raise
+    finally:
+        for child in children:  # all at once: leaving a kernel context takes tens of milliseconds
+            child.end()
+        for child in children:
+            child.join()
 
 
 def _serve(pipe: Connection, row: str, contender: str) -> None:

@@ -130,12 +130,12 @@ async def chunks(work: Work) -> None:
     async with open_aio(work.load.path, direct=work.load.direct) as file:
 
         async def task(phase: Phase) -> None:
-            while not phase.over:
+            while True:
                 async for _ in file.chunks(work.load.piece, depth=DEPTH):
                     phase.operations += 1
                     if phase.over:
                         break
-                if work.load.whole:
+                if phase.over or work.load.whole:
                     return
 
         await drive(work, task, 1)
@@ -251,7 +251,7 @@ async def _line_reader(find: Callable[[], Callable[..., Awaitable[Any]]], mode: 
     opener = find()
 
     async def task(phase: Phase) -> None:
-        while not phase.over:
+        while not (phase.over and phase.operations):
             async with _cursor_file(opener, work.load.path, mode, -1) as file:
                 count = 0
                 async for _ in file:
@@ -266,7 +266,7 @@ async def _line_reader(find: Callable[[], Callable[..., Awaitable[Any]]], mode: 
 def _builtin_lines(mode: str, work: Work) -> None:
     for phase in work.phases():
         with phase:
-            while not phase.over:
+            while not (phase.over and phase.operations):
                 with open(work.load.path, mode) as file:
                     count = 0
                     for _ in file:
@@ -475,7 +475,7 @@ def readinto_loop(work: Work) -> None:
     buffer = bytearray(work.load.piece)
     for phase in work.phases():
         with phase, open(work.load.path, "rb", buffering=0) as file:
-            while not phase.over and file.readinto(buffer):
+            while file.readinto(buffer):
                 phase.operations += 1
 
 

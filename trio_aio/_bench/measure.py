@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
     from types import TracebackType
 
+    from anyio.abc import TaskStatus
+
 __all__ = ("Load", "Measured", "Phase", "Unavailable", "Work", "drive", "evict")
 
 TICK = 0.001  # seconds
@@ -75,6 +77,8 @@ class Measured:
     """Seconds by which each tick was late; empty if there was no loop to tick."""
     peak: int = 0
     """Bytes resident at most, since the process began."""
+    waited: float = 0.0
+    """Seconds in which the thread of the loop could have run, and others had the processors."""
 
 
 class _Kind(Enum):
@@ -96,6 +100,7 @@ class Phase:
         self.late: list[float] = []
         self.seconds: float = 0.0
         self.cpu: float = 0.0
+        self.waited: float = 0.0
         # A thread, because some contenders have no loop. It wakes once.
         self._timer: threading.Timer = threading.Timer(load.seconds * share, self._end)
         self._offsets: Iterator[int] = iter(self._order())
@@ -117,9 +122,9 @@ class Phase:
         return shuffled if self._load.cold else itertools.cycle(shuffled)
 
     def offsets(self) -> Iterator[int]:
-        """Give the offset of one operation after another. Tasks share them: each calls this for itself."""
+        """Give the offset of one operation after another, of one at least. Tasks share them: each calls this for itself."""
         for offset in self._offsets:
-            if self.over:
+            if self.over and self.operations:
                 return
             self.operations += 1
             yield offset
@@ -129,16 +134,14 @@ class Phase:
         some = itertools.islice(self._offsets, min(self._load.size // self._load.piece, 64 * count))
         made = list(iter(lambda: array("q", itertools.islice(some, count)), array("q")))
         for batch in made if self._load.cold or self._load.whole else itertools.cycle(made):
-            if self.over:
+            if self.over and self.operations:
                 return
             yield batch
 
     def __enter__(self) -> Phase:
-        if self._load.cold:
-            evict(self._load.path)
-        gc.collect()
         if not self._load.whole:
             self._timer.start()
+        self.waited = -_waited()
         self.cpu = -time.process_time()
         self.seconds = -time.perf_counter()
         return self
@@ -146,6 +149,7 @@ class Phase:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         self.seconds += time.perf_counter()
         self.cpu += time.process_time()
+        self.waited += _waited()
         self.over = True
         self._timer.cancel()
 
@@ -159,13 +163,17 @@ class Work:
 
     def phases(self) -> Iterator[Phase]:
         """Give each phase in turn, and take what it found."""
+        gc.collect()
         for kind in (_Kind.BOTH,) if self.load.whole else (_Kind.WARM_UP, _Kind.RATE, _Kind.LATENESS):
             phase = Phase(self.load, kind)
+            if self.load.cold:
+                evict(self.load.path)
             yield phase
             if kind in (_Kind.RATE, _Kind.BOTH):
                 self.measured.operations = phase.operations
                 self.measured.seconds = phase.seconds
                 self.measured.cpu = phase.cpu
+                self.measured.waited = phase.waited
             self.measured.late += phase.late
         self.measured.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
@@ -175,7 +183,7 @@ async def drive(work: Work, task: Callable[[Phase], Coroutine[Any, Any, None]], 
     for phase in work.phases():
         async with anyio.create_task_group() as beside:
             if phase.ticking:
-                beside.start_soon(_tick, phase.late)
+                await beside.start(_tick, phase.late)
             with phase:
                 async with anyio.create_task_group() as group:
                     for _ in range(work.load.tasks if tasks is None else tasks):
@@ -183,18 +191,29 @@ async def drive(work: Work, task: Callable[[Phase], Coroutine[Any, Any, None]], 
             beside.cancel_scope.cancel()
 
 
-async def _tick(late: list[float]) -> None:
+async def _tick(late: list[float], *, task_status: TaskStatus[None]) -> None:
     # Each tick is a millisecond after the last, not on a grid: both loops round their sleeps up to milliseconds, and on a grid that alone
     # would make ticks late by up to one. Ticks that fell due while the loop was away are late too, each by its own time: else a
     # stall of a second would be one late tick in a thousand good ones.
+    task_status.started()
     while True:
         asked = time.perf_counter()
-        await anyio.sleep(TICK)
-        behind = max(time.perf_counter() - asked - TICK, 0.0)
-        late.append(behind)
-        while behind >= TICK:
-            behind -= TICK
-            late.append(behind)
+        try:
+            await anyio.sleep(TICK)
+        finally:  # also one that the end of the load comes before
+            behind = time.perf_counter() - asked - TICK
+            while behind >= 0:
+                late.append(behind)
+                behind -= TICK
+
+
+def _waited() -> float:
+    """Give how long this thread has waited for a processor so far; 0 where the kernel does not count it."""
+    try:
+        with open("/proc/thread-self/schedstat", encoding="ascii") as file:
+            return int(file.read().split()[1]) / 1e9
+    except OSError:
+        return 0.0
 
 
 def evict(path: str) -> None:

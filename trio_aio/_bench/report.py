@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ("Outcome", "Result", "RowResult", "Spread", "as_json", "print_row")
 
 MIB = 1 << 20
+DISTURBED = 0.05  # of the time: from here on it is said
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,17 @@ class Result:
         return spread.median if spread is not None else 0.0
 
     def late(self) -> tuple[float, float] | None:
-        """Seconds by which ticks were late, of all rounds: the 99th percentile and the most; None if none ticked."""
-        ticks = sorted(late for each in self.rounds for late in each.late)
-        return (ticks[-1 - len(ticks) // 100], ticks[-1]) if ticks else None
+        """Seconds by which ticks were late: the median of the rounds' 99th percentiles, and the most of all; None if none ticked."""
+        rounds = [sorted(each.late) for each in self.rounds if each.late]
+        return (
+            (statistics.median(ticks[-1 - len(ticks) // 100] for ticks in rounds), max(ticks[-1] for ticks in rounds)) if rounds else None
+        )
+
+    @property
+    def waited(self) -> float:
+        """What share of the time its loop waited for a processor that others had; the median."""
+        spread = Spread.of([each.waited / each.seconds for each in self.rounds if each.seconds])
+        return spread.median if spread is not None else 0.0
 
     @property
     def peak(self) -> int:
@@ -169,6 +178,9 @@ def print_row(console: Console, result: RowResult) -> None:
     for each in left_out:
         assert each.failed is not None
         console.print(f"  {'left out' if each.failed.unavailable else 'FAILED'}: {each.contender.name}: {each.failed.reason}")
+    disturbed = [f"{each.contender.name} {each.waited:.0%}" for each in result.results if each.waited > DISTURBED]
+    if disturbed:
+        console.print(f"  others had the processor, share of the time: {', '.join(disturbed)}", style="yellow")
     for outcome in result.outcomes():
         _print_outcome(console, outcome)
     for what, ours, peer, times in result.winners():
@@ -249,6 +261,7 @@ def _contender_as_json(result: Result) -> dict[str, Any]:
         "cpu_seconds": _spread_as_json(Spread.of(result.cpus())),
         "late_seconds": {"p99": late[0], "max": late[1]} if late is not None else None,
         "peak_bytes": result.peak or None,
+        "waited_for_processor": result.waited,
         "left_out": result.failed.reason if result.failed is not None else None,
         "failed": result.failed is not None and not result.failed.unavailable,
     }
