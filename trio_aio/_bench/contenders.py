@@ -48,7 +48,7 @@ class Contender:
     loop: Loop | None = None
     ours: bool = False
     same_work: bool = True
-    """False for what only gives a measure, such as a bare checkpoint: it is no peer that wins."""
+    """False for what only gives a measure, such as a bare checkpoint or a loop that blocks: it is no peer that wins."""
     needs: tuple[str, ...] = ()
     """What of trio_aio it uses that not every version has: "AsyncFile.chunks" and the like."""
     file: File | None = None
@@ -577,7 +577,7 @@ CAIO_PREAD = _caio(_caio_pread)
 CAIO_APPEND = _caio(_caio_append)
 CAIO_PWRITE = _caio(_caio_pwrite)
 CURSOR_OURS = ours(cursor(_open_aio, buffering=-1))
-PREAD_LOOP = Contender("os.pread loop", pread_loop)
+PREAD_LOOP = Contender("os.pread loop", pread_loop, same_work=False)
 AIOFILE = Contender("aiofile", aiofile_pread, "asyncio")
 THREAD_PREAD = Contender("trio.to_thread os.pread", thread_pread, "trio")
 THREAD_PWRITE = Contender("trio.to_thread os.pwrite", thread_pwrite, "trio")

@@ -78,7 +78,7 @@ class Measured:
     peak: int = 0
     """Bytes resident at most, since the process began."""
     waited: float = 0.0
-    """Seconds in which the thread of the loop could have run, and others had the processors."""
+    """Seconds in which the thread of the loop could have run, and others had the processors: other programs, or its own workers."""
 
 
 class _Kind(Enum):

@@ -67,7 +67,7 @@ class Result:
 
     @property
     def waited(self) -> float:
-        """What share of the time its loop waited for a processor that others had; the median."""
+        """What share of the time its loop waited for a processor, which other processes had or its own threads; the median."""
         spread = Spread.of([each.waited / each.seconds for each in self.rounds if each.seconds])
         return spread.median if spread is not None else 0.0
 
@@ -180,11 +180,13 @@ def print_row(console: Console, result: RowResult) -> None:
         console.print(f"  {'left out' if each.failed.unavailable else 'FAILED'}: {each.contender.name}: {each.failed.reason}")
     disturbed = [f"{each.contender.name} {each.waited:.0%}" for each in result.results if each.waited > DISTURBED]
     if disturbed:
-        console.print(f"  others had the processor, share of the time: {', '.join(disturbed)}", style="yellow")
+        console.print(f"  the loop waited for a processor, share of the time: {', '.join(disturbed)}", style="yellow")
     for outcome in result.outcomes():
         _print_outcome(console, outcome)
-    for what, ours, peer, times in result.winners():
-        console.print(f"  {what} than {ours} here: {peer}, by {_number(times)} times")
+    winners = result.winners()
+    for what, ours in dict.fromkeys(winner[:2] for winner in winners):
+        peers = [f"{peer} {_number(times)} times" for *key, peer, times in winners if key == [what, ours]]
+        console.print(f"  {what} than {ours} here: {', '.join(peers)}")
     console.print()
 
 
