@@ -88,6 +88,8 @@ class Report:
     """O_DIRECT; ignored: the page cache is used all the same."""
     alignment_offset: int | None = None
     alignment_memory: int | None = None
+    alignment_enforced: bool | None = None
+    """Whether a direct read that is not aligned is an error."""
     requests: dict[str, Tried] = field(default_factory=dict)
     nowait: dict[str, bool | None] = field(default_factory=dict)
     cachestat: bool = False
@@ -286,6 +288,7 @@ def _examine_place(report: Report, place: _Place, context: int | None) -> None:
             direct = os.open(place.path, flags | os.O_DIRECT | os.O_CLOEXEC)
             stack.callback(os.close, direct)
             report.direct = _is_direct(place, direct, memory)
+            report.alignment_enforced = _enforces_alignment(direct)
         if place.writable:
             os.pread(place.fd, len(memory), 0)
         _examine_nowait(report, place, direct, memory)
@@ -328,6 +331,16 @@ def _is_direct(place: _Place, direct: int, memory: mmap.mmap) -> Literal["accept
     if before is None or after is None or (before == after == len(memory) // mmap.PAGESIZE and not place.writable):
         return None
     return "ignored" if after > before or (place.writable and after) else "accepted"
+
+
+def _enforces_alignment(direct: int) -> bool:
+    try:
+        os.preadv(direct, [bytearray(1)], 1)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return True
+        raise
+    return False
 
 
 class _CachestatRange(ctypes.Structure):
@@ -539,9 +552,9 @@ def _direct(report: Report) -> str:
         return "not tried"
     text: str = report.direct or "accepted, and whether it is heeded cannot be seen"
     if report.alignment_offset is not None and report.direct != "ignored":
-        if report.alignment_offset == 1:
-            return f"{text}; takes any alignment"
         text += f"; offsets and sizes in multiples of {report.alignment_offset} bytes, memory of {report.alignment_memory}"
+        if report.alignment_enforced is False:
+            text += ", but takes others too"
     return text
 
 
