@@ -412,24 +412,20 @@ def _examine_requests(report: Report, place: _Place, direct: int | None, memory:
 
         return made
 
-    try:
-        if direct is not None:
-            fd = direct
-            try_it("direct read", lambda: reads(fd))
-            if place.writable:
-                try_it("direct overwrite", lambda: writes(fd, 0))
-                try_it("direct append", appends)
-                try_it("direct write into a fallocated range", into_allocated)
-                try_it("fsync", sync(IOCB.fsync))
-                try_it("fdatasync", sync(IOCB.fdsync))
-        os.pread(place.fd, len(memory), 0)
-        try_it("buffered read, cached", lambda: reads(place.fd))
+    if direct is not None:
+        fd = direct
+        try_it("direct read", lambda: reads(fd))
         if place.writable:
-            os.fsync(place.fd)
-            try_it("buffered read, not cached", cold_reads)
-    finally:
-        for part in parts:
-            part.release()
+            try_it("direct overwrite", lambda: writes(fd, 0))
+            try_it("direct append", appends)
+            try_it("direct write into a fallocated range", into_allocated)
+            try_it("fsync", sync(IOCB.fsync))
+            try_it("fdatasync", sync(IOCB.fdsync))
+    os.pread(place.fd, len(memory), 0)
+    try_it("buffered read, cached", lambda: reads(place.fd))
+    if place.writable:
+        os.fsync(place.fd)
+        try_it("buffered read, not cached", cold_reads)
 
 
 def _is_asynchronous(context: int, requests: list[IOCB]) -> bool | None:

@@ -106,6 +106,18 @@ async def pread(work: Work) -> None:
         await drive(work, task)
 
 
+async def preadinto(work: Work) -> None:
+    """`AsyncFile.preadinto`, each task into memory of its own, again and again."""
+    async with open_aio(work.load.path, direct=work.load.direct) as file:
+
+        async def task(phase: Phase) -> None:
+            buffer = mmap.mmap(-1, work.load.piece)
+            for offset in phase.offsets():
+                await file.preadinto(buffer, offset)
+
+        await drive(work, task)
+
+
 async def read_blocks(work: Work) -> None:
     """`AsyncFile.read_blocks` by one task; as many are in flight as there would be tasks."""
     size = work.load.piece

@@ -23,6 +23,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -35,6 +36,7 @@ __all__ = ("Load", "Measured", "Phase", "Unavailable", "Work", "drive", "evict")
 TICK = 0.001  # seconds
 WARM_UP = 0.2  # of the time for the rate
 LATENESS = 0.5
+TOGETHER = 16  # tasks started at once
 
 
 class Unavailable(Exception):
@@ -186,8 +188,10 @@ async def drive(work: Work, task: Callable[[Phase], Coroutine[Any, Any, None]], 
                 await beside.start(_tick, phase.late)
             with phase:
                 async with anyio.create_task_group() as group:
-                    for _ in range(work.load.tasks if tasks is None else tasks):
+                    for number in range(work.load.tasks if tasks is None else tasks):
                         group.start_soon(task, phase)
+                        if number % TOGETHER == TOGETHER - 1:  # two thousand in one tick would themselves keep the loop from ticking
+                            await anyio.lowlevel.checkpoint()
             beside.cancel_scope.cancel()
 
 

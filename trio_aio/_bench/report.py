@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ("Outcome", "Result", "RowResult", "Spread", "as_json", "print_row")
 
 MIB = 1 << 20
+SAME = 1.02  # times as much is no difference
 DISTURBED = 0.05  # of the time: from here on it is said
 
 
@@ -145,10 +146,10 @@ class RowResult:
             for peer in self.results:
                 if peer.contender.ours or not peer.contender.same_work or not peer.rate:
                     continue
-                if peer.rate > ours.rate:
+                if peer.rate > SAME * ours.rate:
                     found.append(("faster", ours.contender.name, peer.contender.name, peer.rate / ours.rate))
                 mine, theirs = statistics.median(ours.cpus()), statistics.median(peer.cpus())
-                if theirs and mine > theirs:
+                if theirs and mine > SAME * theirs:
                     found.append(("less CPU", ours.contender.name, peer.contender.name, mine / theirs))
         return found
 

@@ -192,7 +192,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "big-reads",
         "64 MiB a read, not cached, 2 tasks",
-        (*c.ours(c.pread), c.THREAD_PREAD, *c.CAIO_PREAD, *c.IDLE),
+        (*c.ours(c.pread), *c.ours(c.preadinto, " preadinto"), c.THREAD_PREAD, *c.CAIO_PREAD, *c.IDLE),
         file="large",
         piece=64 * MIB,
         tasks=2,
