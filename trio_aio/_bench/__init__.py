@@ -83,7 +83,7 @@ def run(options: Options) -> int:
             files = Files(folder, sizes)
         except OSError as error:
             return _refuse(str(error))
-        total = sum(len(row.contenders) * (1 if row.once else rounds) for row in rows)
+        total = sum(len(row.contenders) * row.rounds(rounds) for row in rows)
         bar = progress.add_task("", total=total)
 
         def step(what: str, count: float) -> None:
@@ -91,7 +91,7 @@ def run(options: Options) -> int:
 
         with files:
             for row in rows:
-                result = _measure(row, files, sizes, 1 if row.once else rounds, seconds, step)
+                result = _measure(row, files, sizes, row.rounds(rounds), seconds, step)
                 results.append(result)
                 if not options.json:
                     print_row(console, result)

@@ -66,8 +66,12 @@ class Row:
     direct: bool = False
     cold: bool = False
     whole: bool = False
-    once: bool = False
-    """One round is enough, and more would be hard on the disk."""
+    most_rounds: int | None = None
+    """More would be hard on the disk."""
+
+    def rounds(self, asked: int) -> int:
+        """Give how often each contender has its turn."""
+        return asked if self.most_rounds is None else min(asked, self.most_rounds)
 
     @property
     def all_wanted(self) -> Iterator[Wanted]:
@@ -207,7 +211,7 @@ ROWS: tuple[Row, ...] = (
         piece=MIB,
         tasks=4,
         whole=True,
-        once=True,
+        most_rounds=3,
     ),
     Row(
         "queued",
@@ -242,6 +246,6 @@ ROWS: tuple[Row, ...] = (
         file="sparse",
         piece=MIB,
         whole=True,
-        once=True,
+        most_rounds=1,
     ),
 )
