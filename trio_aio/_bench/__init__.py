@@ -140,7 +140,18 @@ def _measure(row: Row, files: Files, sizes: Sizes, rounds: int, seconds: float, 
                     elif not row.direct:
                         files.warm(path)
                     seed = number * len(order) + turn
-                    load = Load(path, sizes.of(file), piece, row.tasks, seconds, seed, direct=row.direct, cold=row.cold, whole=row.whole)
+                    load = Load(
+                        path,
+                        sizes.of(file),
+                        piece,
+                        row.tasks,
+                        seconds,
+                        seed,
+                        random=row.random,
+                        direct=row.direct,
+                        cold=row.cold,
+                        whole=row.whole,
+                    )
                     answer = child.measure(load)
                     if isinstance(answer, Failed):
                         result.failed = answer

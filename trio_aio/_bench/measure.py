@@ -59,6 +59,8 @@ class Load:
     """For the phase that measures the rate."""
     seed: int
     """For the order of random offsets."""
+    random: bool = True
+    """The offsets: in random order, else in order and from the start again."""
     direct: bool = False
     """O_DIRECT."""
     cold: bool = False
@@ -119,6 +121,8 @@ class Phase:
         offsets = range(0, self._load.size - self._load.piece + 1, self._load.piece)
         if self._load.whole:
             return offsets
+        if not self._load.random:
+            return itertools.cycle(offsets)
         shuffled = list(offsets)
         random.Random(f"{self._load.seed} {self.kind}").shuffle(shuffled)
         return shuffled if self._load.cold else itertools.cycle(shuffled)

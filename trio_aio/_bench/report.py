@@ -219,7 +219,7 @@ def _print_outcome(console: Console, outcome: Outcome) -> None:
 
 
 def _described(wanted: Wanted) -> str:
-    names = {"rate": "rate", "cost": "time an operation", "cpu": "CPU time an operation", "peak": "memory at most"}
+    names = {"rate": "rate", "cost": "time an operation", "cpu": "CPU time an operation", "peak": "memory"}
     name = names.get(wanted.measure, wanted.measure)
     limit = f"{'at least' if wanted.at_least else 'at most'} {_shown(wanted, wanted.limit)}"
     if len(wanted.against) > 1:

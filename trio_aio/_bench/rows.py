@@ -63,6 +63,7 @@ class Row:
     file: File = "small"
     piece: int = 4 * KIB
     tasks: int = 1
+    random: bool = True
     direct: bool = False
     cold: bool = False
     whole: bool = False
@@ -160,6 +161,7 @@ ROWS: tuple[Row, ...] = (
             Wanted("rate", 5, ("anyio.open_file (asyncio)",), ours="trio_aio (asyncio)"),
         ),
         piece=8 * KIB,
+        random=False,
     ),
     Row(
         "sequential-64k",
@@ -170,6 +172,7 @@ ROWS: tuple[Row, ...] = (
             Wanted("rate", 5, ("anyio.open_file (asyncio)",), ours="trio_aio (asyncio)"),
         ),
         piece=64 * KIB,
+        random=False,
     ),
     *(
         Row(
@@ -183,6 +186,7 @@ ROWS: tuple[Row, ...] = (
             ),
             file="lines",
             piece=64,
+            random=False,
         )
         for name, title, mode in (("lines", "a file by lines, bytes", "rb"), ("lines-text", "a file by lines, text", "r"))
     ),
