@@ -171,7 +171,7 @@ class AsyncFile(PositionalFile):
             self._turns.pass_on()
 
     async def readinto1(self, buffer: WriteableBuffer) -> int:
-        """Read at the cursor into a writable buffer with one system call at most, and give the number of bytes; 0 at the end of the file."""
+        """Read at the cursor into a writable buffer with one system call at most; give the number of bytes, 0 at the end."""
         self._check_readable()
         if not self._turns.take():
             await self._turns.wait()
@@ -267,7 +267,7 @@ class AsyncFile(PositionalFile):
         return line
 
     async def readlines(self, hint: int | None = -1) -> list[bytes]:
-        """Read the lines up to the end of the file; with a positive `hint` no more of them once they are longer than that together, bytes."""
+        """Read the lines up to the end of the file; with a positive `hint` no more of them once they have more bytes than that."""
         self._check_readable()
         limit = 0 if hint is None else checked_integer(hint, "hint")
         if not self._turns.take():
@@ -337,6 +337,9 @@ class AsyncFile(PositionalFile):
         self._check_open()
         ahead = self._ahead
         position = ahead.settle()
+        if not memoryview(data).nbytes:  # nothing moves then, not even at the end of a file opened for appending
+            await self._context._checkpoint()
+            return 0
         try:
             if self._descriptor.append:
                 position, n = await self._context._append(self._descriptor, data)

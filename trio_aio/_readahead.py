@@ -1,7 +1,7 @@
-"""`ReadAhead`: a file's cursor, and the piece of the file that was read at it; `Lines`: lines that were split off such a piece.
+"""`ReadAhead`: a file's cursor, and the piece of the file that was read at it.
 
-A line of an ``async for`` should cost little more than the loop itself, so the loop takes it from a list's iterator and does nothing
-else: where the cursor is meanwhile is found out from how far that iterator has come, when somebody asks.
+A line of an ``async for`` should cost little more than the loop itself, so the loop takes it from an ``io.BytesIO`` of whole lines and
+does nothing else: where the cursor is meanwhile is found out from how far that has come, when somebody asks.
 
 A piece in memory must not outlive what it was copied from. Every write of the file, positional or not, calls `ReadAhead.forget` when
 it begins and when it has ended (`Descriptor.changed`); and a piece is only kept if nothing was written while it was read.
@@ -9,48 +9,22 @@ it begins and when it has ended (`Descriptor.changed`); and a piece is only kept
 
 from __future__ import annotations
 
-from io import BytesIO
-from operator import length_hint
-from typing import TYPE_CHECKING, AnyStr, Generic
+from io import SEEK_END, BytesIO
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ("Lines", "ReadAhead", "split_lines")
+__all__ = ("LARGEST", "ReadAhead", "split_lines")
 
 SMALLEST = 8 << 10  # bytes: the first piece after a jump; the next ones double
 LARGEST = 64 << 10  # a copy that does not keep the loop from its other tasks
-_SPLIT = 16 << 10  # bytes: lines that are split at once, and once more if the cursor is moved meanwhile
+_NO_LINES = BytesIO()
 
 
 def split_lines(data: bytes) -> list[bytes]:
     """Give the lines of `data`: only b"\n" ends one, and the last one may lack it."""
     return BytesIO(data).readlines()  # faster than splitlines, and that would end them at b"\r" too
-
-
-class Lines(Generic[AnyStr]):
-    """Lines that `iterator` gives, and how much it has given."""
-
-    def __init__(self, lines: list[AnyStr]) -> None:
-        self.iterator: Iterator[AnyStr] = iter(lines)
-        self._lines: list[AnyStr] = lines
-        self._counted: int = 0  # lines, whose length is in `_length`
-        self._length: int = 0
-
-    def given(self) -> int:
-        """Give the length of all lines that the iterator gave, counting each only once."""
-        count = len(self._lines) - length_hint(self.iterator)
-        if count > self._counted:
-            self._length += sum(map(len, self._lines[self._counted : count]))
-            self._counted = count
-        return self._length
-
-    def stop(self) -> int:
-        """End the iterator, wherever it is held; give what `given` does."""
-        length = self.given()
-        self._lines.clear()
-        self._counted = self._length = 0
-        return length
 
 
 class ReadAhead:
@@ -59,7 +33,7 @@ class ReadAhead:
     def __init__(self, position: int) -> None:
         self.version: int = 0  # counts `forget`
         self._position: int = position  # the cursor without what `_lines` has given since
-        self._lines: Lines[bytes] = Lines([])
+        self._lines: BytesIO = _NO_LINES
         self._data: bytes = b""
         self._start: int = 0  # of `_data` in the file
         self._size: int = SMALLEST  # of the next piece
@@ -67,11 +41,12 @@ class ReadAhead:
     @property
     def position(self) -> int:
         """Where the cursor is, bytes."""
-        return self._position + self._lines.given()
+        return self._position + self._lines.tell()
 
     def move(self, position: int) -> None:
-        """Put the cursor somewhere. Lines that were split end."""
-        self._lines.stop()
+        """Put the cursor somewhere. The lines that `split` gave end, wherever they are held."""
+        self._lines.seek(0, SEEK_END)
+        self._lines = _NO_LINES
         self._position = position
 
     def settle(self) -> int:
@@ -109,16 +84,14 @@ class ReadAhead:
         return (data[at:end], True) if end else (data[at:], False)
 
     def split(self) -> Iterator[bytes]:
-        """Give an iterator over the whole lines next in memory, some or none. The cursor goes with it."""
+        """Give an iterator over the whole lines that are next in memory, some or none. The cursor goes with it."""
         position = self.settle()
         data = self._data
         at = position - self._start
-        if not 0 <= at < len(data):
-            return self._lines.iterator
-        end = data.rfind(b"\n", at, at + _SPLIT) + 1 or data.find(b"\n", at) + 1
-        if end:
-            self._lines = Lines(split_lines(data[at:end]))
-        return self._lines.iterator
+        end = data.rfind(b"\n", at) + 1 if at >= 0 else 0
+        if end > at:
+            self._lines = BytesIO(data[at:end])
+        return self._lines
 
     def next_size(self, position: int) -> int:
         """Give how much should be read at `position`: more each time, while the reader goes straight on."""
