@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +20,8 @@ from ._support import content
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-EXAMPLES = 60
+EXAMPLES = 100
 STEPS = 40
-
-WRITABLE_UNIT = 4096
-"""What direct writes have to be aligned to. 1 when they take any offset and size."""
 
 BINARY_MODES = ("rb", "r+b", "wb", "w+b", "ab", "a+b", "xb", "x+b")
 SIZES = st.one_of(st.integers(0, 40), st.integers(0, 30_000), st.sampled_from([8191, 8192, 8193, 65536, 70_000]))
@@ -162,25 +158,12 @@ class BinaryMachine(Machine):
         assert await ours.tell() == theirs.tell(), (name, argument)
         return True
 
-    def may_write(self, ours: Any, position: int, size: int) -> bool:
-        if not self.direct or WRITABLE_UNIT == 1:
-            return True
-        if ours._descriptor.append:
-            position = os.stat(ours.name).st_size
-        return position % WRITABLE_UNIT == size % WRITABLE_UNIT == 0
-
     async def results(self, theirs: Any, ours: Any, name: str, argument: Any) -> tuple[Any, Any]:
         if name in READS and not theirs.readable():  # a BufferedWriter's are not all implemented, and raise this and that
             return io.UnsupportedOperation, await outcome(lambda: call_read(ours, name, argument))
-        if name == "write":
-            if not self.may_write(ours, await ours.tell(), len(argument)):
-                argument = b""
-        elif name == "writelines":
-            if not self.may_write(ours, await ours.tell(), sum(map(len, argument))):
-                argument = []
-            if not argument and not theirs.writable():
-                return None, None  # theirs looks at nothing then
-        elif name == "pwrite":
+        if name == "writelines" and not argument and not theirs.writable():
+            return None, None  # theirs looks at nothing then
+        if name == "pwrite":
             return await self.positional_write(theirs, ours, *argument)
         if name in ("readinto", "readinto1"):
             buffers = bytearray(argument), bytearray(argument)
@@ -218,7 +201,7 @@ class BinaryMachine(Machine):
         return await outcome(lambda: getattr(theirs, name)(argument)), await outcome(lambda: getattr(ours, name)(argument))
 
     async def positional_write(self, theirs: Any, ours: Any, data: bytes, offset: int) -> tuple[Any, Any]:
-        if not ours.writable() or ours._descriptor.append or not self.may_write(ours, offset, len(data)):
+        if not ours.writable() or ours._descriptor.append:
             return None, None
         position = theirs.tell()
         theirs.seek(offset)
@@ -293,8 +276,6 @@ class TextMachine(Machine):
                 isinstance(await outcome(lambda: theirs.seek(cookies[0])), int),
                 isinstance(await outcome(lambda: ours.seek(cookies[1])), int),
             )
-        elif name in ("write", "writelines") and self.direct and WRITABLE_UNIT > 1:
-            return True
         elif name == "seek":
             expected = await outcome(lambda: theirs.seek(*argument))
             result = await outcome(lambda: ours.seek(*argument))
