@@ -15,6 +15,7 @@ from trio_aio._descriptor import Alignment
 from trio_aio._file import AsyncFile
 from trio_aio._open import FileOpener, open_aio
 from trio_aio._pipeline import Chunks, Writer
+from trio_aio._text import AsyncTextFile
 from trio_aio.lowlevel import RWF
 
 __all__ = (
@@ -23,6 +24,7 @@ __all__ = (
     "AIOStatistics",
     "Alignment",
     "AsyncFile",
+    "AsyncTextFile",
     "Chunks",
     "FileOpener",
     "Writer",

@@ -53,6 +53,10 @@ class Export:
         self.address: int = address
         self.length: int = length  # bytes
 
+    def fill(self, data: bytes) -> None:
+        """Copy `data`, no more than it holds, to its beginning."""
+        ffi.memmove(self.held, data, len(data))
+
 
 class Vector:
     """An iovec array over several buffers, held likewise."""

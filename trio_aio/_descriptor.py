@@ -16,6 +16,8 @@ from trio_aio._native import ffi, lib
 from trio_aio._order import Order
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_aio._native._ext import CData
     from trio_aio._routing import Route
 
@@ -71,6 +73,7 @@ class Descriptor:
         self.write_route: Route | None = None
         self.users: int = 0  # calls by descriptor that share this object
         self.order: Order = Order()  # who leases it, and who waits for whom
+        self.changed: Callable[[], None] | None = None  # called when a write begins, and when it has ended
 
     @property
     def bounce(self) -> int:

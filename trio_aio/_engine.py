@@ -159,6 +159,8 @@ class Engine:
         descriptor = request.descriptor
         if request.operation is Operation.TRUNCATE and request.offset < descriptor.size:
             descriptor.size = request.offset
+        if descriptor.changed is not None and CHANGES[request.operation]:
+            descriptor.changed()
         if descriptor.order.enter(request):
             self._route(request)
         else:
@@ -425,6 +427,9 @@ class Engine:
         if request.run is not None and request.run.slab is not None:
             self.buffers.give_back(request.run.slab)
             request.run.slab = None
+        changed = request.descriptor.changed
+        if changed is not None and CHANGES[request.operation]:
+            changed()
         ready = request.descriptor.order.leave(request) if request.operation is not Operation.CLOSE else ()
         if request.waiter is not None:
             self.wake(request)

@@ -7,7 +7,7 @@ import io
 import operator
 import os
 import stat
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 from trio_aio._buffers import export_buffer
 from trio_aio._context import AIOContext, current_context
@@ -15,10 +15,13 @@ from trio_aio._descriptor import DescriptionRecord, Descriptor, kind_of
 from trio_aio._errors import os_error
 from trio_aio._file import AsyncFile
 from trio_aio._request import Operation, Request
+from trio_aio._text import AsyncTextFile, text_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from types import TracebackType
+
+    from _typeshed import OpenBinaryMode, OpenTextMode
 
 __all__ = ("FileOpener", "open_aio")
 
@@ -56,17 +59,20 @@ def _parse_mode(mode: str) -> _Mode:
     return _Mode(flags | os.O_CLOEXEC, shown, readable, writable, "b" not in letters)
 
 
-class FileOpener:
+_File = TypeVar("_File", bound="AsyncFile | AsyncTextFile")
+
+
+class FileOpener(Generic[_File]):
     """What `open_aio` gives: await it, or use it in ``async with``."""
 
     def __init__(self, coroutine_function: Callable[[], Any]) -> None:
         self._open: Callable[[], Any] = coroutine_function
-        self._file: AsyncFile | None = None
+        self._file: _File | None = None
 
-    def __await__(self) -> Generator[Any, Any, AsyncFile]:
+    def __await__(self) -> Generator[Any, Any, _File]:
         return self._open().__await__()  # type: ignore[no-any-return]
 
-    async def __aenter__(self) -> AsyncFile:
+    async def __aenter__(self) -> _File:
         self._file = file = await self
         return file
 
@@ -74,6 +80,57 @@ class FileOpener:
         file, self._file = self._file, None
         if file is not None:
             await file.aclose()
+
+
+@overload
+def open_aio(
+    file: str | bytes | os.PathLike[str] | os.PathLike[bytes] | int,
+    mode: OpenBinaryMode = "rb",
+    buffering: int = -1,
+    encoding: None = None,
+    errors: None = None,
+    newline: None = None,
+    closefd: bool = True,
+    opener: Callable[[Any, int], int] | None = None,
+    *,
+    direct: bool = False,
+    abandon_on_cancel: bool = False,
+    context: AIOContext | None = None,
+) -> FileOpener[AsyncFile]: ...
+
+
+@overload
+def open_aio(
+    file: str | bytes | os.PathLike[str] | os.PathLike[bytes] | int,
+    mode: OpenTextMode,
+    buffering: int = -1,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+    closefd: bool = True,
+    opener: Callable[[Any, int], int] | None = None,
+    *,
+    direct: bool = False,
+    abandon_on_cancel: bool = False,
+    context: AIOContext | None = None,
+) -> FileOpener[AsyncTextFile]: ...
+
+
+@overload
+def open_aio(
+    file: str | bytes | os.PathLike[str] | os.PathLike[bytes] | int,
+    mode: str,
+    buffering: int = -1,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+    closefd: bool = True,
+    opener: Callable[[Any, int], int] | None = None,
+    *,
+    direct: bool = False,
+    abandon_on_cancel: bool = False,
+    context: AIOContext | None = None,
+) -> FileOpener[AsyncFile | AsyncTextFile]: ...
 
 
 def open_aio(
@@ -89,15 +146,16 @@ def open_aio(
     direct: bool = False,
     abandon_on_cancel: bool = False,
     context: AIOContext | None = None,
-) -> FileOpener:
+) -> FileOpener[Any]:
     """Open a regular file or a block device, off the event loop's thread.
 
     ``async with open_aio(path) as file:`` or ``file = await open_aio(path)``. The arguments up to `opener` are those of ``open()``; what is
     wrong with them is raised at once.
 
     - `file`: a path or an open descriptor.
-    - `mode`: as ``open()`` has it; "rb" if not given.
-    - `buffering`: accepted and of no effect; binary files are not buffered.
+    - `mode`: as ``open()`` has it; "rb" if not given. Without a "b" it is a text file's, and the file an `AsyncTextFile`.
+    - `buffering`: accepted and of no effect; 0 is refused for text (ValueError).
+    - `encoding`, `errors`, `newline`: for text, with the meaning and the defaults of ``open()``; LookupError if there is no such.
     - `closefd`: whether `file`, if it is a descriptor, is closed with the file. A path needs True.
     - `opener`: called as ``opener(file, flags)``, in a thread; gives an open descriptor.
     - `direct`: O_DIRECT. Offsets and sizes of writes must then be multiples of ``file.alignment.offset`` (ValueError).
@@ -118,15 +176,19 @@ def open_aio(
             raise ValueError("embedded null byte")
     elif file < 0:
         raise ValueError(f"negative file descriptor: {file}")
-    operator.index(buffering)
+    buffering = operator.index(buffering)
+    format = None
     if parsed.text:
-        raise io.UnsupportedOperation(f"text modes are not there yet: open with {mode + 'b'!r} and decode")
-    for name, value in (("encoding", encoding), ("errors", errors), ("newline", newline)):
-        if value is not None:
-            raise ValueError(f"binary mode doesn't take an {name} argument")
+        if buffering == 0:
+            raise ValueError("can't have unbuffered text I/O")
+        format = text_format(encoding, errors, newline, readable=parsed.readable, writable=parsed.writable, stacklevel=3)
+    else:
+        for name, value in (("encoding", encoding), ("errors", errors), ("newline", newline)):
+            if value is not None:
+                raise ValueError(f"binary mode doesn't take an {name} argument")
     flags = parsed.flags | (os.O_DIRECT if direct else 0)
 
-    async def open_it() -> AsyncFile:
+    async def open_it() -> AsyncFile | AsyncTextFile:
         used = current_context() if context is None else context
         position = 0
         if isinstance(file, int):
@@ -137,7 +199,7 @@ def open_aio(
             descriptor = await _open_with(used, opener, file, flags, direct=direct)
         else:
             descriptor = await _open_path(used, file, flags)
-        return AsyncFile(
+        opened = AsyncFile(
             used,
             descriptor,
             parsed.shown,
@@ -146,6 +208,7 @@ def open_aio(
             writable=parsed.writable,
             abandon_on_cancel=abandon_on_cancel,
         )
+        return opened if format is None else AsyncTextFile(opened, format, mode, line_buffering=buffering == 1)
 
     return FileOpener(open_it)
 

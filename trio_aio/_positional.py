@@ -18,7 +18,6 @@ from trio_aio._descriptor import StatRecord
 from trio_aio._inline_lane import INLINE_LIMIT
 from trio_aio._pipeline import Chunks, Writer
 from trio_aio._request import Operation, Request
-from trio_aio._turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -52,7 +51,6 @@ class PositionalFile:
         context: AIOContext,
         descriptor: Descriptor,
         mode: str,
-        position: int,
         *,
         readable: bool,
         writable: bool,
@@ -68,8 +66,6 @@ class PositionalFile:
         self._writable: bool = writable
         self._abandon: bool = abandon_on_cancel
         self._closed: bool = False
-        self._position: int = position
-        self._turns: Turns = Turns(backend, context._check)
         # What the quick way of pread needs, at hand: None where there is no quick way (direct, write-only, closed).
         self._inline: Any = context._inline if readable and not descriptor.direct else None
         self._checkpoint_if_cancelled: Any = backend.checkpoint_if_cancelled

@@ -20,7 +20,13 @@ class _Ticket:
 
 
 class Turns:
-    """A lock whose ``async with`` waits its turn; no checkpoint where nobody is before it."""
+    """A lock; no checkpoint where nobody is before us. Use it as ``async with turns:``, or, to save two coroutines::
+
+    if not turns.take():
+        await turns.wait()
+    try: ...
+    finally: turns.pass_on()
+    """
 
     def __init__(self, backend: Backend, check: Callable[[], object]) -> None:
         self._backend: Backend = backend
@@ -28,11 +34,21 @@ class Turns:
         self._taken: bool = False
         self._waiting: OrderedDict[_Ticket, None] = OrderedDict()
 
-    async def __aenter__(self) -> None:
+    @property
+    def free(self) -> bool:
+        """Whether nobody has the turn."""
+        return not self._taken
+
+    def take(self) -> bool:
+        """Take the turn if nobody has it; give whether it is ours."""
         self._check()
-        if not self._taken:
-            self._taken = True
-            return
+        if self._taken:
+            return False
+        self._taken = True
+        return True
+
+    async def wait(self) -> None:
+        """Wait until it is our turn. Cancelled: it is not."""
         ticket = _Ticket()
         self._waiting[ticket] = None
 
@@ -42,10 +58,18 @@ class Turns:
 
         await self._backend.wait(ticket, leave)
 
-    async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+    def pass_on(self) -> None:
+        """End our turn: it is the next one's."""
         if not self._waiting:
             self._taken = False
             return
         ticket, _ = self._waiting.popitem(last=False)
         ticket.finished = True
         self._backend.wake(ticket)
+
+    async def __aenter__(self) -> None:
+        if not self.take():
+            await self.wait()
+
+    async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        self.pass_on()
