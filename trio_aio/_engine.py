@@ -175,7 +175,7 @@ class Engine:
             self.submitted_kernel += request.pieces
             kernel.accept(request)
             if request.state is State.KERNEL_PREPARED:
-                if kernel.idle or request.run is not None:  # a run is a batch by itself
+                if kernel.is_due or request.run is not None:  # a run is a batch by itself
                     self.flush()
                 elif not self._plugged:
                     self._ask_for_flush()

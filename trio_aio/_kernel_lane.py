@@ -28,6 +28,9 @@ __all__ = ("KernelLane",)
 _NAMES = {"READ": "PREAD", "WRITE": "PWRITE", "READV": "PREADV", "WRITEV": "PWRITEV", "FDATASYNC": "FDSYNC"}
 _COMMANDS = tuple(getattr(lib, f"IOCB_CMD_{_NAMES.get(operation.name, operation.name)}", -1) for operation in Operation)
 _NOWAIT = lib.RWF_NOWAIT
+# How many requests go together before the end of the tick: the device should not be idle meanwhile. A thousand reads of 4 KiB by 16 and
+# by 64 tasks: 30 and 28 ms where all waited for the end of the tick, 24 and 23 in eights, 33 and 19 in sixteens.
+FEW, MANY = 8, 16
 _prepare = lib.taio_ring_prepare
 
 
@@ -44,6 +47,8 @@ class KernelLane(Lane):
         if not self.ring:
             raise MemoryError
         self._prepared: list[Request] = []
+        self._crowd: int = 0  # requests that were in flight of late
+        self._enough: int = FEW
         self._runs: list[Request] = []  # that have slots
         self._places: list[int] = [0] * slots  # of each slot of a run in its slab
         self._calls: CData = ffi.new("uint64_t *")
@@ -61,9 +66,10 @@ class KernelLane(Lane):
         return lib.taio_ring_prepared(self.ring)
 
     @property
-    def idle(self) -> bool:
-        """Whether a request that was just prepared is the only one there is."""
-        return self.slots - len(self._free) == len(self._prepared) == 1
+    def is_due(self) -> bool:
+        """Whether what is prepared should not wait for the end of the tick: it is all there is, or enough to share a doorbell."""
+        prepared = len(self._prepared)
+        return prepared >= self._enough or self.slots - len(self._free) == prepared == 1
 
     def _start(self, request: Request, slot: int) -> None:
         request.state = State.KERNEL_PREPARED
@@ -177,6 +183,9 @@ class KernelLane(Lane):
         refused = lib.taio_ring_submit(self.ring, self._refused, self.slots, self._calls)
         left = lib.taio_ring_prepared(self.ring)
         self._prepared = []
+        taken = self.slots - len(self._free)
+        self._crowd = max(taken, self._crowd * 7 // 8)
+        self._enough = FEW if self._crowd <= MANY else MANY
         if left:
             kept = [request for request in tried if request.run is None and lib.taio_ring_is_prepared(self.ring, self._slot(request))]
             tried = [request for request in tried if request not in kept]
