@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 import tempfile
@@ -44,6 +45,18 @@ class Portal:
 
         return trio.from_thread.run(make, trio_token=self.token)
 
+    def settle(self) -> None:
+        """Wait until the descriptors of files that were dropped are closed."""
+        gc.collect()
+        engine = self.context._engine
+        assert engine is not None
+
+        async def until_idle() -> None:
+            while engine._dropped or engine.outstanding:
+                await trio.lowlevel.checkpoint()
+
+        self.call(until_idle)
+
     def close(self) -> None:
         self.token.run_sync_soon(self._end.set)
         self._thread.join()
@@ -53,11 +66,11 @@ portal: Portal
 
 
 @contextlib.contextmanager
-def running_portal() -> Iterator[None]:
+def running_portal() -> Iterator[Portal]:
     global portal
     portal = Portal()
     try:
-        yield
+        yield portal
     finally:
         portal.close()
 
@@ -108,6 +121,9 @@ class Adapter:
     def close(self) -> None:
         if self._file is not None:
             portal.call(self._file.aclose)
+
+    def __del__(self) -> None:
+        """Do not close, as io.IOBase would: the collector may run in the portal's own thread. The file itself sees to it."""
 
     def __next__(self) -> Any:
         try:

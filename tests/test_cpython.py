@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from ._synchronous import Portal
+
 
 def _module(*names: str) -> Any:
     for name in names:
@@ -91,15 +93,17 @@ SKIPPED = {
 """Tests that are not for us, by reason. Others over objects that are no files of the system are skipped as they run (`TextOverBytesIO`)."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _portal() -> Iterator[None]:
-    with running_portal():
-        yield
+@pytest.fixture(scope="module")
+def _portal() -> Iterator[Portal]:
+    with running_portal() as portal:
+        yield portal
 
 
 @pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _folder(_portal: Portal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
+    yield
+    _portal.settle()
 
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -626,7 +626,8 @@ def _last_end(text: str, newline: str | None) -> int:
 
 def _string_io(text: str, newline: str) -> io.StringIO:
     lines = io.StringIO()
-    lines.__setstate__((text, newline, 0, None))  # as unpickling does: the constructor would write "\r\n" for each "\n"
+    # As unpickling does. The constructor would write "\r\n" for each "\n".
+    lines.__setstate__((text, newline, 0, None))  # type: ignore[attr-defined]
     return lines
 
 
