@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from trio_aio import AIOContext, open_aio
+from trio_aio import RWF, AIOContext, open_aio
 
 from ._support import BLOCK, evict
 from ._tasks import until_idle
@@ -38,7 +38,8 @@ MIB = 1 << 20
 READS = ("pread", "preadinto", "preadv", "read_ranges", "read_blocks", "chunks")
 WRITES = ("pwrite", "pwritev", "write_ranges", "writer", "fallocate")
 CURSOR = ("cursor_read", "cursor_readinto", "cursor_write", "readall")
-OTHERS = ("fsync", "fdatasync", "size", "flush", "own_file")
+BY_DESCRIPTOR = ("context_pread", "context_preadinto", "context_pwrite", "context_fdatasync")
+OTHERS = ("fsync", "fdatasync", "size", "flush", "own_file", *BY_DESCRIPTOR)
 MANY = ("read_ranges", "read_blocks", "write_ranges", "preadv", "pwritev")
 
 
@@ -94,6 +95,7 @@ class Plan:
     engine: str
     max_in_flight: int
     max_workers: int
+    abandon: bool  # cancelled reads are not waited for
     base: int  # of the file before it is a hole
     length: int  # behind that, at the beginning
     steps: tuple[Step, ...]
@@ -201,6 +203,7 @@ def make_plan(chance: random.Random, steps: int) -> Plan:
         _some(chance, "aio", "workers"),
         _some(chance, 128, 1, 2, 3, 8),
         _some(chance, 8, 1, 2),
+        not chance.randrange(4),
         base,
         _edge(chance, 0, space),
         tuple(_step(chance, base, space) for _ in range(chance.randrange(1, steps + 1))),
@@ -277,11 +280,11 @@ class Tally:
 class Runner:
     """One plan, on a file of its own."""
 
-    def __init__(self, plan: Plan, path: Path, progress: Callable[[AIOContext], None] | None = None) -> None:
+    def __init__(self, plan: Plan, path: Path, progress: Callable[..., None] | None = None) -> None:
         self.plan: Plan = plan
         self.path: Path = path
         self.tally: Tally = Tally()
-        self._progress: Callable[[AIOContext], None] | None = progress
+        self._progress: Callable[..., None] | None = progress
         data = filling(plan.length, 1)
         with path.open("wb") as file:
             file.truncate(plan.base)
@@ -319,16 +322,23 @@ class Runner:
                     await self._run_step(step)
                     await self._check(step)
                 except Exception as error:
-                    raise Failure(f"step {number} of {len(plan.steps)}, {step}") from error
+                    failure = Failure(f"step {number} of {len(plan.steps)}, {step}")
+                    failure.__cause__ = error
+                    if self._progress is not None:
+                        self._progress(context, failure)  # closing may hang now
+                    raise failure from error
                 self.tally.steps += 1
         return self.tally
 
     async def _open(self) -> None:
         for direct in (False, True):
             modes = ("r+b", "r+b", "a+b")
-            self._files[direct] = [await open_aio(self.path, mode, direct=direct, context=self._context) for mode in modes]
+            self._files[direct] = [await self._open_one(mode, direct) for mode in modes]
             for file in self._files[direct]:
                 self._cursors[file] = await file.tell()
+
+    async def _open_one(self, mode: str, direct: bool) -> AsyncFile:
+        return await open_aio(self.path, mode, direct=direct, abandon_on_cancel=self.plan.abandon, context=self._context)
 
     async def _close(self) -> None:
         for files in self._files.values():
@@ -412,6 +422,7 @@ class Runner:
             compare(f"memory of {call}, which was cancelled, later", memory, before, 0)
         self._at_rest.clear()
         self._check_rest()
+        assert not self._context._by_fd
 
     def _check_rest(self) -> None:
         """Nothing is in flight, and nothing is owned by what is not."""
@@ -435,6 +446,11 @@ class Runner:
             raise Difference(f"{what} gave {len(found)} bytes at offset {offset}, expected {least} to {most}")
         compare(str(what), found, self.model.padded(offset, len(found)), offset)
 
+    def _note_rest(self, call: Call, memory: memoryview) -> None:
+        """Take note of what is in the memory of a read that was cancelled: from now on nobody may write to it."""
+        if not self.plan.abandon:
+            self._at_rest.append((call, memory, bytes(memory)))
+
     async def _pread(self, file: AsyncFile, call: Call) -> None:
         ((offset, size),) = call.pieces
         end = self.model.end
@@ -447,7 +463,7 @@ class Runner:
         try:
             n = await file.preadinto(memory, offset)
         except trio.Cancelled:
-            self._at_rest.append((call, memory, bytes(memory)))
+            self._note_rest(call, memory)
             raise
         self._check_read(call, memory[:n], offset, size, end)
         compare(f"{call}, behind what was read", memory[n:], bytes(size - n), offset + n)
@@ -461,7 +477,7 @@ class Runner:
         try:
             n = await file.preadv([memory[a:b] for a, b in itertools.pairwise(ends)], offset)
         except trio.Cancelled:
-            self._at_rest.append((call, memory, bytes(memory)))
+            self._note_rest(call, memory)
             raise
         self._check_read(call, memory[:n], offset, size, end)
 
@@ -487,7 +503,7 @@ class Runner:
                 raise
             return
         except trio.Cancelled:
-            self._at_rest.append((call, memory, bytes(memory)))
+            self._note_rest(call, memory)
             raise
         for i, (offset, _) in enumerate(call.pieces):
             block = memory[i * size : (i + 1) * size]
@@ -727,11 +743,38 @@ class Runner:
                 compare(str(call), data, self.model.padded(at, size), at)
             self._cursors[file] += len(data)
 
+    # ---- by descriptor
+
+    async def _context_pread(self, file: AsyncFile, call: Call) -> None:
+        ((offset, size),) = call.pieces
+        end = self.model.end
+        self._check_read(call, await self._context.pread(file.fileno(), size, offset), offset, size, end)
+
+    async def _context_preadinto(self, file: AsyncFile, call: Call) -> None:
+        ((offset, size),) = call.pieces
+        end = self.model.end
+        memory = _memory(size, call.pad)
+        n = await self._context.preadinto(file.fileno(), memory, offset)
+        self._check_read(call, memory[:n], offset, size, end)
+
+    async def _context_pwrite(self, file: AsyncFile, call: Call) -> None:
+        ((offset, size),) = call.pieces
+        data, memory = self._data(call, size)
+        try:
+            assert await self._context.pwrite(file.fileno(), memory, offset, flags=RWF.DSYNC if call.seed % 8 == 0 else RWF(0)) == size
+        finally:
+            memory[:] = b"\xee" * size
+        self.model.write(offset, data)
+
+    async def _context_fdatasync(self, file: AsyncFile, call: Call) -> None:
+        await self._context.fdatasync(file.fileno())
+
     # ---- files
 
     async def _own_file(self, file: AsyncFile, call: Call) -> None:
         """Open the file once more, and close it while it is used."""
-        async with open_aio(self.path, direct=file.direct, context=self._context) as own, trio.open_nursery() as nursery:
+        context = self._context if call.seed % 3 else None  # the one of this run, which ends with it
+        async with open_aio(self.path, direct=file.direct, context=context) as own, trio.open_nursery() as nursery:
             nursery.start_soon(_close_after, own, call.seed % 4)
             try:
                 await self._pread(own, call)
@@ -763,7 +806,7 @@ async def _cancel_at(scope: trio.CancelScope, moment: Moment) -> None:
     scope.cancel()
 
 
-def run(plan: Plan, folder: Path, progress: Callable[[AIOContext], None] | None = None) -> Tally:
+def run(plan: Plan, folder: Path, progress: Callable[..., None] | None = None) -> Tally:
     """Run a plan on a new file in `folder`; Difference, or whatever else went wrong."""
     path = folder / "file"
     try:

@@ -44,10 +44,12 @@ class Watchdog(threading.Thread):
         self._step: threading.Event = threading.Event()
         self._context: AIOContext | None = None
         self._root: Any = None
+        self._failure: BaseException | None = None
 
-    def progress(self, context: AIOContext | None = None) -> None:
-        """Note that something was done; in a run, what to look at if it was the last."""
+    def progress(self, context: AIOContext | None = None, failure: BaseException | None = None) -> None:
+        """Note that something was done; in a run, what to look at if it was the last. `failure`: why the run is about to end."""
         self._context = context
+        self._failure = failure
         self._root = trio.lowlevel.current_root_task() if context is not None else None
         self._step.set()
 
@@ -55,6 +57,8 @@ class Watchdog(threading.Thread):
         while self._step.wait(HANGS):
             self._step.clear()
         print(f"\nnothing has happened for {HANGS} s", file=sys.stderr)
+        if self._failure is not None:
+            traceback.print_exception(self._failure)
         if self._context is not None:
             self._show_context(self._context)
         if self._root is not None:
