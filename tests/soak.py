@@ -139,6 +139,8 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=0, metavar="N", help="run the plan of the seed N times, and no other")
     parser.add_argument("--filesystem", action="append", choices=FILESYSTEMS, help="may be given more than once (default: all)")
     options = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background ignores the one, and both should unmount
+        signal.signal(number, signal.default_int_handler)
     first = secrets.randbelow(1 << 32) if options.seed is None else options.seed
     spawn = multiprocessing.get_context("spawn")
     seed, place = spawn.Value("Q", first), spawn.Value("i", 0)
