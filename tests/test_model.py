@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 )
 @given(chance=st.randoms(use_true_random=False))
 def test_the_file_is_what_the_model_says(filesystem: Path, chance: random.Random) -> None:
-    _model.run(_model.make_plan(chance, steps=4), filesystem)
+    _model.run(_model.make_plan(chance, steps=6), filesystem)
 
 
 @pytest.mark.parametrize("seed", range(3))
