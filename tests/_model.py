@@ -132,23 +132,16 @@ def _call(chance: random.Random, kinds: tuple[str, ...], low: int, high: int) ->
     kind = _some(chance, *kinds)
     pieces = [_piece(chance, low, high)]
     if kind in MANY:
-        pieces = []
-        at = low
-        for _ in range(chance.randrange(1, 9)):
-            offset, size = _piece(chance, at, high)
-            pieces.append((offset, size))
-            at = offset + size
+        edges = sorted(_edge(chance, low, high) for _ in range(2 * chance.randrange(1, 9)))
+        pairs = itertools.pairwise(edges) if kind in ("preadv", "pwritev") else zip(edges[::2], edges[1::2], strict=True)
+        pieces = [(start, end - start) for start, end in pairs]
     if kind == "read_blocks":
-        size = max(1, min(size for _, size in pieces))
+        size = _some(chance, BLOCK, 512, 1, 1000)
         pieces = [(offset, size) for offset, _ in pieces if offset + size <= high]
-    if kind in ("preadv", "pwritev"):  # side by side
-        sizes = [size for _, size in pieces]
-        pieces = list(zip(itertools.accumulate(sizes, initial=low), sizes))  # noqa: B905 - one sum more than sizes
-        pieces = [piece for piece in pieces if sum(piece) <= high]
-    chance_shuffles = chance.randrange(2) and kind in ("read_ranges", "read_blocks", "write_ranges")
+    backwards = chance.randrange(2) and kind in ("read_ranges", "read_blocks", "write_ranges")
     return Call(
         kind,
-        tuple(reversed(pieces) if chance_shuffles else pieces),
+        tuple(reversed(pieces) if backwards else pieces),
         seed=chance.randrange(1 << 16),
         pad=_some(chance, 0, 1, 512),
         size=_some(chance, BLOCK, 1000, 512, 3 * BLOCK, 128 << 10),
@@ -180,7 +173,7 @@ def _step(chance: random.Random, base: int, space: int) -> Step:
             first.append((_call(chance, ("read", "readinto", "write"), low, low + min(space, 8 * BLOCK)),))
         tasks = first
     else:
-        cuts = sorted({low, high, *(_edge(chance, low, high) for _ in range(chance.randrange(8)))})
+        cuts = sorted({low, high, *(_edge(chance, low, high) for _ in range(chance.randrange(_some(chance, 8, 4, 30))))})
         tasks = first
         for number, (start, end) in enumerate(itertools.pairwise(cuts)):
             kinds = (*READS, *WRITES, *OTHERS, *CURSOR * (number == 0))
