@@ -159,7 +159,7 @@ def _step(chance: random.Random, base: int, space: int) -> Step:
     elif kind == "append":
         for _ in range(_some(chance, 1, 2, 4)):
             append = Call(
-                _some(chance, "append", "append_pwrite"),
+                _some(chance, "append", "append_pwrite", "append_flag"),
                 seed=chance.randrange(1 << 16),
                 pad=_some(chance, 0, 1),
                 size=_some(chance, BLOCK, 1, 300, 512, 3 * BLOCK + 5),
@@ -376,7 +376,7 @@ class Runner:
 
     async def _run_task(self, step: Step, file: AsyncFile, calls: tuple[Call, ...]) -> None:
         for call in calls:
-            if is_append(call):
+            if is_append(call) and call.kind != "append_flag":
                 file = self._files[step.direct][2]
             perform: Callable[[AsyncFile, Call], Awaitable[None]] = getattr(self, f"_{call.kind}")
             self.tally.calls += 1
@@ -623,10 +623,13 @@ class Runner:
             memory[:] = b"\xee" * call.size
         self._appended.append((file, call, data))
 
-    async def _append_pwrite(self, file: AsyncFile, call: Call) -> None:
+    async def _append_flag(self, file: AsyncFile, call: Call) -> None:
+        await self._append_pwrite(file, call, RWF.APPEND)
+
+    async def _append_pwrite(self, file: AsyncFile, call: Call, flags: RWF = RWF(0)) -> None:
         data, memory = self._data(call, call.size)
         try:
-            assert await file.pwrite(memory, 0) == call.size
+            assert await file.pwrite(memory, 0, flags=flags) == call.size
         finally:
             memory[:] = b"\xee" * call.size
         self._appended.append((file, call, data))
@@ -767,7 +770,11 @@ class Runner:
     async def _own_file(self, file: AsyncFile, call: Call) -> None:
         """Open the file once more, and close it while it is used."""
         context = self._context if call.seed % 3 else None  # the one of this run, which ends with it
-        async with open_aio(self.path, direct=file.direct, context=context) as own, trio.open_nursery() as nursery:
+        abandon = self.plan.abandon
+        async with (
+            open_aio(self.path, direct=file.direct, abandon_on_cancel=abandon, context=context) as own,
+            trio.open_nursery() as nursery,
+        ):
             nursery.start_soon(_close_after, own, call.seed % 4)
             try:
                 await self._pread(own, call)
@@ -777,7 +784,7 @@ class Runner:
 
 
 def is_append(call: Call) -> bool:
-    return call.kind in ("append", "append_pwrite", "append_writer")
+    return call.kind in ("append", "append_pwrite", "append_flag", "append_writer")
 
 
 def is_first(call: Call) -> bool:
