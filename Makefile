@@ -2,7 +2,7 @@
 # One environment for each Python version, under .venv/, made once and brought up to date when what it is built from changes.
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-all demo lint env clean
+.PHONY: help test test-all soak demo lint env clean
 
 export SKBUILD_CMAKE_DEFINE := TRIO_AIO_WERROR=ON
 
@@ -33,6 +33,9 @@ test-all: ## Run them on Python 3.10 and 3.13, where there are such
 			"$$p" -c 'import ensurepip' 2>/dev/null && echo "$$p" && break; done); \
 		if [ -n "$$p" ]; then $(MAKE) --no-print-directory test PYTHON="$$p" || exit 1; else echo "Python $$v: not here"; fi; \
 	done
+
+soak: $(READY) ## Compare files with their model for SECONDS (60) on all filesystems; stops at the first difference
+	$(RUN) -m tests.soak --seconds $(or $(SECONDS),60) $(ARGS)
 
 demo: $(READY) ## Write 256 MiB, read it back through every lane, compare, cancel, and show the rates
 	$(RUN) examples/quickstart.py

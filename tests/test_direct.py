@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from trio_aio import open_aio
+from trio_aio import AIOContext, open_aio
 
 from ._support import BLOCK, content, make_file
 
@@ -147,3 +147,19 @@ async def test_where_no_descriptor_is_left_an_unaligned_write_says_so(disk: Path
                 os.close(fd)
         assert await file.pwrite(b"x", 1) == 1
     assert path.read_bytes() == written(data, 1, b"x")
+
+
+async def test_reads_over_the_end_of_a_file_that_grows(disk: Path) -> None:
+    path, model = make_file(disk, 300)
+    piece = content(300, seed=1)
+    async with (
+        AIOContext(engine="workers") as context,
+        open_aio(path, "r+b", direct=True, context=context) as file,
+        open_aio(path, "ab", direct=True, context=context) as log,
+    ):
+        for _ in range(100):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(log.write, piece)
+                for _ in range(4):
+                    assert await file.pread(1 << 20, 0) in (model, model + piece)
+            model += piece

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #define SCRATCH (1u << 20) /* bytes */
+#define SMALLEST_BLOCK 512 /* bytes: no device has smaller ones */
 
 /* What is left of a vector. */
 struct rest {
@@ -56,6 +57,8 @@ int64_t taio_transfer(struct taio_transfer *t)
     advance(&rest, 0);
     while (rest.parts > 0) {
         ssize_t n = call(t, rest.vector, rest.parts < IOV_MAX ? (int)rest.parts : IOV_MAX, t->offset + t->transferred);
+        if (n == -EINVAL && !t->writing && t->transferred > 0 && (t->offset + t->transferred) % SMALLEST_BLOCK != 0)
+            return t->transferred; /* O_DIRECT: the count was short because the file ended there, and it has grown since */
         if (n < 0)
             return n;
         if (n == 0)
