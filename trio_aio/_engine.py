@@ -63,6 +63,9 @@ class Engine:
     loop's tick. `insist` makes the kernel lane now and raises OSError where there is none.
     """
 
+    _kernel_type: type[KernelLane] = KernelLane
+    _worker_type: type[WorkerLane] = WorkerLane
+
     def __init__(
         self,
         max_in_flight: int,
@@ -101,7 +104,7 @@ class Engine:
         try:
             if insist:
                 self._set_up_kernel()
-            self.workers: WorkerLane = WorkerLane(max_in_flight, max_in_flight, max_workers, self.event_fd)
+            self.workers: WorkerLane = self._worker_type(max_in_flight, max_in_flight, max_workers, self.event_fd)
         except BaseException:
             self._tear_down_kernel()
             os.close(self.event_fd)
@@ -578,7 +581,7 @@ class Engine:
 
     def _set_up_kernel(self) -> None:
         context = _kernel_context.acquire(self.max_in_flight)
-        self.kernel = KernelLane(0, self.max_in_flight, context, self.event_fd)
+        self.kernel = self._kernel_type(0, self.max_in_flight, context, self.event_fd)
 
     def _tear_down_kernel(self) -> None:
         if self.kernel is not None:
