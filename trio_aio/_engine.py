@@ -50,7 +50,7 @@ _TRANSFERS = tuple(o in (Operation.READ, Operation.READV, Operation.WRITE, Opera
 _VECTORS = tuple(o in (Operation.READV, Operation.WRITEV) for o in Operation)
 
 _NO_FILE = Descriptor(-1)
-_EAGAIN, _EOPNOTSUPP, _ECANCELED, _EIO = -errno.EAGAIN, -errno.EOPNOTSUPP, -errno.ECANCELED, -errno.EIO
+_EAGAIN, _EOPNOTSUPP, _ECANCELED, _EINTR, _EIO = -errno.EAGAIN, -errno.EOPNOTSUPP, -errno.ECANCELED, -errno.EINTR, -errno.EIO
 _IOV_MAX, _APPEND, _NOWAIT = lib.IOV_MAX, lib.RWF_APPEND, lib.RWF_NOWAIT
 _reap = lib.taio_reap
 _unpack = ffi.unpack
@@ -335,6 +335,8 @@ class Engine:
         if request.run is not None:
             if self.kernel.take_back(request, token):
                 self._leave_kernel_lane(request, request.run)
+        elif result == _EINTR and request.operation is not Operation.POLL:
+            self._to_workers(request)  # who make it again until it is done, as Python does: PEP 475
         elif _TRANSFERS[request.operation]:
             self._complete_transfer(request, result)
         else:
