@@ -342,7 +342,7 @@ class AIOContext:
         await self._backend.perform(engine.submit, request, cancel)
         if request.result < 0:
             error = os_error(request.result, request.descriptor.name)
-            if request.transferred and request.operation in (Operation.WRITE, Operation.WRITEV, Operation.APPEND):
+            if request.operation in (Operation.WRITE, Operation.WRITEV, Operation.APPEND):
                 error.characters_written = request.transferred  # type: ignore[attr-defined]
             raise error
         return request.result
