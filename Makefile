@@ -74,6 +74,8 @@ $(READY): pyproject.toml $(wildcard trio_aio/_native/*.c trio_aio/_native/*.h tr
 	$(if $(PYTHON),,$(error No Python >= 3.10 with venv and ensurepip was found; name one: make PYTHON=/path/to/python))
 	test -x $(RUN) || "$(PYTHON)" -m venv $(VENV)
 	SKBUILD_BUILD_DIR=build/$(VENV) $(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test,bench]'
+	! pkg-config --exists fuse3 2>/dev/null || $(RUN) -m pip install --quiet --disable-pip-version-check 'pyfuse3>=3.2' || \
+		echo 'pyfuse3 could not be built: the tests on a filesystem that misbehaves cannot run'
 	touch $@
 
 $(VENV)/.lint: $(READY)

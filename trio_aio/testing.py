@@ -143,6 +143,8 @@ class _Failure(Fault):
             engine.start_and_answer(lane, request, slot, -self._error)  # the descriptor is gone all the same: close(2)
         elif self._after and not request.transferred:
             engine.start_cut(lane, request, slot, self._after, self, then=self)
+        elif self._error == errno.EINTR and isinstance(lane, _FaultyWorkerLane):
+            lane.start(request, slot)  # a worker makes it again by itself
         else:
             engine.answer(lane, request, -self._error)
 
@@ -194,7 +196,7 @@ class Hang(Fault):
         """Let them go on, and those that come from now on; with an `error` (errno) they fail instead. Callable from any thread."""
         if self._released:
             return
-        self._error = 0 if error is None else _checked_error(error)
+        self._error = 0 if error in (None, errno.EINTR) else _checked_error(error)
         self._released = True
         self.remove()
         requests, self._requests = self._requests, []
@@ -524,7 +526,7 @@ class FaultyContext(AIOContext):
     ) -> Fault:
         """Let requests fail with `error` (an errno), without effect; reads and writes with `after` when so many bytes have been moved.
 
-        A "close" that fails has closed the descriptor, as close(2) has.
+        A "close" that fails has closed the descriptor, as close(2) has. EINTR is nothing that a caller sees: the request is made again.
         """
         return _Failure(error, after, self, file, operation, turn, times)
 
