@@ -59,10 +59,10 @@ _NAMES: dict[Operation, OperationName] = {
     Operation.SEEK: "seek",
     Operation.FALLOCATE: "fallocate",
     Operation.POLL: "poll",
+    Operation.READ_RUN: "read",
+    Operation.WRITE_RUN: "write",
 }
-_READS = (Operation.READ, Operation.READV)
 _VECTORS = (Operation.READV, Operation.WRITEV)
-_TRANSFERS = (*_READS, Operation.WRITE, Operation.WRITEV, Operation.APPEND)
 
 
 # ---- what a test asks for
@@ -105,24 +105,25 @@ class Fault:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         self.remove()
 
-    def _suits(self, request: Request) -> bool:
+    def _suits(self, name: OperationName) -> bool:
         """Whether such a request can have this fault at all."""
         return True
 
-    def _is_due(self, request: Request) -> bool:
-        """Count a request if it is one of those that this fault is for, and say whether it is its turn."""
+    def _first_due(self, request: Request) -> int | None:
+        """Count a request, or each piece of a run, if it is one that this fault is for; give the first whose turn it is."""
         name = _NAMES.get(request.operation)
-        if name is None or (name != self._operation if self._operation is not None else name == "close") or not self._suits(request):
-            return False
+        if name is None or (name != self._operation if self._operation is not None else name == "close") or not self._suits(name):
+            return None
         descriptor = request.descriptor
         if self._fd is not None and descriptor.fd != self._fd:
-            return False
+            return None
         if self._path is not None and self._path != _absolute(descriptor.name):
-            return False
-        self._seen += 1
+            return None
+        before, self._seen = self._seen, self._seen + request.pieces
         if self._seen >= self._last:
             self.remove()
-        return self._first <= self._seen
+        first = max(self._first, before + 1)
+        return first - before - 1 if first <= min(self._seen, self._last) else None
 
     def _meet(self, engine: _FaultyEngine, lane: _FaultyLane, request: Request, slot: int) -> None:
         """Do to a request that has just got its slot what was asked for."""
@@ -135,12 +136,14 @@ class _Failure(Fault):
         self._after: int = _at_least(0, after, "after")
         super().__init__(context, *rule)
 
-    def _suits(self, request: Request) -> bool:
-        return not self._after or request.operation in _TRANSFERS
+    def _suits(self, name: OperationName) -> bool:
+        return not self._after or name in ("read", "write")
 
     def _meet(self, engine: _FaultyEngine, lane: _FaultyLane, request: Request, slot: int) -> None:
         if request.operation is Operation.CLOSE:
             engine.start_and_answer(lane, request, slot, -self._error)  # the descriptor is gone all the same: close(2)
+        elif request.run is not None:
+            engine.start_broken_run(lane, request, slot, self._after, -self._error)
         elif self._after and not request.transferred:
             engine.start_cut(lane, request, slot, self._after, self, then=self)
         elif self._error == errno.EINTR and isinstance(lane, _FaultyWorkerLane):
@@ -155,14 +158,19 @@ class _Shortness(Fault):
         self._end: bool = end
         super().__init__(context, *rule)
 
-    def _suits(self, request: Request) -> bool:
-        return request.operation in _TRANSFERS
+    def _suits(self, name: OperationName) -> bool:
+        return name in ("read", "write")
 
     def _meet(self, engine: _FaultyEngine, lane: _FaultyLane, request: Request, slot: int) -> None:
-        if self._nbytes and not request.transferred:
+        if request.run is not None:  # the rest of a short piece is read or written by the call behind it
+            if self._end:
+                engine.start_broken_run(lane, request, slot, self._nbytes, 0)
+            else:
+                lane.start(request, slot)
+        elif self._nbytes and not request.transferred:
             engine.start_cut(lane, request, slot, self._nbytes, self, then=self if self._end else None)
         else:  # a write of nothing is an error (workers.c, `transfer`)
-            engine.answer(lane, request, 0 if request.operation in _READS else -errno.EIO)
+            engine.answer(lane, request, 0 if _NAMES[request.operation] == "read" else -errno.EIO)
 
 
 class _Delay(Fault):
@@ -291,7 +299,7 @@ class _Cut(NamedTuple):
     lane: _FaultyLane
     request: Request
     slot: int
-    nbytes: int
+    nbytes: int  # of a run: of the piece that it ends with
     vector: CData | None  # in use until the completion
     fault: Fault | None
     then: Fault | None  # what the rest meets
@@ -342,6 +350,7 @@ class _FaultyEngine(Engine):
         self.due: dict[Request, Fault] = {}  # requests on their way to a slot
         self.held: dict[Request, tuple[_FaultyLane, int]] = {}  # requests that hang, with lane and slot
         self._cuts: dict[int, _Cut] = {}  # by token
+        self._broken_at: dict[Request, int] = {}  # runs that meet a fault, with the piece that it is for
         self._answers: deque[tuple[int, int]] = deque()  # token, result
         self._released: deque[tuple[Request, int]] = deque()  # from any thread
         self.alarm: _Alarm = _Alarm(lambda request: self.release([request], 0))
@@ -356,11 +365,20 @@ class _FaultyEngine(Engine):
         self.kernel.engine = self
 
     def submit(self, request: Request) -> None:
-        due = [fault for fault in list(self.faults) if fault._is_due(request)]
+        turns = [(fault, fault._first_due(request)) for fault in list(self.faults)]
+        due = [(turn, fault) for fault, turn in turns if turn is not None]
         if due:
-            due[0]._hits += 1
-            self.due[request] = due[0]
+            turn, fault = min(due, key=lambda each: each[0])  # of a run the first piece, of equal ones the first fault
+            fault._hits += 1
+            self.due[request] = fault
+            if request.run is not None:
+                self._broken_at[request] = turn
         super().submit(request)
+
+    def _suits_kernel(self, request: Request) -> bool:
+        if request in self._broken_at:  # a worker takes the pieces one after the other, so that one can be where it ends
+            return False
+        return super()._suits_kernel(request)
 
     def reap(self, *, drain: bool) -> None:
         super().reap(drain=drain)
@@ -393,6 +411,9 @@ class _FaultyEngine(Engine):
         cut = self._cuts.pop(token, None)
         if cut is None:
             super()._complete(token, result, transferred)
+        elif cut.request.run is not None:
+            self._mend_run(cut)
+            super()._complete(token, result, transferred)
         elif cut.instead is not None:
             super()._complete(token, cut.instead, transferred)
         elif not isinstance(cut.lane, _FaultyWorkerLane):
@@ -414,6 +435,7 @@ class _FaultyEngine(Engine):
 
     def _let_go(self, request: Request) -> None:
         self.due.pop(request, None)
+        self._broken_at.pop(request, None)
         super()._let_go(request)
 
     def answer(self, lane: _FaultyLane, request: Request, result: int) -> None:
@@ -430,7 +452,7 @@ class _FaultyEngine(Engine):
 
     def start_cut(self, lane: _FaultyLane, request: Request, slot: int, nbytes: int, fault: Fault, then: Fault | None) -> None:
         """Let the first `nbytes` of a read or write be moved; the rest meets `then`."""
-        unit = request.descriptor.alignment.offset
+        unit = max(request.descriptor.alignment.offset, request.descriptor.read_unit)
         nbytes = max(nbytes // unit, 1) * unit  # the kernel stops between blocks only
         if nbytes >= request.nbytes:
             lane.start(request, slot)
@@ -445,6 +467,32 @@ class _FaultyEngine(Engine):
         self._cuts[request.token] = _Cut(lane, request, slot, nbytes, vector, fault, then, None)
         lane.start(request, slot)
         request.address, request.length = whole
+
+    def start_broken_run(self, lane: _FaultyLane, request: Request, slot: int, nbytes: int, result: int) -> None:
+        """Let a run end with `nbytes` of the piece whose turn it is, and with `result`; 0: at what looks like the end of the file."""
+        run, index = request.run, self._broken_at[request]
+        assert run is not None
+        piece = run.pieces[index]
+        nbytes -= nbytes % run.native.unit
+        if 0 < piece.length <= nbytes:
+            lane.start(request, slot)
+            return
+        if result == 0:
+            result = nbytes if _NAMES[request.operation] == "read" else -errno.EIO
+        self._cuts[request.token] = _Cut(lane, request, slot, piece.length, None, None, None, result)
+        run.native.count = index + (nbytes > 0)
+        piece.length = nbytes
+        lane.start(request, slot)
+
+    def _mend_run(self, cut: _Cut) -> None:
+        run = cut.request.run
+        assert run is not None
+        piece = run.pieces[self._broken_at[cut.request]]
+        served = run.first_open == run.native.count  # else it was stopped before, or failed by itself
+        run.native.count = run.count
+        piece.length = cut.nbytes
+        if served:
+            piece.result = cut.instead
 
     def hold(self, lane: _FaultyLane, request: Request, slot: int) -> None:
         """Let a request hang."""
