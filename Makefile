@@ -53,7 +53,7 @@ STILL = $(shell setarch -R true 2>/dev/null && echo setarch -R)
 build/sanitize/%: tests/native/stress.c $(wildcard trio_aio/_native/*.[ch])
 	@mkdir -p $(@D)
 	$(CC) -std=c11 -g -O1 -Wall -Wextra -Werror -fsanitize=$* -fno-sanitize-recover=all -Itrio_aio/_native -o $@ \
-		tests/native/stress.c $(addprefix trio_aio/_native/,ring.c workers.c reap.c syscalls.c) -pthread
+		tests/native/stress.c $(wildcard trio_aio/_native/*.c) -pthread
 
 sanitize-python: $(VENV)-sanitize/.ready ## Run the tests of engine and lowlevel on an extension with Address- and UBSanitizer
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" PYTHONMALLOC=malloc \

@@ -17,7 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { REGION = 16384, BLOCK = 4096, PARTS = 3, MOST_SLOTS = 256, MOST_WORKERS = 8 };
+enum { REGION = 16384, BLOCK = 4096, UNIT = 512, PARTS = 3, PIECES = 12, MOST_SLOTS = 256, MOST_WORKERS = 8, UNTOUCHED = 0x5a };
 
 #define CHECK(condition)                                                                                       \
     do                                                                                                         \
@@ -27,7 +27,7 @@ enum { REGION = 16384, BLOCK = 4096, PARTS = 3, MOST_SLOTS = 256, MOST_WORKERS =
         }                                                                                                      \
     while (0)
 
-enum lane { NOBODY, RING, POOL };
+enum lane { NOBODY, RING, POOL, RING_RUN };
 
 struct holder {
     enum lane lane;
@@ -37,10 +37,19 @@ struct holder {
     unsigned char value; /* what its region of the file holds */
     unsigned char writing;
     int fd;
+    int64_t offset;
     char *memory;
     struct iovec parts[PARTS];
+    size_t before;    /* a read by a worker: bytes of the memory that it must not touch */
+    int64_t expected; /* bytes that it moves */
     struct taio_description description;
     struct taio_stat stat;
+    struct holder *leader; /* of a slot that a run has in the ring: whose region it is on */
+    struct taio_run run;
+    struct taio_piece pieces[PIECES];
+    char *bounce;
+    unsigned out;      /* slots of the ring that its run has, its own too */
+    int stopped;      /* pieces may have been left out */
 };
 
 static uint64_t seed, state;
@@ -73,10 +82,30 @@ static void *worker(void *argument)
     return NULL;
 }
 
-static int is_filled(const char *memory, size_t length, unsigned char value)
+/* What a slot's `value` puts at an offset of the file: different for neighbours, and for neighbouring units. */
+static char pattern(unsigned char value, int64_t offset)
+{
+    return (char)(value + offset + (offset >> 8) * 7);
+}
+
+static void fill(char *memory, size_t length, unsigned char value, int64_t offset)
 {
     for (size_t i = 0; i < length; i++)
-        if ((unsigned char)memory[i] != value)
+        memory[i] = pattern(value, offset + (int64_t)i);
+}
+
+static int is_filled(const char *memory, size_t length, unsigned char value, int64_t offset)
+{
+    for (size_t i = 0; i < length; i++)
+        if (memory[i] != pattern(value, offset + (int64_t)i))
+            return 0;
+    return 1;
+}
+
+static int is_untouched(const char *memory, size_t length)
+{
+    for (size_t i = 0; i < length; i++)
+        if (memory[i] != UNTOUCHED)
             return 0;
     return 1;
 }
@@ -104,6 +133,91 @@ static void begin(struct holder *h, enum lane lane, int operation)
     submits++;
 }
 
+/* Cut the region into pieces, of whole units where direct I/O needs that and has no other memory to go through. */
+static void make_run(struct holder *h, int64_t offset, int fd, int writing, unsigned unit)
+{
+    unsigned count = 1 + (unsigned)draw(PIECES);
+    uint64_t at = 0;
+    for (unsigned i = 0; i < count; i++) {
+        uint64_t left = (REGION - at) / unit, length = (i + 1 == count ? left : left ? draw(left) : 0) * unit;
+        h->pieces[i] = (struct taio_piece){offset + (int64_t)at, (uint64_t)(uintptr_t)h->memory + at, length, TAIO_UNTRIED};
+        at += length;
+    }
+    h->run = (struct taio_run){.pieces = h->pieces, .count = count, .unit = UNIT, .fd = fd, .writing = writing};
+    if (fd == buffered_fd)
+        h->run.unit = 1;
+    memset(h->memory, UNTOUCHED, REGION);
+    if (writing)
+        fill(h->memory, REGION, h->writing, offset);
+}
+
+static void begin_run(unsigned slot)
+{
+    struct holder *h = &holders[slot];
+    int bounced = (int)draw(2), writing = !bounced && draw(2);
+    begin(h, RING_RUN, TAIO_RUN);
+    make_run(h, place(slot), direct_fd, writing, bounced ? 1 : UNIT);
+    h->run.width = 1 + (unsigned)draw(8);
+    h->leader = h;
+    h->out = 0;
+    h->stopped = 0;
+    if (draw(16) == 0) {
+        h->run.fd = -1;
+        h->refused = 1;
+    }
+    if (bounced) {
+        h->run.stride = REGION + 2 * UNIT;
+        h->bounce = aligned_alloc(BLOCK, (h->run.width * h->run.stride + BLOCK) / BLOCK * BLOCK);
+        h->run.bounce = (uint64_t)(uintptr_t)h->bounce;
+    }
+    for (unsigned i = 0; i < slots && h->out < h->run.width; i++) {
+        unsigned other = (slot + i) % slots;
+        if (i > 0 && holders[other].lane != NOBODY)
+            continue;
+        if (i > 0)
+            begin(&holders[other], RING_RUN, TAIO_RUN);
+        holders[other].leader = h;
+        if (!taio_ring_prepare_run(ring, other, holders[other].token, &h->run, h->out)) {
+            CHECK(i > 0);
+            holders[other].lane = NOBODY;
+            submits--;
+            break;
+        }
+        h->out++;
+    }
+}
+
+/* A run gave a slot back. With the last it is over, whole or as far as it was stopped. */
+static void leave_run(struct holder *h)
+{
+    struct holder *leader = h->leader;
+    if (h != leader)
+        h->lane = NOBODY;
+    if (--leader->out > 0)
+        return;
+    leader->lane = NOBODY;
+    CHECK(leader->run.out == 0);
+    int whole = taio_run_check(&leader->run) == leader->run.count;
+    CHECK(whole || leader->refused || leader->stopped);
+    for (unsigned i = 0; i < leader->run.count; i++) {
+        const struct taio_piece *piece = &leader->pieces[i];
+        if (piece->result == TAIO_UNTRIED)
+            continue;
+        CHECK(piece->result == (leader->refused ? -EBADF : (int64_t)piece->length));
+        if (!leader->run.writing && !leader->refused)
+            CHECK(is_filled((char *)(uintptr_t)piece->memory, piece->length, leader->value, piece->offset));
+    }
+    if (leader->run.writing && whole) {
+        leader->value = leader->writing;
+    } else if (leader->run.writing) { /* in part: make it one again */
+        int64_t offset = place((unsigned)(leader - holders));
+        fill(leader->memory, REGION, leader->value, offset);
+        CHECK(pwrite(direct_fd, leader->memory, REGION, offset) == REGION);
+    }
+    free(leader->bounce);
+    leader->bounce = NULL;
+}
+
 static int to_ring(unsigned slot)
 {
     static const int commands[] = {IOCB_CMD_PREAD, IOCB_CMD_PWRITE, IOCB_CMD_PREADV, IOCB_CMD_PWRITEV, IOCB_CMD_FSYNC, IOCB_CMD_FDSYNC,
@@ -113,10 +227,9 @@ static int to_ring(unsigned slot)
     uint64_t memory = (uint64_t)(uintptr_t)h->memory, length = REGION;
     int64_t offset = place(slot);
     begin(h, RING, command);
+    memset(h->memory, UNTOUCHED, REGION);
     if (command == IOCB_CMD_PWRITE || command == IOCB_CMD_PWRITEV)
-        memset(h->memory, h->writing, REGION);
-    else
-        memset(h->memory, ~h->value, REGION);
+        fill(h->memory, REGION, h->writing, offset);
     if (command == IOCB_CMD_PREADV || command == IOCB_CMD_PWRITEV) {
         h->parts[0] = (struct iovec){h->memory, BLOCK};
         h->parts[1] = (struct iovec){h->memory + BLOCK, 2 * BLOCK};
@@ -143,20 +256,45 @@ static int to_ring(unsigned slot)
 static void to_pool(unsigned slot)
 {
     struct holder *h = &holders[slot];
-    int operation = (int)draw(TAIO_POPULATE + 1), fd = draw(4) ? buffered_fd : direct_fd, flags = 0;
+    int operation = (int)draw(TAIO_POPULATE + 1), fd = draw(2) ? buffered_fd : direct_fd, flags = 0;
     uint64_t memory = (uint64_t)(uintptr_t)h->memory, length = REGION, extra = 0;
     int64_t offset = place(slot);
     if (operation == TAIO_TRUNCATE || operation == TAIO_CLOSE) /* these are below, where they harm nobody */
         operation = TAIO_READ;
     begin(h, POOL, operation);
-    memset(h->memory, operation == TAIO_WRITE || operation == TAIO_WRITEV ? h->writing : (unsigned char)~h->value, REGION);
+    h->before = 0;
+    h->expected = REGION;
+    memset(h->memory, UNTOUCHED, REGION);
+    if (operation == TAIO_WRITE || operation == TAIO_WRITEV)
+        fill(h->memory, REGION, h->writing, offset);
     switch (operation) {
+    case TAIO_READ:
+        if (fd == direct_fd && draw(2)) { /* from anywhere to anywhere, through the worker's memory */
+            h->before = draw(2 * UNIT);
+            extra = UNIT;
+            memory += h->before;
+            length -= h->before + draw(UNIT);
+            offset += (int64_t)draw(h->before + 1);
+            h->expected = (int64_t)length;
+        }
+        break;
+    case TAIO_WRITE:
+        if (fd == direct_fd)
+            extra = draw(2) ? UNIT : TAIO_REOPEN;
+        break;
     case TAIO_READV:
     case TAIO_WRITEV:
         cut_into_parts(h);
-        fd = buffered_fd;
+        if (fd == direct_fd)
+            extra = operation == TAIO_WRITEV && draw(2) ? TAIO_REOPEN : UNIT;
         memory = (uint64_t)(uintptr_t)h->parts;
         length = PARTS;
+        break;
+    case TAIO_RUN:
+        make_run(h, offset, fd, (int)draw(2), 1);
+        if (fd == direct_fd && h->run.writing)
+            make_run(h, offset, fd, 1, UNIT);
+        memory = (uint64_t)(uintptr_t)&h->run;
         break;
     case TAIO_APPEND:
         fd = append_fd;
@@ -184,6 +322,7 @@ static void to_pool(unsigned slot)
         break;
     }
     h->fd = fd;
+    h->offset = offset;
     taio_pool_push(pool, slot, h->token, operation, fd, memory, length, offset, flags, extra);
 }
 
@@ -193,6 +332,10 @@ static void complete(const struct taio_completion *c)
     struct holder *h = &holders[slot];
     CHECK(slot < slots && h->lane != NOBODY && h->token == c->token); /* neither twice nor another's */
     completions++;
+    if (h->lane == RING_RUN) {
+        leave_run(h);
+        return;
+    }
     if (h->withdrawn)
         CHECK(c->result == -ECANCELED);
     else if (h->lane == RING)
@@ -200,7 +343,7 @@ static void complete(const struct taio_completion *c)
         case IOCB_CMD_PREAD:
         case IOCB_CMD_PREADV:
             CHECK(c->result == (h->refused ? -EBADF : REGION));
-            CHECK(h->refused || is_filled(h->memory, REGION, h->value));
+            CHECK(h->refused || is_filled(h->memory, REGION, h->value, place(slot)));
             break;
         case IOCB_CMD_PWRITE:
         case IOCB_CMD_PWRITEV:
@@ -218,7 +361,17 @@ static void complete(const struct taio_completion *c)
         switch (h->operation) {
         case TAIO_READ:
         case TAIO_READV:
-            CHECK(c->result == REGION && c->transferred == REGION && is_filled(h->memory, REGION, h->value));
+            CHECK(c->result == h->expected && c->transferred == h->expected);
+            CHECK(is_untouched(h->memory, h->before));
+            CHECK(is_filled(h->memory + h->before, (size_t)h->expected, h->value, h->offset));
+            CHECK(is_untouched(h->memory + h->before + h->expected, REGION - h->before - (size_t)h->expected));
+            break;
+        case TAIO_RUN:
+            CHECK(taio_run_check(&h->run) == h->run.count && c->transferred == REGION);
+            if (h->run.writing)
+                h->value = h->writing;
+            else
+                CHECK(is_filled(h->memory, REGION, h->value, place(slot)));
             break;
         case TAIO_WRITE:
         case TAIO_WRITEV:
@@ -246,7 +399,7 @@ static void complete(const struct taio_completion *c)
             CHECK(c->result == 0 && (int64_t)h->description.size >= place(slots));
             break;
         case TAIO_POPULATE:
-            CHECK(c->result == 0 && is_filled(h->memory, REGION, (unsigned char)~h->value));
+            CHECK(c->result == 0 && is_untouched(h->memory, REGION));
             break;
         default:
             CHECK(c->result == 0);
@@ -276,7 +429,8 @@ static void submit(void)
     static struct taio_completion out[MOST_SLOTS];
     int n = taio_ring_submit(ring, out, (int)slots, &(uint64_t){0});
     for (int i = 0; i < n; i++) {
-        CHECK(holders[out[i].token & UINT32_MAX].refused);
+        const struct holder *h = &holders[out[i].token & UINT32_MAX];
+        CHECK(h->lane == RING_RUN ? h->leader->refused : h->refused);
         refusals++;
         complete(&out[i]);
     }
@@ -300,6 +454,13 @@ static void disturb(unsigned slot)
     } else if (h->lane == RING && taio_ring_withdraw(ring, slot)) {
         h->lane = NOBODY;
         withdrawals++;
+    } else if (h->lane == RING_RUN) {
+        h->leader->run.stop = 1;
+        h->leader->stopped = 1;
+        if (taio_ring_withdraw(ring, slot)) {
+            leave_run(h);
+            withdrawals++;
+        }
     } else if (h->lane == RING && h->operation == IOCB_CMD_POLL && !h->cancel_accepted) {
         h->cancel_accepted = taio_ring_cancel(ring, slot) == 0;
         cancels += (uint64_t)h->cancel_accepted;
@@ -311,9 +472,9 @@ static void disturb(unsigned slot)
 static void make_files(void)
 {
     char *block = aligned_alloc(BLOCK, REGION);
-    memset(block, 0, REGION);
     CHECK(ftruncate(append_fd, 0) == 0);
     for (unsigned i = 0; i < slots; i++) {
+        fill(block, REGION, 0, place(i));
         CHECK(pwrite(buffered_fd, block, REGION, place(i)) == REGION);
         holders[i] = (struct holder){.lane = NOBODY, .memory = aligned_alloc(BLOCK, REGION)};
     }
@@ -348,6 +509,8 @@ static void run_round(double until)
                     disturb(slot);
             } else if (draw(2)) {
                 to_pool(slot);
+            } else if (draw(4) == 0) {
+                begin_run(slot);
             } else {
                 to_ring(slot);
                 if (draw(4) == 0)
@@ -394,7 +557,7 @@ static void run_round(double until)
     close(event_fd);
     for (unsigned i = 0; i < slots; i++) {
         char *memory = holders[i].memory;
-        CHECK(pread(buffered_fd, memory, REGION, place(i)) == REGION && is_filled(memory, REGION, holders[i].value));
+        CHECK(pread(buffered_fd, memory, REGION, place(i)) == REGION && is_filled(memory, REGION, holders[i].value, place(i)));
         free(memory);
     }
 }
