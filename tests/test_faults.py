@@ -200,6 +200,198 @@ async def test_open_and_close_give_the_errors_of_the_device(device: Misbehaving,
     await file.aclose()
 
 
+# ---- calls of many requests
+
+
+def _ranges(count: int) -> list[tuple[int, int]]:
+    return [(i * 4 * BLOCK, BLOCK) for i in range(count)]
+
+
+@LANES
+@pytest.mark.parametrize("error", [errno.EIO, errno.EAGAIN, errno.EOPNOTSUPP])
+async def test_an_error_in_the_middle_of_a_batch_names_its_offset(
+    device: Misbehaving, context: AIOContext, direct: bool, error: int
+) -> None:
+    data = _content(device)
+    async with await _open(context, device, direct) as file:
+        ranges = _ranges(16)
+        bad = ranges[9][0]
+        new = [(offset, content(size, seed=offset + 1)) for offset, size in ranges]
+        calls: dict[str, list[Callable[[], Awaitable[object]]]] = {
+            "read": [lambda: file.read_ranges(ranges), lambda: file.read_blocks([offset for offset, _ in ranges], BLOCK)],
+            "write": [lambda: file.write_ranges(new)],
+        }
+        for operation, made in calls.items():
+            for call in made:
+                device.answer("file", operation, error=error, offset=bad)
+                with pytest.raises(OSError, match=f"at offset {bad}") as caught:
+                    await call()
+                assert (caught.value.errno, caught.value.filename) == (error, str(device.folder / "file"))
+                device.reset()
+        now = _content(device)
+        assert now[bad : bad + BLOCK] == data[bad : bad + BLOCK]
+        written = sum(now[offset : offset + BLOCK] == piece for offset, piece in new)
+        assert caught.value.characters_written == written * BLOCK  # type: ignore[attr-defined]
+        assert await file.write_ranges(new) == 16 * BLOCK
+        assert await file.read_ranges(ranges) == [piece for _, piece in new]
+        assert await file.read_blocks([offset for offset, _ in ranges], BLOCK) == b"".join(piece for _, piece in new)
+    assert idle(context)
+
+
+@LANES
+async def test_interrupted_pieces_of_a_batch_are_made_again(device: Misbehaving, context: AIOContext, direct: bool) -> None:
+    data = _content(device)
+    async with await _open(context, device, direct) as file:
+        ranges = _ranges(16)
+        for turn in (2, 7, 8):
+            for operation in ("read", "write"):
+                device.answer("file", operation, error=errno.EINTR, turn=turn, times=1)
+        assert await file.read_ranges(ranges) == [data[offset : offset + size] for offset, size in ranges]
+        new = [(offset, content(size, seed=offset + 1)) for offset, size in ranges]
+        assert await file.write_ranges(new) == 16 * BLOCK
+        assert await file.read_blocks([offset for offset, _ in ranges], BLOCK) == b"".join(piece for _, piece in new)
+
+
+async def test_short_pieces_of_a_batch_are_gone_on_behind(device: Misbehaving, context: AIOContext) -> None:
+    data = _content(device)
+    async with await _open(context, device, direct=True) as file:
+        device.answer("file", "read", short=1000)
+        ranges = [(i * 5000 + 3, 1 + i * 300) for i in range(16)]
+        assert await file.read_ranges(ranges) == [data[offset : offset + size] for offset, size in ranges]
+        assert await file.read_blocks([i * 3333 for i in range(16)], 3000) == b"".join(data[i * 3333 :][:3000] for i in range(16))
+
+
+@LANES
+async def test_a_cancelled_batch_waits_for_what_hangs(device: Misbehaving, context: AIOContext, direct: bool) -> None:
+    data = _content(device)
+    async with await _open(context, device, direct) as file:
+        async with trio.open_nursery() as nursery:
+            with device.hanging("read"):
+                nursery.start_soon(file.read_ranges, _ranges(16))
+                await device.until_held(1)
+                nursery.cancel_scope.cancel()
+                with trio.CancelScope(shield=True):
+                    await wait_all_tasks_blocked()
+                    assert context.statistics().in_flight
+        assert await file.read_ranges(_ranges(2)) == [data[:BLOCK], data[4 * BLOCK : 5 * BLOCK]]
+    assert idle(context)
+
+
+@LANES
+async def test_an_abandoned_batch_comes_back_to_memory_that_is_still_its_own(
+    device: Misbehaving, context: AIOContext, direct: bool
+) -> None:
+    data = _content(device)
+    async with await _open(context, device, direct, abandon_on_cancel=True) as file:
+        into = bytearray(16 * BLOCK)
+        with device.hanging("read"):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lambda: file.read_blocks([i * BLOCK for i in range(16)], BLOCK, into=into))
+                await device.until_held(1)
+                nursery.cancel_scope.cancel()
+            assert into == bytes(16 * BLOCK)
+            with pytest.raises(BufferError):
+                into.append(0)
+        await until_idle(context)
+        for i in range(16):
+            assert into[i * BLOCK : (i + 1) * BLOCK] in (bytes(BLOCK), data[i * BLOCK : (i + 1) * BLOCK])
+
+
+@LANES
+async def test_chunks_before_an_error_come_and_nothing_behind_it(device: Misbehaving, context: AIOContext, direct: bool) -> None:
+    data = _content(device)
+    async with await _open(context, device, direct) as file:
+        device.answer("file", "read", error=errno.EIO, offset=40 * BLOCK)
+        got: list[bytes] = []
+        chunks = file.chunks(4 * BLOCK)
+
+        async def collect() -> None:
+            async for chunk in chunks:
+                got.append(chunk)
+
+        with pytest.raises(OSError, match="Input/output error"):
+            await collect()
+        assert b"".join(got) == data[: len(got) * 4 * BLOCK]
+        # The kernel reads ahead by itself where it has a cache, and asks once more for what failed.
+        assert len(got) == 10 if direct else len(got) <= 10
+        assert [chunk async for chunk in chunks] == []
+        device.reset()
+        assert b"".join([chunk async for chunk in file.chunks(4 * BLOCK)]) == data
+        await until_idle(context)
+
+
+@LANES
+async def test_a_chunk_that_hung_is_given_by_the_next_step(device: Misbehaving, context: AIOContext, direct: bool) -> None:
+    data = _content(device)
+    async with await _open(context, device, direct) as file, file.chunks(4 * BLOCK) as chunks:
+        async with trio.open_nursery() as nursery:
+            with device.hanging("read"):
+                nursery.start_soon(chunks.__anext__)
+                await device.until_held(1)
+                nursery.cancel_scope.cancel()
+        assert b"".join([chunk async for chunk in chunks]) == data
+
+
+@LANES
+async def test_an_error_of_a_writer_surfaces_and_what_it_wrote_is_said(device: Misbehaving, context: AIOContext, direct: bool) -> None:
+    data, new = _content(device), content(SIZE, seed=1)
+    async with await _open(context, device, direct) as file:
+
+        async def write(count: int) -> None:
+            async with file.writer(size=4 * BLOCK, depth=2) as writer:
+                for at in range(0, count, BLOCK):
+                    await writer.write(new[at : at + BLOCK])
+
+        for count in (SIZE, 40 * BLOCK):  # it surfaces at a write, and on leaving
+            (device.source / "file").write_bytes(data)
+            device.answer("file", "write", error=errno.ENOSPC, offset=39 * BLOCK)
+            with pytest.raises(OSError, match=f"writing at offset {36 * BLOCK}") as caught:
+                await write(count)
+            assert caught.value.errno == errno.ENOSPC
+            now = _content(device)
+            assert now[: 36 * BLOCK] == new[: 36 * BLOCK]
+            assert now[39 * BLOCK : 40 * BLOCK] == data[39 * BLOCK : 40 * BLOCK]
+            device.reset()
+        async with file.writer(size=4 * BLOCK) as writer:
+            await writer.write(new)
+        assert _content(device) == new
+    assert idle(context)
+
+
+# ---- syncs
+
+
+@LANES
+async def test_a_failed_sync_is_told_to_all_who_shared_it_and_the_next_is_another(
+    device: Misbehaving, context: AIOContext, direct: bool
+) -> None:
+    async with await _open(context, device, direct) as file:
+        results: list[str] = []
+
+        async def sync(name: str) -> None:
+            try:
+                await file.fdatasync()
+            except OSError as error:
+                results.append(f"{name}: {error.strerror}")
+            else:
+                results.append(f"{name}: done")
+
+        device.answer("file", "sync", error=errno.EIO, turn=2, times=1)
+        async with trio.open_nursery() as nursery:
+            with device.hanging("sync"):
+                device.answer("file", "sync", error=errno.EIO, turn=1, times=1)
+                nursery.start_soon(sync, "first")
+                await device.until_held(1)
+                for i in range(8):
+                    nursery.start_soon(sync, f"sharer {i}")
+                await wait_all_tasks_blocked()
+                nursery.start_soon(file.pwrite, b"x" * BLOCK, 0)
+        assert device.count("file", "sync") == 2
+        assert sorted(results) == ["first: done", *(f"sharer {i}: Input/output error" for i in range(8))]
+        await sync("later")
+        assert results[-1] == "later: done"
+
+
 # ---- what hangs
 
 

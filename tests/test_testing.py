@@ -309,6 +309,91 @@ async def test_what_is_shorter_than_the_cut_is_whole(disk: Path, context: Faulty
             assert await file.pread(100, 7) == data[7:]  # the file ended before the cut
 
 
+# ---- calls of many requests: each piece counts
+
+
+@LANES
+async def test_a_piece_of_a_batch_fails_by_its_turn(disk: Path, context: FaultyContext, lane: str) -> None:
+    path, data = make_file(disk)
+    offsets = [i * 4 * BLOCK for i in range(10)]
+    ranges = [(offset, BLOCK) for offset in offsets]
+    new = [(offset, content(BLOCK, seed=offset + 1)) for offset in offsets]
+    async with await _open(context, path, lane) as file:
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: file.read_ranges(ranges),
+            lambda: file.read_blocks(offsets, BLOCK),
+            lambda: file.write_ranges(new),
+        ]
+        for turn in (1, 5, 10):
+            for call in calls:
+                path.write_bytes(data)
+                with context.fail(errno.EIO, turn=turn) as fault, pytest.raises(OSError, match=f"at offset {offsets[turn - 1]}:") as caught:
+                    await call()
+                assert (caught.value.errno, fault.hits) == (errno.EIO, 1)
+                now = path.read_bytes()
+                done = turn - 1 if call is calls[2] else 0
+                assert [now[offset : offset + BLOCK] == piece for offset, piece in new] == [True] * done + [False] * (10 - done)
+            assert caught.value.characters_written == done * BLOCK  # type: ignore[attr-defined]
+        assert await file.write_ranges(new) == 10 * BLOCK
+        assert await file.read_ranges(ranges) == [piece for _, piece in new]
+    assert idle(context)
+
+
+@LANES
+async def test_a_batch_of_pieces_is_short_interrupted_ends_hangs_and_is_late(disk: Path, context: FaultyContext, lane: str) -> None:
+    path, data = make_file(disk)
+    ranges = [(i * 4 * BLOCK, 2 * BLOCK) for i in range(8)]
+    whole = [data[offset : offset + size] for offset, size in ranges]
+    async with await _open(context, path, lane) as file:
+        with context.short(BLOCK), context.fail(errno.EINTR):
+            assert await file.read_ranges(ranges) == whole
+        with context.short(BLOCK, end=True, turn=8):
+            assert await file.read_ranges(ranges) == [*whole[:7], whole[7][:BLOCK]]
+        with context.short(BLOCK, end=True, turn=3), pytest.raises(EOFError, match=f"offset {8 * BLOCK}"):
+            await file.read_blocks([offset for offset, _ in ranges], 2 * BLOCK)
+        with context.short(4 * BLOCK, end=True):
+            assert await file.read_ranges(ranges) == whole
+        with context.delay(0.01, turn=2) as late:
+            assert await file.read_ranges(ranges) == whole
+        assert late.hits == 1
+        async with trio.open_nursery() as nursery:
+            with context.hang(operation="read", turn=5) as hang:
+                nursery.start_soon(file.read_ranges, ranges)
+                await wait_all_tasks_blocked()
+                assert hang.held == 1
+                nursery.cancel_scope.cancel()
+                with trio.CancelScope(shield=True):
+                    await wait_all_tasks_blocked()
+                    assert hang.held == 1
+        assert await file.read_ranges(ranges) == whole
+    await until_idle(context)
+
+
+@LANES
+async def test_pipelines_meet_faults(disk: Path, context: FaultyContext, lane: str) -> None:
+    path, data = make_file(disk)
+    async with await _open(context, path, lane) as file:
+        got = []
+
+        async def collect() -> None:
+            async for chunk in file.chunks(BLOCK):
+                got.append(chunk)
+
+        async def write() -> None:
+            async with file.writer(size=BLOCK) as writer:
+                for _ in range(8):
+                    await writer.write(bytes(BLOCK))
+
+        with context.fail(errno.EIO, operation="read", turn=3), pytest.raises(OSError, match="Input/output"):
+            await collect()
+        assert b"".join(got) == data[: 2 * BLOCK]
+        with context.short(BLOCK, operation="read"):
+            assert b"".join([chunk async for chunk in file.chunks(4 * BLOCK)]) == data
+        with context.fail(errno.ENOSPC, operation="write", turn=2), pytest.raises(OSError, match=f"writing at offset {BLOCK}"):
+            await write()
+    await until_idle(context)
+
+
 # ---- late
 
 

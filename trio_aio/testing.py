@@ -142,12 +142,12 @@ class _Failure(Fault):
     def _meet(self, engine: _FaultyEngine, lane: _FaultyLane, request: Request, slot: int) -> None:
         if request.operation is Operation.CLOSE:
             engine.start_and_answer(lane, request, slot, -self._error)  # the descriptor is gone all the same: close(2)
-        elif request.run is not None:
-            engine.start_broken_run(lane, request, slot, self._after, -self._error)
-        elif self._after and not request.transferred:
+        elif self._after and not request.transferred and request.run is None:
             engine.start_cut(lane, request, slot, self._after, self, then=self)
         elif self._error == errno.EINTR and isinstance(lane, _FaultyWorkerLane):
             lane.start(request, slot)  # a worker makes it again by itself
+        elif request.run is not None:
+            engine.start_broken_run(lane, request, slot, self._after, -self._error)
         else:
             engine.answer(lane, request, -self._error)
 
@@ -493,6 +493,8 @@ class _FaultyEngine(Engine):
         piece.length = cut.nbytes
         if served:
             piece.result = cut.instead
+            if piece.result < 0:
+                run.stop()
 
     def hold(self, lane: _FaultyLane, request: Request, slot: int) -> None:
         """Let a request hang."""
