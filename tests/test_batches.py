@@ -153,6 +153,15 @@ async def test_one_bad_range_fails_the_call_with_its_offset(disk: Path, direct: 
         assert await file.write_ranges([(0, data[:BLOCK])]) == BLOCK
 
 
+@MODES
+async def test_blocks_that_no_memory_can_hold_are_a_memory_error(disk: Path, direct: bool) -> None:
+    path, _ = make_file(disk)
+    async with open_aio(path, direct=direct) as file:
+        for count, size in ((1, (1 << 63) - 1), (2, (1 << 63) - 1), (4, 1 << 62), (1 << 10, 1 << 54)):
+            with pytest.raises(MemoryError):
+                await file.read_blocks([0] * count, size)
+
+
 @pytest.mark.parametrize("error", [errno.EIO, errno.EAGAIN, errno.EOPNOTSUPP])
 async def test_a_run_that_a_worker_stopped_says_why_whatever_the_errno(error: int) -> None:
     parts = [(i * BLOCK, export_buffer(bytearray(BLOCK), writable=True)) for i in range(4)]
