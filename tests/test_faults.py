@@ -20,7 +20,7 @@ from trio_aio import AIOContext, AsyncFile, open_aio
 
 from ._fuse import Misbehaving
 from ._support import BLOCK, content, make_file
-from ._tasks import idle, until_idle
+from ._tasks import until_idle
 from .conftest import need
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ async def test_an_error_of_the_device_is_an_oserror_and_the_next_request_works(
             device.reset()
             await call()
         assert await file.pread(SIZE, 0) == data
-    assert idle(context)
+    await until_idle(context)
 
 
 @LANES
@@ -235,7 +235,7 @@ async def test_an_error_in_the_middle_of_a_batch_names_its_offset(
         assert await file.write_ranges(new) == 16 * BLOCK
         assert await file.read_ranges(ranges) == [piece for _, piece in new]
         assert await file.read_blocks([offset for offset, _ in ranges], BLOCK) == b"".join(piece for _, piece in new)
-    assert idle(context)
+    await until_idle(context)
 
 
 @LANES
@@ -274,7 +274,7 @@ async def test_a_cancelled_batch_waits_for_what_hangs(device: Misbehaving, conte
                     await wait_all_tasks_blocked()
                     assert context.statistics().in_flight
         assert await file.read_ranges(_ranges(2)) == [data[:BLOCK], data[4 * BLOCK : 5 * BLOCK]]
-    assert idle(context)
+    await until_idle(context)
 
 
 @LANES
@@ -355,7 +355,7 @@ async def test_an_error_of_a_writer_surfaces_and_what_it_wrote_is_said(device: M
         async with file.writer(size=4 * BLOCK) as writer:
             await writer.write(new)
         assert _content(device) == new
-    assert idle(context)
+    await until_idle(context)
 
 
 # ---- syncs
@@ -416,7 +416,7 @@ async def test_a_hung_read_is_waited_for_and_then_cancelled(device: Misbehaving,
                 assert await file.pread(BLOCK, 8 * BLOCK) == data[8 * BLOCK : 9 * BLOCK]  # no result is lost
                 await trio.lowlevel.checkpoint()
         assert scope.cancelled_caught
-    assert idle(context)
+    await until_idle(context)
 
 
 @LANES

@@ -19,7 +19,7 @@ from trio_aio._request import Operation
 from trio_aio.testing import _NAMES, FaultyContext
 
 from ._support import BLOCK, content, empty_pipe, make_file, opened
-from ._tasks import cancelled_while_blocked, idle, until_idle
+from ._tasks import cancelled_while_blocked, until_idle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -61,7 +61,7 @@ async def test_without_a_fault_it_is_a_context_like_any_other(disk: Path, contex
         await file.fsync()
         assert _went_to(context, lane) >= before + 3
     assert context.statistics().submitted_inline == 0
-    assert idle(context)
+    await until_idle(context)
 
 
 async def test_every_operation_has_a_name_for_users() -> None:
@@ -178,7 +178,7 @@ async def test_a_request_that_fails_had_no_effect(disk: Path, context: FaultyCon
                 await call() if operation in ("read", "sync", "stat", "seek") else None
         assert await file.tell() == 0
     assert path.read_bytes() == data
-    assert idle(context)
+    await until_idle(context)
 
 
 @LANES
@@ -336,7 +336,7 @@ async def test_a_piece_of_a_batch_fails_by_its_turn(disk: Path, context: FaultyC
             assert caught.value.characters_written == done * BLOCK  # type: ignore[attr-defined]
         assert await file.write_ranges(new) == 10 * BLOCK
         assert await file.read_ranges(ranges) == [piece for _, piece in new]
-    assert idle(context)
+    await until_idle(context)
 
 
 @LANES
@@ -441,7 +441,7 @@ async def test_a_request_that_hangs_keeps_its_slot_and_goes_on_when_released(dis
             assert results == [data[:BLOCK]]
             assert (hang.held, hang.hits) == (0, 1)
             hang.release()
-    assert idle(context)
+    await until_idle(context)
 
 
 @LANES
@@ -562,7 +562,7 @@ async def test_a_poll_that_hangs_can_be_cancelled_and_ends_with_its_context() ->
             os.write(writer, b"x")
             hang = context.hang(operation="poll", times=2)
             assert await cancelled_while_blocked(lambda: context.poll(reader, select.POLLIN))
-            assert idle(context)
+            await until_idle(context)
             async with trio.open_nursery() as nursery:
 
                 async def poll() -> None:
