@@ -2,7 +2,7 @@
 # One environment for each Python version, under .venv/, made once and brought up to date when what it is built from changes.
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-all soak demo lint env clean
+.PHONY: help test test-all soak demo lint sanitize sanitize-python env clean
 
 export SKBUILD_CMAKE_DEFINE := TRIO_AIO_WERROR=ON
 
@@ -22,7 +22,7 @@ READY := $(VENV)/.ready
 RUN := $(VENV)/bin/python
 
 help: ## Show this
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 test: $(READY) ## Run all tests that can run here
 	$(RUN) -m pytest $(ARGS)
@@ -46,6 +46,28 @@ lint: $(VENV)/.lint ## Check style and types
 	$(RUN) -m mypy
 	PYTHONPATH=. $(RUN) -m pyright --verifytypes trio_aio --ignoreexternal
 
+# Both print how to repeat what failed: the seed is in the message, and the third argument.
+sanitize: build/sanitize/address,undefined build/sanitize/thread ## Run the native code under Address-, UB- and ThreadSanitizer
+	@for program in $^; do echo "$$program"; $(STILL) ./$$program build/sanitize $(or $(SECONDS),10) || exit 1; done
+
+# ThreadSanitizer wants its addresses where old kernels' randomization left them.
+STILL = $(shell setarch -R true 2>/dev/null && echo setarch -R)
+
+build/sanitize/%: tests/native/stress.c $(wildcard trio_aio/_native/*.[ch])
+	@mkdir -p $(@D)
+	$(CC) -std=c11 -g -O1 -Wall -Wextra -Werror -fsanitize=$* -fno-sanitize-recover=all -Itrio_aio/_native -o $@ \
+		tests/native/stress.c $(wildcard trio_aio/_native/*.c) -pthread
+
+sanitize-python: $(VENV)-sanitize/.ready ## Run the tests of engine, lowlevel and security on an extension with Address- and UBSanitizer
+	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" PYTHONMALLOC=malloc \
+		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 $(VENV)-sanitize/bin/python -m pytest $(or $(ARGS),tests/test_engine.py tests/test_lowlevel.py tests/test_security.py)
+
+$(VENV)-sanitize/.ready: $(READY)
+	test -x $(@D)/bin/python || "$(PYTHON)" -m venv $(@D)
+	CC="$(CC)" CFLAGS="-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all" SKBUILD_BUILD_DIR=build/$(@D) \
+		$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
 env: $(READY) ## Make the environment only
 
 clean: ## Remove environments and build trees
@@ -55,6 +77,8 @@ $(READY): pyproject.toml $(wildcard trio_aio/_native/*.c trio_aio/_native/*.h tr
 	$(if $(PYTHON),,$(error No Python >= 3.10 with venv and ensurepip was found; name one: make PYTHON=/path/to/python))
 	test -x $(RUN) || "$(PYTHON)" -m venv $(VENV)
 	SKBUILD_BUILD_DIR=build/$(VENV) $(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test,bench]'
+	! pkg-config --exists fuse3 2>/dev/null || $(RUN) -m pip install --quiet --disable-pip-version-check 'pyfuse3>=3.2' || \
+		echo 'pyfuse3 could not be built: the tests on a filesystem that misbehaves cannot run'
 	touch $@
 
 $(VENV)/.lint: $(READY)

@@ -12,6 +12,9 @@ import pytest
 import trio
 
 from trio_aio import AIOContext, open_aio
+from trio_aio._buffers import export_buffer
+from trio_aio._descriptor import Descriptor
+from trio_aio._run import Run
 
 from ._support import BLOCK, content, evict, make_file
 from ._tasks import busy, cancelled_while_blocked, until_idle
@@ -148,6 +151,26 @@ async def test_one_bad_range_fails_the_call_with_its_offset(disk: Path, direct: 
         assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
         await until_idle(file.context)
         assert await file.write_ranges([(0, data[:BLOCK])]) == BLOCK
+
+
+@MODES
+async def test_blocks_that_no_memory_can_hold_are_a_memory_error(disk: Path, direct: bool) -> None:
+    path, _ = make_file(disk)
+    async with open_aio(path, direct=direct) as file:
+        for count, size in ((1, (1 << 63) - 1), (2, (1 << 63) - 1), (4, 1 << 62), (1 << 10, 1 << 54)):
+            with pytest.raises(MemoryError):
+                await file.read_blocks([0] * count, size)
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EAGAIN, errno.EOPNOTSUPP])
+async def test_a_run_that_a_worker_stopped_says_why_whatever_the_errno(error: int) -> None:
+    parts = [(i * BLOCK, export_buffer(bytearray(BLOCK), writable=True)) for i in range(4)]
+    run = Run.ranges(Descriptor(0), parts, writing=False, unit=1)
+    for piece, result in enumerate((BLOCK, -error, -errno.EAGAIN)):  # the last is what the kernel lane left open
+        run.pieces[piece].result = result
+    assert run.failure() is None
+    run.stop()
+    assert run.failure() == (BLOCK, error)
 
 
 # ---- cancellation

@@ -444,6 +444,20 @@ def test_a_request_that_would_have_slept_goes_on_to_a_worker(engine_loop: Loop, 
         assert descriptor.read_route.strikes == 0  # it was asynchronous: all is forgiven
 
 
+def test_a_request_that_was_interrupted_is_made_again_by_a_worker(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+    path, data = file
+    with opened(path, DIRECT) as fd:
+        descriptor = engine_loop.descriptor(fd)
+        request = direct_read(engine_loop, descriptor, BLOCK, 0)
+        sync = Request(Operation.FSYNC, descriptor)
+        for interrupted in (request, sync):
+            answer(engine_loop.engine, interrupted, -errno.EINTR)
+        engine_loop.wait_for(request, sync)
+        assert (request.result, sync.result) == (BLOCK, 0)
+        assert request.owned.read(BLOCK) == data[:BLOCK]
+        assert engine_loop.engine.retried == 0  # it says nothing of the device
+
+
 def test_a_write_of_nothing_is_an_error_and_a_short_one_is_finished_by_a_worker(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
     path, data = file
     with opened(path, DIRECT) as fd:

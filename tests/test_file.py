@@ -177,6 +177,9 @@ async def test_a_file_that_may_not_grow_is_said_with_what_was_written(disk: Path
             await file.pwrite(bytes(2 * file_size_limit), 0)
         assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(disk / "file"))
         assert caught.value.characters_written == file_size_limit  # type: ignore[attr-defined]
+        with pytest.raises(OSError, match="too large") as caught:
+            await file.pwrite(b"x", file_size_limit)
+        assert caught.value.characters_written == 0  # type: ignore[attr-defined]
 
 
 # ---- the wrong mode, a closed file

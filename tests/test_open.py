@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import os
 import pty
@@ -17,13 +18,15 @@ import anyio
 import pytest
 import trio
 
-from trio_aio import open_aio
+from trio_aio import current_context, open_aio
 
 from ._support import BLOCK, make_file, opened
+from ._tasks import until_idle
 from .conftest import need
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
 pytestmark = pytest.mark.trio
 
@@ -310,3 +313,48 @@ async def test_direct_where_there_is_no_direct_io_says_so() -> None:
     assert (caught.value.errno, caught.value.filename) == (errno.EINVAL, "/proc/self/status")
     with opened(Path("/proc/self/status"), os.O_RDONLY) as fd, pytest.raises(ValueError, match="O_DIRECT"):
         await open_aio(fd, direct=True)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+async def test_an_interrupt_at_any_line_of_an_open_leaves_no_descriptor(disk: Path) -> None:
+    path, _ = make_file(disk)
+    interrupted = 0
+
+    def interrupt_at(number: int) -> Any:
+        left = number
+
+        def trace(frame: FrameType, event: str, argument: object) -> Any:
+            nonlocal left
+            # `TrioBackend.perform` is protected from KeyboardInterrupt, what is around it is not. Finalizers cannot raise.
+            file, function = Path(frame.f_code.co_filename).name, frame.f_code.co_name
+            if function == "__del__" or (file not in ("_open.py", "_positional.py") and function != "_perform"):
+                return None
+            if event == "line":
+                left -= 1
+                if not left:
+                    raise KeyboardInterrupt
+            return trace
+
+        return trace
+
+    before = sys.gettrace()
+    while True:
+        try:
+            sys.settrace(interrupt_at(interrupted + 1))
+            try:
+                file = await open_aio(path)
+            finally:
+                sys.settrace(before)
+        except KeyboardInterrupt:
+            interrupted += 1
+        else:
+            break
+        gc.collect(0)
+        engine = current_context()._engine
+        assert engine is not None
+        while engine._dropped:  # a file that was made already and dropped
+            await trio.lowlevel.checkpoint()
+        await until_idle(current_context())
+        assert str(path) not in [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.exists()]  # noqa: ASYNC240
+    assert interrupted > 20
+    await file.aclose()

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from trio_aio._pipeline import Writer
+
 pytestmark = pytest.mark.trio
 
 MODES = pytest.mark.parametrize("direct", [False, True], ids=["buffered", "direct"])
@@ -250,3 +252,20 @@ async def test_a_writer_is_for_one_task_inside_async_with(disk: Path) -> None:
             with pytest.raises(TypeError):
                 await writer.write("text")  # type: ignore[arg-type]
     assert path.read_bytes() == b"0" * 25
+
+
+async def test_pipelines_end_at_the_largest_offset_there_is(disk: Path) -> None:
+    path, data = make_file(disk)
+    largest = (1 << 63) - 1
+    async with open_aio(path, "r+b") as file:
+        with pytest.raises(OSError, match="Invalid argument"):
+            await anext(file.chunks(10, start=largest))
+        with pytest.raises(OSError, match="writing at offset"):  # the kernel's error, or that no offset is left
+            await _write(file.writer(largest - 9, size=10), b"0" * 30)
+        await until_idle(file.context)
+        assert await file.pread(10, 0) == data[:10]
+
+
+async def _write(writer: Writer, data: bytes) -> None:
+    async with writer:
+        await writer.write(data)

@@ -10,16 +10,16 @@ from trio_aio.lowlevel import RWF
 if TYPE_CHECKING:
     from typing import SupportsIndex
 
-__all__ = ("NO_FLAGS", "checked_flags", "checked_integer", "checked_offset", "checked_size")
+__all__ = ("LARGEST_OFFSET", "NO_FLAGS", "checked_flags", "checked_integer", "checked_offset", "checked_size")
 
 NO_FLAGS = RWF(0)
-_LARGEST = (1 << 63) - 1  # off_t
+LARGEST_OFFSET = (1 << 63) - 1  # off_t
 
 
 def checked_integer(value: SupportsIndex, name: str) -> int:
     """Give an integer that fits off_t; TypeError, OverflowError."""
     number = operator.index(value)
-    if not -_LARGEST - 1 <= number <= _LARGEST:
+    if not -LARGEST_OFFSET - 1 <= number <= LARGEST_OFFSET:
         raise OverflowError(f"{name} does not fit 64 bits: {number}")
     return number
 

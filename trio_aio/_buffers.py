@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -105,6 +106,8 @@ _uninitialised.argtypes = (ctypes.c_char_p, ctypes.c_ssize_t)
 
 def new_bytearray(size: int) -> bytearray:
     """Give a bytearray with whatever is in it: ``bytearray(size)`` would touch all its pages, on the event loop's thread."""
+    if size > sys.maxsize:  # ctypes would take it modulo 2**64
+        raise MemoryError
     made: bytearray = _uninitialised(None, size)
     return made
 

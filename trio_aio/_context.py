@@ -92,6 +92,8 @@ class AIOContext:
     environment.
     """
 
+    _engine_type: type[_engine.Engine] = _engine.Engine
+
     def __init__(
         self,
         max_in_flight: int = 128,
@@ -145,7 +147,7 @@ class AIOContext:
     def _start(self, backend: Backend) -> None:
         if self._state != "new":
             raise RuntimeError(f"an AIOContext can be entered once, and this one is {self._state}")
-        engine = _engine.Engine(
+        engine = self._engine_type(
             self._max_in_flight,
             self._max_workers,
             use_kernel=self._wanted != "workers",
@@ -340,7 +342,7 @@ class AIOContext:
         await self._backend.perform(engine.submit, request, cancel)
         if request.result < 0:
             error = os_error(request.result, request.descriptor.name)
-            if request.transferred and request.operation in (Operation.WRITE, Operation.WRITEV, Operation.APPEND):
+            if request.operation in (Operation.WRITE, Operation.WRITEV, Operation.APPEND):
                 error.characters_written = request.transferred  # type: ignore[attr-defined]
             raise error
         return request.result

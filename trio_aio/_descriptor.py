@@ -72,6 +72,7 @@ class Descriptor:
         self.read_route: Route | None = None  # what its device has taught us; the engine's
         self.write_route: Route | None = None
         self.users: int = 0  # calls by descriptor that share this object
+        self.claimed: bool = False  # a file will close it
         self.order: Order = Order()  # who leases it, and who waits for whom
         self.changed: Callable[[], None] | None = None  # called when a write begins, and when it has ended
 

@@ -50,7 +50,7 @@ _TRANSFERS = tuple(o in (Operation.READ, Operation.READV, Operation.WRITE, Opera
 _VECTORS = tuple(o in (Operation.READV, Operation.WRITEV) for o in Operation)
 
 _NO_FILE = Descriptor(-1)
-_EAGAIN, _EOPNOTSUPP, _ECANCELED, _EIO = -errno.EAGAIN, -errno.EOPNOTSUPP, -errno.ECANCELED, -errno.EIO
+_EAGAIN, _EOPNOTSUPP, _ECANCELED, _EINTR, _EIO = -errno.EAGAIN, -errno.EOPNOTSUPP, -errno.ECANCELED, -errno.EINTR, -errno.EIO
 _IOV_MAX, _APPEND, _NOWAIT = lib.IOV_MAX, lib.RWF_APPEND, lib.RWF_NOWAIT
 _reap = lib.taio_reap
 _unpack = ffi.unpack
@@ -62,6 +62,9 @@ class Engine:
     `wake` is called with each finished request that has a waiter, `plug` when `flush` should be called at the end of the event
     loop's tick. `insist` makes the kernel lane now and raises OSError where there is none.
     """
+
+    _kernel_type: type[KernelLane] = KernelLane
+    _worker_type: type[WorkerLane] = WorkerLane
 
     def __init__(
         self,
@@ -101,7 +104,7 @@ class Engine:
         try:
             if insist:
                 self._set_up_kernel()
-            self.workers: WorkerLane = WorkerLane(max_in_flight, max_in_flight, max_workers, self.event_fd)
+            self.workers: WorkerLane = self._worker_type(max_in_flight, max_in_flight, max_workers, self.event_fd)
         except BaseException:
             self._tear_down_kernel()
             os.close(self.event_fd)
@@ -332,6 +335,8 @@ class Engine:
         if request.run is not None:
             if self.kernel.take_back(request, token):
                 self._leave_kernel_lane(request, request.run)
+        elif result == _EINTR and request.operation is not Operation.POLL:
+            self._to_workers(request)  # who make it again until it is done, as Python does: PEP 475
         elif _TRANSFERS[request.operation]:
             self._complete_transfer(request, result)
         else:
@@ -578,7 +583,7 @@ class Engine:
 
     def _set_up_kernel(self) -> None:
         context = _kernel_context.acquire(self.max_in_flight)
-        self.kernel = KernelLane(0, self.max_in_flight, context, self.event_fd)
+        self.kernel = self._kernel_type(0, self.max_in_flight, context, self.event_fd)
 
     def _tear_down_kernel(self) -> None:
         if self.kernel is not None:

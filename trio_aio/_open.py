@@ -14,7 +14,7 @@ from trio_aio._context import AIOContext, current_context
 from trio_aio._descriptor import DescriptionRecord, Descriptor, kind_of
 from trio_aio._errors import os_error
 from trio_aio._file import AsyncFile
-from trio_aio._request import Operation, Request
+from trio_aio._request import Operation, Request, State
 from trio_aio._text import AsyncTextFile, text_format
 
 if TYPE_CHECKING:
@@ -198,7 +198,8 @@ def open_aio(
         elif opener is not None:
             descriptor = await _open_with(used, opener, file, flags, direct=direct)
         else:
-            descriptor = await _open_path(used, file, flags)
+            opening = await _open_path(used, file, flags)
+            descriptor = opening.descriptor
         opened = AsyncFile(
             used,
             descriptor,
@@ -231,11 +232,19 @@ async def _open_with(context: AIOContext, opener: Callable[[Any, int], int], fil
             raise
 
 
-async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> Descriptor:
+class _Opening(Request):
+    """Owns the descriptor that it opens until a file does: an exception may come in between, KeyboardInterrupt at any moment."""
+
+    def __del__(self) -> None:
+        if self.state is State.COMPLETED and self.result >= 0 and not self.descriptor.claimed:
+            os.close(self.result)
+
+
+async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> _Opening:
     path = export_buffer(os.fsencode(file) + b"\0", writable=False)
     record = DescriptionRecord()
     descriptor = Descriptor(_AT_FDCWD, file)
-    request = Request(Operation.OPEN, descriptor, path.address, _CREATION_MODE, 0, flags, (path, record), extra=record.address, nbytes=0)
+    request = _Opening(Operation.OPEN, descriptor, path.address, _CREATION_MODE, 0, flags, (path, record), extra=record.address, nbytes=0)
     try:
         descriptor.fd = await context._perform(request)
     except OSError as error:
@@ -245,7 +254,7 @@ async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> Desc
             raise os_error(errno.EINVAL, file, "this filesystem may not support direct I/O (O_DIRECT)") from None
         raise
     _learn(context, descriptor, record)
-    return descriptor
+    return request
 
 
 async def _adopt(context: AIOContext, fd: int, name: object, *, direct: bool) -> Descriptor:

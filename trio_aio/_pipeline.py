@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import operator
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from trio_aio._arguments import checked_offset, checked_size
+from trio_aio._arguments import LARGEST_OFFSET, checked_offset, checked_size
 from trio_aio._buffers import export_buffer
 from trio_aio._direct import Bounced, fits_slab, is_block_write
 from trio_aio._errors import os_error
@@ -152,7 +153,7 @@ class Chunks:
     def _read_ahead(self) -> None:
         while not self._ended and len(self._ahead) < self._depth:
             size = self._size if self._stop is None else min(self._size, self._stop - self._next)
-            if size <= 0:
+            if size <= 0 or self._next > LARGEST_OFFSET:
                 self._ended = True
                 return
             self._ahead.append(_Ahead(self._context, self._descriptor, size, self._next))
@@ -297,6 +298,12 @@ class Writer:
         assert block is not None
         descriptor, offset = self._descriptor, self._offset
         address = block.export.address
+        if offset > LARGEST_OFFSET and not descriptor.append:
+            self._block = None
+            if self._error is None:
+                self._error = os_error(errno.EFBIG, descriptor.name, f"writing at offset {offset}")
+                self._error.characters_written = 0  # type: ignore[attr-defined]
+            return
         if descriptor.append:
             request = Request(Operation.APPEND, descriptor, address, size, owned=block)
         else:

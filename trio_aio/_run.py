@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ("Run",)
 
+_LEFT_OPEN = (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINTR)  # run.c, taio_piece_is_open
+
 
 class Run:
     """The pieces, and the memory that they are in."""
@@ -101,10 +103,12 @@ class Run:
     def failure(self) -> tuple[int, int] | None:
         """Give offset and errno of a piece that failed."""
         if self.native.stop:
-            for i in range(self.count):
-                result = self.pieces[i].result
-                if result < 0 and result != lib.TAIO_UNTRIED and result not in (-errno.EAGAIN, -errno.EOPNOTSUPP):
-                    return self.pieces[i].offset, -result
+            # What the kernel lane leaves open is not what stopped the run, unless there is nothing else: then a worker was told so.
+            for left_open in (_LEFT_OPEN, ()):
+                for i in range(self.count):
+                    result = self.pieces[i].result
+                    if result < 0 and result != lib.TAIO_UNTRIED and -result not in left_open:
+                        return self.pieces[i].offset, -result
         return None
 
     @property

@@ -101,10 +101,10 @@ static int prepare_next_piece(struct taio_ring *ring, unsigned slot, uint64_t to
     uint64_t memory = piece->memory, length = piece->length;
     int64_t offset = piece->offset;
     if (run->bounce != 0) {
-        int64_t end = piece->offset + (int64_t)piece->length;
+        uint64_t before = (uint64_t)piece->offset % run->unit;
         memory = run->bounce + s->place * run->stride;
-        offset -= offset % (int64_t)run->unit;
-        length = ((uint64_t)(end - offset) + run->unit - 1) / run->unit * run->unit;
+        offset -= (int64_t)before;
+        length = (before + piece->length + run->unit - 1) / run->unit * run->unit;
         if (run->writing)
             memcpy((void *)(uintptr_t)memory, (void *)(uintptr_t)piece->memory, piece->length);
     }

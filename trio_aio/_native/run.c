@@ -21,7 +21,7 @@ int taio_piece_is_open(const struct taio_piece *piece)
 {
     if (piece->result >= 0)
         return (uint64_t)piece->result < piece->length;
-    return piece->result == TAIO_UNTRIED || piece->result == -EAGAIN || piece->result == -EOPNOTSUPP;
+    return piece->result == TAIO_UNTRIED || piece->result == -EAGAIN || piece->result == -EOPNOTSUPP || piece->result == -EINTR;
 }
 
 uint64_t taio_run_check(const struct taio_run *run)

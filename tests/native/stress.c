@@ -1,0 +1,591 @@
+/* The native code by itself, for sanitizers: both lanes driven as the engine drives them, at random, and every result checked.
+ *
+ * usage: stress FOLDER SECONDS [SEED]      FOLDER: on a filesystem; the file in it is made here, and removed
+ *
+ * One thread is the event loop: it hands over, withdraws, cancels and reaps. A slot has one request at a time, and a region of the file
+ * and of memory that is its own, so that each read must give what the slot's last write put there. Rounds differ in the number of slots and
+ * workers, in whether the loop sleeps on the eventfd or spins (so that no system call orders what the atomics should), in whether the ring is
+ * read from memory or by io_getevents, and in whether the workers are stopped while they work. */
+#include "native.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { REGION = 16384, BLOCK = 4096, UNIT = 512, PARTS = 3, PIECES = 12, MOST_SLOTS = 256, MOST_WORKERS = 8, UNTOUCHED = 0x5a };
+
+#define CHECK(condition)                                                                                       \
+    do                                                                                                         \
+        if (!(condition)) {                                                                                    \
+            fprintf(stderr, "%s:%d: not true: %s (seed %" PRIu64 ")\n", __FILE__, __LINE__, #condition, seed); \
+            abort();                                                                                           \
+        }                                                                                                      \
+    while (0)
+
+enum lane { NOBODY, RING, POOL, RING_RUN };
+
+struct holder {
+    enum lane lane;
+    uint64_t token;
+    int operation; /* IOCB_CMD_* or TAIO_* */
+    int withdrawn, cancel_accepted, refused;
+    unsigned char value; /* what its region of the file holds */
+    unsigned char writing;
+    int fd;
+    int64_t offset;
+    char *memory;
+    struct iovec parts[PARTS];
+    size_t before;    /* a read by a worker: bytes of the memory that it must not touch */
+    int64_t expected; /* bytes that it moves */
+    struct taio_description description;
+    struct taio_stat stat;
+    struct holder *leader; /* of a slot that a run has in the ring: whose region it is on */
+    struct taio_run run;
+    struct taio_piece pieces[PIECES];
+    char *bounce;
+    unsigned out;      /* slots of the ring that its run has, its own too */
+    int stopped;      /* pieces may have been left out */
+};
+
+static uint64_t seed, state;
+static char path[4096], append_path[4096];
+static int event_fd, direct_fd, buffered_fd, append_fd, quiet_pipe[2];
+static unsigned slots;
+static struct holder holders[MOST_SLOTS];
+static struct taio_ring *ring;
+static struct taio_pool *pool;
+static uint64_t next_token, submits, completions, withdrawals, cancels, refusals;
+
+static uint64_t draw(uint64_t below) /* xorshift: the same on every machine */
+{
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return state % below;
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void *worker(void *argument)
+{
+    taio_pool_work(argument);
+    return NULL;
+}
+
+/* What a slot's `value` puts at an offset of the file: different for neighbours, and for neighbouring units. */
+static char pattern(unsigned char value, int64_t offset)
+{
+    return (char)(value + offset + (offset >> 8) * 7);
+}
+
+static void fill(char *memory, size_t length, unsigned char value, int64_t offset)
+{
+    for (size_t i = 0; i < length; i++)
+        memory[i] = pattern(value, offset + (int64_t)i);
+}
+
+static int is_filled(const char *memory, size_t length, unsigned char value, int64_t offset)
+{
+    for (size_t i = 0; i < length; i++)
+        if (memory[i] != pattern(value, offset + (int64_t)i))
+            return 0;
+    return 1;
+}
+
+static int is_untouched(const char *memory, size_t length)
+{
+    for (size_t i = 0; i < length; i++)
+        if (memory[i] != UNTOUCHED)
+            return 0;
+    return 1;
+}
+
+static int64_t place(unsigned slot)
+{
+    return (int64_t)slot * REGION;
+}
+
+static void cut_into_parts(struct holder *h)
+{
+    size_t first = draw(REGION), second = draw(REGION - first);
+    h->parts[0] = (struct iovec){h->memory, first};
+    h->parts[1] = (struct iovec){h->memory + first, second};
+    h->parts[2] = (struct iovec){h->memory + first + second, REGION - first - second};
+}
+
+static void begin(struct holder *h, enum lane lane, int operation)
+{
+    h->lane = lane;
+    h->token = next_token++ << 32 | (uint64_t)(h - holders);
+    h->operation = operation;
+    h->withdrawn = h->cancel_accepted = h->refused = 0;
+    h->writing = (unsigned char)draw(256);
+    submits++;
+}
+
+/* Cut the region into pieces, of whole units where direct I/O needs that and has no other memory to go through. */
+static void make_run(struct holder *h, int64_t offset, int fd, int writing, unsigned unit)
+{
+    unsigned count = 1 + (unsigned)draw(PIECES);
+    uint64_t at = 0;
+    for (unsigned i = 0; i < count; i++) {
+        uint64_t left = (REGION - at) / unit, length = (i + 1 == count ? left : left ? draw(left) : 0) * unit;
+        h->pieces[i] = (struct taio_piece){offset + (int64_t)at, (uint64_t)(uintptr_t)h->memory + at, length, TAIO_UNTRIED};
+        at += length;
+    }
+    h->run = (struct taio_run){.pieces = h->pieces, .count = count, .unit = UNIT, .fd = fd, .writing = writing};
+    if (fd == buffered_fd)
+        h->run.unit = 1;
+    memset(h->memory, UNTOUCHED, REGION);
+    if (writing)
+        fill(h->memory, REGION, h->writing, offset);
+}
+
+static void begin_run(unsigned slot)
+{
+    struct holder *h = &holders[slot];
+    int bounced = (int)draw(2), writing = !bounced && draw(2);
+    begin(h, RING_RUN, TAIO_RUN);
+    make_run(h, place(slot), direct_fd, writing, bounced ? 1 : UNIT);
+    h->run.width = 1 + (unsigned)draw(8);
+    h->leader = h;
+    h->out = 0;
+    h->stopped = 0;
+    if (draw(16) == 0) {
+        h->run.fd = -1;
+        h->refused = 1;
+    }
+    if (bounced) {
+        h->run.stride = REGION + 2 * UNIT;
+        h->bounce = aligned_alloc(BLOCK, (h->run.width * h->run.stride + BLOCK) / BLOCK * BLOCK);
+        h->run.bounce = (uint64_t)(uintptr_t)h->bounce;
+    }
+    for (unsigned i = 0; i < slots && h->out < h->run.width; i++) {
+        unsigned other = (slot + i) % slots;
+        if (i > 0 && holders[other].lane != NOBODY)
+            continue;
+        if (i > 0)
+            begin(&holders[other], RING_RUN, TAIO_RUN);
+        holders[other].leader = h;
+        if (!taio_ring_prepare_run(ring, other, holders[other].token, &h->run, h->out)) {
+            CHECK(i > 0);
+            holders[other].lane = NOBODY;
+            submits--;
+            break;
+        }
+        h->out++;
+    }
+}
+
+/* A run gave a slot back. With the last it is over, whole or as far as it was stopped. */
+static void leave_run(struct holder *h)
+{
+    struct holder *leader = h->leader;
+    if (h != leader)
+        h->lane = NOBODY;
+    if (--leader->out > 0)
+        return;
+    leader->lane = NOBODY;
+    CHECK(leader->run.out == 0);
+    int whole = taio_run_check(&leader->run) == leader->run.count;
+    CHECK(whole || leader->refused || leader->stopped);
+    for (unsigned i = 0; i < leader->run.count; i++) {
+        const struct taio_piece *piece = &leader->pieces[i];
+        if (piece->result == TAIO_UNTRIED)
+            continue;
+        CHECK(piece->result == (leader->refused ? -EBADF : (int64_t)piece->length));
+        if (!leader->run.writing && !leader->refused)
+            CHECK(is_filled((char *)(uintptr_t)piece->memory, piece->length, leader->value, piece->offset));
+    }
+    if (leader->run.writing && whole) {
+        leader->value = leader->writing;
+    } else if (leader->run.writing) { /* in part: make it one again */
+        int64_t offset = place((unsigned)(leader - holders));
+        fill(leader->memory, REGION, leader->value, offset);
+        CHECK(pwrite(direct_fd, leader->memory, REGION, offset) == REGION);
+    }
+    free(leader->bounce);
+    leader->bounce = NULL;
+}
+
+static int to_ring(unsigned slot)
+{
+    static const int commands[] = {IOCB_CMD_PREAD, IOCB_CMD_PWRITE, IOCB_CMD_PREADV, IOCB_CMD_PWRITEV, IOCB_CMD_FSYNC, IOCB_CMD_FDSYNC,
+                                   IOCB_CMD_POLL};
+    struct holder *h = &holders[slot];
+    int command = commands[draw(sizeof commands / sizeof *commands)], fd = direct_fd;
+    uint64_t memory = (uint64_t)(uintptr_t)h->memory, length = REGION;
+    int64_t offset = place(slot);
+    begin(h, RING, command);
+    memset(h->memory, UNTOUCHED, REGION);
+    if (command == IOCB_CMD_PWRITE || command == IOCB_CMD_PWRITEV)
+        fill(h->memory, REGION, h->writing, offset);
+    if (command == IOCB_CMD_PREADV || command == IOCB_CMD_PWRITEV) {
+        h->parts[0] = (struct iovec){h->memory, BLOCK};
+        h->parts[1] = (struct iovec){h->memory + BLOCK, 2 * BLOCK};
+        h->parts[2] = (struct iovec){h->memory + 3 * BLOCK, BLOCK};
+        memory = (uint64_t)(uintptr_t)h->parts;
+        length = PARTS;
+    } else if (command == IOCB_CMD_FSYNC || command == IOCB_CMD_FDSYNC) {
+        memory = length = 0;
+        offset = 0;
+    } else if (command == IOCB_CMD_POLL) {
+        fd = quiet_pipe[0];
+        memory = POLLIN;
+        length = 0;
+        offset = 0;
+    }
+    if (draw(16) == 0) { /* io_submit stops here, and has to be called again for what is behind */
+        fd = -1;
+        h->refused = 1;
+    }
+    taio_ring_prepare(ring, slot, h->token, command, fd, memory, length, offset, 0);
+    return command == IOCB_CMD_POLL && !h->refused;
+}
+
+static void to_pool(unsigned slot)
+{
+    struct holder *h = &holders[slot];
+    int operation = (int)draw(TAIO_POPULATE + 1), fd = draw(2) ? buffered_fd : direct_fd, flags = 0;
+    uint64_t memory = (uint64_t)(uintptr_t)h->memory, length = REGION, extra = 0;
+    int64_t offset = place(slot);
+    if (operation == TAIO_TRUNCATE || operation == TAIO_CLOSE) /* these are below, where they harm nobody */
+        operation = TAIO_READ;
+    begin(h, POOL, operation);
+    h->before = 0;
+    h->expected = REGION;
+    memset(h->memory, UNTOUCHED, REGION);
+    if (operation == TAIO_WRITE || operation == TAIO_WRITEV)
+        fill(h->memory, REGION, h->writing, offset);
+    switch (operation) {
+    case TAIO_READ:
+        if (fd == direct_fd && draw(2)) { /* from anywhere to anywhere, through the worker's memory */
+            h->before = draw(2 * UNIT);
+            extra = UNIT;
+            memory += h->before;
+            length -= h->before + draw(UNIT);
+            offset += (int64_t)draw(h->before + 1);
+            h->expected = (int64_t)length;
+        }
+        break;
+    case TAIO_WRITE:
+        if (fd == direct_fd)
+            extra = draw(2) ? UNIT : TAIO_REOPEN;
+        break;
+    case TAIO_READV:
+    case TAIO_WRITEV:
+        cut_into_parts(h);
+        if (fd == direct_fd)
+            extra = operation == TAIO_WRITEV && draw(2) ? TAIO_REOPEN : UNIT;
+        memory = (uint64_t)(uintptr_t)h->parts;
+        length = PARTS;
+        break;
+    case TAIO_RUN:
+        make_run(h, offset, fd, (int)draw(2), 1);
+        if (fd == direct_fd && h->run.writing)
+            make_run(h, offset, fd, 1, UNIT);
+        memory = (uint64_t)(uintptr_t)&h->run;
+        break;
+    case TAIO_APPEND:
+        fd = append_fd;
+        length = 1 + draw(BLOCK);
+        break;
+    case TAIO_OPEN:
+        fd = AT_FDCWD;
+        memory = (uint64_t)(uintptr_t)(draw(4) ? path : "/nonexistent/file");
+        h->refused = memory != (uint64_t)(uintptr_t)path;
+        length = 0666;
+        flags = O_RDONLY | O_CLOEXEC;
+        extra = (uint64_t)(uintptr_t)&h->description;
+        break;
+    case TAIO_STAT:
+        extra = (uint64_t)(uintptr_t)&h->stat;
+        break;
+    case TAIO_DESCRIBE:
+        extra = (uint64_t)(uintptr_t)&h->description;
+        break;
+    case TAIO_SEEK:
+        offset = 0;
+        flags = SEEK_END;
+        break;
+    default:
+        break;
+    }
+    h->fd = fd;
+    h->offset = offset;
+    taio_pool_push(pool, slot, h->token, operation, fd, memory, length, offset, flags, extra);
+}
+
+static void complete(const struct taio_completion *c)
+{
+    unsigned slot = (unsigned)c->token & UINT32_MAX;
+    struct holder *h = &holders[slot];
+    CHECK(slot < slots && h->lane != NOBODY && h->token == c->token); /* neither twice nor another's */
+    completions++;
+    if (h->lane == RING_RUN) {
+        leave_run(h);
+        return;
+    }
+    if (h->withdrawn)
+        CHECK(c->result == -ECANCELED);
+    else if (h->lane == RING)
+        switch (h->operation) {
+        case IOCB_CMD_PREAD:
+        case IOCB_CMD_PREADV:
+            CHECK(c->result == (h->refused ? -EBADF : REGION));
+            CHECK(h->refused || is_filled(h->memory, REGION, h->value, place(slot)));
+            break;
+        case IOCB_CMD_PWRITE:
+        case IOCB_CMD_PWRITEV:
+            CHECK(c->result == (h->refused ? -EBADF : REGION));
+            if (!h->refused)
+                h->value = h->writing;
+            break;
+        case IOCB_CMD_POLL:
+            CHECK(h->refused ? c->result == -EBADF : c->result == 0 ? h->cancel_accepted : (c->result & POLLIN) != 0);
+            break;
+        default:
+            CHECK(c->result == (h->refused ? -EBADF : 0));
+        }
+    else
+        switch (h->operation) {
+        case TAIO_READ:
+        case TAIO_READV:
+            CHECK(c->result == h->expected && c->transferred == h->expected);
+            CHECK(is_untouched(h->memory, h->before));
+            CHECK(is_filled(h->memory + h->before, (size_t)h->expected, h->value, h->offset));
+            CHECK(is_untouched(h->memory + h->before + h->expected, REGION - h->before - (size_t)h->expected));
+            break;
+        case TAIO_RUN:
+            CHECK(taio_run_check(&h->run) == h->run.count && c->transferred == REGION);
+            if (h->run.writing)
+                h->value = h->writing;
+            else
+                CHECK(is_filled(h->memory, REGION, h->value, place(slot)));
+            break;
+        case TAIO_WRITE:
+        case TAIO_WRITEV:
+            CHECK(c->result == REGION && c->transferred == REGION);
+            h->value = h->writing;
+            break;
+        case TAIO_APPEND:
+            CHECK(c->result >= c->transferred && c->transferred > 0);
+            break;
+        case TAIO_OPEN:
+            if (h->refused) {
+                CHECK(c->result == -ENOENT);
+            } else {
+                CHECK(c->result >= 0 && S_ISREG(h->description.mode));
+                close((int)c->result);
+            }
+            break;
+        case TAIO_SEEK:
+            CHECK(c->result >= place(slots));
+            break;
+        case TAIO_STAT:
+            CHECK(c->result == 0 && h->stat.size >= place(slots));
+            break;
+        case TAIO_DESCRIBE:
+            CHECK(c->result == 0 && (int64_t)h->description.size >= place(slots));
+            break;
+        case TAIO_POPULATE:
+            CHECK(c->result == 0 && is_untouched(h->memory, REGION));
+            break;
+        default:
+            CHECK(c->result == 0);
+        }
+    h->lane = NOBODY;
+}
+
+static unsigned outstanding(void)
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < slots; i++)
+        count += holders[i].lane != NOBODY;
+    return count;
+}
+
+static void reap(int drain)
+{
+    static struct taio_completion out[2 * MOST_SLOTS];
+    int n = taio_reap(ring, pool, drain ? event_fd : -1, out, 2 * (int)slots);
+    CHECK(n >= 0 && n <= 2 * (int)slots);
+    for (int i = 0; i < n; i++)
+        complete(&out[i]);
+}
+
+static void submit(void)
+{
+    static struct taio_completion out[MOST_SLOTS];
+    int n = taio_ring_submit(ring, out, (int)slots, &(uint64_t){0});
+    for (int i = 0; i < n; i++) {
+        const struct holder *h = &holders[out[i].token & UINT32_MAX];
+        CHECK(h->lane == RING_RUN ? h->leader->refused : h->refused);
+        refusals++;
+        complete(&out[i]);
+    }
+}
+
+static void sleep_or_spin(int sleeps)
+{
+    if (sleeps) {
+        struct pollfd watch = {event_fd, POLLIN, 0};
+        CHECK(poll(&watch, 1, 20000) == 1); /* else a wake-up was missed */
+    }
+    reap(sleeps);
+}
+
+static void disturb(unsigned slot)
+{
+    struct holder *h = &holders[slot];
+    if (h->lane == POOL && !h->withdrawn && taio_pool_withdraw(pool, slot)) {
+        h->withdrawn = 1; /* it never ran: an open left no descriptor, a write no bytes */
+        withdrawals++;
+    } else if (h->lane == RING && taio_ring_withdraw(ring, slot)) {
+        h->lane = NOBODY;
+        withdrawals++;
+    } else if (h->lane == RING_RUN) {
+        h->leader->run.stop = 1;
+        h->leader->stopped = 1;
+        if (taio_ring_withdraw(ring, slot)) {
+            leave_run(h);
+            withdrawals++;
+        }
+    } else if (h->lane == RING && h->operation == IOCB_CMD_POLL && !h->cancel_accepted) {
+        h->cancel_accepted = taio_ring_cancel(ring, slot) == 0;
+        cancels += (uint64_t)h->cancel_accepted;
+    } else if (h->lane == RING) {
+        CHECK(h->operation == IOCB_CMD_POLL || taio_ring_cancel(ring, slot) != 0); /* a disk request cannot be stopped */
+    }
+}
+
+static void make_files(void)
+{
+    char *block = aligned_alloc(BLOCK, REGION);
+    CHECK(ftruncate(append_fd, 0) == 0);
+    for (unsigned i = 0; i < slots; i++) {
+        fill(block, REGION, 0, place(i));
+        CHECK(pwrite(buffered_fd, block, REGION, place(i)) == REGION);
+        holders[i] = (struct holder){.lane = NOBODY, .memory = aligned_alloc(BLOCK, REGION)};
+    }
+    CHECK(fsync(buffered_fd) == 0);
+    free(block);
+}
+
+static void run_round(double until)
+{
+    pthread_t threads[MOST_WORKERS];
+    unsigned workers = 1 + (unsigned)draw(MOST_WORKERS), steps = 0;
+    int sleeps = (int)draw(2), by_call = draw(4) == 0, few_events = draw(3) == 0;
+    uint64_t context;
+    slots = 1 + (unsigned)draw(MOST_SLOTS);
+    make_files();
+    event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int error = taio_io_setup(few_events ? 1 : slots, &context); /* few: io_submit meets a full ring */
+    CHECK(error == 0);
+    ring = taio_ring_new(context, slots, event_fd);
+    pool = taio_pool_new(slots, event_fd);
+    CHECK(ring != NULL && pool != NULL && taio_ring_is_mapped(ring));
+    if (by_call)
+        taio_ring_use_getevents(ring);
+    for (unsigned i = 0; i < workers; i++)
+        CHECK(pthread_create(&threads[i], NULL, worker, pool) == 0);
+
+    while (steps++ < 100 && now() < until) {
+        for (unsigned burst = (unsigned)draw(slots + 1); burst > 0; burst--) {
+            unsigned slot = (unsigned)draw(slots);
+            if (holders[slot].lane != NOBODY) {
+                if (draw(4) == 0)
+                    disturb(slot);
+            } else if (draw(2)) {
+                to_pool(slot);
+            } else if (draw(4) == 0) {
+                begin_run(slot);
+            } else {
+                to_ring(slot);
+                if (draw(4) == 0)
+                    submit();
+            }
+        }
+        submit();
+        reap(0);
+        if (draw(8) == 0) { /* let the polls that are out end by themselves */
+            char byte = 0;
+            CHECK(write(quiet_pipe[1], &byte, 1) == 1);
+            for (unsigned i = 0; i < slots; i++)
+                while (holders[i].lane == RING && holders[i].operation == IOCB_CMD_POLL && taio_ring_prepared(ring) == 0)
+                    sleep_or_spin(sleeps && outstanding() > 0);
+            CHECK(read(quiet_pipe[0], &byte, 1) == 1);
+        } else if (draw(2) && outstanding() > 0) {
+            for (unsigned i = 0; i < slots; i++)
+                if (holders[i].lane == POOL) { /* something that surely ends */
+                    sleep_or_spin(sleeps);
+                    break;
+                }
+        }
+    }
+
+    int early = (int)draw(2);
+    if (early)
+        taio_pool_stop(pool); /* what is queued is worked off first */
+    while (outstanding() > 0) {
+        submit();
+        for (unsigned i = 0; i < slots; i++)
+            if (holders[i].lane == RING && holders[i].operation == IOCB_CMD_POLL)
+                disturb(i);
+        if (outstanding() > 0)
+            sleep_or_spin(sleeps && taio_ring_prepared(ring) == 0);
+    }
+    if (!early)
+        taio_pool_stop(pool);
+    for (unsigned i = 0; i < workers; i++)
+        pthread_join(threads[i], NULL);
+    CHECK(taio_reap(ring, pool, event_fd, (struct taio_completion[2 * MOST_SLOTS]){{0}}, 2 * (int)slots) == 0);
+    taio_ring_free(ring);
+    taio_pool_free(pool);
+    CHECK(taio_io_destroy(context) == 0);
+    close(event_fd);
+    for (unsigned i = 0; i < slots; i++) {
+        char *memory = holders[i].memory;
+        CHECK(pread(buffered_fd, memory, REGION, place(i)) == REGION && is_filled(memory, REGION, holders[i].value, place(i)));
+        free(memory);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 3) {
+        fprintf(stderr, "usage: %s FOLDER SECONDS [SEED]\n", argv[0]);
+        return 2;
+    }
+    double until = now() + atof(argv[2]);
+    seed = state = (argc > 3 ? strtoull(argv[3], NULL, 0) : (uint64_t)(now() * 1e9)) | 1;
+    snprintf(path, sizeof path, "%s/stress-%d", argv[1], (int)getpid());
+    snprintf(append_path, sizeof append_path, "%s/stress-%d-append", argv[1], (int)getpid());
+    buffered_fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    direct_fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
+    append_fd = open(append_path, O_WRONLY | O_APPEND | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    CHECK(buffered_fd >= 0 && direct_fd >= 0 && append_fd >= 0);
+    CHECK(pipe(quiet_pipe) == 0);
+    unsigned rounds = 0;
+    do {
+        run_round(until);
+        rounds++;
+    } while (now() < until);
+    unlink(path);
+    unlink(append_path);
+    printf("%u rounds, %" PRIu64 " requests, %" PRIu64 " completions, %" PRIu64 " withdrawn, %" PRIu64 " polls cancelled, %" PRIu64
+           " refused (seed %" PRIu64 ")\n",
+           rounds, submits, completions, withdrawals, cancels, refusals, seed);
+    return 0;
+}

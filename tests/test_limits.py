@@ -1,0 +1,316 @@
+"""What a host, a container or a process limit refuses: the error says so, nothing leaks, and what can go on goes on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import tracemalloc
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from trio_aio import AIOContext, _kernel_context, open_aio
+from trio_aio._descriptor import Descriptor
+from trio_aio._kernel_context import KernelContext
+from trio_aio._request import Operation, Request, State
+from trio_aio.lowlevel import io_destroy, io_setup
+
+from ._programs import run
+from ._support import BLOCK, Loop, empty_pipe, loop, make_file, opened
+from .conftest import need
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MANY = 100_000
+
+
+# ---- fs.aio-max-nr
+
+
+@contextmanager
+def no_events_left() -> Iterator[None]:
+    """Really use up what the host allows. Others on it notice: not for long."""
+    limit = Path("/proc/sys/fs/aio-max-nr")
+    need(os.access(limit, os.W_OK), "to write fs.aio-max-nr")
+    before = limit.read_text()
+    spare, _kernel_context._spare = _kernel_context._spare, None  # it has been paid for, and would do
+    limit.write_text("1")
+    try:
+        yield
+    finally:
+        limit.write_text(before)
+        if spare is not None:
+            _kernel_context.release(spare)
+
+
+@pytest.mark.trio
+async def test_without_events_left_a_context_works_without_native_aio_or_says_what_to_do(disk: Path) -> None:
+    path, data = make_file(disk)
+    with no_events_left():
+        with pytest.raises(BlockingIOError, match=r"aio-max-nr is 1; raise it with `sysctl fs.aio-max-nr=") as caught:
+            await AIOContext(engine="aio").__aenter__()
+        async with AIOContext() as context:
+            engine = context.engine
+            async with open_aio(path, "r+b", direct=True, context=context) as file:
+                assert await file.pread(BLOCK, BLOCK) == data[BLOCK : 2 * BLOCK]
+                await file.fsync()
+                with empty_pipe() as (reader, writer):
+                    os.write(writer, b"x")
+                    assert await context.poll(reader, select.POLLIN) == select.POLLIN
+    assert caught.value.errno == errno.EAGAIN
+    assert engine == "workers"
+    async with AIOContext() as context:
+        assert context.engine == "aio"
+
+
+# ---- a ring that is full
+
+
+def test_a_ring_filled_to_the_brim_loses_nothing(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = make_file(disk)
+    ctx = io_setup(1)  # a page of events; the lane thinks that it has ten times as many
+    monkeypatch.setattr(_kernel_context, "acquire", lambda nr_events: KernelContext(ctx, nr_events))
+    monkeypatch.setattr(_kernel_context, "release", lambda context: None)
+    full = 0
+    with empty_pipe() as (reader, writer), loop(1024, gather=True) as made, opened(path, os.O_RDWR | os.O_DIRECT) as fd:
+        descriptor = made.descriptor(fd)
+        made.warm()
+        memory = made.engine.buffers.take(BLOCK)
+        polls = [Request(Operation.POLL, Descriptor(reader), address=select.POLLIN) for _ in range(100)]
+        made.submit(*polls)
+        made.flush()
+        reads = [Request(Operation.READ, descriptor, memory.address, BLOCK, i % 64 * BLOCK) for i in range(2000)]
+        made.submit(*reads)
+        made.flush()
+        while not all(request.finished for request in reads):
+            full += sum(request.state is State.KERNEL_PREPARED for request in reads) > 0
+            made.turn()
+        assert [request.result for request in reads] == [BLOCK] * len(reads)
+        assert full  # io_submit has said EAGAIN, and nobody outside of the engine has heard of it
+        os.write(writer, b"x")
+        made.wait_for(*polls)
+        made.engine.buffers.give_back(memory)
+    io_destroy(ctx)
+
+
+# ---- very many requests
+
+
+@pytest.mark.parametrize("direct", [False, True], ids=["workers", "kernel"])
+def test_a_hundred_thousand_requests_at_once_all_complete_in_order_in_bounded_memory(disk: Path, direct: bool) -> None:
+    path, _ = make_file(disk)
+    with loop(128, 1, gather=True) as made, opened(path, os.O_RDONLY | (os.O_DIRECT if direct else 0)) as fd:
+        descriptor = made.descriptor(fd)
+        made.warm()
+        memory = made.engine.buffers.take(BLOCK)
+        made.settle()
+        requests = [Request(Operation.READ, descriptor, memory.address, 512, i % 512 * 512) for i in range(MANY)]
+        started = _record_starts(made)
+        tracemalloc.start()
+        made.submit(*requests)
+        assert made.engine.queued >= MANY - 256
+        made.wait_for(*requests)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert {request.result for request in requests} == {512}
+        assert started == requests
+        assert (made.engine.in_flight, made.engine.queued, made.engine.outstanding) == (0, 0, 0)
+        assert peak < 1000 * MANY  # bytes: what the engine adds to a request, its place in the queue above all
+        made.engine.buffers.give_back(memory)
+
+
+def _record_starts(made: Loop) -> list[Request]:
+    """Give the list of requests in the order in which they get their slots."""
+    started: list[Request] = []
+    seen: set[Request] = set()
+    lanes = [made.engine.workers]
+    if made.engine.has_kernel_lane():
+        assert made.engine.kernel is not None
+        lanes.append(made.engine.kernel)  # type: ignore[arg-type]
+    for lane in lanes:
+
+        def start(request: Request, slot: int, start: Callable[[Request, int], None] = lane._start) -> None:
+            if request not in seen:  # else the kernel lane could not do it at once
+                seen.add(request)
+                started.append(request)
+            start(request, slot)
+
+        lane._start = start  # type: ignore[method-assign]
+    return started
+
+
+# ---- limits of the process
+
+
+def test_without_descriptors_left_opening_fails_and_what_is_open_works(disk: Path) -> None:
+    path, _ = make_file(disk)
+    run(
+        """
+        async def main():
+            async with open_aio(path) as file, open_aio(path, "r+b", direct=True) as direct:
+                used = len(os.listdir("/proc/self/fd"))
+                soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (used + 5, hard))
+                opened = []
+                try:
+                    while True:
+                        opened.append(await open_aio(path))
+                except OSError as error:
+                    assert error.errno == errno.EMFILE and error.filename == path, error
+                assert opened
+                for engine in ("auto", "aio", "workers"):
+                    try:
+                        async with AIOContext(engine=engine):
+                            raise AssertionError("there was a descriptor left")
+                    except OSError as error:
+                        assert error.errno == errno.EMFILE, error
+                assert await file.pread(BLOCK, BLOCK) == data[BLOCK:2 * BLOCK]
+                assert await direct.pread(BLOCK, BLOCK) == data[BLOCK:2 * BLOCK]
+                await direct.fsync()
+                try:
+                    assert await direct.pwrite(data[1:100], 1) == 99  # not aligned: it needs a second descriptor
+                except OSError as error:
+                    assert error.errno == errno.EMFILE, error
+                    assert error.characters_written == 0
+                for other in opened:
+                    await other.aclose()
+                async with AIOContext() as context, open_aio(path, context=context) as again:
+                    assert await again.read() == data
+                    assert await direct.pwrite(data[1:100], 1) == 99
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        trio.run(main)
+        """,
+        path,
+    )
+
+
+def test_without_memory_left_calls_fail_and_what_fits_works(disk: Path) -> None:
+    path, _ = make_file(disk)
+    run(
+        """
+        def used():
+            with open("/proc/self/statm") as statm:
+                return int(statm.read().split()[0]) * resource.getpagesize()
+
+        async def main():
+            async with open_aio(path, "r+b") as file, open_aio(path, "r+b", direct=True) as direct:
+                async def try_everything():
+                    failed = 0
+                    for size in (1 << 20, 8 << 20, 64 << 20, 512 << 20):
+                        for call in (file.pread, direct.pread):
+                            try:
+                                assert await call(size, 0) == data[:size]
+                            except MemoryError:
+                                failed += 1
+                            except OSError as error:  # the worker's own memory, or the kernel's
+                                assert error.errno == errno.ENOMEM, error
+                                failed += 1
+                    async def read(i):
+                        try:
+                            assert await direct.pread(BLOCK, i * BLOCK) == data[i * BLOCK:][:BLOCK]
+                            assert await file.pread(BLOCK, i * BLOCK, flags=8) == data[i * BLOCK:][:BLOCK]
+                        except (MemoryError, BlockingIOError):
+                            pass
+                    async with trio.open_nursery() as nursery:
+                        for i in range(64):
+                            nursery.start_soon(read, i)
+                    try:
+                        async with AIOContext() as context, open_aio(path, context=context) as other:
+                            assert await other.read() == data
+                    except (MemoryError, RuntimeError) as error:  # no memory; no thread
+                        assert isinstance(error, MemoryError) or "thread" in str(error), error
+                        failed += 1
+                    except OSError as error:
+                        assert error.errno in (errno.ENOMEM, errno.EAGAIN), error
+                        failed += 1
+                    return failed
+
+                soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+                for room in (0, 1 << 20, 4 << 20, 16 << 20, 64 << 20, 128 << 20):
+                    resource.setrlimit(resource.RLIMIT_AS, (used() + room, hard))
+                    assert await try_everything(), room
+                    assert await file.pread(10, 0) == data[:10]
+                resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+                assert await try_everything() == 0
+                assert file.context.statistics().in_flight == 0
+        trio.run(main)
+        """,
+        path,
+    )
+
+
+# ---- seccomp, as containers have it
+
+FILTER = """
+import ctypes
+
+def refuse(number, error):
+    \"\"\"Have the kernel answer a system call with an errno, in this process from now on (seccomp(2)).\"\"\"
+    class Instruction(ctypes.Structure):
+        _fields_ = [("code", ctypes.c_ushort), ("jt", ctypes.c_ubyte), ("jf", ctypes.c_ubyte), ("k", ctypes.c_uint)]
+    class Program(ctypes.Structure):
+        _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.POINTER(Instruction))]
+    LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
+    ERRNO, ALLOW = 0x00050000, 0x7fff0000
+    instructions = (Instruction * 4)(
+        (LOAD, 0, 0, 0),  # seccomp_data.nr
+        (JUMP_IF_EQUAL, 0, 1, number),
+        (RETURN, 0, 0, ERRNO | error),
+        (RETURN, 0, 0, ALLOW),
+    )
+    libc = ctypes.CDLL(None, use_errno=True)
+    PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
+    program = ctypes.byref(Program(4, instructions))
+    for arguments in ((PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program, 0, 0)):
+        if libc.prctl(*arguments):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    assert libc.syscall(number, 0, 0) == -1 and ctypes.get_errno() == error
+
+import platform
+IO_SETUP = {"x86_64": 206, "aarch64": 0}[platform.machine()]
+IO_URING_SETUP = 425
+
+async def use(**arguments):
+    async with AIOContext(**arguments) as context:
+        async with open_aio(path, "r+b", direct=True, context=context) as file, open_aio(path, context=context) as buffered:
+            while context.statistics().engine == "aio" and not context.statistics().submitted_kernel:
+                await file.pread(BLOCK, 0)
+            assert await file.pread(BLOCK, BLOCK) == data[BLOCK:2 * BLOCK]
+            assert await file.pwrite(data[:BLOCK], 0) == BLOCK
+            await file.fsync()
+            assert await buffered.read() == data
+            reader, writer = os.pipe()
+            with trio.move_on_after(0):
+                await context.poll(reader, select.POLLIN)
+            os.write(writer, b"x")
+            assert await context.poll(reader, select.POLLIN) == select.POLLIN
+            os.close(reader), os.close(writer)
+            return context.engine
+"""
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.ENOSYS])
+def test_where_seccomp_refuses_io_setup_the_workers_do_everything(disk: Path, error: int) -> None:
+    path, _ = make_file(disk)
+    program = f"""
+refuse(IO_SETUP, {error})
+assert trio.run(use) == "workers"
+try:
+    trio.run(lambda: use(engine="aio"))
+except OSError as error:
+    assert error.errno == {error} and "io_setup is " in str(error), error
+else:
+    raise AssertionError("it should insist")
+os.environ["TRIO_AIO_ENGINE"] = "workers"
+assert trio.run(use) == "workers"
+"""
+    run(FILTER + program, path)
+
+
+def test_where_seccomp_refuses_io_uring_native_aio_is_there(disk: Path) -> None:
+    path, _ = make_file(disk)
+    run(FILTER + 'refuse(IO_URING_SETUP, errno.EPERM)\nassert trio.run(lambda: use(engine="aio")) == "aio"\n', path)
