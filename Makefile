@@ -44,7 +44,7 @@ lint: $(VENV)/.lint ## Check style and types
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
-	PYTHONPATH=. $(RUN) -m pyright --verifytypes trio_aio --ignoreexternal
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" PYTHONPATH=. pyright --verifytypes trio_aio --ignoreexternal
 
 # Both print how to repeat what failed: the seed is in the message, and the third argument.
 sanitize: build/sanitize/address,undefined build/sanitize/thread ## Run the native code under Address-, UB- and ThreadSanitizer

@@ -626,7 +626,7 @@ class Runner:
     async def _append_flag(self, file: AsyncFile, call: Call) -> None:
         await self._append_pwrite(file, call, RWF.APPEND)
 
-    async def _append_pwrite(self, file: AsyncFile, call: Call, flags: RWF = RWF(0)) -> None:
+    async def _append_pwrite(self, file: AsyncFile, call: Call, flags: int = 0) -> None:
         data, memory = self._data(call, call.size)
         try:
             assert await file.pwrite(memory, 0, flags=flags) == call.size

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import gc
 import os
 import re
@@ -9,11 +11,14 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
+import uvloop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,6 +47,12 @@ def _threads() -> set[str]:
             thread.join()  # they end by themselves, a moment later
     # trio keeps idle threads for its next run_sync.
     return {thread.name for thread in threading.enumerate() if not thread.name.startswith("Trio thread")}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _what_uvloop_keeps() -> None:
+    """libuv makes a pipe for signals with a process's first loop, and never closes it."""
+    uvloop.new_event_loop().close()
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +107,7 @@ class _Mounts:
         return folder
 
     def _mount_tmpfs(self, folder: Path) -> Path:
-        self._mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder))
+        self._mount("-t", "tmpfs", "-o", "size=256m", "tmpfs", str(folder))
         return folder
 
     def _mount_small_tmpfs(self, folder: Path) -> Path:
@@ -160,7 +171,40 @@ def file_size_limit() -> Iterator[int]:
     signal.signal(signal.SIGXFSZ, ignored)
 
 
-@pytest.fixture(params=["trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> Any:
-    """Run tests with ``@pytest.mark.anyio`` on each event loop."""
-    return request.param
+def _eager_loop() -> asyncio.AbstractEventLoop:
+    """Make a loop whose tasks begin to run when they are made."""
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]
+    return loop
+
+
+BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "trio": ("trio", {}),
+    "asyncio": ("asyncio", {}),
+    "asyncio+debug": ("asyncio", {"debug": True}),
+    "asyncio+uvloop": ("asyncio", {"use_uvloop": True}),
+}
+if sys.version_info >= (3, 12):
+    BACKENDS["asyncio+eager"] = ("asyncio", {"loop_factory": _eager_loop})
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests with ``@pytest.mark.anyio`` on each event loop; what goes through filesystems, or is marked, on fewer."""
+    if "anyio_backend" not in metafunc.fixturenames:
+        return
+    mark = metafunc.definition.get_closest_marker("backends")
+    names = ("trio",) if "filesystem" in metafunc.fixturenames else tuple(BACKENDS) if mark is None else mark.args
+    metafunc.parametrize("anyio_backend", [BACKENDS[name] for name in names], ids=names)
+
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    """Give an event loop's name and options; `pytest_generate_tests` says which."""
+    raise AssertionError
+
+
+@pytest.fixture
+def run(anyio_backend: tuple[str, dict[str, Any]]) -> Callable[..., Any]:
+    """Give what runs a coroutine function on each event loop in turn."""
+    name, options = anyio_backend
+    return functools.partial(anyio.run, backend=name, backend_options=options)

@@ -9,7 +9,7 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import trio
+from anyio import create_task_group
 
 from trio_aio import AIOContext, open_aio
 from trio_aio._buffers import export_buffer
@@ -22,7 +22,7 @@ from ._tasks import busy, cancelled_while_blocked, until_idle
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.trio
+pytestmark = [pytest.mark.anyio, pytest.mark.backends("trio", "asyncio")]
 
 MODES = pytest.mark.parametrize("direct", [False, True], ids=["buffered", "direct"])
 
@@ -205,8 +205,8 @@ async def test_batches_share_their_slots_with_others(disk: Path, direct: bool, s
 
         for _ in range(3):
             evict(path)
-            async with trio.open_nursery() as nursery:
+            async with create_task_group() as group:
                 for i in range(20):
-                    nursery.start_soon(all_of_them if i % 5 == 0 else one, *([i] if i % 5 else []))
+                    group.start_soon(all_of_them if i % 5 == 0 else one, *([i] if i % 5 else []))
             assert context.statistics().in_flight == 0
         assert len(got) == 48

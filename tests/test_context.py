@@ -9,18 +9,19 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import trio
-from trio.testing import wait_all_tasks_blocked
+from anyio import create_task_group, move_on_after
+from anyio.lowlevel import checkpoint
 
 from trio_aio import RWF, AIOContext, AIOStatistics, _kernel_context, current_context, open_aio
 from trio_aio._errors import setup_error
 
 from ._support import BLOCK, empty_pipe, evict, make_file, opened
+from ._tasks import until_blocked
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.trio
+pytestmark = pytest.mark.anyio
 
 
 # ---- how it is made
@@ -137,10 +138,10 @@ async def test_a_sync_by_descriptor_waits_for_the_writes_before_it(disk: Path) -
             await context.fsync(fd)
             order.append("sync")
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(write)
-            await trio.lowlevel.checkpoint()
-            nursery.start_soon(sync)
+        async with create_task_group() as group:
+            group.start_soon(write)
+            await checkpoint()
+            group.start_soon(sync)
     assert order == ["write", "sync"]
 
 
@@ -171,7 +172,7 @@ async def test_poll_gives_what_is_ready(engine: Any, disk: Path) -> None:
     async with AIOContext(engine=engine) as context:
         with empty_pipe() as (reader, writer):
             assert await context.poll(writer, select.POLLOUT | select.POLLIN) == select.POLLOUT
-            with trio.move_on_after(0.01) as scope:
+            with move_on_after(0.01) as scope:
                 await context.poll(reader, select.POLLIN)
             assert scope.cancelled_caught
             got: list[int] = []
@@ -179,10 +180,10 @@ async def test_poll_gives_what_is_ready(engine: Any, disk: Path) -> None:
             async def watch() -> None:
                 got.append(await context.poll(reader, select.POLLIN))
 
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(watch)
-                nursery.start_soon(watch)
-                await wait_all_tasks_blocked()
+            async with create_task_group() as group:
+                group.start_soon(watch)
+                group.start_soon(watch)
+                await until_blocked()
                 os.write(writer, b"x")
             assert got == [select.POLLIN] * 2
         ours, theirs = socket.socketpair()
@@ -214,11 +215,11 @@ async def test_polls_of_two_tasks_share_what_comes(engine: Any) -> None:
                         continue
                     return
 
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(consume)
-                nursery.start_soon(consume)
+            async with create_task_group() as group:
+                group.start_soon(consume)
+                group.start_soon(consume)
                 for byte in (b"1", b"2"):
-                    await wait_all_tasks_blocked()
+                    await until_blocked()
                     os.write(writer, byte)
     assert sorted(got) == [b"1", b"2"]
 
@@ -241,13 +242,13 @@ async def test_statistics_count_what_went_where(disk: Path) -> None:
         assert (now.submitted_inline, now.submitted_workers, now.submitted_kernel) == (3, 4, 0)  # open, write, cold read, close
         assert (now.completed, now.bytes_read, now.bytes_written) == (7, 3000 + BLOCK, 5)
         with empty_pipe() as (reader, _):
-            async with trio.open_nursery() as nursery:
+            async with create_task_group() as group:
                 for _ in range(6):
-                    nursery.start_soon(context.poll, reader, select.POLLIN)
-                await wait_all_tasks_blocked()
+                    group.start_soon(context.poll, reader, select.POLLIN)
+                await until_blocked()
                 now = context.statistics()
                 assert (now.in_flight, now.queued, now.submit_calls >= 1) == (4, 2, True)
-                nursery.cancel_scope.cancel()
+                group.cancel_scope.cancel()
         now = context.statistics()
         assert (now.in_flight, now.queued, now.cancelled) == (0, 0, 6)
         with pytest.raises(AttributeError):
@@ -264,8 +265,8 @@ async def test_cold_reads_of_many_tasks_all_come(disk: Path) -> None:
             async def read(i: int) -> None:
                 results[i] = await file.pread(BLOCK, i * BLOCK)
 
-            async with trio.open_nursery() as nursery:
+            async with create_task_group() as group:
                 for i in range(256):
-                    nursery.start_soon(read, i)
+                    group.start_soon(read, i)
             assert results == {i: data[i * BLOCK :][:BLOCK] for i in range(256)}
             results.clear()

@@ -9,7 +9,7 @@ import resource
 from typing import TYPE_CHECKING
 
 import pytest
-import trio
+from anyio import create_task_group
 
 from trio_aio import AIOContext, open_aio
 
@@ -18,7 +18,7 @@ from ._support import BLOCK, content, make_file
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.trio
+pytestmark = [pytest.mark.anyio, pytest.mark.backends("trio", "asyncio")]
 
 EDGES = sorted({at + step for at in (0, 512, BLOCK, 3 * BLOCK) for step in (-1, 0, 1) if at + step >= 0})
 
@@ -85,11 +85,11 @@ async def test_neighbours_in_one_block_do_not_harm_one_another(filesystem: Path)
         for turn in range(20):
             chance = random.Random(turn)
             cuts = sorted({0, 16 * BLOCK, *(chance.randrange(16 * BLOCK // 512) * 512 + chance.choice((0, 0, 1, 200)) for _ in range(30))})
-            async with trio.open_nursery() as nursery:
+            async with create_task_group() as group:
                 for start, end in itertools.pairwise(cuts):
                     data = content(end - start, seed=turn)
                     expected[start:end] = data
-                    nursery.start_soon(chance.choice((file, other)).pwrite, data, start)
+                    group.start_soon(chance.choice((file, other)).pwrite, data, start)
             assert await file.pread(16 * BLOCK, 0) == expected
     assert path.read_bytes() == expected
 
@@ -121,10 +121,10 @@ async def test_holes_and_sizes_beyond_2_gib(filesystem: Path) -> None:
 
 async def test_sync_covers_what_went_through_the_page_cache(disk: Path) -> None:
     path, _ = make_file(disk)
-    async with open_aio(path, "r+b", direct=True) as file, trio.open_nursery() as nursery:
-        nursery.start_soon(file.pwrite, b"x", 5)
-        nursery.start_soon(file.pwrite, bytes(BLOCK), BLOCK)
-        nursery.start_soon(file.fsync)
+    async with open_aio(path, "r+b", direct=True) as file, create_task_group() as group:
+        group.start_soon(file.pwrite, b"x", 5)
+        group.start_soon(file.pwrite, bytes(BLOCK), BLOCK)
+        group.start_soon(file.fsync)
     assert path.read_bytes()[5:6] == b"x"
 
 
@@ -158,7 +158,7 @@ async def test_reads_over_the_end_of_a_file_that_grows(disk: Path) -> None:
         open_aio(path, "ab", direct=True, context=context) as log,
     ):
         for _ in range(100):
-            async with trio.open_nursery() as nursery:
+            async with create_task_group() as nursery:
                 nursery.start_soon(log.write, piece)
                 for _ in range(4):
                     assert await file.pread(1 << 20, 0) in (model, model + piece)

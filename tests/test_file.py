@@ -10,20 +10,20 @@ import os
 import random
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
-import trio
-from trio.testing import wait_all_tasks_blocked
+from anyio import CancelScope, create_task_group
 
 from trio_aio import RWF, AIOContext, AsyncFile, open_aio
 
 from ._support import BLOCK, content, evict, full_pipe, make_file
-from ._tasks import cancel_when_blocked, write_to
+from ._tasks import cancel_when_blocked, until_blocked, write_to
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-pytestmark = pytest.mark.trio
+pytestmark = [pytest.mark.anyio, pytest.mark.backends("trio", "asyncio")]
 
 SIZES = (0, 1, 2, 511, BLOCK, BLOCK + 1, (128 << 10) - 1, 128 << 10, (128 << 10) + 1, (1 << 20) + 3)
 
@@ -318,14 +318,14 @@ async def test_cursor_calls_take_turns_in_order(disk: Path) -> None:
             results[i] = await file.read(100)
 
         with full_pipe() as pipe:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(write_to, context, pipe)
-                await wait_all_tasks_blocked()
-                nursery.start_soon(file.write, b"first")  # waits for the worker
-                await wait_all_tasks_blocked()
+            async with create_task_group() as group:
+                group.start_soon(write_to, context, pipe)
+                await until_blocked()
+                group.start_soon(file.write, b"first")  # waits for the worker
+                await until_blocked()
                 for i in range(10):
-                    nursery.start_soon(read, i)
-                    await wait_all_tasks_blocked()
+                    group.start_soon(read, i)
+                    await until_blocked()
                 assert not results
                 pipe.release()
         expected = b"first" + data[5:]
@@ -337,20 +337,20 @@ async def test_a_turn_is_not_for_another_thread(disk: Path) -> None:
     async with open_aio(path) as file, file._turns:
         for call in (lambda: file.read(1), lambda: file.seek(0)):
             with pytest.raises(RuntimeError, match="another thread"):
-                await trio.to_thread.run_sync(trio.run, call)
+                await anyio.to_thread.run_sync(anyio.run, call)
 
 
 async def test_a_cancelled_task_gives_its_turn_up(disk: Path) -> None:
     path, data = make_file(disk)
     async with AIOContext(max_workers=1) as context, open_aio(path, "r+b", context=context) as file:
         with full_pipe() as pipe:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(write_to, context, pipe)
-                await wait_all_tasks_blocked()
-                nursery.start_soon(file.write, b"first")
-                await wait_all_tasks_blocked()
-                with trio.CancelScope() as scope:
-                    nursery.start_soon(cancel_when_blocked, scope)
+            async with create_task_group() as group:
+                group.start_soon(write_to, context, pipe)
+                await until_blocked()
+                group.start_soon(file.write, b"first")
+                await until_blocked()
+                with CancelScope() as scope:
+                    group.start_soon(cancel_when_blocked, scope)
                     await file.read(100)
                 assert scope.cancelled_caught
                 pipe.release()

@@ -13,19 +13,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from anyio import CancelScope, create_task_group
+from anyio.lowlevel import checkpoint
 
 from trio_aio import AIOContext, AsyncFile, current_context, open_aio
 from trio_aio._context import MAX_WORKERS
 
 from ._support import BLOCK, content, empty_pipe, full_pipe, make_file
-from ._tasks import busy, cancelled_while_blocked, write_to
+from ._tasks import busy, cancelled_while_blocked, until_blocked, write_to
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractAsyncContextManager
+
+    Run = Callable[..., Any]
 
 
 def kernel_contexts() -> int:
@@ -43,13 +47,13 @@ def is_open(fd: int) -> bool:
 # ---- exceptions of the body
 
 
-@pytest.mark.trio
+@pytest.mark.anyio
 @pytest.mark.parametrize("cancelled", [False, True])
 async def test_an_exception_of_the_body_leaves_as_it_is(disk: Path, cancelled: bool) -> None:
     path, _ = make_file(disk)
     boom = ValueError("boom")
     for abandon in (False, True):
-        with trio.CancelScope() as scope:
+        with CancelScope() as scope:
             with pytest.raises(ValueError, match="boom") as caught:
                 await _raise_in(open_aio(path, abandon_on_cancel=abandon), boom, cancel=scope if cancelled else None)
             assert caught.value is boom
@@ -57,7 +61,7 @@ async def test_an_exception_of_the_body_leaves_as_it_is(disk: Path, cancelled: b
         assert not scope.cancelled_caught
 
 
-@pytest.mark.trio
+@pytest.mark.anyio
 async def test_an_exception_in_the_body_of_a_context_leaves_as_it_is() -> None:
     context = AIOContext()
     with pytest.raises(KeyError, match="x"):
@@ -66,7 +70,7 @@ async def test_an_exception_in_the_body_of_a_context_leaves_as_it_is() -> None:
         await context.pread(0, 1, 0)
 
 
-async def _raise_in(manager: AbstractAsyncContextManager[object], error: Exception, *, cancel: trio.CancelScope | None) -> None:
+async def _raise_in(manager: AbstractAsyncContextManager[object], error: Exception, *, cancel: CancelScope | None) -> None:
     async with manager:
         if cancel is not None:
             cancel.cancel()
@@ -76,7 +80,7 @@ async def _raise_in(manager: AbstractAsyncContextManager[object], error: Excepti
 # ---- files
 
 
-@pytest.mark.trio
+@pytest.mark.anyio
 async def test_a_thousand_files_leave_nothing(disk: Path) -> None:
     path, data = make_file(disk)
     counts = set()
@@ -89,21 +93,21 @@ async def test_a_thousand_files_leave_nothing(disk: Path) -> None:
     assert max(threads for _, _, threads in counts) <= min(threads for _, _, threads in counts) + MAX_WORKERS
 
 
-@pytest.mark.trio
+@pytest.mark.anyio
 async def test_a_file_can_be_closed_twice_and_by_several_tasks_at_once(disk: Path) -> None:
     path, _ = make_file(disk)
     file = await open_aio(path)
     fd = file.fileno()
-    async with trio.open_nursery() as nursery:
+    async with create_task_group() as group:
         for _ in range(5):
-            nursery.start_soon(file.aclose)
+            group.start_soon(file.aclose)
     await file.aclose()
     assert not is_open(fd)
     with pytest.raises(ValueError, match="I/O operation on closed file"):
         await file.pread(1, 0)
 
 
-@pytest.mark.trio
+@pytest.mark.anyio
 async def test_closing_waits_for_the_files_own_requests(disk: Path) -> None:
     path, data = make_file(disk)
     async with AIOContext(max_workers=1) as context:
@@ -114,13 +118,13 @@ async def test_closing_waits_for_the_files_own_requests(disk: Path) -> None:
             results.append(await file.pwrite(data[:10], 0))
 
         with full_pipe() as pipe:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(write_to, context, pipe)
-                await wait_all_tasks_blocked()
-                nursery.start_soon(write)
-                await wait_all_tasks_blocked()
-                nursery.start_soon(file.aclose)
-                await wait_all_tasks_blocked()
+            async with create_task_group() as group:
+                group.start_soon(write_to, context, pipe)
+                await until_blocked()
+                group.start_soon(write)
+                await until_blocked()
+                group.start_soon(file.aclose)
+                await until_blocked()
                 assert file.closed
                 assert is_open(file._descriptor.fd)
                 pipe.release()
@@ -138,7 +142,7 @@ def _drop(files: list[AsyncFile], *, elsewhere: bool = False) -> None:
     gc.collect()
 
 
-@pytest.mark.trio
+@pytest.mark.anyio
 @pytest.mark.parametrize("elsewhere", [False, True])
 async def test_a_file_dropped_unclosed_warns_and_is_closed(disk: Path, elsewhere: bool) -> None:
     path, _ = make_file(disk)
@@ -147,10 +151,10 @@ async def test_a_file_dropped_unclosed_warns_and_is_closed(disk: Path, elsewhere
     with pytest.warns(ResourceWarning, match="unclosed file"):
         _drop(files, elsewhere=elsewhere)
     while is_open(fd) or context.statistics().in_flight:
-        await trio.lowlevel.checkpoint()
+        await checkpoint()
 
 
-@pytest.mark.trio
+@pytest.mark.anyio
 async def test_a_file_dropped_unclosed_is_closed_though_warnings_are_errors(disk: Path) -> None:
     path, _ = make_file(disk)
     files = [await open_aio(path)]
@@ -160,7 +164,7 @@ async def test_a_file_dropped_unclosed_is_closed_though_warnings_are_errors(disk
         _drop(files)
     assert [type(error) for error in raised] == [ResourceWarning]
     while is_open(fd):
-        await trio.lowlevel.checkpoint()
+        await checkpoint()
 
 
 @contextmanager
@@ -175,7 +179,7 @@ def _unraisable() -> Iterator[list[BaseException | None]]:
         sys.unraisablehook = before
 
 
-@pytest.mark.trio
+@pytest.mark.anyio
 async def test_a_file_dropped_with_a_request_in_flight_is_closed_after_it(disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext(max_workers=1) as context:
@@ -187,14 +191,14 @@ async def test_a_file_dropped_with_a_request_in_flight_is_closed_after_it(disk: 
             assert await cancelled_while_blocked(lambda: files[0].pread(1 << 20, 0))
             with pytest.warns(ResourceWarning, match="unclosed file"):
                 _drop(files)
-            await wait_all_tasks_blocked()
+            await until_blocked()
             assert is_open(fd)
         engine.workers.withdraw = withdraw
         while is_open(fd):
-            await trio.lowlevel.checkpoint()
+            await checkpoint()
 
 
-@pytest.mark.trio
+@pytest.mark.anyio
 async def test_a_close_of_a_file_whose_read_hangs_can_be_abandoned(disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext(max_workers=1) as context:
@@ -209,10 +213,10 @@ async def test_a_close_of_a_file_whose_read_hangs_can_be_abandoned(disk: Path) -
             assert is_open(fd)
         engine.workers.withdraw = withdraw
         while is_open(fd):
-            await trio.lowlevel.checkpoint()
+            await checkpoint()
 
 
-@pytest.mark.trio
+@pytest.mark.anyio
 async def test_a_file_closed_by_two_tasks_while_its_context_closes_is_closed_once(disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext(max_workers=1) as context:
@@ -221,18 +225,18 @@ async def test_a_file_closed_by_two_tasks_while_its_context_closes_is_closed_onc
         engine: Any = context._engine
         drop = engine.drop
         engine.drop = lambda descriptor: (closed.append(descriptor.fd), drop(descriptor))
-        async with busy(context) as pipe, trio.open_nursery() as nursery:
-            nursery.start_soon(context.aclose)
-            await wait_all_tasks_blocked()
-            nursery.start_soon(file.aclose)
-            nursery.start_soon(file.aclose)
-            await wait_all_tasks_blocked()
+        async with busy(context) as pipe, create_task_group() as group:
+            group.start_soon(context.aclose)
+            await until_blocked()
+            group.start_soon(file.aclose)
+            group.start_soon(file.aclose)
+            await until_blocked()
             pipe.release()
         assert closed == [file._descriptor.fd]
         del engine.drop
 
 
-@pytest.mark.trio
+@pytest.mark.anyio
 async def test_a_file_dropped_while_its_contexts_workers_leave_is_closed(disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext() as context:
@@ -253,7 +257,7 @@ async def test_a_file_dropped_while_its_contexts_workers_leave_is_closed(disk: P
     assert not is_open(fd)
 
 
-@pytest.mark.trio
+@pytest.mark.anyio
 async def test_a_file_outlives_its_context_only_to_be_closed(disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext() as context:
@@ -268,7 +272,7 @@ async def test_a_file_outlives_its_context_only_to_be_closed(disk: Path) -> None
 # ---- contexts
 
 
-@pytest.mark.trio
+@pytest.mark.anyio
 async def test_a_context_that_closes_waits_for_requests_while_the_loop_ticks(disk: Path) -> None:
     path, data = make_file(disk)
     ticks = 0
@@ -278,9 +282,9 @@ async def test_a_context_that_closes_waits_for_requests_while_the_loop_ticks(dis
         nonlocal ticks
         while "closed" not in done:
             ticks += 1
-            await trio.lowlevel.checkpoint()
+            await checkpoint()
 
-    async with AIOContext(max_workers=1) as context, trio.open_nursery() as nursery:
+    async with AIOContext(max_workers=1) as context, create_task_group() as group:
         file = await open_aio(path, context=context)
 
         async def read() -> None:
@@ -292,57 +296,57 @@ async def test_a_context_that_closes_waits_for_requests_while_the_loop_ticks(dis
             done.append("closed")
 
         with full_pipe() as pipe:
-            nursery.start_soon(write_to, context, pipe)
-            await wait_all_tasks_blocked()
-            nursery.start_soon(file.stat)
-            await wait_all_tasks_blocked()
-            nursery.start_soon(close)
-            await wait_all_tasks_blocked()
+            group.start_soon(write_to, context, pipe)
+            await until_blocked()
+            group.start_soon(file.stat)
+            await until_blocked()
+            group.start_soon(close)
+            await until_blocked()
             with pytest.raises(RuntimeError, match="closing"):
                 await context.pread(0, 1, 0)
-            nursery.start_soon(tick)
+            group.start_soon(tick)
             for _ in range(100):
-                await trio.lowlevel.checkpoint()
+                await checkpoint()
             assert ticks > 50
             assert not done
             pipe.release()
             while not done:
-                await trio.lowlevel.checkpoint()
+                await checkpoint()
         await file.aclose()
 
 
-@pytest.mark.trio
+@pytest.mark.anyio
 @pytest.mark.parametrize("engine", ["aio", "workers"])
 @pytest.mark.parametrize("waiting", [False, True])
 async def test_a_poll_fails_when_its_context_is_closed(engine: Any, waiting: bool) -> None:
     with empty_pipe() as (reader, _):
-        async with AIOContext(1, engine=engine) as context, trio.open_nursery() as nursery:
+        async with AIOContext(1, engine=engine) as context, create_task_group() as group:
 
             async def watch() -> None:
                 with pytest.raises(OSError, match="cancel") as caught:
                     await context.poll(reader, select.POLLIN)
                 assert isinstance(caught.value, OSError)
 
-            nursery.start_soon(watch)
-            await wait_all_tasks_blocked()
+            group.start_soon(watch)
+            await until_blocked()
             if waiting:  # the second has no slot
-                nursery.start_soon(watch)
-                await wait_all_tasks_blocked()
-            nursery.start_soon(context.aclose)
-            nursery.start_soon(context.aclose)
+                group.start_soon(watch)
+                await until_blocked()
+            group.start_soon(context.aclose)
+            group.start_soon(context.aclose)
 
 
-@pytest.mark.trio
+@pytest.mark.anyio
 async def test_a_context_closes_in_a_cancelled_scope() -> None:
-    with trio.CancelScope() as scope:
+    with CancelScope() as scope:
         async with AIOContext() as context:
             scope.cancel()
-            await trio.lowlevel.checkpoint()
+            await checkpoint()
     with pytest.raises(RuntimeError, match="closed"):
         await context.fsync(0)
 
 
-@pytest.mark.trio
+@pytest.mark.anyio
 @pytest.mark.parametrize("slots", [1, 2, 7, 128])
 @pytest.mark.parametrize("direct", [False, True])
 async def test_any_number_of_tasks_gets_its_bytes(disk: Path, slots: int, direct: bool) -> None:
@@ -354,14 +358,15 @@ async def test_any_number_of_tasks_gets_its_bytes(disk: Path, slots: int, direct
             async def read(i: int, results: dict[int, bytes] = results) -> None:
                 results[i] = await file.pread(BLOCK, i % 64 * BLOCK)
 
-            async with trio.open_nursery() as nursery:
+            async with create_task_group() as group:
                 for i in range(count):
-                    nursery.start_soon(read, i)
+                    group.start_soon(read, i)
             assert results == {i: data[i % 64 * BLOCK :][:BLOCK] for i in range(count)}
         assert (context.statistics().in_flight, context.statistics().queued) == (0, 0)
 
 
-@pytest.mark.trio
+@pytest.mark.anyio
+@pytest.mark.backends("trio", "asyncio")
 @pytest.mark.parametrize(("lane", "count"), [("inline", 100_000), ("workers", 20_000), ("kernel", 20_000)])
 async def test_no_wake_up_is_missed(disk: Path, lane: str, count: int) -> None:
     path, data = make_file(disk)
@@ -382,7 +387,7 @@ async def test_no_wake_up_is_missed(disk: Path, lane: str, count: int) -> None:
 # ---- runs
 
 
-def test_a_run_that_used_no_kernel_lane_makes_no_kernel_context(disk: Path) -> None:
+def test_a_run_that_used_no_kernel_lane_makes_no_kernel_context(run: Run, disk: Path) -> None:
     path, data = make_file(disk)
     before = kernel_contexts()
 
@@ -391,10 +396,10 @@ def test_a_run_that_used_no_kernel_lane_makes_no_kernel_context(disk: Path) -> N
             assert await file.read() == data
         assert kernel_contexts() == before
 
-    trio.run(main)
+    run(main)
 
 
-def test_fifty_runs_share_one_kernel_context(disk: Path) -> None:
+def test_fifty_runs_share_one_kernel_context(run: Run, disk: Path) -> None:
     path, data = make_file(disk)
 
     async def main() -> int:
@@ -405,10 +410,10 @@ def test_fifty_runs_share_one_kernel_context(disk: Path) -> None:
             assert kernel is not None
             return kernel.context.id
 
-    assert len({trio.run(main) for _ in range(50)}) == 1
+    assert len({run(main) for _ in range(50)}) == 1
 
 
-def test_a_run_may_end_with_files_open_and_requests_abandoned(disk: Path) -> None:
+def test_a_run_may_end_with_files_open_and_requests_abandoned(run: Run, disk: Path) -> None:
     path, _ = make_file(disk)
     contexts: list[AIOContext] = []
     with full_pipe() as pipe:
@@ -418,16 +423,16 @@ def test_a_run_may_end_with_files_open_and_requests_abandoned(disk: Path) -> Non
             contexts.append(context)
             file = await open_aio(path, abandon_on_cancel=True)
             engine: Any = context._engine
-            with trio.CancelScope() as scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(lambda: context._perform(pipe.request(), abandon=True))
-                    await wait_all_tasks_blocked()
+            with CancelScope() as scope:
+                async with create_task_group() as group:
+                    group.start_soon(lambda: context._perform(pipe.request(), abandon=True))
+                    await until_blocked()
                     scope.cancel()
             assert scope.cancelled_caught
             assert engine.outstanding == engine.abandoned == 1
             return file
 
-        files = [trio.run(main)]
+        files = [run(main)]
         fd = files[0].fileno()
         assert is_open(fd)
         with pytest.raises(RuntimeError, match="closed"):
@@ -458,18 +463,18 @@ def test_a_system_task_that_still_waits_at_the_end_of_the_run_is_served() -> Non
         async def main() -> None:
             trio.lowlevel.spawn_system_task(write)
             trio.lowlevel.spawn_system_task(release)
-            await wait_all_tasks_blocked()
+            await until_blocked()
 
         trio.run(main)
     assert served == ["write"]
 
 
-def test_two_runs_in_two_threads(disk: Path) -> None:
+def test_two_runs_in_two_threads(run: Run, disk: Path) -> None:
     path, data = make_file(disk)
     failures: list[BaseException] = []
 
     async def main() -> None:
-        async with open_aio(path) as file, open_aio(path, direct=True) as direct, trio.open_nursery() as nursery:
+        async with open_aio(path) as file, open_aio(path, direct=True) as direct, create_task_group() as group:
 
             async def read(i: int) -> None:
                 for k in range(50):
@@ -477,15 +482,15 @@ def test_two_runs_in_two_threads(disk: Path) -> None:
                     assert await file.pread(BLOCK, at) == await direct.pread(BLOCK, at) == data[at : at + BLOCK]
 
             for i in range(8):
-                nursery.start_soon(read, i)
+                group.start_soon(read, i)
 
-    def run() -> None:
+    def run_one() -> None:
         try:
-            trio.run(main)
+            run(main)
         except BaseException as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=run) for _ in range(2)]
+    threads = [threading.Thread(target=run_one) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -493,7 +498,7 @@ def test_two_runs_in_two_threads(disk: Path) -> None:
     assert not failures
 
 
-def test_another_run_or_thread_may_not_use_a_file(disk: Path) -> None:
+def test_another_run_or_thread_may_not_use_a_file(run: Run, disk: Path) -> None:
     path, data = make_file(disk)
     kept: list[AsyncFile] = []
 
@@ -504,43 +509,43 @@ def test_another_run_or_thread_may_not_use_a_file(disk: Path) -> None:
 
     async def main() -> None:
         kept.append(await open_aio(path))
-        await trio.to_thread.run_sync(lambda: trio.run(use, "another thread"))
+        await anyio.to_thread.run_sync(lambda: run(use, "another thread"))
         assert await kept[0].pread(10, 0) == data[:10]
 
-    trio.run(main)
-    trio.run(use, "closed")
-    trio.run(kept[0].aclose)
-    with pytest.raises(RuntimeError, match=r"trio\.run"):
+    run(main)
+    run(use, "closed")
+    run(kept[0].aclose)
+    with pytest.raises(RuntimeError, match=r"trio\.run, asyncio\.run"):
         current_context()
 
 
-def test_each_run_has_its_own_shared_context() -> None:
+def test_each_run_has_its_own_shared_context(run: Run) -> None:
     async def main() -> AIOContext:
         assert current_context() is current_context()
         return current_context()
 
-    assert trio.run(main) is not trio.run(main)
+    assert run(main) is not run(main)
 
 
-def test_a_context_that_was_closed_is_collected(disk: Path) -> None:
+def test_a_context_that_was_closed_is_collected(run: Run, disk: Path) -> None:
     path, _ = make_file(disk)
 
     async def main() -> None:
         async with AIOContext() as context:
-            async with open_aio(path, direct=True, context=context) as file, trio.open_nursery() as nursery:
+            async with open_aio(path, direct=True, context=context) as file, create_task_group() as group:
                 for i in range(8):
-                    nursery.start_soon(file.pread, BLOCK, i * BLOCK)
+                    group.start_soon(file.pread, BLOCK, i * BLOCK)
             watch = weakref.ref(context)
-        del context, file, nursery
+        del context, file, group
         for _ in range(2):
-            await trio.lowlevel.checkpoint()
+            await checkpoint()
         gc.collect()
         assert watch() is None
 
-    trio.run(main)
+    run(main)
 
 
-@pytest.mark.trio
+@pytest.mark.anyio
 async def test_the_engine_of_a_context_that_drains_in_a_thread_can_be_asked(disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext(max_workers=1) as context:
@@ -548,12 +553,12 @@ async def test_the_engine_of_a_context_that_drains_in_a_thread_can_be_asked(disk
         engine: Any = context._engine
         engine.workers.withdraw = lambda _: False  # as if a worker had begun it
         with full_pipe() as pipe:
-            async with trio.open_nursery() as nursery:
+            async with create_task_group() as group:
                 request = pipe.request()
                 context._engine.submit(request)  # type: ignore[union-attr]
                 context._engine.abandon(request)  # type: ignore[union-attr]
                 assert await cancelled_while_blocked(lambda: file.pread(1 << 20, 0))
-                nursery.start_soon(context.aclose)
+                group.start_soon(context.aclose)
             assert engine.kernel is None
             assert context.engine == "aio"  # and no io_setup behind the thread's back
             assert engine.kernel is None
@@ -561,17 +566,17 @@ async def test_the_engine_of_a_context_that_drains_in_a_thread_can_be_asked(disk
             await file.aclose()
             for thread in threading.enumerate():
                 if thread.name == "trio_aio drain":
-                    await trio.to_thread.run_sync(thread.join)
+                    await anyio.to_thread.run_sync(thread.join)
 
 
-def test_a_finished_run_leaves_no_thread_and_no_descriptor(disk: Path) -> None:
+def test_a_finished_run_leaves_no_thread_and_no_descriptor(run: Run, disk: Path) -> None:
     path, _ = make_file(disk)
 
     async def main() -> None:
-        async with open_aio(path, "r+b") as file, trio.open_nursery() as nursery:
+        async with open_aio(path, "r+b") as file, create_task_group() as group:
             for i in range(64):
-                nursery.start_soon(file.pwrite, content(BLOCK), i * BLOCK)
+                group.start_soon(file.pwrite, content(BLOCK), i * BLOCK)
 
     before = len(os.listdir("/proc/self/fd")), threading.active_count()
-    trio.run(main)
+    run(main)
     assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before

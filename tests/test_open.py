@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 import trio
+from anyio.lowlevel import checkpoint
 
 from trio_aio import current_context, open_aio
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-pytestmark = pytest.mark.trio
+pytestmark = [pytest.mark.anyio, pytest.mark.backends("trio", "asyncio")]
 
 MODES = ("rb", "wb", "xb", "ab", "r+b", "w+b", "x+b", "a+b", "rb+", "+br")
 
@@ -157,7 +158,7 @@ async def test_an_openers_descriptor_is_closed_if_it_is_no_file() -> None:
 
 
 async def _is_open(fd: int) -> bool:
-    await trio.lowlevel.checkpoint()
+    await checkpoint()
     try:
         os.fstat(fd)
     except OSError:
@@ -263,12 +264,12 @@ trio.run(main)
 """
 
 
-@pytest.mark.trio
+@pytest.mark.anyio
 async def test_no_permission(disk: Path) -> None:
     need(os.geteuid() == 0, "root, to become nobody")
     path, _ = make_file(disk)
     path.chmod(0)
-    done = await trio.to_thread.run_sync(_as_nobody, OPEN_REFUSED, str(path))
+    done = await anyio.to_thread.run_sync(_as_nobody, OPEN_REFUSED, str(path))
     # tmp_path's parents keep nobody out: that is EACCES as well.
     assert done.returncode == 0, done.stderr
 

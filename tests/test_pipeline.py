@@ -8,13 +8,14 @@ import random
 import sys
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
-import trio
+from anyio import CancelScope, create_task_group
 
 from trio_aio import AIOContext, open_aio
 
 from ._support import BLOCK, content, evict, make_file
-from ._tasks import busy, cancelled_while_blocked, until_idle
+from ._tasks import busy, cancelled_while_blocked, until_blocked, until_idle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from trio_aio._pipeline import Writer
 
-pytestmark = pytest.mark.trio
+pytestmark = [pytest.mark.anyio, pytest.mark.backends("trio", "asyncio")]
 
 MODES = pytest.mark.parametrize("direct", [False, True], ids=["buffered", "direct"])
 
@@ -90,9 +91,9 @@ async def test_two_tasks_cannot_wait_for_one_chunk(disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext(max_workers=1) as context, open_aio(path, context=context) as file:
         chunks = file.chunks(1 << 20)
-        async with busy(context) as pipe, trio.open_nursery() as nursery:
-            nursery.start_soon(chunks.__anext__)
-            await trio.testing.wait_all_tasks_blocked()
+        async with busy(context) as pipe, create_task_group() as group:
+            group.start_soon(chunks.__anext__)
+            await until_blocked()
             with pytest.raises(RuntimeError, match="another task"):
                 await chunks.__anext__()
             pipe.release()
@@ -146,7 +147,7 @@ async def test_a_large_file_takes_memory_for_the_depth_alone(tmp_path: Path, dir
     with source.open("wb") as made:
         made.truncate(size)
     arguments = [sys.executable, "-c", _PEAK, str(source), str(copy) if copied else "", "direct" if direct else "buffered"]
-    done = await trio.run_process(arguments, capture_stdout=True)
+    done = await anyio.run_process(arguments, stderr=None)
     total, peak = map(int, done.stdout.split())
     assert total == size
     assert peak < 100 << 10  # KiB
@@ -204,8 +205,8 @@ async def test_a_body_that_raises_leaves_a_contiguous_beginning(disk: Path, dire
     for cancelled in (False, True):
         path = disk / f"file-{cancelled}"
         async with open_aio(path, "wb", direct=direct) as file:
-            with trio.CancelScope() as scope:
-                with pytest.raises((KeyError, trio.Cancelled)) as caught:  # noqa: PT012
+            with CancelScope() as scope:
+                with pytest.raises((KeyError, anyio.get_cancelled_exc_class())) as caught:  # noqa: PT012
                     async with file.writer(size=4 * BLOCK) as writer:
                         await writer.write(data[: 50 * BLOCK])
                         if cancelled:
@@ -243,9 +244,9 @@ async def test_a_writer_is_for_one_task_inside_async_with(disk: Path) -> None:
         async with writer:
             with pytest.raises(RuntimeError, match="in use"):
                 await writer.__aenter__()
-            async with busy(context) as pipe, trio.open_nursery() as nursery:
-                nursery.start_soon(writer.write, b"0" * 25)
-                await trio.testing.wait_all_tasks_blocked()
+            async with busy(context) as pipe, create_task_group() as group:
+                group.start_soon(writer.write, b"0" * 25)
+                await until_blocked()
                 with pytest.raises(RuntimeError, match="another task"):
                     await writer.write(b"x")
                 pipe.release()

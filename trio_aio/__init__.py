@@ -15,7 +15,9 @@ from trio_aio._descriptor import Alignment
 from trio_aio._file import AsyncFile
 from trio_aio._open import FileOpener, open_aio
 from trio_aio._pipeline import Chunks, Writer
+from trio_aio._streams import FileReadStream, FileWriteStream
 from trio_aio._text import AsyncTextFile
+from trio_aio._whole import read_bytes, read_text, write_bytes, write_text
 from trio_aio.lowlevel import RWF
 
 __all__ = (
@@ -27,7 +29,13 @@ __all__ = (
     "AsyncTextFile",
     "Chunks",
     "FileOpener",
+    "FileReadStream",
+    "FileWriteStream",
     "Writer",
     "current_context",
     "open_aio",
+    "read_bytes",
+    "read_text",
+    "write_bytes",
+    "write_text",
 )

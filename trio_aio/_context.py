@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ("AIOContext", "AIOStatistics", "current_context")
 
 MAX_WORKERS = 8
+_TELLING = (Operation.WRITE, Operation.WRITEV, Operation.APPEND, Operation.WRITE_FILE)  # how much was written before they failed
 _LARGEST = 1 << 22  # nr_events that io_setup takes
 
 
@@ -232,7 +233,7 @@ class AIOContext:
                 self._state = "closed"
             elif self._state == "forked":
                 raise self._refusal()
-            await current_backend().cancel_shielded_checkpoint()
+            await (backend or current_backend()).cancel_shielded_checkpoint()
             return
         if self._current() is not backend.identity:
             raise self._refusal()
@@ -342,7 +343,7 @@ class AIOContext:
         await self._backend.perform(engine.submit, request, cancel)
         if request.result < 0:
             error = os_error(request.result, request.descriptor.name)
-            if request.operation in (Operation.WRITE, Operation.WRITEV, Operation.APPEND):
+            if request.operation in _TELLING:
                 error.characters_written = request.transferred  # type: ignore[attr-defined]
             raise error
         return request.result

@@ -18,10 +18,11 @@ from trio_aio._order import Order
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trio_aio._buffers import Export
     from trio_aio._native._ext import CData
     from trio_aio._routing import Route
 
-__all__ = ("Alignment", "DescriptionRecord", "Descriptor", "StatRecord", "describe", "kind_of")
+__all__ = ("Alignment", "DescriptionRecord", "Descriptor", "StatRecord", "WholeRecord", "cached_size", "describe", "kind_of")
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,9 @@ class Descriptor:
         unit = max(self.alignment.offset, self.alignment.memory, self.read_unit)
         return unit if unit > 1 else 0
 
-    def load(self, record: DescriptionRecord) -> None:
+    def load(self, record: DescriptionRecord | WholeRecord) -> None:
         """Take over what the kernel says."""
-        description = record.value
+        description = record.value if isinstance(record, DescriptionRecord) else record.value.description
         self.mode = description.mode
         self.device = description.device
         self.inode = description.inode
@@ -105,6 +106,17 @@ class DescriptionRecord:
         self.address: int = int(ffi.cast("uintptr_t", self.value))
 
 
+class WholeRecord:
+    """What a worker is told of a whole file, and where it puts what it found."""
+
+    def __init__(self, export: Export, first: int) -> None:
+        self.held: Export = export
+        self.value: CData = ffi.new(
+            "struct taio_whole *", {"fd": -1, "memory": export.address, "capacity": export.length, "first": min(first, export.length)}
+        )
+        self.address: int = int(ffi.cast("uintptr_t", self.value))
+
+
 def describe(fd: int) -> DescriptionRecord:
     """Ask the kernel what `fd` is, from memory alone; OSError (EBADF)."""
     record = DescriptionRecord()
@@ -112,6 +124,11 @@ def describe(fd: int) -> DescriptionRecord:
     if error < 0:
         raise os_error(-error, fd)
     return record
+
+
+def cached_size(path: bytes) -> int:
+    """Give the size of a file if the kernel can tell it from memory; a negative number if not. It never sleeps."""
+    return lib.taio_cached_size(path)
 
 
 class StatRecord:

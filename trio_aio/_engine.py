@@ -45,8 +45,9 @@ __all__ = ("DIRECT_LIMIT", "Engine")
 DIRECT_LIMIT = 1 << 20  # bytes: io_submit pins every page on the event loop's thread, 60 us for 1 MiB and 300 us for 8 MiB
 _POOLED = 16 << 20  # bytes of aligned memory kept for the next direct read or write
 
-_READ_LIKE = tuple(o in (Operation.READ, Operation.READV, Operation.READ_RUN) for o in Operation)
+_READ_LIKE = tuple(o in (Operation.READ, Operation.READV, Operation.READ_RUN, Operation.READ_FILE) for o in Operation)
 _TRANSFERS = tuple(o in (Operation.READ, Operation.READV, Operation.WRITE, Operation.WRITEV) for o in Operation)
+_OPENS = tuple(o in (Operation.OPEN, Operation.READ_FILE) for o in Operation)
 _VECTORS = tuple(o in (Operation.READV, Operation.WRITEV) for o in Operation)
 
 _NO_FILE = Descriptor(-1)
@@ -97,6 +98,7 @@ class Engine:
         self._plug: Callable[[], None] = plug
         self._plugged: bool = False
         self._stopping: bool = False
+        self._orphaned: bool = False  # nobody takes a result any more
         self._dropped: deque[Descriptor | Request] = deque()
         # Finalizers drop descriptors from any thread, perhaps while `close` runs; reentrant, because the collector may run in here.
         self._drop_lock: threading.RLock = threading.RLock()
@@ -409,6 +411,10 @@ class Engine:
             return
         self.completed += request.pieces
         operation = request.operation
+        if self._orphaned and _OPENS[operation] and result >= 0:
+            fd = result if operation is Operation.OPEN else request.owned[1].value.fd
+            if fd >= 0:
+                os.close(fd)
         if _READ_LIKE[operation]:
             self.bytes_read += request.transferred
         elif CHANGES[operation]:
@@ -551,6 +557,7 @@ class Engine:
     def drain(self) -> None:
         """Wait, blocking, until nothing is out, and close. For a thread that took the engine over from its event loop."""
         self._plug = _no_plug
+        self._orphaned = True
         self.flush()
         readable = select.poll()
         readable.register(self.event_fd, select.POLLIN)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 from trio_aio._buffers import export_buffer
 from trio_aio._context import AIOContext, current_context
-from trio_aio._descriptor import DescriptionRecord, Descriptor, kind_of
+from trio_aio._descriptor import DescriptionRecord, Descriptor, WholeRecord, kind_of
 from trio_aio._errors import os_error
 from trio_aio._file import AsyncFile
 from trio_aio._request import Operation, Request, State
@@ -273,7 +273,7 @@ async def _adopt(context: AIOContext, fd: int, name: object, *, direct: bool) ->
     return descriptor
 
 
-def _learn(context: AIOContext, descriptor: Descriptor, record: DescriptionRecord) -> None:
+def _learn(context: AIOContext, descriptor: Descriptor, record: DescriptionRecord | WholeRecord) -> None:
     descriptor.load(record)
     assert context._engine is not None
     context._engine.learn(descriptor)

@@ -25,7 +25,11 @@ __all__ = ("CHANGES", "SYNCS", "Gate", "Order")
 
 # What a sync waits for.
 CHANGES = tuple(
-    o in (Operation.WRITE, Operation.WRITEV, Operation.APPEND, Operation.WRITE_RUN, Operation.TRUNCATE, Operation.FALLOCATE)
+    o
+    in (
+        *(Operation.WRITE, Operation.WRITEV, Operation.APPEND, Operation.WRITE_RUN),
+        *(Operation.WRITE_FILE, Operation.TRUNCATE, Operation.FALLOCATE),
+    )
     for o in Operation
 )
 SYNCS = tuple(o in (Operation.FSYNC, Operation.FDATASYNC) for o in Operation)

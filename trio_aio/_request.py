@@ -39,6 +39,8 @@ class Operation(enum.IntEnum):
     POLL = 15
     READ_RUN = 16
     WRITE_RUN = 17
+    READ_FILE = 18
+    WRITE_FILE = 19
 
 
 class State(enum.IntEnum):

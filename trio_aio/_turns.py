@@ -56,7 +56,12 @@ class Turns:
             del self._waiting[ticket]
             return True
 
-        await self._backend.wait(ticket, leave)
+        try:
+            await self._backend.wait(ticket, leave)
+        except BaseException:
+            if ticket.finished:  # asyncio's native cancellation, when the turn had come
+                self.pass_on()
+            raise
 
     def pass_on(self) -> None:
         """End our turn: it is the next one's."""

@@ -52,13 +52,15 @@ class Backend(Protocol):
         """Checkpoint if cancelled, submit a request (or a batch of them) and wait until it is finished.
 
         Cancelled is raised before `submit`; or if `cancel`, called when the task is cancelled, gives True (then nobody will be woken);
-        or, after a `cancel` that gave False, once the request is finished and `took_no_effect`.
+        or, after a `cancel` that gave False, once the request is finished and `took_no_effect`. asyncio's native cancellation cannot be
+        put off: it is raised in any case once the request is finished.
         """
 
     async def wait(self, waitable: Waitable, cancel: Callable[[], bool], start: Callable[[], None] | None = None) -> None:
         """Call `start` and wait until it is finished: a checkpoint.
 
-        Cancelled is raised only if `cancel`, called when that is due, gives True.
+        Cancelled is raised if `cancel`, called when that is due, gives True. asyncio's native cancellation, which cannot be put off, is
+        also raised when it is finished.
         """
 
     async def wait_readable(self, fd: int) -> bool:
@@ -92,7 +94,17 @@ class Backend(Protocol):
 def current_backend() -> Backend:
     """Give the backend of the run that the caller is in; RuntimeError outside any."""
     trio = sys.modules.get("trio")
+    # A trio that is a guest of asyncio is there in the host's tasks too, but they are not its tasks.
+    if trio is not None and trio.lowlevel.in_trio_task():
+        return _load("_trio")
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        return _load("_asyncio")
     if trio is not None and trio.lowlevel.in_trio_run():
-        backend: Backend = importlib.import_module("trio_aio._backends._trio").current()
-        return backend
-    raise RuntimeError("trio_aio must be called from async context, inside trio.run")
+        return _load("_trio")
+    raise RuntimeError("trio_aio must be called from async context, inside trio.run, asyncio.run or anyio.run")
+
+
+def _load(name: str) -> Backend:
+    backend: Backend = importlib.import_module(f"trio_aio._backends.{name}").current()
+    return backend

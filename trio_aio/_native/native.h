@@ -12,6 +12,7 @@
 #include <linux/aio_abi.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <linux/openat2.h>
 #include <linux/stat.h>
 #include <poll.h>
 #include <stdint.h>
@@ -58,11 +59,23 @@ struct taio_description {
 int taio_describe(int fd, struct taio_description *description);
 /* The same, and where the kernel does not say how direct I/O is to be aligned, find out by reading. May sleep. */
 int taio_describe_and_probe(int fd, struct taio_description *description);
+/* The size of a file whose name and attributes are in memory, else -errno. It never sleeps: O_PATH does not call the filesystem's open, and
+ * RESOLVE_CACHED (Linux 5.12) gives up where a name would have to be looked up. */
+int64_t taio_cached_size(const char *path);
 
 /* fstat(2) as numbers, for os.stat_result. */
 struct taio_stat {
     uint64_t mode, inode, device, links, uid, gid, rdev, block_size, blocks;
     int64_t size, atime_ns, mtime_ns, ctime_ns;
+};
+
+/* A whole file in one request. */
+struct taio_whole {
+    struct taio_description description; /* first: TAIO_OPEN's `extra` */
+    int32_t fd;        /* -1; or left open, since the file is longer than what was read */
+    uint64_t memory;   /* address of the bytes */
+    uint64_t capacity; /* bytes; nothing is read of a file that is longer */
+    uint64_t first;    /* bytes to read at most */
 };
 
 /* What the lanes deliver: the token that was given with the request, and how it ended. */
@@ -150,7 +163,9 @@ enum taio_operation {
     TAIO_FALLOCATE, /* `length` bytes from `offset`; flags: mode */
     TAIO_DESCRIBE,  /* extra: struct taio_description */
     TAIO_RUN,       /* memory: struct taio_run; the pieces that are not whole, in order */
-    TAIO_POPULATE   /* have the pages of `length` bytes at `memory` made */
+    TAIO_POPULATE,  /* have the pages of `length` bytes at `memory` made */
+    TAIO_READ_FILE, /* open, read and close; memory: path; length: creation mode; extra: struct taio_whole */
+    TAIO_WRITE_FILE /* open, write and close; likewise */
 };
 
 #define TAIO_REOPEN 1

@@ -50,6 +50,18 @@ int64_t taio_pread_nowait(int fd, void *memory, size_t length, int64_t offset)
     return taio_preadv_nowait(fd, &vector, 1, offset);
 }
 
+int64_t taio_cached_size(const char *path)
+{
+    struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_CACHED};
+    struct statx s;
+    long fd = syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
+    if (fd < 0)
+        return -errno;
+    int64_t size = syscall(SYS_statx, (int)fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_SIZE, &s) < 0 ? -errno : (int64_t)s.stx_size;
+    close((int)fd);
+    return size;
+}
+
 /* Newer than the oldest headers we build with (Linux 6.14): ABI, from include/uapi/linux/stat.h. */
 #define STATX_DIO_READ_ALIGN_ 0x00020000u
 #define STX_DIO_READ_OFFSET_ALIGN 0xb4

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -215,6 +216,63 @@ static int64_t open_file(struct slot *s)
     return fd;
 }
 
+/* Memory that was never touched is made in small pages at the first touch, which takes as long as the copy of what is read. */
+static void use_huge_pages(char *memory, uint64_t length)
+{
+    const uintptr_t huge = 2 << 20;
+    uintptr_t start = ((uintptr_t)memory + huge - 1) & ~(huge - 1), end = ((uintptr_t)memory + length) & ~(huge - 1);
+    if (end > start)
+        madvise((void *)start, end - start, MADV_HUGEPAGE); /* an advice: a kernel may have none */
+}
+
+static void read_file(struct slot *s)
+{
+    struct taio_whole *whole = s->extra;
+    char *memory = (char *)(uintptr_t)whole->memory;
+    char beyond;
+    int64_t fd = open_file(s), n = 1;
+    s->result = fd < 0 ? fd : 0;
+    if (fd < 0)
+        return;
+    if (whole->description.size > whole->capacity) {
+        whole->fd = (int32_t)fd;
+        return;
+    }
+    use_huge_pages(memory, whole->capacity);
+    while (n > 0 && (uint64_t)s->transferred < whole->first) { /* files of /proc have no size, and others may grow */
+        n = read((int)fd, memory + s->transferred, whole->first - (uint64_t)s->transferred);
+        if (n > 0)
+            s->transferred += n;
+        else if (n < 0 && errno == EINTR)
+            n = 1;
+    }
+    if (n > 0 && whole->first == whole->capacity) /* full: is that all? */
+        do
+            n = read((int)fd, &beyond, 1);
+        while (n < 0 && errno == EINTR);
+    s->result = n < 0 ? -errno : s->transferred;
+    if (n > 0)
+        whole->fd = (int32_t)fd;
+    else
+        close((int)fd);
+}
+
+static void write_file(struct slot *s)
+{
+    struct taio_whole *whole = s->extra;
+    int64_t fd = open_file(s);
+    if (fd < 0) {
+        s->result = fd;
+        return;
+    }
+    struct iovec all = {(void *)(uintptr_t)whole->memory, whole->capacity};
+    struct taio_transfer transfer = {.fd = (int)fd, .writing = 1, .vector = &all, .parts = 1};
+    s->result = taio_transfer(&transfer);
+    s->transferred = transfer.transferred;
+    if (close((int)fd) < 0 && errno != EINTR && s->result >= 0)
+        s->result = -errno;
+}
+
 static int64_t nanoseconds(struct timespec t)
 {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
@@ -281,6 +339,12 @@ static void execute_on_own_descriptor(struct slot *s, struct taio_scratch *scrat
         do
             s->result = open_file(s);
         while (s->result == -EINTR);
+        return;
+    case TAIO_READ_FILE:
+        read_file(s);
+        return;
+    case TAIO_WRITE_FILE:
+        write_file(s);
         return;
     case TAIO_APPEND:
         append(s);

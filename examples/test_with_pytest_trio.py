@@ -1,0 +1,47 @@
+"""A fixture that yields an open file, under pytest-trio: pip install pytest-trio; pytest examples/test_with_pytest_trio.py"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from trio_aio import AsyncFile, open_aio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+@pytest.fixture
+async def journal(tmp_path: Path) -> AsyncIterator[AsyncFile]:
+    async with open_aio(tmp_path / "journal", "x+b") as file:
+        yield file
+
+
+async def append(journal: AsyncFile, entry: bytes) -> None:
+    """The code under test."""
+    await journal.write(len(entry).to_bytes(4, "little") + entry)
+    await journal.fdatasync()
+
+
+@pytest.mark.trio
+async def test_entries_are_written_one_behind_the_other(journal: AsyncFile) -> None:
+    await append(journal, b"first")
+    await append(journal, b"second")
+    assert await journal.pread(100, 0) == b"\5\0\0\0first\6\0\0\0second"
+
+
+# autojump_clock jumps to the next deadline when no task has had anything to do for `autojump_threshold` seconds, 0 if not set. A disk takes
+# its time, and the clock would not wait for it: give it longer than any request takes.
+
+
+@pytest.mark.trio
+async def test_an_hour_passes_at_once_and_the_disk_gets_its_time(journal: AsyncFile, autojump_clock: trio.testing.MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.5
+    with trio.fail_after(10):
+        await append(journal, b"entry")
+    await trio.sleep(3600)
+    assert await journal.size() == 9

@@ -1,0 +1,264 @@
+"""asyncio, with anyio's cancel scopes where the program uses them.
+
+How asyncio works. ``Task.cancel`` calls ``cancel`` of the future that the task waits for, and is content if that gives True, whatever the
+future makes of it. So a future of our own decides what becomes of a cancellation, as trio's ``abort`` does. Two kinds come that way.
+anyio's, of a cancel scope, is known by its message; it stands, and is repeated in every turn of the loop until the task has left the scope
+or gone into a shielded one: what cannot be stopped is waited for in one. A native one is said once. It cannot be put off beyond the call
+(``asyncio.timeout`` would take its exit for a success), so it is raised when there is nothing left to wait for.
+
+The end. ``asyncio.run`` cancels all tasks, and their ``finally`` still use files; so the reaper is no task but a reader callback, which
+works until the loop is closed. What an event loop watches it lets go of in ``close``: when nothing holds the callback any more, we end.
+
+Ticks. A turn of the loop runs what was ready when it began. What is called soon from within runs in the next one, behind all the tasks
+that were woken together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import sys
+import time
+import types
+import weakref
+from asyncio import CancelledError, current_task, get_running_loop
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+from anyio._backends import _asyncio as _anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from trio_aio._backends import Performable, Waitable
+
+__all__ = ("AsyncioBackend", "current")
+
+_T = TypeVar("_T", bound="Performable")
+
+# anyio's tasks and the scopes they are in. Its own checkpoint looks there too, and costs five times as much.
+_scopes_of: dict[weakref.ref[Any], Any] = _anyio._task_states.data  # type: ignore[attr-defined]
+PATIENCE = 0.05  # seconds
+_MESSAGES = ("Cancelled via cancel scope ", "Cancelled by cancel scope ")  # the second: anyio before 4.11
+
+
+def _is_of_a_scope(message: object) -> bool:
+    return isinstance(message, str) and message.startswith(_MESSAGES)
+
+
+class _Wait(asyncio.Future[bool]):
+    """What a task waits in: True when it was woken, False when its scope was cancelled and the request would not stop."""
+
+    def __init__(self, give_up: Callable[[], bool], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._give_up: Callable[[], bool] = give_up
+        self.native: CancelledError | None = None  # to be raised in the end
+        self.of_scope: CancelledError | None = None  # stands
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        if self.done() and self.of_scope is None:
+            return False  # woken: the task hears of it when it runs, which is soon
+        if not self.done() and self._give_up():
+            return super().cancel(msg)
+        error = CancelledError() if msg is None else CancelledError(msg)
+        if not _is_of_a_scope(msg):
+            self.native = error
+        elif not self.done():
+            self.of_scope = error
+            self.set_result(False)
+        return True
+
+
+def _set(future: asyncio.Future[bool], value: bool) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+class _Watch:
+    """The reaper. Only the event loop holds it."""
+
+    def __init__(
+        self, backend: AsyncioBackend, fd: int, reap: Callable[[], bool], drained: Callable[[], bool], end: Callable[[], None]
+    ) -> None:
+        self._backend: AsyncioBackend = backend
+        self._fd: int = fd
+        self._reap: Callable[[], bool] = reap
+        self._drained: Callable[[], bool] = drained
+        self._end: Callable[[], None] = end
+        self._over: bool = False
+        self._process: int = os.getpid()
+
+    def readable(self) -> None:
+        if not self._over and self._reap():
+            self._over = True
+            self._backend.loop.remove_reader(self._fd)
+
+    def __del__(self) -> None:
+        # A process that ends frees all by itself, and would wait for ever for its workers; a child has nothing of it.
+        if self._over or sys.is_finalizing() or os.getpid() != self._process:
+            return
+        self._backend.ended = True
+        if not self._settle():
+            self._end()
+
+    def _settle(self) -> bool:
+        """Wait a little for what is about to end, so that the next loop finds the kernel's context free; give whether all has ended."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        until = time.monotonic() + PATIENCE
+        while not self._drained() and time.monotonic() < until:
+            if poll.poll(1000 * PATIENCE) and self._reap():
+                return True
+        return False
+
+
+class _Call:
+    """What `AsyncioBackend.run_in_thread` waits for."""
+
+    def __init__(self) -> None:
+        self.waiter: Any = None
+        self.finished: bool = False
+
+
+class AsyncioBackend:
+    """One event loop of asyncio's, or uvloop's."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.identity: object = loop
+        self.loop: asyncio.AbstractEventLoop = loop
+        self.ended: bool = False
+        self._shared: Any = None
+        self._readable: dict[int, asyncio.Future[bool]] = {}  # whom to tell, by descriptor
+
+    current = staticmethod(get_running_loop)
+
+    async def checkpoint_if_cancelled(self) -> None:
+        if _scopes_of:
+            state = _scopes_of.get(weakref.ref(current_task()))
+            scope = None if state is None else state.cancel_scope
+            while scope is not None:
+                if scope._cancel_called:
+                    await anyio.lowlevel.checkpoint_if_cancelled()
+                    return
+                scope = None if scope._shield else scope._parent_scope
+
+    @types.coroutine
+    def cancel_shielded_checkpoint(self) -> Generator[None]:
+        if self.ended:
+            return  # into a task that is thrown away with its loop
+        try:
+            yield
+        except CancelledError as error:
+            if not error.args or not _is_of_a_scope(error.args[0]):
+                raise
+            # It stands, and comes again.
+
+    async def perform(self, submit: Callable[[_T], None], request: _T, cancel: Callable[[_T], bool]) -> None:
+        await self.checkpoint_if_cancelled()
+        if current_task()._must_cancel:  # type: ignore[union-attr]
+            await asyncio.sleep(0)
+        submit(request)
+        if request.finished:
+            await self.cancel_shielded_checkpoint()
+            return
+        of_scope = await self._wait(request, partial(cancel, request))
+        if of_scope is not None and request.took_no_effect:
+            raise of_scope
+
+    async def wait(self, waitable: Waitable, cancel: Callable[[], bool], start: Callable[[], None] | None = None) -> None:
+        if start is not None:
+            start()
+        if waitable.finished:
+            await self.cancel_shielded_checkpoint()
+        else:
+            await self._wait(waitable, cancel)
+
+    async def _wait(self, waitable: Waitable, give_up: Callable[[], bool]) -> CancelledError | None:
+        """Wait until somebody calls `wake`. Give a scope's cancellation that `give_up` refused; raise a native one."""
+        waitable.waiter = wait = _Wait(give_up, self.loop)
+        await wait
+        native, of_scope = wait.native, wait.of_scope
+        if waitable.waiter is not None:
+            with anyio.CancelScope(shield=True):
+                while waitable.waiter is not None:
+                    waitable.waiter = wait = _Wait(give_up, self.loop)
+                    await wait
+                    native = native or wait.native
+        if native is not None:
+            raise native
+        return of_scope
+
+    async def wait_readable(self, fd: int) -> bool:
+        future: asyncio.Future[bool] = self.loop.create_future()
+        self._readable[fd] = future
+        self.loop.add_reader(fd, _set, future, True)
+        try:
+            return await future
+        finally:
+            self.loop.remove_reader(fd)
+            del self._readable[fd]
+
+    def notify_closing(self, fd: int) -> None:
+        future = self._readable.get(fd)
+        if future is not None:
+            _set(future, False)
+
+    def wake(self, waitable: Waitable) -> None:
+        waiter, waitable.waiter = waitable.waiter, None
+        if not self.ended and not waiter.done():
+            waiter.set_result(True)
+
+    def start_reaper(self, fd: int, reap: Callable[[], bool], drained: Callable[[], bool], end: Callable[[], None]) -> None:
+        self.loop.add_reader(fd, _Watch(self, fd, reap, drained, end).readable)
+
+    def at_end_of_tick(self, flush: Callable[[], None]) -> None:
+        if not self.ended:
+            self.loop.call_soon(flush)
+
+    def shielded(self) -> anyio.CancelScope:
+        return anyio.CancelScope(shield=True)
+
+    async def run_in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        await self.checkpoint_if_cancelled()
+        call = _Call()
+        future = self.loop.run_in_executor(None, copy_context().run, function, *args)
+
+        def done(_: object) -> None:
+            call.finished = True
+            if call.waiter is not None:
+                self.wake(call)
+
+        future.add_done_callback(done)
+        try:
+            await self._wait(call, lambda: False)
+        except CancelledError as error:
+            # Somebody must take the result: raised at the next checkpoint instead.
+            task = current_task()
+            assert task is not None
+            if sys.version_info >= (3, 11):
+                task.uncancel()
+            task.cancel(*error.args)
+        return future.result()
+
+    def run_local(self, make: Callable[[Any], Any]) -> Any:
+        if self._shared is None:
+            self._shared = make(self)
+        return self._shared
+
+
+# By loop. A backend lives while one of its loop's contexts is open; were it held here, the loop would be held with it for ever.
+_backends: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[AsyncioBackend]] = weakref.WeakKeyDictionary()
+
+
+def current() -> AsyncioBackend:
+    """Give this loop's backend."""
+    loop = get_running_loop()
+    known = _backends.get(loop)
+    backend = None if known is None else known()
+    if backend is None:
+        backend = AsyncioBackend(loop)
+        _backends[loop] = weakref.ref(backend)
+    return backend
