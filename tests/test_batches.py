@@ -165,7 +165,7 @@ async def test_blocks_that_no_memory_can_hold_are_a_memory_error(disk: Path, dir
 @pytest.mark.parametrize("error", [errno.EIO, errno.EAGAIN, errno.EOPNOTSUPP])
 async def test_a_run_that_a_worker_stopped_says_why_whatever_the_errno(error: int) -> None:
     parts = [(i * BLOCK, export_buffer(bytearray(BLOCK), writable=True)) for i in range(4)]
-    run = Run.ranges(Descriptor(0), parts, writing=False, unit=1)
+    run = Run.ranges(Descriptor(0), parts, writing=False)
     for piece, result in enumerate((BLOCK, -error, -errno.EAGAIN)):  # the last is what the kernel lane left open
         run.pieces[piece].result = result
     assert run.failure() is None

@@ -9,14 +9,14 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from anyio import create_task_group, move_on_after
+from anyio import CancelScope, create_task_group, move_on_after
 from anyio.lowlevel import checkpoint
 
 from trio_aio import RWF, AIOContext, AIOStatistics, _kernel_context, current_context, open_aio
 from trio_aio._errors import setup_error
 
 from ._support import BLOCK, empty_pipe, evict, make_file, opened
-from ._tasks import until_blocked
+from ._tasks import busy, until_blocked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -270,3 +270,54 @@ async def test_cold_reads_of_many_tasks_all_come(disk: Path) -> None:
                     group.start_soon(read, i)
             assert results == {i: data[i * BLOCK :][:BLOCK] for i in range(256)}
             results.clear()
+
+
+async def test_ranges_of_different_sizes_are_counted_as_they_are(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with AIOContext(4) as context, open_aio(path, direct=True, context=context) as file:
+        await file.read_ranges([(0, 512), (BLOCK, 8 * BLOCK)])
+        assert context.statistics().bytes_read == 512 + 8 * BLOCK
+
+
+async def test_a_sync_that_goes_on_for_others_is_counted_once(disk: Path) -> None:
+    path, _ = make_file(disk)
+
+    async def sync(scope: CancelScope) -> None:
+        with scope:
+            await file.fsync()
+
+    async with AIOContext(4, max_workers=1) as context, open_aio(path, "r+b", context=context) as file:
+        before = context.statistics()
+        async with busy(context) as pipe, create_task_group() as group:
+            group.start_soon(file.pwrite, b"x", 0)
+            await until_blocked()
+            scopes = [CancelScope(), CancelScope()]
+            for scope in scopes:
+                group.start_soon(sync, scope)
+                await until_blocked()
+            scopes[0].cancel()
+            await until_blocked()
+            pipe.release()
+        after = context.statistics()
+    # What kept the worker busy, the write, two syncs.
+    assert (after.completed - before.completed, after.cancelled - before.cancelled) == (3, 1)
+
+
+async def test_every_request_is_counted_once_when_it_is_over(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with AIOContext(4, max_workers=1) as context:
+        async with open_aio(path, context=context, abandon_on_cancel=True) as file:
+            before = context.statistics()
+            with empty_pipe() as (reader, _):
+                async with create_task_group() as group:
+                    group.start_soon(context.poll, reader, select.POLLIN)
+                    await until_blocked()
+                    group.cancel_scope.cancel()
+            evict(path)
+            async with busy(context), create_task_group() as group:
+                group.start_soon(file.read_blocks, [0, BLOCK, 2 * BLOCK], 32 << 10)  # withdrawn
+                await until_blocked()
+                group.cancel_scope.cancel()
+        after = context.statistics()
+    # What kept the worker busy and the close; the poll and three blocks.
+    assert (after.completed - before.completed, after.cancelled - before.cancelled) == (2, 4)

@@ -22,6 +22,7 @@ from trio_aio._buffers import LARGEST_SLAB, Slab, export_buffer, export_vector
 from trio_aio._descriptor import DescriptionRecord, Descriptor, StatRecord
 from trio_aio._engine import DIRECT_LIMIT, Engine, _skip
 from trio_aio._errors import setup_error
+from trio_aio._kernel_lane import FEW
 from trio_aio._native import lib
 from trio_aio._request import Operation, Request, State
 from trio_aio._routing import DETOUR, STRIKES
@@ -310,15 +311,15 @@ def test_a_bad_request_in_the_middle_of_a_batch_fails_alone(file: tuple[Path, by
         descriptor = made.descriptor(fd)
         watch = poll(reader)
         made.submit(watch)  # something is in flight: what follows is gathered
-        requests = [direct_read(made, descriptor, BLOCK, i * BLOCK) for i in range(9)]
+        requests = [direct_read(made, descriptor, BLOCK, i * BLOCK) for i in range(FEW - 1)]
         gone = closed_like(descriptor)
-        bad = (0, 4, 5, 8)
+        bad = (0, 3, 4, FEW - 2)
         for i in bad:
             requests[i].descriptor = gone
         made.submit(*requests)
         assert all(request.state is State.KERNEL_PREPARED for request in requests)
         made.wait_for(*requests)
-        assert [request.result for request in requests] == [-errno.EBADF if i in bad else BLOCK for i in range(9)]
+        assert [request.result for request in requests] == [-errno.EBADF if i in bad else BLOCK for i in range(FEW - 1)]
         os.write(writer, b"x")
         made.wait_for(watch)
 
@@ -338,17 +339,18 @@ def test_the_slot_of_a_refused_request_goes_to_the_next_though_nothing_completes
         assert not queued
 
 
-def test_a_lone_request_goes_at_once_and_those_of_one_tick_with_one_call(file: tuple[Path, bytes]) -> None:
+@pytest.mark.parametrize(("count", "calls"), [(FEW - 1, 1), (2 * FEW - 1, 2)])
+def test_a_lone_request_goes_at_once_and_those_of_one_tick_with_few_calls(file: tuple[Path, bytes], count: int, calls: int) -> None:
     with empty_pipe() as (reader, writer), loop(16, gather=True) as made, opened(file[0], DIRECT) as fd:
         descriptor = made.descriptor(fd)
-        requests = [direct_read(made, descriptor, BLOCK, i * BLOCK) for i in range(10)]
+        requests = [direct_read(made, descriptor, BLOCK, i * BLOCK) for i in range(count)]
         watch = poll(reader)
         made.submit(watch)
         assert (watch.state, made.engine.submit_calls) == (State.KERNEL_IN_FLIGHT, 1)
         made.submit(*requests)
-        assert {request.state for request in requests} == {State.KERNEL_PREPARED}
+        assert {request.state for request in requests[-(FEW - 1) :]} == {State.KERNEL_PREPARED}
         made.wait_for(*requests)
-        assert made.engine.submit_calls == 2
+        assert made.engine.submit_calls == 1 + calls
         os.write(writer, b"x")
         made.wait_for(watch)
 

@@ -316,6 +316,7 @@ async def test_direct_where_there_is_no_direct_io_says_so() -> None:
         await open_aio(fd, direct=True)
 
 
+@pytest.mark.backends("trio")
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 async def test_an_interrupt_at_any_line_of_an_open_leaves_no_descriptor(disk: Path) -> None:
     path, _ = make_file(disk)
@@ -359,3 +360,9 @@ async def test_an_interrupt_at_any_line_of_an_open_leaves_no_descriptor(disk: Pa
         assert str(path) not in [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.exists()]  # noqa: ASYNC240
     assert interrupted > 20
     await file.aclose()
+
+
+@pytest.mark.parametrize("number", [1 << 31, 1 << 40, 1 << 70])
+async def test_a_number_that_cannot_be_a_descriptor_is_refused_at_once(number: int) -> None:
+    with pytest.raises(OverflowError):
+        open_aio(number)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from trio_aio._request import State
@@ -21,7 +20,7 @@ class Batch:
     """Requests, `depth` of them out at once. It is finished when all are; after the first that failed no more are begun.
 
     Reads that are cancelled are given up as far as they have not begun, and what is out is waited for. Writes are given up
-    if none has begun, and else go on to their end.
+    while the kernel and the workers have none of them (or the only one there is can be taken back), and else go on to their end.
     """
 
     def __init__(self, engine: Engine, requests: Iterable[Request], depth: int, *, writing: bool = False) -> None:
@@ -37,6 +36,7 @@ class Batch:
         self.transferred: int = 0  # bytes, by requests that are over
         self._stopped: bool = False
         self._starting: bool = False
+        self._resting: bool = False
 
     @property
     def finished(self) -> bool:
@@ -44,7 +44,9 @@ class Batch:
         return self._stopped and not self._out
 
     def start(self) -> None:
-        """Submit requests as far as `depth` goes."""
+        """Submit requests as far as `depth` goes, and as long as they are not done by this very thread."""
+        if self._resting:
+            return
         self._starting = True  # a request may be complete when its submit returns
         while not self._stopped and len(self._out) < self._depth:
             request = next(self._coming, None)
@@ -54,7 +56,16 @@ class Batch:
             request.batch = self
             self._out.append(request)
             self._engine.submit(request)
+            if request.finished and not self._stopped:
+                self._resting = True  # other tasks have their turn first
+                self._engine.rest(self)
+                break
         self._starting = False
+
+    def go_on(self) -> None:
+        """Start again after a rest; for the engine."""
+        self._resting = False
+        self._go_on()
 
     def ended(self, request: Request) -> None:
         """Take note that a request is over; for the engine."""
@@ -68,9 +79,12 @@ class Batch:
                 self._stopped = True
                 self.failed.append(request)
         if not self._starting:
-            self.start()
-            if self.finished and self.waiter is not None:
-                self._engine.wake(self)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self.start()
+        if self.finished and self.waiter is not None:
+            self._engine.wake(self)
 
     def cancel(self) -> bool:
         """Try to stop. True: nothing happened, nobody is woken."""
@@ -97,18 +111,9 @@ class Batch:
 
     def _withdraw_writes(self) -> bool:
         """All of them, or none."""
-        waiter, self.waiter = self.waiter, None
+        waiter, self.waiter = self.waiter, None  # `ended` is for the requests here
         coming, self._coming = self._coming, iter(())
-        withdrawn = []
-        for request in list(self._out):
-            if not self._engine.cancel(request):
-                break
-            withdrawn.append(request)
-        if not self._out:
+        if self._engine.cancel_together(self._out):
             return True
-        self.waiter = waiter
-        self.took_no_effect = False
-        self._coming = chain((request.again() for request in withdrawn), coming)
-        self._stopped = False
-        self.start()
+        self.waiter, self._coming = waiter, coming
         return False

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from trio_aio._arguments import checked_offset, checked_size
 from trio_aio._batch import Batch
 from trio_aio._buffers import Export, export_buffer, new_bytearray
+from trio_aio._copying import shortened
 from trio_aio._direct import is_block_write
 from trio_aio._errors import os_error
 from trio_aio._native import ffi, lib
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer
 
+    from trio_aio._backends import Backend
     from trio_aio._context import AIOContext
     from trio_aio._descriptor import Descriptor
+    from trio_aio._engine import Engine
     from trio_aio._native._ext import CData
 
 __all__ = ("read_blocks", "read_ranges", "write_ranges")
@@ -34,6 +37,7 @@ _INLINE = 512 << 10  # bytes moved on the loop's thread before other tasks have 
 _COLD_PIECES = 128  # whose read-ahead is begun at once: more would wait for the device's queue (nr_requests), in io_submit
 _PIECES = 512  # of a direct file in one request; the next is out meanwhile
 _MERGED = 1 << 20  # bytes: ranges are not merged into larger requests
+_RANGES = 256  # that are worked on before other tasks have their turn
 
 
 def _offsets(offsets: Sequence[int] | ReadableBuffer) -> CData:
@@ -80,6 +84,7 @@ async def read_ranges(
     """Read ranges; see `PositionalFile.read_ranges`."""
     max_gap = checked_size(max_gap)
     wanted = [(checked_offset(offset), checked_size(size)) for offset, size in ranges]
+    pause = _Pause(context)
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     merged: list[tuple[int, int, list[int]]] = []  # start, end, the ranges in it
     for i in order:
@@ -91,22 +96,53 @@ async def read_ranges(
             merged[-1][2].append(i)
         else:
             merged.append((start, end, [i]))
-    # Nobody else has seen these objects yet, so they may be written to; bytes of one byte are shared by all of Python.
-    memory = [bytes(end - start) if end - start > 1 else bytearray(1) for start, end, _ in merged]
-    parts = [(start, export_buffer(part, writable=False)) for (start, _, _), part in zip(merged, memory, strict=True)]
-    run = Run.ranges(descriptor, parts, writing=False, unit=descriptor.bounce or 1)
+    memory: list[bytes | bytearray] = []
+    parts = []
+    for start, end, _ in merged:
+        # Nobody else has seen this object yet, so it may be written to; bytes of one byte are shared by all of Python.
+        part = bytes(end - start) if end - start > 1 else bytearray(1)
+        memory.append(part)
+        parts.append((start, export_buffer(part, writable=False)))
+        if pause.is_due:
+            await pause.checkpoint()
+    run = Run.ranges(descriptor, parts, writing=False)
     await _read(context, descriptor, run, abandon)
     found = [b""] * len(wanted)
     for number, ((start, end, inside), part) in enumerate(zip(merged, memory, strict=True)):
         have = run.pieces[number].result
         if len(inside) == 1 and have == end - start and isinstance(part, bytes):
             found[inside[0]] = part
-            continue
-        view = memoryview(part)[:have]
-        for i in inside:
-            offset, size = wanted[i]
-            found[i] = bytes(view[offset - start : offset - start + size])
+        else:
+            view = memoryview(part)[:have]
+            for i in inside:
+                offset, size = wanted[i]
+                found[i] = await shortened(context, view[offset - start : offset - start + size])
+        if pause.is_due:
+            await pause.shielded_checkpoint()
     return found
+
+
+class _Pause:
+    """Lets other tasks have their turn, now and then, in a long call."""
+
+    def __init__(self, context: AIOContext) -> None:
+        self._context: AIOContext = context
+        self._count: int = 0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time; counts what was done."""
+        self._count += 1
+        return self._count % _RANGES == 0
+
+    async def checkpoint(self) -> None:
+        """Nothing was done yet: Cancelled may be raised."""
+        await self._context._checkpoint()
+
+    async def shielded_checkpoint(self) -> None:
+        backend = self._context._backend
+        assert backend is not None
+        await backend.cancel_shielded_checkpoint()
 
 
 async def _read(context: AIOContext, descriptor: Descriptor, run: Run, abandon: bool) -> None:
@@ -115,6 +151,11 @@ async def _read(context: AIOContext, descriptor: Descriptor, run: Run, abandon: 
     backend = context._backend
     assert backend is not None
     await backend.checkpoint_if_cancelled()
+    with _Lease(engine, descriptor):  # for all of the call: between its requests, too, nobody may close the file
+        await _read_leased(context, engine, backend, descriptor, run, abandon)
+
+
+async def _read_leased(context: AIOContext, engine: Engine, backend: Backend, descriptor: Descriptor, run: Run, abandon: bool) -> None:
     if not descriptor.direct and (descriptor.read_route is None or descriptor.read_route.nowait):
         while (answer := lib.taio_run_inline(run.native, _INLINE)) == 1:
             await backend.cancel_shielded_checkpoint()
@@ -129,9 +170,24 @@ async def _read(context: AIOContext, descriptor: Descriptor, run: Run, abandon: 
     await _perform(context, descriptor, _reading(descriptor, run), 2, abandon=abandon)
 
 
+class _Lease:
+    def __init__(self, engine: Engine, descriptor: Descriptor) -> None:
+        self._engine: Engine = engine
+        self._descriptor: Descriptor = descriptor
+
+    def __enter__(self) -> None:
+        order = self._descriptor.order
+        if order.closing:
+            raise ValueError("I/O operation on closed file")
+        order.lease()
+
+    def __exit__(self, *_: object) -> None:
+        self._engine.end_lease(self._descriptor)
+
+
 def _reading(descriptor: Descriptor, run: Run) -> Iterator[Request]:
     first: int = run.native.next
-    most = _PIECES if descriptor.direct else _COLD_PIECES
+    most = _PIECES if descriptor.direct else max(1, min(_COLD_PIECES, _INLINE // max(run.largest, 1)))
     for start in range(first, run.count, most):
         part = run.part(descriptor, start, min(most, run.count - start))
         yield _request(Operation.READ_RUN, descriptor, part)
@@ -161,14 +217,15 @@ async def write_ranges(context: AIOContext, descriptor: Descriptor, ranges: Iter
     requests = []
     for group, extra in ((overwriting, 0), (others, 0), (buffered, lib.TAIO_REOPEN)):
         if group:
-            run = Run.ranges(descriptor, group, writing=True, unit=1 if extra else descriptor.bounce or 1)
+            run = Run.ranges(descriptor, group, writing=True, through_cache=bool(extra))
             request = _request(Operation.WRITE_RUN, descriptor, run, extra)
             request.buffered = bool(extra)
             requests.append(request)
     if not requests:
         await context._checkpoint()
         return 0
-    await _perform(context, descriptor, requests, len(requests), writing=True)
+    with _Lease(context._check(), descriptor):
+        await _perform(context, descriptor, requests, len(requests), writing=True)
     return sum(export.length for _, export in parts)
 
 

@@ -238,7 +238,8 @@ class BufferPool:
         if not chunk.in_use and self._cut * CHUNK > self._limit:
             self._free[slab.capacity] = [other for other in free if other.chunk is not chunk]
             self._cut -= 1
-            chunk.cool()
+            if chunk.warm:  # else a worker is making its pages
+                chunk.cool()
             self._uncut.insert(0, chunk)
 
     def _reserve(self) -> None:

@@ -9,6 +9,7 @@ import errno
 import operator
 import os
 import select
+import stat
 import threading
 import weakref
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from trio_aio import _engine
 from trio_aio._arguments import NO_FLAGS, checked_flags, checked_offset, checked_size
 from trio_aio._backends import current_backend
 from trio_aio._buffers import LARGEST_SLAB, export_buffer, export_vector
+from trio_aio._copying import PIECE, joined, shortened
 from trio_aio._descriptor import Descriptor, describe
 from trio_aio._direct import Bounced, fits_slab, is_block_write, reading_fits, writing_fits
 from trio_aio._errors import os_error
@@ -196,6 +198,7 @@ class AIOContext:
 
     def _hand_over(self) -> None:
         """End here and now. Requests that were abandoned keep their memory and descriptors, in a thread that waits for them."""
+        self._stopping = True
         engine = self._engine
         assert engine is not None
         if engine.outstanding:
@@ -408,12 +411,23 @@ class AIOContext:
         )
 
     async def _pread_by_worker(self, descriptor: Descriptor, size: int, offset: int, flags: int, abandon: bool) -> bytes:
+        if size > PIECE:  # what is cut off is copied, so ask first; but a network filesystem's answer may be old
+            left = describe(descriptor.fd).value.size - offset if stat.S_ISREG(descriptor.mode) else 0
+            if 0 < left < size:
+                data = await self._pread_by_worker(descriptor, left, offset, flags, abandon)
+                if len(data) < left:
+                    return data
+                more = await self._pread(descriptor, min(size - left, INLINE_LIMIT), offset + left, flags, abandon)
+                if not more:
+                    return data
+                left += len(more)
+                return await joined(self, (data, more, await self._pread(descriptor, size - left, offset + left, flags, abandon)))
         # Nobody else has seen this object yet, so it may be written to; bytes of one byte or none are shared by all of Python.
         memory: bytes | bytearray = bytes(size) if size > 1 else bytearray(size)
         export = export_buffer(memory, writable=False)
-        request = Request(Operation.READ, descriptor, export.address, size, offset, flags, export, extra=descriptor.bounce)
+        request = Request(Operation.READ, descriptor, export.address, size, offset, flags, export, extra=descriptor.read_bounce)
         n = await self._perform(request, abandon=abandon)
-        return bytes(memory) if n == size else bytes(memoryview(memory)[:n])
+        return memory if n == size and isinstance(memory, bytes) else await shortened(self, memoryview(memory)[:n])
 
     async def _preadinto(self, descriptor: Descriptor, buffer: WriteableBuffer, offset: int, flags: int, abandon: bool) -> int:
         export = export_buffer(buffer, writable=True)
@@ -445,7 +459,7 @@ class AIOContext:
             if fits_slab(descriptor, offset, size):
                 with Bounced(self._check(), Operation.READ, descriptor, size, offset, request.flags) as bounced:
                     return bounced.scatter(exports, await self._perform(bounced.request, abandon=abandon))
-            request.extra = descriptor.bounce
+            request.extra = descriptor.read_bounce
         return await self._perform(request, abandon=abandon)
 
     async def _pwrite(self, descriptor: Descriptor, data: ReadableBuffer, offset: int, flags: int) -> int:
@@ -481,7 +495,7 @@ class AIOContext:
                 with Bounced(self._check(), Operation.WRITE, descriptor, size, offset, request.flags) as bounced:
                     bounced.slab.gather(exports)
                     return await self._perform(bounced.request)
-            request.extra = descriptor.bounce
+            request.extra = descriptor.write_bounce
         return await self._perform(request)
 
     # ---- by descriptor

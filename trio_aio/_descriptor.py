@@ -78,10 +78,17 @@ class Descriptor:
         self.changed: Callable[[], None] | None = None  # called when a write begins, and when it has ended
 
     @property
-    def bounce(self) -> int:
-        """What tells a worker to go through its own aligned memory (native.h, TAIO_READ); 0 where nothing needs that."""
-        unit = max(self.alignment.offset, self.alignment.memory, self.read_unit)
+    def read_bounce(self) -> int:
+        """What tells a worker to read through its own aligned memory (native.h, TAIO_READ); 0 where nothing needs that."""
+        unit = self.read_unit if self.read_unit > 1 else self.alignment.memory  # a read may be widened by more than it must
         return unit if unit > 1 else 0
+
+    @property
+    def write_bounce(self) -> int:
+        """What tells a worker to write whole blocks through its own aligned memory; 0 where nothing needs that."""
+        if self.alignment.offset > 1:
+            return self.alignment.offset
+        return lib.TAIO_REOPEN if self.alignment.memory > 1 else 0
 
     def load(self, record: DescriptionRecord | WholeRecord) -> None:
         """Take over what the kernel says."""

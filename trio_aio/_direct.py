@@ -59,7 +59,7 @@ class Bounced:
     __slots__ = ("_engine", "_size", "_start", "request", "slab")
 
     def __init__(self, engine: Engine, operation: Operation, descriptor: Descriptor, size: int, offset: int, flags: int) -> None:
-        unit = descriptor.read_unit
+        unit = descriptor.read_unit if operation is Operation.READ else descriptor.alignment.offset
         start = offset % unit
         widened = (start + size + unit - 1) // unit * unit
         slab = engine.buffers.take(widened)

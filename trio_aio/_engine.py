@@ -34,8 +34,9 @@ from trio_aio._routing import Routes
 from trio_aio._worker_lane import WorkerLane
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from trio_aio._batch import Batch
     from trio_aio._native._ext import CData
     from trio_aio._routing import Route
     from trio_aio._run import Run
@@ -43,12 +44,15 @@ if TYPE_CHECKING:
 __all__ = ("DIRECT_LIMIT", "Engine")
 
 DIRECT_LIMIT = 1 << 20  # bytes: io_submit pins every page on the event loop's thread, 60 us for 1 MiB and 300 us for 8 MiB
+_LARGEST_PROBE = 16 << 10  # bytes: what is in the page cache after all is copied by io_submit, on the event loop's thread
 _POOLED = 16 << 20  # bytes of aligned memory kept for the next direct read or write
 
 _READ_LIKE = tuple(o in (Operation.READ, Operation.READV, Operation.READ_RUN, Operation.READ_FILE) for o in Operation)
 _TRANSFERS = tuple(o in (Operation.READ, Operation.READV, Operation.WRITE, Operation.WRITEV) for o in Operation)
 _OPENS = tuple(o in (Operation.OPEN, Operation.READ_FILE) for o in Operation)
 _VECTORS = tuple(o in (Operation.READV, Operation.WRITEV) for o in Operation)
+
+_WITH_US = (State.HELD, State.KERNEL_QUEUED, State.WORKER_QUEUED)  # neither the kernel nor a worker has it
 
 _NO_FILE = Descriptor(-1)
 _EAGAIN, _EOPNOTSUPP, _ECANCELED, _EINTR, _EIO = -errno.EAGAIN, -errno.EOPNOTSUPP, -errno.ECANCELED, -errno.EINTR, -errno.EIO
@@ -100,6 +104,7 @@ class Engine:
         self._stopping: bool = False
         self._orphaned: bool = False  # nobody takes a result any more
         self._dropped: deque[Descriptor | Request] = deque()
+        self._resting: list[Batch] = []  # have had enough of this turn of the event loop
         # Finalizers drop descriptors from any thread, perhaps while `close` runs; reentrant, because the collector may run in here.
         self._drop_lock: threading.RLock = threading.RLock()
         self.event_fd: int = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
@@ -159,9 +164,14 @@ class Engine:
                 descriptor.order.gate = self._gates[inode] = Gate()
 
     def submit(self, request: Request) -> None:
-        """Start a request. It may have finished when this returns; if not, its waiter will be woken."""
-        self.outstanding += 1
+        """Start a request. It may have finished when this returns; if not, its waiter will be woken.
+
+        ValueError if its descriptor's close has begun, unless it belongs to a call that had begun before and has a lease.
+        """
         descriptor = request.descriptor
+        if descriptor.order.closing and request.batch is None:
+            raise ValueError("I/O operation on closed file")
+        self.outstanding += 1
         if request.operation is Operation.TRUNCATE and request.offset < descriptor.size:
             descriptor.size = request.offset
         if descriptor.changed is not None and CHANGES[request.operation]:
@@ -170,6 +180,11 @@ class Engine:
             self._route(request)
         else:
             request.state = State.HELD
+
+    def end_lease(self, descriptor: Descriptor) -> None:
+        """End what ``descriptor.order.lease()`` began."""
+        for waiting in descriptor.order.end_lease():
+            self._route(waiting)
 
     def _route(self, request: Request) -> None:
         if request.operation is Operation.CLOSE and request.descriptor.borrowed:
@@ -220,7 +235,7 @@ class Engine:
         route = self._route_of(request)
         if not descriptor.direct:  # a run that starts the read-ahead of cold pages, or has no business here
             request.probing = route.nowait
-            return route.nowait
+            return route.nowait and request.nbytes <= _LARGEST_PROBE
         if not route.is_open():
             return False
         request.probing = route.nowait and not request.flags & _NOWAIT
@@ -230,8 +245,9 @@ class Engine:
         """Give a run of a direct file that is not aligned aligned memory; False where that is not to be had on the loop's thread."""
         if run.aligned:
             return True
-        unit = run.native.unit
-        stride = (run.largest + 2 * unit - 2) // unit * unit
+        unit, memory_unit = run.native.unit, run.native.memory_unit
+        widened = (run.largest + 2 * unit - 2) // unit * unit
+        stride = (widened + memory_unit - 1) // memory_unit * memory_unit
         places = min(run.native.count, self.max_in_flight, LARGEST_SLAB // stride)
         if not places:
             return False
@@ -268,7 +284,14 @@ class Engine:
             self._give_up_on_full_ring(lane)
         self.reap(drain=False)
         for request in tried:
-            if request.probing or not _TRANSFERS[request.operation]:  # a run without NOWAIT is judged when it is over
+            if request.probing:
+                continue
+            if request.run is not None:
+                if lane.was_synchronous(request.run):
+                    self._route_of(request).strike()
+                    lane.dismiss(request.run)
+                continue
+            if not _TRANSFERS[request.operation]:
                 continue
             if request.state is not State.COMPLETED:
                 self._route_of(request).clear()
@@ -285,6 +308,7 @@ class Engine:
             lane.withdraw_prepared(request)
             if request.operation is Operation.POLL:
                 self._finish(request, _EAGAIN)
+                eventfd_write(self.event_fd, 1)  # the loop may be about to sleep, with this task just made ready
             else:
                 request.probing = False
                 self._to_workers(request)
@@ -297,19 +321,34 @@ class Engine:
         lane = self.kernel
         ring = lane.ring if lane is not None else ffi.NULL
         n = _reap(ring, self.workers.pool, self.event_fd if drain else -1, self._out, self._room)
+        taken = _unpack(self._flat, 3 * n) if n else ()  # before anything that may come back here
         while self._dropped and not self._stopping:  # else they are for `close`: the workers may have left
             dropped = self._dropped.popleft()
             if isinstance(dropped, Request):
                 self.give_up(dropped)
             else:
                 self.submit(Request(Operation.CLOSE, dropped))
+        if drain and self._resting:
+            self._go_on_with_batches()
         if n:
-            flat = iter(_unpack(self._flat, 3 * n))
+            flat = iter(taken)
             for token, result, transferred in zip(flat, flat, flat, strict=True):
                 self._complete(token, result, transferred)
             self._pump()
         elif lane is not None and lane.prepared:
             self._ask_for_flush()
+
+    def rest(self, batch: Batch) -> None:
+        """Have a batch started again in the next turn of the event loop."""
+        self.outstanding += 1  # nobody closes meanwhile
+        self._resting.append(batch)
+        eventfd_write(self.event_fd, 1)
+
+    def _go_on_with_batches(self) -> None:
+        resting, self._resting = self._resting, []
+        for batch in resting:
+            self.outstanding -= 1
+            batch.go_on()
 
     def _pump(self) -> None:
         self.workers.pump()
@@ -325,7 +364,7 @@ class Engine:
             if request is not None:  # else it was withdrawn
                 request.transferred += transferred
                 if request.run is not None:
-                    self._finish_run(request, request.run)
+                    self._finish_run(request, request.run, min(result, 0))
                     return
                 if result >= 0 and _TRANSFERS[request.operation]:
                     result = request.transferred
@@ -342,10 +381,8 @@ class Engine:
         elif _TRANSFERS[request.operation]:
             self._complete_transfer(request, result)
         else:
-            if request.cancel_accepted and result == 0:
-                self.cancelled += 1
-                if not request.cancel_requested:
-                    result = _ECANCELED  # `cancel_polls` asked for it, not its task
+            if request.cancel_accepted and result == 0 and not request.cancel_requested:
+                result = _ECANCELED  # `cancel_polls` asked for it, not its task
             self._finish(request, result)
 
     def _leave_kernel_lane(self, request: Request, run: Run) -> None:
@@ -363,12 +400,14 @@ class Engine:
         self.retried += 1
         self._to_workers(request)
 
-    def _finish_run(self, request: Request, run: Run) -> None:
+    def _finish_run(self, request: Request, run: Run, error: int = 0) -> None:
         request.transferred = run.moved
-        if request.cancel_requested and not run.whole and request.operation is Operation.READ_RUN:
-            self.cancelled += 1
-            request.cancel_accepted = True
-        self._finish(request, 0)
+        if request.operation is Operation.READ_RUN:
+            if request.cancel_requested and not run.whole:
+                request.cancel_accepted = True
+        elif not error and not run.native.stop and not run.whole:
+            error = _EIO  # a write that moved less and says nothing of why
+        self._finish(request, error)
 
     def _complete_transfer(self, request: Request, result: int) -> None:
         """Take what the kernel lane did of a read or write; what is left over goes on to the workers."""
@@ -380,7 +419,6 @@ class Engine:
                 else:
                     route.nowait = False
                 if request.cancel_requested:  # it did nothing, and nobody wants it any more
-                    self.cancelled += 1
                     request.cancel_accepted = True
                     self._finish(request, 0)
                     return
@@ -409,7 +447,10 @@ class Engine:
             request.owned.warm = True
             self._let_go(request)
             return
-        self.completed += request.pieces
+        if request.cancel_accepted and (result == 0 or result == _ECANCELED):
+            self.cancelled += request.pieces
+        elif not request.counted:
+            self.completed += request.pieces
         operation = request.operation
         if self._orphaned and _OPENS[operation] and result >= 0:
             fd = result if operation is Operation.OPEN else request.owned[1].value.fd
@@ -419,14 +460,24 @@ class Engine:
             self.bytes_read += request.transferred
         elif CHANGES[operation]:
             self.bytes_written += request.transferred
-            if result >= 0 and _TRANSFERS[operation]:
-                descriptor = request.descriptor
-                descriptor.size = max(descriptor.size, request.offset + request.nbytes)
-            elif request.run is not None and request.run.whole:
-                request.descriptor.size = max(request.descriptor.size, request.run.end)
+            if result >= 0:
+                self._note_size(request)
         for sync in request.followers:
             self._finish(sync, result)
         self._let_go(request)
+
+    @staticmethod
+    def _note_size(request: Request) -> None:
+        """Learn from a change that is done how long the file is at least."""
+        descriptor = request.descriptor
+        if request.operation is Operation.TRUNCATE:
+            descriptor.size = min(descriptor.size, request.offset)
+        elif not (descriptor.append or request.flags & _APPEND):  # else it went nobody knows where
+            if request.run is not None:
+                if request.run.whole:
+                    descriptor.size = max(descriptor.size, request.run.end)
+            elif _TRANSFERS[request.operation]:
+                descriptor.size = max(descriptor.size, request.offset + request.nbytes)
 
     def _let_go(self, request: Request) -> None:
         """End the lease, start who waited for that, and wake the request's own waiter."""
@@ -458,12 +509,13 @@ class Engine:
         lane = self.kernel
         if request.operation is Operation.CLOSE:
             return False  # it happens whatever becomes of its task
-        if request.transferred and not _READ_LIKE[request.operation]:
+        if not _READ_LIKE[request.operation] and _has_begun(request):
             return False  # the first part is written
-        if request.run is not None and not self._stop_run(request, request.run):
-            return False
+        if request.run is not None and request.operation is Operation.READ_RUN:
+            request.run.stop()
         if request.followers:  # others wait for this sync, and it goes on for them
             request.waiter = None
+            request.counted = True
             self.cancelled += 1
             return True
         if state is State.HELD:
@@ -490,25 +542,39 @@ class Engine:
                 assert lane is not None
                 request.cancel_accepted = lane.cancel(request)
             return False
-        self.cancelled += 1
+        self._withdrawn(request)
+        return True
+
+    def cancel_together(self, requests: Iterable[Request]) -> bool:
+        """Try to stop writes of one file, all or none of them."""
+        requests = sorted(requests, key=lambda request: request.state)  # those first that would start when others leave
+        doubtful = [request for request in requests if request.state is State.WORKER_IN_FLIGHT]
+        begun = any(_has_begun(request) or request.state not in (*_WITH_US, State.WORKER_IN_FLIGHT) for request in requests)
+        if begun or len(doubtful) > 1:
+            return False
+        if doubtful and not self.workers.withdraw(doubtful[0]):
+            return False
+        for request in requests:
+            if request not in doubtful:
+                withdrawn = self.cancel(request)
+                assert withdrawn
+        for request in doubtful:
+            self._withdrawn(request)
+        return True
+
+    def _withdrawn(self, request: Request) -> None:
+        request.cancel_requested = True
+        self.cancelled += request.pieces
         request.waiter = None
         request.advance(State.WITHDRAWN)
         self._let_go(request)
-        return True
-
-    def _stop_run(self, request: Request, run: Run) -> bool:
-        """Begin no more pieces of a run that is cancelled; False: it goes on to its end, since it has begun to write."""
-        if request.operation is Operation.WRITE_RUN:
-            return not run.begun
-        run.stop()
-        return True
 
     def abandon(self, request: Request) -> None:
         """Let a request that cannot be stopped go on with nobody waiting; it keeps its memory until its completion."""
-        request.abandoned = True
+        request.abandoned = request.counted = True
         request.waiter = None
         self.abandoned += 1
-        self.cancelled += 1
+        self.cancelled += request.pieces
 
     def cancel_polls(self) -> None:
         """End the requests that may otherwise never end; they fail with ECANCELED. For closing."""
@@ -525,7 +591,7 @@ class Engine:
                 lane.withdraw_queued(request)
             else:
                 lane.withdraw_prepared(request)
-            self.cancelled += 1
+            request.cancel_accepted = True
             self._finish(request, _ECANCELED)
         self._pump()
 
@@ -598,6 +664,11 @@ class Engine:
             self.kernel.close()
             _kernel_context.release(self.kernel.context)
             self.kernel = None
+
+
+def _has_begun(request: Request) -> bool:
+    """Whether a lane may have done a part of what now waits for the next lane."""
+    return request.transferred > 0 or (request.run is not None and request.run.begun)
 
 
 def _no_plug() -> None:

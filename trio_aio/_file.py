@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from trio_aio._arguments import checked_integer, checked_size
 from trio_aio._buffers import export_buffer
+from trio_aio._copying import joined
 from trio_aio._errors import os_error
 from trio_aio._inline_lane import INLINE_LIMIT
 from trio_aio._positional import PositionalFile
@@ -110,7 +111,8 @@ class AsyncFile(PositionalFile):
             return data
         position += len(data)
         if missing >= LARGEST:
-            return data + await self.pread(missing, position)
+            more = await self.pread(missing, position)
+            return await joined(self._context, (data, more)) if data else more
         return data + (await self._piece(position, missing))[:missing]
 
     async def read1(self, size: int = -1) -> bytes:
@@ -144,7 +146,7 @@ class AsyncFile(PositionalFile):
         ahead = self._ahead
         position = ahead.settle()
         start = position
-        parts = []
+        parts: list[bytes] = []
         # The size is only a hint: the file may have grown meanwhile, and those of /proc say 0.
         expected = self._descriptor.size - position
         while True:
@@ -154,11 +156,12 @@ class AsyncFile(PositionalFile):
             part = await self.pread(want, position)
             position += len(part)
             expected -= len(part)
-            parts.append(part)
+            if part:
+                parts.append(part)
             if len(part) < want:
                 break
         ahead.move(position)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return await joined(self._context, parts)
 
     async def readinto(self, buffer: WriteableBuffer) -> int:
         """Read at the cursor into a writable buffer as much as it holds, fewer bytes only at the end of the file; give their number."""
@@ -186,11 +189,17 @@ class AsyncFile(PositionalFile):
         if self._descriptor.direct:
             target = export_buffer(buffer, writable=True)
             size = self._size_of_one(target.length) if one else target.length
-            if ahead.held or size < LARGEST:
+            held = ahead.peek(size)
+            if len(held) == size or size - len(held) < LARGEST:
                 data = await self._read_direct(size, position)
                 target.fill(data)
                 ahead.move(position + len(data))
                 return len(data)
+            if held:
+                n = len(held) + await self.preadinto(memoryview(buffer).cast("B")[len(held) :], position + len(held))
+                target.fill(held)
+                ahead.move(position + n)
+                return n
         n = await self.preadinto(buffer, position)
         ahead.move(position + n)
         return n

@@ -62,7 +62,7 @@ class InlineLane:
         """Count what `taio_run_inline` did of a run, and learn from its answer."""
         done: int = run.native.next
         self.hits += done
-        self.bytes_read += run.total if done == run.count else sum(run.pieces[i].length for i in range(done))
+        self.bytes_read += run.moved
         if answer < 0:
             self.misses += 1
             self._learn(descriptor, answer)

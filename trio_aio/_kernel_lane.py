@@ -31,6 +31,7 @@ _NOWAIT = lib.RWF_NOWAIT
 # How many requests go together before the end of the tick: the device should not be idle meanwhile. A thousand reads of 4 KiB by 16 and
 # by 64 tasks: 30 and 28 ms where all waited for the end of the tick, 24 and 23 in eights, 33 and 19 in sixteens.
 FEW, MANY = 8, 16
+_BLIND, _BLIND_BYTES = 16, 512 << 10  # pieces and bytes of a run that io_submit is given where the device does not know NOWAIT
 _prepare = lib.taio_ring_prepare
 
 
@@ -95,6 +96,7 @@ class KernelLane(Lane):
     def _start_run(self, request: Request, run: Run, slot: int) -> None:
         run.begun = True
         native = run.native
+        blind = request.descriptor.direct and not request.probing  # nothing keeps io_submit from sleeping
         native.next = 0
         native.width = self.slots
         native.flags = request.flags | _NOWAIT if request.probing else request.flags
@@ -103,10 +105,13 @@ class KernelLane(Lane):
             native.bounce = run.slab.address
             run.most = min(run.most, run.slab.capacity // native.stride)
             run.places = list(range(run.most))
+        if blind:
+            run.most = min(run.most, max(1, min(_BLIND, _BLIND_BYTES // run.largest)))
         self._prepared.append(request)
         self._runs.append(request)
         self._give_slot(request, run, slot)
         self._widen()
+        run.first = run.slots
 
     def _give_slot(self, request: Request, run: Run, slot: int) -> bool:
         place = run.places.pop() if run.places else 0
@@ -131,7 +136,9 @@ class KernelLane(Lane):
     def _crowded(self) -> None:
         for request in self._runs:
             assert request.run is not None
-            request.run.native.width = max(1, request.run.slots // 2)
+            native = request.run.native
+            if native.width:
+                native.width = max(1, request.run.slots // 2) if self.slots > 1 else 0  # the only slot: a worker does the rest
 
     def pump(self) -> None:
         """Start queued requests as far as slots are free; runs get what is left."""
@@ -142,6 +149,18 @@ class KernelLane(Lane):
                 if request.run.native.width:  # else the kernel refused a piece, and it only waits for the others
                     request.run.native.width = self.slots
             self._widen()
+
+    @staticmethod
+    def was_synchronous(run: Run) -> bool:
+        """Whether all that the first io_submit was given of a run had ended when it returned."""
+        native = run.native
+        ended: int = native.next - native.out
+        return ended >= run.first and not native.stop
+
+    @staticmethod
+    def dismiss(run: Run) -> None:
+        """Let a run leave the lane when what it has out is complete."""
+        run.native.width = run.most = 0
 
     def take_back(self, request: Request, token: int) -> bool:
         """Note that a run gave a slot back; give whether that was its last."""

@@ -176,6 +176,8 @@ def open_aio(
             raise ValueError("embedded null byte")
     elif file < 0:
         raise ValueError(f"negative file descriptor: {file}")
+    elif file >= 1 << 31:
+        raise OverflowError(f"too large for a file descriptor: {file}")
     buffering = operator.index(buffering)
     format = None
     if parsed.text:

@@ -75,11 +75,12 @@ class Gate:
 class Order:
     """Of one descriptor: the requests that lease it, and those of them that wait for others."""
 
-    __slots__ = ("_closing", "_syncing", "_syncs", "gate", "requests", "writes")
+    __slots__ = ("_closing", "_syncing", "_syncs", "closing", "gate", "requests", "writes")
 
     def __init__(self) -> None:
         self.gate: Gate | None = None  # of a file that is written to directly
-        self.requests: int = 0  # entered and not yet left, a close not counted
+        self.requests: int = 0  # entered and not yet left, a close not counted; and leases
+        self.closing: bool = False  # a close has entered: the number may be another file's soon
         self.writes: set[Request] = set()  # those of them that change the file
         self._syncing: Request | None = None  # is out
         self._syncs: deque[Request] = deque()  # wait; others follow them
@@ -92,6 +93,7 @@ class Order:
             self.requests += 1
             return True
         if operation is Operation.CLOSE:
+            self.closing = True
             if self.requests:
                 self._closing = request
                 return False
@@ -125,11 +127,27 @@ class Order:
         self._syncs.append(request)
         return False
 
+    def lease(self) -> None:
+        """Let a close wait, as a request does, until `end_lease`."""
+        self.requests += 1
+
+    def end_lease(self) -> Sequence[Request]:
+        """End what `lease` began. Give those that may start now."""
+        self.requests -= 1
+        return self._close()
+
+    def _close(self) -> Sequence[Request]:
+        closing = self._closing
+        if self.requests or closing is None:
+            return ()
+        self._closing = None
+        return (closing,)
+
     def leave(self, request: Request) -> Sequence[Request]:
         """Note that a request is over or was withdrawn. Give those that may start now."""
         self.requests -= 1
-        if _FREE[request.operation] and (self.requests or self._closing is None):
-            return ()
+        if _FREE[request.operation]:
+            return () if self.requests or self._closing is None else self._close()
         ready: list[Request] = []
         if CHANGES[request.operation]:
             self.writes.discard(request)
@@ -145,9 +163,7 @@ class Order:
         if self._syncs and self._syncing is None and not self._syncs[0].waits_for:
             self._syncing = self._syncs.popleft()
             ready.append(self._syncing)
-        if not self.requests and self._closing is not None:
-            ready.append(self._closing)
-            self._closing = None
+        ready.extend(self._close())
         return ready
 
     def withdraw(self, request: Request) -> None:

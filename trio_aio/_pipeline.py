@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from trio_aio._arguments import LARGEST_OFFSET, checked_offset, checked_size
 from trio_aio._buffers import export_buffer
+from trio_aio._copying import PIECE, shortened
 from trio_aio._direct import Bounced, fits_slab, is_block_write
 from trio_aio._errors import os_error
 from trio_aio._native import lib
 from trio_aio._request import Operation, Request
+from trio_aio._turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -64,11 +66,11 @@ class _Ahead:
             # Nobody else has seen this object yet, so it may be written to; bytes of one byte are shared by all of Python.
             self._memory = bytes(size) if size > 1 else bytearray(size)
             export = export_buffer(self._memory, writable=False)
-            self.request = Request(Operation.READ, descriptor, export.address, size, offset, 0, export, extra=descriptor.bounce)
+            self.request = Request(Operation.READ, descriptor, export.address, size, offset, 0, export, extra=descriptor.read_bounce)
         engine.submit(self.request)
 
-    def take(self) -> bytes:
-        """Give what was read; OSError."""
+    async def take(self, context: AIOContext) -> bytes:
+        """Give what was read; OSError. Never Cancelled."""
         request = self.request
         if self._bounced is not None:
             with self._bounced:
@@ -78,7 +80,7 @@ class _Ahead:
         if request.result < 0:
             raise os_error(request.result, request.descriptor.name)
         memory, n = self._memory, request.result
-        return memory if n == self.size and isinstance(memory, bytes) else bytes(memoryview(memory)[:n])
+        return memory if n == self.size and isinstance(memory, bytes) else await shortened(context, memoryview(memory)[:n])
 
 
 class Chunks:
@@ -103,13 +105,13 @@ class Chunks:
         self._engine: Any = context._check()
         self._descriptor: Descriptor = descriptor
         self._check: Callable[[], None] = check  # that the file is open
+        self._ahead: deque[_Ahead] = deque()
         self._size: int = checked_size(size)
         if not self._size:
             raise ValueError("size must be at least 1")
         self._next: int = checked_offset(start)
         self._stop: int | None = None if stop is None else checked_offset(stop)
         self._depth: int = _checked_depth(depth)
-        self._ahead: deque[_Ahead] = deque()
         self._ended: bool = False
         self._waited_for: bool = False
 
@@ -134,18 +136,19 @@ class Chunks:
         self._waited_for = True
         try:
             await _wait(backend, oldest.request)
-        finally:
-            self._waited_for = False
-        self._ahead.popleft()
-        try:
-            data = oldest.take()
+            self._ahead.popleft()
+            data = await oldest.take(context)
         except OSError:
             self._end()
             raise
+        finally:
+            self._waited_for = False
         if len(data) < oldest.size:
             self._end()
             if not data:
                 raise StopAsyncIteration
+        elif self._descriptor.order.closing:  # it was closed while we waited: the next step says so
+            self._end()
         else:
             self._read_ahead()
         return data
@@ -165,10 +168,12 @@ class Chunks:
             self._engine.give_up(self._ahead.popleft().request)
 
     async def aclose(self) -> None:
-        """Read no more, and wait until nothing is in flight. Not cancellable."""
-        self._ended = True
+        """Read no more, and wait until nothing is in flight. Not cancellable. RuntimeError while another task waits for a chunk."""
         context = self._context
         context._check()
+        if self._waited_for:
+            raise RuntimeError("another task is waiting for the next chunk")
+        self._ended = True
         backend = context._backend
         assert backend is not None
         for ahead in self._ahead:
@@ -185,8 +190,9 @@ class Chunks:
         await self.aclose()
 
     def __del__(self) -> None:
-        for ahead in getattr(self, "_ahead", ()):
-            self._engine.drop(ahead.request)
+        if self._context._state != "forked":  # else they are the parent's
+            for ahead in self._ahead:
+                self._engine.drop(ahead.request)
 
 
 class _Block:
@@ -208,6 +214,8 @@ class Writer:
     is written and all is waited for. An error surfaces at the next `write`, or on leaving. When the body raises (Cancelled
     too), blocks that are full are written and waited for, and what has been gathered behind them is dropped: the file then holds a
     contiguous beginning of what was given, unless a write failed.
+
+    Leaving waits for a `write` that another task has begun. ValueError if the file was closed before all was handed over.
     """
 
     def __init__(self, context: AIOContext, descriptor: Descriptor, check: Callable[[], None], offset: int, size: int, depth: int) -> None:
@@ -225,11 +233,15 @@ class Writer:
         self._block: _Block | None = None  # that is being filled
         self._error: OSError | None = None
         self._open: bool = False
-        self._writing: bool = False
+        self._turns: Turns | None = None  # whose `write` it is
 
     async def __aenter__(self) -> Writer:
         if self._open:
             raise RuntimeError("this writer is in use")
+        backend = self._context._backend
+        self._context._check()
+        assert backend is not None
+        self._turns = Turns(backend, lambda: None)
         self._open = True
         return self
 
@@ -240,36 +252,40 @@ class Writer:
         been, the call goes on to its end.
         """
         export = export_buffer(data, writable=False)
-        if not self._open:
+        turns = self._turns
+        if not self._open or turns is None:
             raise RuntimeError("a writer is used in `async with`")
-        if self._writing:
-            raise RuntimeError("another task is writing with this writer")
         backend = self._context._backend
         self._context._check()
+        if not turns.take():
+            raise RuntimeError("another task is writing with this writer")
         assert backend is not None
-        self._writing = True
         try:
             await backend.checkpoint_if_cancelled()
             self._check()
             if self._block is None and export.length:
                 await self._next_block(_wait)
             with memoryview(data).cast("B") as view:
-                taken = 0
+                taken = copied = 0
                 while taken < export.length:
                     if self._block is None:
                         await self._next_block(_wait_shielded)
                     block = self._block
                     assert block is not None
-                    count = min(self._goal() - self._filled, export.length - taken)
+                    count = min(self._goal() - self._filled, export.length - taken, PIECE)
                     block.memory[self._filled : self._filled + count] = view[taken : taken + count]
                     self._filled += count
                     taken += count
+                    copied += count
                     if self._filled == self._goal():
                         self._hand_over()
+                    if copied >= PIECE and taken < export.length:
+                        copied = 0
+                        await backend.cancel_shielded_checkpoint()
             self._raise_error()
             await backend.cancel_shielded_checkpoint()
         finally:
-            self._writing = False
+            turns.pass_on()
         return export.length
 
     def _goal(self) -> int:
@@ -311,11 +327,11 @@ class Writer:
         if not is_block_write(descriptor, offset, size, 0):
             request.buffered = True
             request.extra = lib.TAIO_REOPEN
+        self._context._check().submit(request)  # RuntimeError and ValueError: it is as if we had not been here
         block.request, block.offset = request, offset
         self._blocks.append(block)
         self._block = None
         self._offset += size
-        self._context._check().submit(request)
 
     def _note(self, block: _Block) -> None:
         request = block.request
@@ -329,17 +345,25 @@ class Writer:
             raise self._error
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        backend, turns = self._context._backend, self._turns
+        if backend is None:
+            raise self._context._refusal()
+        assert turns is not None
+        if not turns.take():  # another task is writing
+            with backend.shielded():
+                await turns.wait()
         self._open = False
-        backend = self._context._backend
-        assert backend is not None
-        if kind is None and self._filled and self._block is not None and self._error is None:
-            self._hand_over()
-        for block in self._blocks:
-            assert block.request is not None
-            await _wait_shielded(backend, block.request)
-            self._note(block)
-        self._blocks.clear()
-        self._block = None
+        try:
+            if kind is None and self._filled and self._block is not None and self._error is None:
+                self._hand_over()
+        finally:
+            for block in self._blocks:
+                assert block.request is not None
+                await _wait_shielded(backend, block.request)
+                self._note(block)
+            self._blocks.clear()
+            self._block = None
+            turns.pass_on()
         if self._error is not None and value is not self._error:
             if value is None:
                 raise self._error

@@ -69,6 +69,7 @@ class Request:
     cancel_requested: bool = False
     cancel_accepted: bool = False
     abandoned: bool = False  # its task has gone; nobody waits for the result
+    counted: bool = False  # among the cancelled, though it goes on
     run: Run | None = None  # of READ_RUN and WRITE_RUN
     pieces: int = 1  # how many requests it counts for
     buffered: bool = False  # a write of a direct file that goes through the page cache
@@ -100,14 +101,6 @@ class Request:
         self.owned: Any = owned  # kept alive until the completion
         self.nbytes: int = length if nbytes is None else nbytes
         self.extra: int = extra  # address of a struct that the operation fills; of a read or write, how (native.h, TAIO_READ)
-
-    def again(self) -> Request:
-        """Give the same request, new; for one that was withdrawn."""
-        request = Request(
-            self.operation, self.descriptor, self.address, self.length, self.offset, self.flags, self.owned, self.extra, self.nbytes
-        )
-        request.run, request.pieces, request.buffered = self.run, self.pieces, self.buffered
-        return request
 
     def advance(self, state: State) -> None:
         """Go to a later state."""

@@ -143,9 +143,8 @@ static void make_run(struct holder *h, int64_t offset, int fd, int writing, unsi
         h->pieces[i] = (struct taio_piece){offset + (int64_t)at, (uint64_t)(uintptr_t)h->memory + at, length, TAIO_UNTRIED};
         at += length;
     }
-    h->run = (struct taio_run){.pieces = h->pieces, .count = count, .unit = UNIT, .fd = fd, .writing = writing};
-    if (fd == buffered_fd)
-        h->run.unit = 1;
+    unsigned run_unit = fd == buffered_fd ? 1 : UNIT;
+    h->run = (struct taio_run){.pieces = h->pieces, .count = count, .unit = run_unit, .memory_unit = run_unit, .fd = fd, .writing = writing};
     memset(h->memory, UNTOUCHED, REGION);
     if (writing)
         fill(h->memory, REGION, h->writing, offset);

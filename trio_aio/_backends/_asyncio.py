@@ -174,6 +174,7 @@ class AsyncioBackend:
         if waitable.finished:
             await self.cancel_shielded_checkpoint()
         else:
+            assert waitable.waiter is None, "two tasks wait for one thing"
             await self._wait(waitable, cancel)
 
     async def _wait(self, waitable: Waitable, give_up: Callable[[], bool]) -> CancelledError | None:

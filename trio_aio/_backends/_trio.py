@@ -100,6 +100,7 @@ class TrioBackend:
         def abort(_: object) -> Abort:
             return Abort.SUCCEEDED if cancel() else Abort.FAILED
 
+        assert waitable.waiter is None, "two tasks wait for one thing"
         waitable.waiter = current_task()
         await wait_task_rescheduled(abort)
 

@@ -99,8 +99,10 @@ struct taio_piece {
 struct taio_run {
     struct taio_piece *pieces;
     uint64_t count, next; /* pieces before `next` were begun, or are whole, in the lane that has the run now */
-    uint64_t bits;        /* all offsets, lengths and addresses, or-ed: what they have in common is their alignment */
-    uint64_t unit;        /* what offsets, lengths and (unless `bounce` is set) addresses must be multiples of; 1: nothing */
+    uint64_t bits;        /* all offsets and lengths, or-ed: what they have in common is their alignment */
+    uint64_t memory_bits; /* all addresses, likewise */
+    uint64_t unit;        /* what offsets and lengths must be multiples of; 1: nothing */
+    uint64_t memory_unit; /* what addresses must be, unless `bounce` is set */
     uint64_t bounce;      /* address of aligned memory for the kernel lane, `stride` bytes for each slot; 0: pieces are used as they are */
     uint64_t stride;
     uint32_t width;       /* the most slots of the kernel lane that it may keep */
@@ -118,6 +120,8 @@ int taio_run_inline(struct taio_run *run, uint64_t limit);
 int taio_piece_is_open(const struct taio_piece *piece);
 /* The first piece that is not whole: its index, or `count`. */
 uint64_t taio_run_check(const struct taio_run *run);
+/* The bytes that were moved. */
+uint64_t taio_run_moved(const struct taio_run *run);
 
 /* ---- the kernel lane (ring.c) ---- */
 
@@ -146,8 +150,8 @@ int taio_ring_cancel(struct taio_ring *ring, unsigned slot); /* 0: accepted, the
 /* ---- the workers (workers.c) ---- */
 
 enum taio_operation {
-    /* Reads and writes. extra: 0; TAIO_REOPEN: write through a descriptor of the same file without O_DIRECT; or the alignment that the
-     * file asks for, and the bytes are moved through aligned memory of the worker's own. */
+    /* Reads and writes. extra: 0; TAIO_REOPEN: write through a descriptor of the same file without O_DIRECT; or what offsets and lengths
+     * must be multiples of, and the bytes are moved through page-aligned memory of the worker's own. */
     TAIO_READ,      /* until `length` bytes, the end of the file or an error */
     TAIO_WRITE,     /* until all is written or an error */
     TAIO_READV,     /* the same over `length` iovecs */

@@ -11,7 +11,8 @@ int taio_run_blocks(struct taio_run *run, const int64_t *offsets, uint64_t lengt
             *bad = i;
             return -EINVAL;
         }
-        run->bits |= (uint64_t)offsets[i] | length | (memory + i * length);
+        run->bits |= (uint64_t)offsets[i] | length;
+        run->memory_bits |= memory + i * length;
         run->pieces[i] = (struct taio_piece){offsets[i], memory + i * length, length, TAIO_UNTRIED};
     }
     return 0;
@@ -32,12 +33,22 @@ uint64_t taio_run_check(const struct taio_run *run)
     return i;
 }
 
+uint64_t taio_run_moved(const struct taio_run *run)
+{
+    uint64_t moved = 0;
+    for (uint64_t i = 0; i < run->count; i++)
+        moved += run->pieces[i].result > 0 ? (uint64_t)run->pieces[i].result : 0;
+    return moved;
+}
+
 int taio_run_inline(struct taio_run *run, uint64_t limit)
 {
     uint64_t moved = 0;
     for (; run->next < run->count; run->next++) {
         struct taio_piece *piece = &run->pieces[run->next];
         uint64_t done = 0;
+        if (piece->length > limit)
+            return -EAGAIN; /* too much for one turn of the loop */
         if (moved >= limit)
             return 1;
         while (done < piece->length) { /* a short count tells nothing by itself: 0 behind it is the end of the file */

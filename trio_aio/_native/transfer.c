@@ -129,8 +129,8 @@ int64_t taio_serve_run(struct taio_run *run, struct taio_scratch *scratch)
             continue;
         struct iovec one = {(void *)(uintptr_t)piece->memory, piece->length};
         struct taio_transfer t = {run->fd, run->flags, run->writing, &one, 1, piece->offset, 0};
-        uint64_t misaligned = (uint64_t)piece->offset | piece->length | piece->memory;
-        piece->result = misaligned % run->unit ? taio_transfer_bounced(&t, run->unit, scratch) : taio_transfer(&t);
+        int misaligned = ((uint64_t)piece->offset | piece->length) % run->unit != 0 || piece->memory % run->memory_unit != 0;
+        piece->result = misaligned ? taio_transfer_bounced(&t, run->unit, scratch) : taio_transfer(&t);
         transferred += t.transferred;
         if (piece->result < 0)
             run->stop = 1;

@@ -1,0 +1,508 @@
+"""Calls of several requests: whose file or context is closed meanwhile, that are given up or left while others are at it, and what they
+do on the event loop's own thread.
+"""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import os
+import resource
+import select
+import tracemalloc
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+import trio.testing
+
+from trio_aio import AIOContext, open_aio
+from trio_aio._batch import Batch
+from trio_aio._buffers import export_buffer
+from trio_aio._copying import PIECE
+from trio_aio._descriptor import Alignment, Descriptor
+from trio_aio._request import Operation, Request, State
+from trio_aio._run import Run
+
+from ._support import BLOCK, Loop, empty_pipe, evict, full_pipe, loop, make_file, opened
+from ._tasks import busy
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+    from pathlib import Path
+
+    from trio_aio import AsyncFile
+
+
+# ---- the descriptor's number after the close
+
+
+@pytest.mark.trio
+async def test_a_writer_that_is_left_after_the_close_writes_to_nobody_elses_file(disk: Path) -> None:
+    path, _ = make_file(disk, BLOCK)
+    other, kept = make_file(disk, BLOCK, "other")
+    file = await open_aio(path, "r+b")
+    number = file.fileno()
+    with pytest.raises(ValueError, match="closed file"):  # noqa: PT012 - it is the leaving that raises
+        async with file.writer() as writer:
+            await writer.write(b"tail")
+            await file.aclose()
+            stranger = os.open(other, os.O_RDWR)
+    os.close(stranger)
+    assert stranger == number
+    assert other.read_bytes() == kept
+
+
+@pytest.mark.trio
+async def test_a_writer_whose_file_is_closed_meanwhile_writes_to_nobody_elses_file(disk: Path) -> None:
+    path, _ = make_file(disk, BLOCK)
+    other, kept = make_file(disk, BLOCK, "other")
+    strangers: list[AsyncFile] = []
+
+    async def write() -> None:
+        with pytest.raises(ValueError, match="closed file"):
+            async with file.writer(size=BLOCK, depth=1) as writer:
+                await writer.write(bytes(2 * BLOCK))
+
+    async def open_other() -> None:
+        strangers.append(await open_aio(other, "r+b", context=context))
+
+    async with AIOContext(8, max_workers=1) as context:
+        file = await open_aio(path, "r+b", context=context)
+        number = file.fileno()
+        async with busy(context) as pipe, trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(file.aclose)  # waits for the first block
+            await trio.testing.wait_all_tasks_blocked()
+            pipe.release()
+            while file._descriptor.order._closing is not None:
+                await trio.lowlevel.checkpoint()
+            nursery.start_soon(open_other)
+        assert strangers[0].fileno() == number
+        await strangers[0].aclose()
+    assert path.read_bytes() == bytes(BLOCK)  # what was on its way when it was closed
+    assert other.read_bytes() == kept
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("turns", range(1, 8))
+async def test_blocks_are_never_read_from_a_file_that_took_the_number(disk: Path, turns: int) -> None:
+    path, data = make_file(disk, 4 << 20)
+    other = disk / "other"
+    other.write_bytes(bytes(4 << 20))
+    found = []
+
+    async def read() -> None:
+        found.append(await file.read_blocks(range(0, 4 << 20, BLOCK), BLOCK))
+
+    async with AIOContext(8, max_workers=1) as context:
+        file = await open_aio(path, context=context)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+            nursery.start_soon(file.aclose)  # waits for the whole call
+            await trio.lowlevel.checkpoint()
+            stranger = await open_aio(other, context=context)
+        await stranger.aclose()
+    assert found == [data]
+
+
+@pytest.mark.trio
+async def test_a_step_of_chunks_reads_nothing_ahead_of_a_file_that_was_closed_meanwhile(disk: Path) -> None:
+    path, data = make_file(disk)
+    steps = []
+
+    async def step() -> None:
+        steps.append(await anext_of(chunks))
+
+    async with AIOContext(4, max_workers=1) as context:
+        file = await open_aio(path, context=context)
+        chunks = file.chunks(BLOCK, depth=1)
+        async with busy(context) as pipe, trio.open_nursery() as nursery:
+            nursery.start_soon(step)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(file.aclose)
+            await trio.testing.wait_all_tasks_blocked()
+            pipe.release()
+        assert steps == [data[:BLOCK]]
+        assert not chunks._ahead
+        with pytest.raises(ValueError, match="closed file"):
+            await anext_of(chunks)
+
+
+async def anext_of(chunks: Any) -> Any:
+    return await chunks.__anext__()
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("call", [lambda file: file.read_blocks([0], 1), lambda file: file.write_ranges([(0, b"x")])])
+async def test_a_call_that_finds_the_close_begun_is_refused(disk: Path, call: Callable[[AsyncFile], Awaitable[Any]]) -> None:
+    path, data = make_file(disk, BLOCK)
+    async with AIOContext(4, max_workers=1) as context:
+        file = await open_aio(path, "r+b", context=context)
+        file._descriptor.order.closing = True  # by somebody who was quicker, between the check and the call
+        before = context.statistics()
+        with pytest.raises(ValueError, match="closed file"):
+            await call(file)
+        with pytest.raises(ValueError, match="closed file"):
+            await file.stat()
+        assert context.statistics() == before
+        file._descriptor.order.closing = False
+        await file.aclose()
+    assert path.read_bytes() == data
+
+
+# ---- errors
+
+
+@pytest.mark.trio
+async def test_a_range_that_could_not_be_written_for_want_of_a_descriptor_says_so(disk: Path) -> None:
+    path, data = make_file(disk)
+    async with open_aio(path, "r+b", direct=True) as file:
+        old = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, old[1]))
+        try:
+            with pytest.raises(OSError, match="Too many open files") as caught:
+                await file.write_ranges([(1, b"lost")])
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, old)
+    assert (caught.value.filename, caught.value.characters_written) == (str(path), 0)  # type: ignore[attr-defined]
+    assert path.read_bytes() == data
+
+
+@pytest.mark.trio
+async def test_memory_that_needs_more_alignment_than_offsets_loses_no_neighbours(disk: Path) -> None:
+    path, data = make_file(disk)
+    async with open_aio(path, "r+b", direct=True) as file:
+        unit = file.alignment.offset
+        file._descriptor.alignment = Alignment(unit, BLOCK)  # a device with sectors of 512 bytes and dma_alignment of a page
+        memory = mmap.mmap(-1, 2 * BLOCK)
+        memory[unit : 2 * unit] = b"x" * unit
+        await file.write_ranges([(unit, memoryview(memory)[unit : 2 * unit])])
+        await file.pwrite(memoryview(memory)[unit : 2 * unit], 3 * unit)
+        large = memoryview(bytearray((4 << 20) + unit + 1))[1:]
+        await file.pwrite(large, 0)
+        expected = bytes(large)
+        await file.pwrite(data, 0)
+        await file.write_ranges([(unit, memoryview(memory)[unit : 2 * unit])])
+        assert await file.preadinto(memoryview(memory)[unit : 2 * unit], 2 * unit) == unit
+        assert memory[unit : 2 * unit] == data[2 * unit : 3 * unit]
+        assert await file.read_blocks([unit], unit, into=memoryview(memory)[3 * unit : 4 * unit]) == b"x" * unit
+    assert path.read_bytes() == data[:unit] + b"x" * unit + data[2 * unit :] + expected[len(data) :]
+
+
+# ---- pipelines that are left while others are at it
+
+
+@pytest.mark.trio
+async def test_leaving_a_writer_whose_context_was_closed_waits_for_what_is_out(disk: Path) -> None:
+    path, _ = make_file(disk, BLOCK)
+
+    async def write() -> None:
+        with pytest.raises(RuntimeError, match="this AIOContext is clos"):
+            async with file.writer(size=BLOCK, depth=1) as writer:
+                await writer.write(b"a" * BLOCK + b"b" * 2 * BLOCK)
+
+    context = AIOContext(4, max_workers=1)
+    async with trio.open_nursery() as nursery:
+        await context.__aenter__()
+        file = await open_aio(path, "r+b", context=context)
+        async with busy(context):
+            nursery.start_soon(write)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(context.aclose)
+            await trio.testing.wait_all_tasks_blocked()
+    await file.aclose()
+    assert path.read_bytes() == b"a" * BLOCK
+
+
+@pytest.mark.trio
+async def test_leaving_a_writer_waits_for_a_write_of_another_task(disk: Path) -> None:
+    path, _ = make_file(disk, BLOCK)
+
+    async def release() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        pipe.release()
+
+    async with (
+        AIOContext(4, max_workers=1) as context,
+        open_aio(path, "r+b", context=context) as file,
+        busy(context) as pipe,
+        trio.open_nursery() as nursery,
+    ):
+        async with file.writer(size=BLOCK, depth=1) as writer:
+            nursery.start_soon(writer.write, b"x" * (3 * BLOCK + 1))
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(release)
+        assert path.read_bytes() == b"x" * (3 * BLOCK + 1)
+
+
+@pytest.mark.trio
+async def test_chunks_are_not_closed_while_another_task_waits_for_the_next(disk: Path) -> None:
+    path, data = make_file(disk)
+    got = []
+
+    async def read() -> None:
+        async for chunk in chunks:
+            got.append(chunk)
+
+    async with AIOContext(4, max_workers=1) as context, open_aio(path, context=context) as file:
+        chunks = file.chunks(BLOCK)
+        async with busy(context) as pipe, trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(RuntimeError, match="another task is waiting"):
+                await chunks.aclose()
+            pipe.release()
+    assert b"".join(got) == data
+
+
+@pytest.mark.trio
+async def test_chunks_of_the_parent_that_a_child_drops_are_none_of_its_business(disk: Path) -> None:
+    path, data = make_file(disk)
+    async with AIOContext(4, max_workers=1) as context, open_aio(path, context=context) as file:
+        chunks = file.chunks(BLOCK)
+        async with busy(context) as pipe, trio.open_nursery() as nursery:
+            nursery.start_soon(anext_of, chunks)
+            await trio.testing.wait_all_tasks_blocked()
+            before = wake_ups(context)
+            child = os.fork()
+            if child == 0:
+                chunks.__del__()
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0  # noqa: ASYNC222 - it ends at once
+            assert wake_ups(context) == before
+            pipe.release()
+        assert b"".join([chunk async for chunk in chunks]) == data[BLOCK:]
+
+
+def wake_ups(context: AIOContext) -> str:
+    """Give what the eventfd of a context counts."""
+    engine = context._engine
+    assert engine is not None
+    with open(f"/proc/self/fdinfo/{engine.event_fd}", encoding="ascii") as information:
+        return next(line for line in information if line.startswith("eventfd-count"))
+
+
+# ---- writes that are given up together
+
+
+def two_writes(lp: Loop, descriptor: Descriptor) -> tuple[Batch, list[Request]]:
+    """Give a batch of two writes that has not been started: the first for the kernel lane, the second, beyond the end, for a worker."""
+    requests = []
+    for offset in (0, 1 << 30):
+        run = Run.ranges(descriptor, [(offset, export_buffer(mmap.mmap(-1, BLOCK), writable=False))], writing=True)
+        request = Request(Operation.WRITE_RUN, descriptor, run.address, 0, offset, 0, run, 0, BLOCK)
+        request.run = run
+        requests.append(request)
+    return Batch(lp.engine, requests, 2, writing=True), requests
+
+
+@contextmanager
+def crowded(disk: Path) -> Iterator[tuple[Loop, Descriptor, Request]]:
+    """Give an engine whose kernel lane is full, with the poll that fills it."""
+    path, _ = make_file(disk)
+    with loop(1, 1, gather=True) as lp, opened(path, os.O_RDWR | os.O_DIRECT) as fd, empty_pipe() as (reader, _writer):
+        lp.warm()
+        descriptor = lp.descriptor(fd)
+        watch = Request(Operation.POLL, Descriptor(reader, reader), address=select.POLLIN)
+        lp.submit(watch)
+        lp.flush()
+        try:
+            yield lp, descriptor, watch
+        finally:
+            if not watch.finished:
+                lp.engine.cancel(watch)
+            lp.settle()
+
+
+def test_writes_that_nobody_was_given_are_given_up_together(disk: Path) -> None:
+    with crowded(disk) as (lp, descriptor, _watch), full_pipe() as pipe:
+        lp.submit(pipe.request())
+        batch, (first, second) = two_writes(lp, descriptor)
+        batch.start()
+        sync = Request(Operation.FSYNC, descriptor)
+        lp.submit(sync)
+        assert (first.state, second.state, sync.state) == (State.KERNEL_QUEUED, State.WORKER_QUEUED, State.HELD)
+        assert batch.cancel()
+        assert {first.state, second.state} == {State.WITHDRAWN}
+        assert sync.state is State.KERNEL_QUEUED  # it waits for nobody else
+        pipe.release()
+
+
+def test_writes_of_which_a_worker_has_one_all_go_on(disk: Path) -> None:
+    with crowded(disk) as (lp, descriptor, watch):
+        batch, (first, second) = two_writes(lp, descriptor)
+        batch.waiter = lp
+        batch.start()
+        while second.run is not None and second.run.pieces[0].result < 0:  # a worker has it, its completion is not taken yet
+            os.sched_yield()
+        assert (first.state, second.state) == (State.KERNEL_QUEUED, State.WORKER_IN_FLIGHT)
+        sync = Request(Operation.FSYNC, descriptor)
+        lp.submit(sync)
+        assert not batch.cancel()
+        assert (first.state, second.state) == (State.KERNEL_QUEUED, State.WORKER_IN_FLIGHT)
+        assert sync.waits_for == {first, second}
+        lp.engine.cancel(watch)
+        lp.settle()
+        assert batch.finished
+        assert batch in lp.woken
+        assert (first.state, second.state, sync.result) == (State.COMPLETED, State.COMPLETED, 0)
+
+
+# ---- others' turns
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("slots", [1, 2, 4])
+async def test_a_single_read_need_not_wait_for_a_whole_run(disk: Path, slots: int) -> None:
+    path, _ = make_file(disk, 64 << 20)
+    async with AIOContext(slots) as context, open_aio(path, direct=True, context=context) as file:
+        blocks = 64
+        into = mmap.mmap(-1, 64 << 20)  # aligned
+
+        async def read() -> None:
+            await file.read_blocks(range(0, 64 << 20, 1 << 20), 1 << 20, into=into)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            engine = context._engine
+            assert engine is not None
+            while not (engine.kernel and engine.kernel._runs):
+                await trio.lowlevel.checkpoint()
+            run = engine.kernel._runs[0].run
+            assert run is not None
+            await file.pread(BLOCK, 0)
+            left = blocks - run.native.next
+    assert left > blocks // 4, f"{blocks - left} of {blocks} blocks were read before a single read had its turn"
+
+
+# ---- what is done on the event loop's own thread
+
+LARGE = 16 << 20
+
+
+@pytest.fixture
+def large(disk: Path) -> Path:
+    path = disk / "large"
+    path.write_bytes(bytes(LARGE))
+    return path
+
+
+class Turns(trio.abc.Instrument):
+    """Counts the turns of the event loop."""
+
+    def __init__(self) -> None:
+        self.count: int = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.count += 1
+
+
+@contextmanager
+def counted_turns() -> Iterator[Turns]:
+    turns = Turns()
+    trio.lowlevel.add_instrument(turns)
+    try:
+        yield turns
+    finally:
+        trio.lowlevel.remove_instrument(turns)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda file: file.readall(),
+        lambda file: file.pread(LARGE + 1, 0),
+        lambda file: file.pread(4 * LARGE, 1),
+        lambda file: file.read_blocks([0], LARGE),
+        lambda file: file.read_ranges([(0, LARGE)]),
+    ],
+    ids=["readall", "beyond the end", "far beyond the end", "one block", "one range"],
+)
+@pytest.mark.parametrize("direct", [False, True])
+async def test_a_large_read_is_a_workers_and_is_not_copied(large: Path, call: Callable[[AsyncFile], Awaitable[Any]], direct: bool) -> None:
+    async with open_aio(large, direct=direct) as file:
+        before = file.context.statistics()
+        gc.collect()
+        tracemalloc.start()
+        try:
+            found = await call(file)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        after = file.context.statistics()
+    assert sum(map(len, found if isinstance(found, list) else [found])) in (LARGE, LARGE - 1)
+    assert peak < LARGE + LARGE // 4
+    assert after.submitted_workers + after.submitted_kernel > before.submitted_workers + before.submitted_kernel
+
+
+@pytest.mark.trio
+async def test_what_has_to_be_copied_is_copied_in_many_turns(large: Path) -> None:
+    async with open_aio(large) as file:
+        with counted_turns() as turns:
+            found = await file.read_ranges([(LARGE // 2, LARGE)])
+    assert found == [bytes(LARGE // 2)]
+    assert turns.count >= LARGE // 2 // PIECE
+
+
+@pytest.mark.trio
+async def test_hot_blocks_behind_a_cold_one_are_not_copied_by_io_submit(large: Path) -> None:
+    evict(large)
+    with large.open("rb") as reading:
+        reading.seek(LARGE // 2)
+        while reading.read(1 << 20):
+            pass
+    async with open_aio(large) as file:
+        before = file.context.statistics()
+        await file.read_blocks([0, *range(LARGE // 2, LARGE, 128 << 10)], 128 << 10)
+        after = file.context.statistics()
+    assert after.submitted_kernel == before.submitted_kernel
+
+
+@pytest.mark.trio
+async def test_hot_small_blocks_behind_a_cold_one_are_copied_in_several_turns(large: Path) -> None:
+    evict(large)
+    with large.open("rb") as reading:
+        reading.seek(LARGE // 2)
+        while reading.read(1 << 20):
+            pass
+    async with open_aio(large) as file:
+        with counted_turns() as turns:
+            await file.read_blocks([0, *range(LARGE // 2, LARGE, 16 << 10)], 16 << 10)
+    assert turns.count >= LARGE // 2 // (512 << 10)
+
+
+@pytest.mark.trio
+async def test_blocks_of_a_direct_file_that_io_submit_would_read_itself_go_to_a_worker(on_filesystem: Callable[[str], Path]) -> None:
+    path = on_filesystem("tmpfs") / "file"
+    path.write_bytes(bytes(LARGE))
+    async with open_aio(path, direct=True) as file:
+        offsets = range(0, LARGE, 32 << 10)
+        for _ in range(3):  # the first one teaches
+            before = file.context.statistics()
+            await file.read_blocks(offsets, 32 << 10)
+            after = file.context.statistics()
+            assert after.submitted_workers - before.submitted_workers == len(offsets)
+        assert after.submitted_kernel == before.submitted_kernel
+
+
+@pytest.mark.trio
+async def test_a_writer_copies_large_data_in_many_turns(disk: Path) -> None:
+    async with open_aio(disk / "new", "wb") as file, file.writer(size=LARGE) as writer:
+        with counted_turns() as turns:
+            await writer.write(bytes(LARGE))
+    assert turns.count >= LARGE // PIECE
+
+
+@pytest.mark.trio
+async def test_thousands_of_ranges_are_made_in_many_turns(large: Path) -> None:
+    async with open_aio(large) as file:
+        with counted_turns() as turns:
+            found = await file.read_ranges([(2 * i, 1) for i in range(4096)])
+    assert found == [b"\0"] * 4096
+    assert turns.count >= 2 * 4096 // 256
