@@ -44,6 +44,7 @@ lint: $(VENV)/.lint ## Check style and types
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
+	$(RUN) -m mypy --strict tests/typed_usage.py
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" PYTHONPATH=. pyright --verifytypes trio_aio --ignoreexternal
 
 # Both print how to repeat what failed: the seed is in the message, and the third argument.

@@ -55,6 +55,13 @@ def _what_uvloop_keeps() -> None:
     uvloop.new_event_loop().close()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _what_was_imported() -> None:
+    """It is never garbage: need not be looked at after each test."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _leaves_nothing_behind() -> Iterator[None]:
     """Each test leaves descriptors, threads and kernel contexts as it found them; one idle context is kept for the next run by design."""

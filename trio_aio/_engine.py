@@ -455,6 +455,7 @@ class Engine:
         if self._orphaned and _OPENS[operation] and result >= 0:
             fd = result if operation is Operation.OPEN else request.owned[1].value.fd
             if fd >= 0:
+                request.descriptor.claimed = True  # nobody else closes it
                 os.close(fd)
         if _READ_LIKE[operation]:
             self.bytes_read += request.transferred

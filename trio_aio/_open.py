@@ -158,7 +158,8 @@ def open_aio(
     - `encoding`, `errors`, `newline`: for text, with the meaning and the defaults of ``open()``; LookupError if there is no such.
     - `closefd`: whether `file`, if it is a descriptor, is closed with the file. A path needs True.
     - `opener`: called as ``opener(file, flags)``, in a thread; gives an open descriptor.
-    - `direct`: O_DIRECT. Offsets and sizes of writes must then be multiples of ``file.alignment.offset`` (ValueError).
+    - `direct`: O_DIRECT, with any offset, size and buffer. ``file.direct`` says whether the file took it, ``file.alignment`` what it
+      asks for; writes that are not of whole blocks go through the page cache.
     - `abandon_on_cancel`: a cancelled read gives up waiting at once, for devices that may hang. Its memory stays with the context.
     - `context`: the `AIOContext` that serves the file; if not given, the one that all files of this run share.
 
