@@ -13,19 +13,22 @@ import mmap
 import os
 import shutil
 import subprocess
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
-import trio_aio
-from trio_aio import AIOContext, current_context, open_aio
+from trio_aio import AIOContext, open_aio, read_bytes
 from trio_aio._bench.measure import Measured, Phase, Unavailable, Work, drive
+from trio_aio._context import MAX_WORKERS
+from trio_aio.testing import FaultyContext
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -49,38 +52,19 @@ class Contender:
     ours: bool = False
     same_work: bool = True
     """False for what only gives a measure, such as a bare checkpoint or a loop that blocks: it is no peer that wins."""
-    needs: tuple[str, ...] = ()
-    """What of trio_aio it uses that not every version has: "AsyncFile.chunks" and the like."""
     file: File | None = None
     """What it reads, if not the row's file."""
 
 
 def measure(contender: Contender, work: Work) -> Measured:
     """Run one round of a contender in a run of its own; `Unavailable`, or whatever goes wrong in it."""
-    for name in contender.needs:
-        kind, _, method = name.partition(".")
-        if not hasattr(getattr(trio_aio, kind, None), method):
-            raise Unavailable(f"this version of trio_aio has no {name}")
     if contender.loop is None:
         contender.run(work)
         return work.measured
     if contender.loop == "trio" and find_spec("trio") is None:
         raise Unavailable("trio is not installed")
-    if contender.ours and contender.loop == "asyncio" and not _serves_asyncio():
-        raise Unavailable("this version of trio_aio does not serve asyncio")
     anyio.run(contender.run, work, backend=contender.loop)
     return work.measured
-
-
-def _serves_asyncio() -> bool:
-    async def probe() -> None:
-        current_context()
-
-    try:
-        anyio.run(probe, backend="asyncio")
-    except RuntimeError:
-        return False
-    return True
 
 
 def _module(name: str) -> Any:
@@ -210,6 +194,53 @@ async def close(work: Work) -> None:
                     group.start_soon(file.pread, work.load.piece, offset)
 
     await drive(work, task)
+
+
+async def whole(work: Work) -> None:
+    """`read_bytes` of a file that has the size of a piece."""
+    with _small_file(work) as path:
+
+        async def task(phase: Phase) -> None:
+            while not (phase.over and phase.operations):
+                await read_bytes(path)
+                phase.operations += 1
+
+        await drive(work, task)
+
+
+async def beside_hung(work: Work) -> None:
+    """`AsyncFile.pread` of one file while half of the workers hang with another."""
+    async with (
+        FaultyContext() as context,
+        open_aio(work.load.path, context=context) as file,
+        open_aio(work.load.path, context=context, abandon_on_cancel=True) as stuck,
+        anyio.create_task_group() as group,
+    ):
+        with context.hang(file=stuck.fileno(), operation="read") as hang:
+            for _ in range(MAX_WORKERS // 2):
+                group.start_soon(stuck.pread, work.load.piece, 0)
+            while hang.held < MAX_WORKERS // 2:
+                await anyio.lowlevel.checkpoint()
+
+            async def task(phase: Phase) -> None:
+                for offset in phase.offsets():
+                    await file.pread(work.load.piece, offset)
+
+            await drive(work, task)
+            group.cancel_scope.cancel()
+
+
+async def failing(work: Work) -> None:
+    """`AsyncFile.pread`, every one of which fails with EIO."""
+    async with FaultyContext() as context, open_aio(work.load.path, context=context) as file:
+        context.fail(errno.EIO, operation="read")
+
+        async def task(phase: Phase) -> None:
+            for offset in phase.offsets():
+                with suppress(OSError):
+                    await file.pread(work.load.piece, offset)
+
+        await drive(work, task)
 
 
 # ---- files with a cursor, all of one shape: trio.open_file, anyio.open_file, aiofiles.open and ours
@@ -343,6 +374,19 @@ async def thread_pwrite(work: Work) -> None:
         async def task(phase: Phase) -> None:
             for offset in phase.offsets():
                 await run(os.pwrite, fd, block, offset)
+
+        await drive(work, task)
+
+
+async def thread_whole(work: Work) -> None:
+    """``Path.read_bytes`` in one hop."""
+    run = await _run_sync()
+    with _small_file(work) as path:
+
+        async def task(phase: Phase) -> None:
+            while not (phase.over and phase.operations):
+                await run(Path(path).read_bytes)
+                phase.operations += 1
 
         await drive(work, task)
 
@@ -547,6 +591,13 @@ def _scratch(work: Work) -> Iterator[str]:
                 raise
 
 
+@contextmanager
+def _small_file(work: Work) -> Iterator[str]:
+    with _scratch(work) as path:
+        Path(path).write_bytes(os.urandom(work.load.piece))
+        yield path
+
+
 # ---- all of them, as rows list them
 
 
@@ -555,11 +606,11 @@ def _caio(run: Callable[[str, Work], Any]) -> tuple[Contender, ...]:
     return tuple(Contender(f"caio {name}", partial(run, name), "asyncio") for name in names)
 
 
-def ours(run: Callable[[Work], Any], suffix: str = "", *, needs: tuple[str, ...] = ()) -> tuple[Contender, ...]:
+def ours(run: Callable[[Work], Any], suffix: str = "") -> tuple[Contender, ...]:
     """Give trio_aio on both loops."""
     return (
-        Contender(f"trio_aio{suffix}", run, "trio", ours=True, needs=needs),
-        Contender(f"trio_aio{suffix} (asyncio)", run, "asyncio", ours=True, needs=needs),
+        Contender(f"trio_aio{suffix}", run, "trio", ours=True),
+        Contender(f"trio_aio{suffix} (asyncio)", run, "asyncio", ours=True),
     )
 
 
@@ -576,7 +627,7 @@ def cursor_files(*, buffering: int = 0) -> tuple[Contender, ...]:
 def line_readers(mode: str) -> tuple[Contender, ...]:
     """Give readers of lines."""
     return (
-        *ours(lines(_open_aio, mode, look=False), needs=("AsyncFile.__aiter__" if "b" in mode else "AsyncTextFile.__aiter__",)),
+        *ours(lines(_open_aio, mode, look=False)),
         Contender("built-in open", partial(_builtin_lines, mode)),
         Contender("trio.open_file", lines(_trio_open_file, mode, look=True), "trio"),
         Contender("anyio.open_file", lines(_anyio_open_file, mode, look=True), "trio"),
@@ -596,6 +647,14 @@ THREAD_PWRITE = Contender("trio.to_thread os.pwrite", thread_pwrite, "trio")
 THREAD_APPEND = (
     Contender("trio.to_thread", thread_append, "trio"),
     Contender("anyio.to_thread (asyncio)", thread_append, "asyncio"),
+)
+THREAD_WHOLE = (
+    Contender("trio.to_thread Path.read_bytes", thread_whole, "trio"),
+    Contender("anyio.to_thread Path.read_bytes (asyncio)", thread_whole, "asyncio"),
+)
+BESIDE_FAULTS = (
+    Contender("trio_aio, half of the workers hang", beside_hung, "trio", ours=True),
+    Contender("trio_aio, every read fails", failing, "trio", ours=True, same_work=False),
 )
 THREAD_CLOSE = Contender("trio.open_file", thread_close, "trio")
 IDLE = (

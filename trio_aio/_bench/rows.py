@@ -87,8 +87,6 @@ class Row:
 _CAIO = tuple(contender.name for contender in c.CAIO_PREAD)
 _POSITIONAL = (*c.ours(c.pread), *c.CAIO_PREAD, c.AIOFILE)
 _FIO = Contender("fio libaio", c.fio)
-_BLOCKS = ("AsyncFile.read_blocks",)
-_CHUNKS = ("AsyncFile.chunks",)
 
 ROWS: tuple[Row, ...] = (
     Row(
@@ -119,7 +117,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "direct-64",
         "direct random reads of 4 KiB, 64 at once",
-        (*c.ours(c.pread), *c.ours(c.read_blocks, " read_blocks", needs=_BLOCKS), c.THREAD_PREAD, _FIO),
+        (*c.ours(c.pread), *c.ours(c.read_blocks, " read_blocks"), c.THREAD_PREAD, _FIO),
         (Wanted("rate", 0.9, ("fio libaio",)), Wanted("rate", 0.97, ("fio libaio",), ours="trio_aio read_blocks")),
         file="large",
         tasks=64,
@@ -128,14 +126,14 @@ ROWS: tuple[Row, ...] = (
     Row(
         "blocks-cached",
         "read_blocks of 4 KiB, cached",
-        (*c.ours(c.read_blocks, needs=_BLOCKS), Contender("os.preadv loop", c.preadv_loop)),
+        (*c.ours(c.read_blocks), Contender("os.preadv loop", c.preadv_loop)),
         (Wanted("rate", 1.5, ("os.preadv loop",)),),
         tasks=128,
     ),
     Row(
         "chunks-direct",
         "a file in pieces of 1 MiB, direct, 8 ahead",
-        (*c.ours(c.chunks, needs=_CHUNKS), _FIO),
+        (*c.ours(c.chunks), _FIO),
         (Wanted("rate", 0.95, ("fio libaio",)),),
         file="large",
         piece=MIB,
@@ -145,7 +143,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "chunks-cold",
         "a file in pieces of 1 MiB, not cached",
-        (*c.ours(c.chunks, needs=_CHUNKS), *c.cursor_files(), Contender("blocking loop", c.readinto_loop)),
+        (*c.ours(c.chunks), *c.cursor_files(), Contender("blocking loop", c.readinto_loop)),
         (Wanted("rate", 1, ("blocking loop",)),),
         file="large",
         piece=MIB,
@@ -189,6 +187,20 @@ ROWS: tuple[Row, ...] = (
             random=False,
         )
         for name, title, mode in (("lines", "a file by lines, bytes", "rb"), ("lines-text", "a file by lines, text", "r"))
+    ),
+    *(
+        Row(
+            f"whole-{name}",
+            f"a cached file of {size} in one call",
+            (*c.ours(c.whole), *c.THREAD_WHOLE),
+            (
+                Wanted("rate", 1, ("trio.to_thread Path.read_bytes",)),
+                Wanted("rate", 1, ("anyio.to_thread Path.read_bytes (asyncio)",), ours="trio_aio (asyncio)"),
+            ),
+            piece=piece,
+            random=False,
+        )
+        for name, size, piece in (("1k", "1 KiB", KIB), ("1m", "1 MiB", MIB), ("64m", "64 MiB", 64 * MIB))
     ),
     Row(
         "append",
@@ -234,12 +246,20 @@ ROWS: tuple[Row, ...] = (
         direct=True,
     ),
     Row(
+        "faults",
+        "reads of 4 KiB, not cached, 16 tasks, beside requests that hang or fail",
+        (*c.BESIDE_FAULTS, *c.IDLE),
+        file="large",
+        tasks=16,
+        cold=True,
+    ),
+    Row(
         "memory",
         "a file in pieces of 1 MiB, 8 ahead: memory",
         (
-            Contender("trio_aio", c.chunks, "trio", ours=True, needs=_CHUNKS),
-            Contender("trio_aio, 8 times the file", c.chunks, "trio", ours=True, needs=_CHUNKS, file="long sparse"),
-            Contender("trio_aio, into writer", c.copy, "trio", ours=True, needs=(*_CHUNKS, "AsyncFile.writer")),
+            Contender("trio_aio", c.chunks, "trio", ours=True),
+            Contender("trio_aio, 8 times the file", c.chunks, "trio", ours=True, file="long sparse"),
+            Contender("trio_aio, into writer", c.copy, "trio", ours=True),
             Contender("blocking loop", c.readinto_loop),
         ),
         (
