@@ -157,7 +157,9 @@ class Phase:
         self.cpu += time.process_time()
         self.waited += _waited()
         self.over = True
-        self._timer.cancel()
+        if not self._load.whole:
+            self._timer.cancel()
+            self._timer.join()  # it ends at once
 
 
 class Work:
