@@ -11,6 +11,8 @@ import sys
 import threading
 import warnings
 import weakref
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -18,17 +20,16 @@ import pytest
 import uvloop
 from anyio.lowlevel import checkpoint
 
-from trio_aio import AIOContext, AsyncFile, current_context, open_aio
+from trio_aio import AIOContext, AsyncFile, current_context, open_aio, read_bytes
 from trio_aio._buffers import export_buffer
 from trio_aio._kernel_lane import FEW
 from trio_aio._request import Operation, Request, State
 
 from ._support import BLOCK, FullPipe, empty_pipe, full_pipe, make_file
-from ._tasks import until_blocked
+from ._tasks import busy, until_blocked, until_idle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
-    from pathlib import Path
 
     Main = Coroutine[Any, Any, Any]
 
@@ -408,6 +409,133 @@ def test_a_native_cancel_while_an_opener_runs_loses_no_descriptor(disk: Path) ->
             await checkpoint()
 
     asyncio.run(main())
+
+
+def test_a_natively_cancelled_write_of_a_writer_takes_all_or_nothing(disk: Path) -> None:
+    path, _ = make_file(disk, 0)
+
+    async def main(turns: int) -> int:
+        async with AIOContext(4, max_workers=1) as context, open_aio(path, "wb", context=context) as file:
+            async with file.writer(size=1000, depth=1) as writer:
+                task = asyncio.ensure_future(writer.write(b"B" * 3500))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+                await writer.write(b"C" * 10)
+            return path.read_bytes().count(b"B")
+
+    found = {asyncio.run(main(turns)) for turns in range(1, 9)}
+    assert found <= {0, 3500}
+
+
+def test_a_natively_cancelled_writer_is_left_with_nothing_in_flight(disk: Path) -> None:
+    path, _ = make_file(disk, 0)
+
+    async def main() -> None:
+        async with AIOContext(4, max_workers=1) as context, open_aio(path, "wb", context=context) as file:
+
+            async def write() -> None:
+                async with file.writer(size=BLOCK, depth=4) as writer:
+                    await writer.write(bytes(3 * BLOCK))
+
+            async with busy(context) as pipe:
+                task = asyncio.ensure_future(write())
+                await until_blocked()
+                task.cancel()
+                await until_blocked()
+                task.cancel()
+                await until_blocked()
+                assert not task.done()
+                pipe.release()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                assert path.stat().st_size == 3 * BLOCK
+                assert not file._descriptor.order.requests
+
+    asyncio.run(main())
+
+
+def test_a_natively_cancelled_open_closes_what_it_opened(disk: Path) -> None:
+    path, _ = make_file(disk)
+
+    async def use() -> None:
+        async with open_aio(path) as file:
+            await file.read()
+
+    async def main() -> None:
+        for turns in range(1, 12):
+            task = asyncio.ensure_future(use())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            del task
+            engine = current_context()._engine
+            assert engine is not None
+            while engine._dropped:
+                await checkpoint()
+            await until_idle(current_context())
+            assert str(path) not in [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.exists()]  # noqa: ASYNC240
+
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
+
+
+def test_a_natively_cancelled_step_loses_no_chunk_that_is_being_copied(disk: Path) -> None:
+    path, data = make_file(disk, 3 << 20)
+
+    async def main(turns: int) -> None:
+        async with open_aio(path) as file:
+            chunks = file.chunks(8 << 20, depth=1)
+            task = asyncio.ensure_future(chunks.__anext__())
+            while not chunks._ahead or not chunks._ahead[0].request.finished:
+                await checkpoint()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            got = []
+            with suppress(asyncio.CancelledError):
+                got.append(await task)
+            got += [chunk async for chunk in chunks]
+            assert b"".join(got) == data
+
+    for turns in range(8):
+        asyncio.run(main(turns))
+
+
+def test_a_natively_cancelled_read_of_a_whole_file_closes_it(disk: Path) -> None:
+    path = disk / "large"
+    with path.open("wb") as made:
+        made.truncate(33 << 20)
+
+    async def main() -> None:
+        for turns in range(10):
+            task = asyncio.ensure_future(read_bytes(path))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await until_blocked()
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            del task
+            engine = current_context()._engine
+            assert engine is not None
+            while engine._dropped:
+                await checkpoint()
+            await until_idle(current_context())
+            assert str(path) not in [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.exists()]  # noqa: ASYNC240
+
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
 
 
 # ---- ticks

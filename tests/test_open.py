@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import gc
 import io
@@ -19,7 +20,7 @@ import pytest
 import trio
 from anyio.lowlevel import checkpoint
 
-from trio_aio import current_context, open_aio
+from trio_aio import FileReadStream, current_context, open_aio
 
 from ._support import BLOCK, make_file, opened
 from ._tasks import until_idle
@@ -366,3 +367,20 @@ async def test_an_interrupt_at_any_line_of_an_open_leaves_no_descriptor(disk: Pa
 async def test_a_number_that_cannot_be_a_descriptor_is_refused_at_once(number: int) -> None:
     with pytest.raises(OverflowError):
         open_aio(number)
+
+
+async def test_wrong_arguments_are_refused_at_once(disk: Path) -> None:
+    path, _ = make_file(disk)
+    with pytest.raises(TypeError, match="context must be an AIOContext, not int"):
+        open_aio(path, context=5)  # type: ignore[call-overload]
+    async with open_aio(path) as file, open_aio(path, "r") as text:
+        for each in (file, text):
+            with pytest.raises(TypeError, match="cannot copy or pickle"):
+                copy.copy(each)
+        with pytest.raises(ValueError, match="negative size"):
+            await file.read(-2)
+        with pytest.raises(OverflowError, match="does not fit 64 bits"):
+            await file.pread(1, 1 << 63)
+        for wrong in (text, open_aio(path), 5):
+            with pytest.raises(TypeError, match="a stream needs"):
+                FileReadStream(wrong)  # type: ignore[arg-type]

@@ -319,3 +319,23 @@ def test_many_runs_in_many_threads_at_once(disk: Path) -> None:
         )
         == "1 0\n"
     )
+
+
+def test_the_parents_reaper_ends_quietly_in_a_child_that_leaves_its_loop(disk: Path) -> None:
+    """That loop's epoll is the parent's too, so the child must not go on with it; what leaves it should be its own exception."""
+    path, _ = make_file(disk)
+    run(
+        """
+        async def main():
+            warnings.simplefilter("ignore")
+            async with open_aio(path) as file:
+                context = file.context
+                child = os.fork()
+                if child == 0:
+                    os._exit(7 if context._served() and context._reap() else 1)
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+                assert await file.pread(10, 0) == data[:10]
+        trio.run(main)
+        """,
+        path,
+    )

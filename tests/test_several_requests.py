@@ -24,9 +24,10 @@ from trio_aio._copying import PIECE
 from trio_aio._descriptor import Alignment, Descriptor
 from trio_aio._request import Operation, Request, State
 from trio_aio._run import Run
+from trio_aio.testing import FaultyContext
 
 from ._support import BLOCK, Loop, empty_pipe, evict, full_pipe, loop, make_file, opened
-from ._tasks import busy
+from ._tasks import busy, until_idle
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -506,3 +507,57 @@ async def test_thousands_of_ranges_are_made_in_many_turns(large: Path) -> None:
             found = await file.read_ranges([(2 * i, 1) for i in range(4096)])
     assert found == [b"\0"] * 4096
     assert turns.count >= 2 * 4096 // 256
+
+
+def test_writes_that_wait_at_the_gate_are_given_up_without_letting_each_other_through(disk: Path) -> None:
+    path, _ = make_file(disk)
+    with loop(8, 4) as lp, opened(path, os.O_RDWR | os.O_DIRECT) as fd:
+        lp.warm()
+        descriptor = lp.descriptor(fd)
+        gate = descriptor.order.gate
+        assert gate is not None
+        others = Request(Operation.WRITE, descriptor)
+        others.buffered = True
+        assert gate.enter(others)
+        batch, (first, second) = two_writes(lp, descriptor)
+        second.buffered = True
+        batch.start()
+        assert (first.state, second.state) == (State.HELD, State.HELD)
+        before = lp.engine.submitted_workers
+        assert batch.cancel()
+        assert (first.state, second.state) == (State.WITHDRAWN, State.WITHDRAWN)
+        assert lp.engine.submitted_workers == before
+        gate.leave()
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("direct", [False, True])
+async def test_blocks_of_no_bytes_are_read_wherever_they_are(on_filesystem: Callable[[str], Path], direct: bool) -> None:
+    path = on_filesystem("tmpfs") / "empty blocks"
+    path.write_bytes(bytes(2 * BLOCK))
+    async with open_aio(path, direct=direct) as file:
+        await file.read_blocks([0, BLOCK], BLOCK)
+        await file.read_blocks([0, BLOCK], BLOCK)  # what the device does not know is known now
+        route = file._descriptor.read_route
+        assert route is not None
+        for _ in range(3):
+            route.detour = 0
+            assert await file.read_blocks([0, BLOCK], 0) == b""
+        assert await file.pread(BLOCK, 0) == bytes(BLOCK)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("direct", [False, True])
+async def test_abandoned_blocks_are_counted_once(disk: Path, direct: bool) -> None:
+    path, _ = make_file(disk)
+    async with FaultyContext() as context, open_aio(path, direct=direct, abandon_on_cancel=True, context=context) as file:
+        before = context.statistics()
+        with context.hang(file=path, operation="read") as hang, trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(file.read_blocks, range(0, 10 * BLOCK, BLOCK), BLOCK)
+                while not hang.held:
+                    await trio.lowlevel.checkpoint()
+                scope.cancel()
+        await until_idle(context)
+        after = context.statistics()
+    assert (after.cancelled - before.cancelled, after.completed - before.completed) == (10, 0)

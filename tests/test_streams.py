@@ -13,6 +13,7 @@ import anyio.streams.file
 import pytest
 from anyio import BrokenResourceError, CancelScope, ClosedResourceError, EndOfStream, TypedAttributeLookupError, create_task_group
 from anyio.abc import ByteReceiveStream, ByteSendStream
+from anyio.lowlevel import checkpoint
 from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.file import FileStreamAttribute
 from anyio.streams.text import TextReceiveStream
@@ -232,3 +233,29 @@ async def test_tasks_that_receive_from_one_stream_share_its_bytes(tmp_path: Path
             for _ in range(8):
                 group.start_soon(receive)
     assert sorted(parts) == sorted(data[i : i + 65536] for i in range(0, len(data), 65536))
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_stream_that_is_closed_while_it_is_opened_writes_to_nobody_elses_file(tmp_path: Path, turns: int) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    mine.write_bytes(b"")
+    other.write_bytes(b"kept")
+    stream = FileWriteStream(mine.open("r+b"))
+    sent = []
+
+    async def send() -> None:
+        try:
+            await stream.send(b"XXXX")
+        except ClosedResourceError:
+            return
+        sent.append(b"XXXX")
+
+    async with create_task_group() as group:
+        group.start_soon(send)
+        for _ in range(turns):
+            await checkpoint()
+        await stream.aclose()
+        stranger = other.open("r+b")
+    stranger.close()
+    assert other.read_bytes() == b"kept"
+    assert mine.read_bytes() == b"".join(sent)

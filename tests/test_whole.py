@@ -313,3 +313,15 @@ def test_a_file_that_was_opened_for_a_loop_that_is_gone_is_closed(disk: Path, ho
             thread.join()
     kept.clear()
     gc.collect()
+
+
+async def test_a_child_of_fork_has_no_memory_in_common_with_its_parent(disk: Path) -> None:
+    path, data = make_file(disk, BLOCK)
+    assert await read_bytes(path) == data
+    scratch = _whole._scratches[-1]
+    child = os.fork()
+    if child == 0:
+        scratch.view[:4] = b"mine"
+        os._exit(len(_whole._scratches))
+    assert os.waitpid(child, 0)[1] == 0  # noqa: ASYNC222 - it ends at once
+    assert scratch.view[:4] == data[:4]

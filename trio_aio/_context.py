@@ -174,6 +174,8 @@ class AIOContext:
 
     def _reap(self) -> bool:
         """Serve the eventfd; give whether the context is closed."""
+        if self._state == "forked":
+            return True
         engine = self._engine
         assert engine is not None
         engine.reap(drain=True)
@@ -192,12 +194,16 @@ class AIOContext:
 
     def _served(self) -> bool:
         """Whether no task waits for anything any more."""
+        if self._state == "forked":
+            return True
         engine = self._engine
         assert engine is not None
         return engine.outstanding == engine.abandoned and not self._closing
 
     def _hand_over(self) -> None:
         """End here and now. Requests that were abandoned keep their memory and descriptors, in a thread that waits for them."""
+        if self._state == "forked":
+            return
         self._stopping = True
         engine = self._engine
         assert engine is not None
@@ -633,5 +639,5 @@ def current_context() -> AIOContext:
     backend = current_backend()
     context: AIOContext = backend.run_local(make)
     if context._state == "closed":
-        raise RuntimeError("this run's AIOContext is closed: the run is ending")
+        raise RuntimeError("this run's AIOContext is closed: the run is ending, or somebody has closed it")
     return context

@@ -114,7 +114,9 @@ class DescriptionRecord:
 
 
 class WholeRecord:
-    """What a worker is told of a whole file, and where it puts what it found."""
+    """What a worker is told of a whole file, and where it puts what it found. A descriptor that is left open is its, until `claimed`."""
+
+    claimed: bool = False
 
     def __init__(self, export: Export, first: int) -> None:
         self.held: Export = export
@@ -122,6 +124,10 @@ class WholeRecord:
             "struct taio_whole *", {"fd": -1, "memory": export.address, "capacity": export.length, "first": min(first, export.length)}
         )
         self.address: int = int(ffi.cast("uintptr_t", self.value))
+
+    def __del__(self) -> None:
+        if self.value.fd >= 0 and not self.claimed:
+            os.close(self.value.fd)
 
 
 def describe(fd: int) -> DescriptionRecord:

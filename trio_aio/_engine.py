@@ -224,7 +224,7 @@ class Engine:
             return False
         if SYNCS[operation]:
             return True
-        if not (_TRANSFERS[operation] or request.run) or request.nbytes > DIRECT_LIMIT or request.cold or request.extra:
+        if not (_TRANSFERS[operation] or request.run) or not 0 < request.nbytes <= DIRECT_LIMIT or request.cold or request.extra:
             return False
         if _VECTORS[operation] and request.length > _IOV_MAX:
             return False
@@ -447,15 +447,18 @@ class Engine:
             request.owned.warm = True
             self._let_go(request)
             return
-        if request.cancel_accepted and (result == 0 or result == _ECANCELED):
+        if request.counted:
+            pass
+        elif request.cancel_accepted and (result == 0 or result == _ECANCELED):
             self.cancelled += request.pieces
-        elif not request.counted:
+        else:
             self.completed += request.pieces
         operation = request.operation
         if self._orphaned and _OPENS[operation] and result >= 0:
             fd = result if operation is Operation.OPEN else request.owned[1].value.fd
             if fd >= 0:
-                request.descriptor.claimed = True  # nobody else closes it
+                owner = request.descriptor if operation is Operation.OPEN else request.owned[1]
+                owner.claimed = True  # nobody else closes it
                 os.close(fd)
         if _READ_LIKE[operation]:
             self.bytes_read += request.transferred
@@ -548,7 +551,9 @@ class Engine:
 
     def cancel_together(self, requests: Iterable[Request]) -> bool:
         """Try to stop writes of one file, all or none of them."""
-        requests = sorted(requests, key=lambda request: request.state)  # those first that would start when others leave
+        # Those first that would start when others leave: who waits, and of them the youngest.
+        requests = [*requests][::-1]
+        requests.sort(key=lambda request: request.state)
         doubtful = [request for request in requests if request.state is State.WORKER_IN_FLIGHT]
         begun = any(_has_begun(request) or request.state not in (*_WITH_US, State.WORKER_IN_FLIGHT) for request in requests)
         if begun or len(doubtful) > 1:

@@ -80,7 +80,7 @@ class AsyncFile(PositionalFile):
 
     async def read(self, size: int | None = -1) -> bytes:
         """Read `size` bytes at the cursor, fewer only at the end of the file; all that is left for -1 or None."""
-        if size is None or size < 0:
+        if size is None or size == -1:
             return await self.readall()
         self._check_readable()
         if not self._turns.take():
@@ -369,7 +369,8 @@ class AsyncFile(PositionalFile):
     async def writelines(self, lines: Iterable[ReadableBuffer]) -> None:
         """Write bytes-like objects one behind the other, as `write`; many in one request.
 
-        Cancelled: nothing was written. Once the first MiB is written, cancellation has to wait for the end.
+        Cancelled: nothing was written. Once the first MiB is written, cancellation has to wait for the end; but asyncio's native
+        cancellation stops it between two MiB, with the cursor behind the last that it knows of.
         """
         self._check_writable()
         if isinstance(lines, str):

@@ -32,7 +32,7 @@ class InlineLane:
         self.hits: int = 0
         self.misses: int = 0
         self.bytes_read: int = 0
-        self._view: mmap.mmap = mmap.mmap(-1, INLINE_LIMIT)
+        self._view: mmap.mmap = mmap.mmap(-1, INLINE_LIMIT, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._memory: CData = ffi.from_buffer("char[]", self._view)
 
     def read(self, descriptor: Descriptor, size: int, offset: int) -> bytes | None:

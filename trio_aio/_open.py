@@ -169,6 +169,8 @@ def open_aio(
     Cancelled: it was not opened (nor created). An open that has begun is waited for, and gives the file.
     """
     parsed = _parse_mode(mode)
+    if context is not None and not isinstance(context, AIOContext):
+        raise TypeError(f"context must be an AIOContext, not {type(context).__name__}")
     if not isinstance(file, int):
         file = os.fspath(file)
         if not closefd:
@@ -244,6 +246,7 @@ class _Opening(Request):
 
 
 async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> _Opening:
+    engine = context._check()
     path = export_buffer(os.fsencode(file) + b"\0", writable=False)
     record = DescriptionRecord()
     descriptor = Descriptor(_AT_FDCWD, file)
@@ -255,6 +258,11 @@ async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> _Ope
             raise _unsupported(record.value.mode, file) from None
         if error.errno == errno.EINVAL and flags & os.O_DIRECT:
             raise os_error(errno.EINVAL, file, "this filesystem may not support direct I/O (O_DIRECT)") from None
+        raise
+    except BaseException:
+        if request.state is State.COMPLETED and request.result >= 0 and not descriptor.claimed:  # natively cancelled: close it now
+            descriptor.claimed = True
+            engine.drop(Descriptor(request.result, file))
         raise
     _learn(context, descriptor, record)
     return request

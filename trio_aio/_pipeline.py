@@ -9,6 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from trio_aio._arguments import LARGEST_OFFSET, checked_offset, checked_size
+from trio_aio._backends import Deferred
 from trio_aio._buffers import export_buffer
 from trio_aio._copying import PIECE, shortened
 from trio_aio._direct import Bounced, fits_slab, is_block_write
@@ -136,13 +137,14 @@ class Chunks:
         self._waited_for = True
         try:
             await _wait(backend, oldest.request)
-            self._ahead.popleft()
-            data = await oldest.take(context)
+            data = await oldest.take(context)  # natively cancelled: it stays, and the next step takes it
         except OSError:
+            self._ahead.popleft()
             self._end()
             raise
         finally:
             self._waited_for = False
+        self._ahead.popleft()
         if len(data) < oldest.size:
             self._end()
             if not data:
@@ -178,9 +180,12 @@ class Chunks:
         assert backend is not None
         for ahead in self._ahead:
             self._engine.cancel(ahead.request)
+        deferred = Deferred(backend)
         while self._ahead:
-            await _wait_shielded(backend, self._ahead[0].request)
+            with deferred:
+                await _wait_shielded(backend, self._ahead[0].request)
             self._engine.give_up(self._ahead.popleft().request)
+        deferred.deliver()
         await backend.cancel_shielded_checkpoint()
 
     async def __aenter__(self) -> Chunks:
@@ -260,6 +265,7 @@ class Writer:
         if not turns.take():
             raise RuntimeError("another task is writing with this writer")
         assert backend is not None
+        deferred = Deferred(backend)
         try:
             await backend.checkpoint_if_cancelled()
             self._check()
@@ -269,7 +275,10 @@ class Writer:
                 taken = copied = 0
                 while taken < export.length:
                     if self._block is None:
-                        await self._next_block(_wait_shielded)
+                        with deferred:
+                            await self._next_block(_wait_shielded)
+                        if self._block is None:  # the wait is over, and it was natively cancelled
+                            continue
                     block = self._block
                     assert block is not None
                     count = min(self._goal() - self._filled, export.length - taken, PIECE)
@@ -281,8 +290,10 @@ class Writer:
                         self._hand_over()
                     if copied >= PIECE and taken < export.length:
                         copied = 0
-                        await backend.cancel_shielded_checkpoint()
+                        with deferred:
+                            await backend.cancel_shielded_checkpoint()
             self._raise_error()
+            deferred.deliver()
             await backend.cancel_shielded_checkpoint()
         finally:
             turns.pass_on()
@@ -349,9 +360,11 @@ class Writer:
         if backend is None:
             raise self._context._refusal()
         assert turns is not None
-        if not turns.take():  # another task is writing
-            with backend.shielded():
+        deferred = Deferred(backend)
+        while not turns.take():  # another task is writing
+            with deferred, backend.shielded():
                 await turns.wait()
+                break
         self._open = False
         try:
             if kind is None and self._filled and self._block is not None and self._error is None:
@@ -359,7 +372,8 @@ class Writer:
         finally:
             for block in self._blocks:
                 assert block.request is not None
-                await _wait_shielded(backend, block.request)
+                with deferred:
+                    await _wait_shielded(backend, block.request)
                 self._note(block)
             self._blocks.clear()
             self._block = None
@@ -368,4 +382,5 @@ class Writer:
             if value is None:
                 raise self._error
             value.__context__ = value.__context__ or self._error
+        deferred.deliver()
         await backend.cancel_shielded_checkpoint()

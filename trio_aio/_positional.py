@@ -22,6 +22,7 @@ from trio_aio._request import Operation, Request
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from types import TracebackType
+    from typing import NoReturn, SupportsIndex
 
     from _typeshed import ReadableBuffer, WriteableBuffer
     from typing_extensions import Self
@@ -133,6 +134,9 @@ class PositionalFile:
         state = " closed" if self._closed else ""
         return f"<trio_aio.{type(self).__name__} name={self.name!r} mode={self._mode!r}{state}>"
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError(f"cannot copy or pickle {type(self).__name__!r} object: it owns a descriptor")
+
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError("I/O operation on closed file")
@@ -152,7 +156,8 @@ class PositionalFile:
     async def pread(self, size: int, offset: int, *, flags: int = NO_FLAGS) -> bytes:
         """Read exactly `size` bytes at `offset`, fewer only at the end of the file. preadv2(2); `flags`: `RWF`."""
         inline = self._inline
-        if inline is not None and flags is NO_FLAGS and type(size) is int is type(offset) and 0 < size <= INLINE_LIMIT and offset >= 0:
+        plain = flags is NO_FLAGS and type(size) is int is type(offset) and 0 < size < _PLAIN and 0 <= offset < _PLAIN
+        if inline is not None and plain and size <= INLINE_LIMIT:
             descriptor = self._descriptor
             # The thread is enough here: a hit has nothing to do with the run, and a miss looks closer.
             if get_ident() == self._context._thread and descriptor.read_route.nowait:  # type: ignore[union-attr]
@@ -163,7 +168,7 @@ class PositionalFile:
                     return data
                 return await self._context._pread_by_worker(descriptor, size, offset, flags, self._abandon)
         self._check_readable()
-        if not (flags is NO_FLAGS and type(size) is int is type(offset) and 0 < size < _PLAIN and 0 <= offset < _PLAIN):
+        if not plain:
             size, offset, flags = checked_size(size), checked_offset(offset), checked_flags(flags)
         return await self._context._pread(self._descriptor, size, offset, flags, self._abandon)
 

@@ -13,6 +13,7 @@ from anyio.streams.file import FileStreamAttribute
 from trio_aio._backends import current_backend
 from trio_aio._file import AsyncFile
 from trio_aio._open import open_aio
+from trio_aio._text import AsyncTextFile
 from trio_aio._turns import Turns
 
 if TYPE_CHECKING:
@@ -25,9 +26,14 @@ __all__ = ("FileReadStream", "FileWriteStream")
 
 class _FileStream:
     def __init__(self, file: AsyncFile | IO[bytes]) -> None:
+        if not isinstance(file, AsyncFile) and not (hasattr(file, "fileno") and hasattr(file, "tell")):
+            raise TypeError(f"a stream needs an AsyncFile or a binary file of Python's, not {type(file).__name__}")
+        if isinstance(file, AsyncTextFile):
+            raise TypeError("a stream needs a binary file, not an AsyncTextFile")
         self._file: AsyncFile | IO[bytes] = file
         self._opened: AsyncFile | None = file if isinstance(file, AsyncFile) else None
         self._turns: Turns | None = None
+        self._closed: bool = False
 
     async def _get(self) -> AsyncFile:
         """Give the file, opened here and now if it was a file of Python's."""
@@ -39,6 +45,8 @@ class _FileStream:
         if self._turns is None:
             self._turns = Turns(backend, lambda: None)
         async with self._turns:
+            if self._closed:
+                raise ValueError("I/O operation on closed file")
             if self._opened is None:  # nobody was quicker
                 if file.writable():
                     await backend.run_in_thread(file.flush)
@@ -49,12 +57,20 @@ class _FileStream:
 
     async def aclose(self) -> None:
         """Close the file. Closes in a cancelled scope too."""
-        if self._opened is not None:
-            await self._opened.aclose()
-        if not isinstance(self._file, AsyncFile):
-            backend = current_backend()
-            with backend.shielded():
-                await backend.run_in_thread(self._file.close)
+        if isinstance(self._file, AsyncFile):
+            await self._file.aclose()
+            return
+        backend = current_backend()
+        if self._turns is None:
+            self._turns = Turns(backend, lambda: None)
+        with backend.shielded():
+            async with self._turns:  # somebody may be about to open it
+                self._closed = True
+                try:
+                    if self._opened is not None:
+                        await self._opened.aclose()
+                finally:
+                    await backend.run_in_thread(self._file.close)
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:

@@ -22,6 +22,7 @@ from trio_aio._arguments import checked_integer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
+    from typing import NoReturn, SupportsIndex
 
     from typing_extensions import Self
 
@@ -168,6 +169,9 @@ class AsyncTextFile:
     def mode(self) -> str:
         """The mode as it was given."""
         return self._mode
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError(f"cannot copy or pickle {type(self).__name__!r} object: it owns a descriptor")
 
     @property
     def closed(self) -> bool:
@@ -375,7 +379,8 @@ class AsyncTextFile:
     async def writelines(self, lines: Iterable[str]) -> None:
         """Write strings one behind the other, as `write`; many in one request.
 
-        Cancelled: nothing was written. Once the first MiB is written, cancellation has to wait for the end.
+        Cancelled: nothing was written. Once the first MiB is written, cancellation has to wait for the end; but asyncio's native
+        cancellation stops it between two MiB, with the cursor behind the last that it knows of.
         """
         async with _Turn(self, writing=True) as turn:
             pieces = _gathered(lines)

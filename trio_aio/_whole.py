@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Union
 from trio_aio._batch import Batch
 from trio_aio._buffers import Export, export_buffer
 from trio_aio._context import current_context
+from trio_aio._copying import joined, shortened
 from trio_aio._descriptor import Descriptor, WholeRecord, cached_size
 from trio_aio._errors import os_error
 from trio_aio._file import AsyncFile
@@ -42,12 +43,13 @@ class _Scratch:
     """Memory for a file whose size is not known, used again and again."""
 
     def __init__(self) -> None:
-        self.view: mmap.mmap = mmap.mmap(-1, SMALL)
+        self.view: mmap.mmap = mmap.mmap(-1, SMALL, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.export: Export = export_buffer(self.view, writable=True)
 
 
 _scratches: list[_Scratch] = []
 _KEPT = 8
+os.register_at_fork(after_in_child=_scratches.clear)
 
 
 async def read_bytes(path: _Path) -> bytes:
@@ -59,7 +61,10 @@ async def read_bytes(path: _Path) -> bytes:
     context = current_context()
     size = cached_size(_encoded(path))
     if size <= SMALL:
-        scratch = _scratches.pop() if _scratches else _Scratch()
+        try:
+            scratch = _scratches.pop()
+        except IndexError:
+            scratch = _Scratch()
         record = WholeRecord(scratch.export, SMALL)
         n = await _perform(context, Operation.READ_FILE, path, os.O_RDONLY, record)
         data = scratch.view[:n]
@@ -71,19 +76,20 @@ async def read_bytes(path: _Path) -> bytes:
         record = WholeRecord(export_buffer(data, writable=False), size if size <= LARGE else PIECE)
         n = await _perform(context, Operation.READ_FILE, path, os.O_RDONLY, record)
         if record.value.fd < 0 and n < size:
-            return data[:n]
+            return await shortened(context, memoryview(data)[:n])
     if record.value.fd < 0:
         return data
     descriptor = Descriptor(record.value.fd, os.fspath(path))
     _learn(context, descriptor, record)
+    record.claimed = True
     async with AsyncFile(context, descriptor, "rb", n, readable=True, writable=False, abandon_on_cancel=False) as file:
         if 0 < n < len(data):
             n = await _fill(context, descriptor, data, n)
             if n < len(data):
-                return data[:n]
+                return await shortened(context, memoryview(data)[:n])
             await file.seek(n)
         rest = await file.readall()  # it is longer than it said
-        return data[:n] + rest if rest else data
+        return await joined(context, (memoryview(data)[:n], rest)) if rest else data
 
 
 async def _fill(context: AIOContext, descriptor: Descriptor, memory: bytes, start: int) -> int:
@@ -163,4 +169,9 @@ async def _perform(context: AIOContext, operation: Operation, path: _Path, flags
         mode = record.value.description.mode
         if error.errno == errno.EOPNOTSUPP and mode and not _is_file(mode):
             raise _unsupported(mode, name) from None
+        raise
+    except BaseException:
+        if request.finished and record.value.fd >= 0 and not record.claimed:  # natively cancelled: close it now
+            record.claimed = True
+            context._check().drop(Descriptor(record.value.fd, name))
         raise

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
 
-__all__ = ("Backend", "Performable", "Waitable", "current_backend")
+__all__ = ("Backend", "Deferred", "Performable", "Waitable", "current_backend")
 
 
 class Waitable(Protocol):
@@ -38,6 +39,8 @@ class Backend(Protocol):
 
     identity: object
     """This run."""
+    native_cancellation: tuple[type[BaseException], ...]
+    """What comes through every shield: asyncio's Task.cancel, once the wait is over."""
 
     def current(self) -> object:
         """Give the run that the caller is in; RuntimeError outside any."""
@@ -89,6 +92,28 @@ class Backend(Protocol):
 
     def run_local(self, make: Callable[[Backend], Any]) -> Any:
         """Give the object that `make` made for this run when it was first asked for."""
+
+
+class Deferred:
+    """Puts a native cancellation off to the end of a call that must not stop half-way: ``with deferred: await ...``, then `deliver`."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._kinds: tuple[type[BaseException], ...] = backend.native_cancellation
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> bool:
+        if not isinstance(value, self._kinds):
+            return False
+        self._error = value
+        return True
+
+    def deliver(self) -> None:
+        """Raise what was put off."""
+        if self._error is not None:
+            raise self._error
 
 
 def current_backend() -> Backend:

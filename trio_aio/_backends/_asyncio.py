@@ -126,6 +126,8 @@ class _Call:
 class AsyncioBackend:
     """One event loop of asyncio's, or uvloop's."""
 
+    native_cancellation: tuple[type[BaseException], ...] = (CancelledError,)
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.identity: object = loop
         self.loop: asyncio.AbstractEventLoop = loop

@@ -58,6 +58,8 @@ class _EndOfTick(trio.abc.Instrument):
 class TrioBackend:
     """One ``trio.run``."""
 
+    native_cancellation: tuple[type[BaseException], ...] = ()
+
     def __init__(self) -> None:
         self.identity: object = current_trio_token()
         self._end_of_tick: _EndOfTick | None = None
