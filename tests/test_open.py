@@ -375,6 +375,7 @@ async def test_wrong_arguments_are_refused_at_once(disk: Path) -> None:
         open_aio(path, context=5)  # type: ignore[call-overload]
     async with open_aio(path) as file, open_aio(path, "r") as text:
         for each in (file, text):
+            assert isinstance(each, anyio.abc.AsyncResource)
             with pytest.raises(TypeError, match="cannot copy or pickle"):
                 copy.copy(each)
         with pytest.raises(ValueError, match="negative size"):

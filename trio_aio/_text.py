@@ -17,6 +17,8 @@ import operator
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from anyio.abc import AsyncResource
+
 from trio_aio._arguments import checked_integer
 
 if TYPE_CHECKING:
@@ -93,6 +95,7 @@ class _Cookie(NamedTuple):
         return not self.position and not self.flags
 
 
+@AsyncResource.register
 class AsyncTextFile:
     """A text file, made by `open_aio` with a mode that has no "b".
 
