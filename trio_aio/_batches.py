@@ -116,7 +116,7 @@ async def read_ranges(
             view = memoryview(part)[:have]
             for i in inside:
                 offset, size = wanted[i]
-                found[i] = await shortened(context, view[offset - start : offset - start + size])
+                found[i] = await shortened(context._backend, view[offset - start : offset - start + size])
         if pause.is_due:
             await pause.shielded_checkpoint()
     return found

@@ -10,21 +10,20 @@ from trio_aio._native import ffi
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trio_aio._context import AIOContext
+    from trio_aio._backends import Backend
 
 __all__ = ("PIECE", "joined", "shortened")
 
 PIECE = 1 << 20  # bytes: 0.1 to 0.3 ms, with the page faults of new memory
 
 
-async def joined(context: AIOContext, parts: Sequence[bytes | memoryview]) -> bytes:
+async def joined(backend: Backend | None, parts: Sequence[bytes | memoryview]) -> bytes:
     """Give the parts, one behind the other; the very object if there is but one. No checkpoint where little is copied; never Cancelled."""
     if len(parts) == 1 and isinstance(parts[0], bytes):
         return parts[0]
     size = sum(len(part) for part in parts)
     if size <= PIECE:
         return b"".join(parts)
-    backend = context._backend
     assert backend is not None
     whole = bytes(size)  # nobody else has seen this object yet, so it may be written to
     address = export_buffer(whole, writable=False).address
@@ -37,6 +36,6 @@ async def joined(context: AIOContext, parts: Sequence[bytes | memoryview]) -> by
     return whole
 
 
-async def shortened(context: AIOContext, part: memoryview) -> bytes:
+async def shortened(backend: Backend | None, part: memoryview) -> bytes:
     """Give a copy of some bytes, as `joined` does."""
-    return await joined(context, (part,))
+    return await joined(backend, (part,))

@@ -112,7 +112,7 @@ class AsyncFile(PositionalFile):
         position += len(data)
         if missing >= LARGEST:
             more = await self.pread(missing, position)
-            return await joined(self._context, (data, more)) if data else more
+            return await joined(self._backend, (data, more)) if data else more
         return data + (await self._piece(position, missing))[:missing]
 
     async def read1(self, size: int = -1) -> bytes:
@@ -161,7 +161,7 @@ class AsyncFile(PositionalFile):
             if len(part) < want:
                 break
         ahead.move(position)
-        return await joined(self._context, parts)
+        return await joined(self._backend, parts)
 
     async def readinto(self, buffer: WriteableBuffer) -> int:
         """Read at the cursor into a writable buffer as much as it holds, fewer bytes only at the end of the file; give their number."""

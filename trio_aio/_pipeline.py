@@ -81,7 +81,7 @@ class _Ahead:
         if request.result < 0:
             raise os_error(request.result, request.descriptor.name)
         memory, n = self._memory, request.result
-        return memory if n == self.size and isinstance(memory, bytes) else await shortened(context, memoryview(memory)[:n])
+        return memory if n == self.size and isinstance(memory, bytes) else await shortened(context._backend, memoryview(memory)[:n])
 
 
 class Chunks:

@@ -76,7 +76,7 @@ async def read_bytes(path: _Path) -> bytes:
         record = WholeRecord(export_buffer(data, writable=False), size if size <= LARGE else PIECE)
         n = await _perform(context, Operation.READ_FILE, path, os.O_RDONLY, record)
         if record.value.fd < 0 and n < size:
-            return await shortened(context, memoryview(data)[:n])
+            return await shortened(context._backend, memoryview(data)[:n])
     if record.value.fd < 0:
         return data
     descriptor = Descriptor(record.value.fd, os.fspath(path))
@@ -86,10 +86,10 @@ async def read_bytes(path: _Path) -> bytes:
         if 0 < n < len(data):
             n = await _fill(context, descriptor, data, n)
             if n < len(data):
-                return await shortened(context, memoryview(data)[:n])
+                return await shortened(context._backend, memoryview(data)[:n])
             await file.seek(n)
         rest = await file.readall()  # it is longer than it said
-        return await joined(context, (memoryview(data)[:n], rest)) if rest else data
+        return await joined(context._backend, (memoryview(data)[:n], rest)) if rest else data
 
 
 async def _fill(context: AIOContext, descriptor: Descriptor, memory: bytes, start: int) -> int:
