@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trio_aio._arguments import checked_offset, checked_size
 from trio_aio._batch import Batch
-from trio_aio._buffers import Export, export_buffer, new_bytearray
+from trio_aio._buffers import Export, export_buffer, new_bytearray, new_bytes
 from trio_aio._copying import shortened
 from trio_aio._direct import is_block_write
 from trio_aio._errors import os_error
@@ -99,8 +99,7 @@ async def read_ranges(
     memory: list[bytes | bytearray] = []
     parts = []
     for start, end, _ in merged:
-        # Nobody else has seen this object yet, so it may be written to; bytes of one byte are shared by all of Python.
-        part = bytes(end - start) if end - start > 1 else bytearray(1)
+        part = new_bytes(end - start)
         memory.append(part)
         parts.append((start, export_buffer(part, writable=False)))
         if pause.is_due:

@@ -36,6 +36,7 @@ __all__ = (
     "export_buffer",
     "export_vector",
     "new_bytearray",
+    "new_bytes",
 )
 
 PAGE = mmap.PAGESIZE
@@ -102,6 +103,25 @@ def export_vector(buffers: Sequence[ReadableBuffer], *, writable: bool) -> Vecto
 _uninitialised = ctypes.pythonapi.PyByteArray_FromStringAndSize
 _uninitialised.restype = ctypes.py_object
 _uninitialised.argtypes = (ctypes.c_char_p, ctypes.c_ssize_t)
+
+
+_uninitialised_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
+_uninitialised_bytes.restype = ctypes.py_object
+_uninitialised_bytes.argtypes = (ctypes.c_char_p, ctypes.c_ssize_t)
+
+
+def new_bytes(size: int) -> bytes | bytearray:
+    """Give memory that becomes the bytes that a caller gets, with whatever is in it.
+
+    Nobody else has seen the object, so it may be written to; bytes of one byte or none are shared by all of Python, and come as a
+    bytearray. ``bytes(size)`` would write zeros first, on the event loop's thread, where malloc has used the memory before.
+    """
+    if size < 2:
+        return bytearray(size)
+    if size > sys.maxsize:  # ctypes would take it modulo 2**64
+        raise MemoryError
+    made: bytes = _uninitialised_bytes(None, size)
+    return made
 
 
 def new_bytearray(size: int) -> bytearray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trio_aio._buffers import export_buffer
+from trio_aio._buffers import export_buffer, new_bytes
 from trio_aio._native import ffi
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ async def joined(backend: Backend | None, parts: Sequence[bytes | memoryview]) -
     if size <= PIECE:
         return b"".join(parts)
     assert backend is not None
-    whole = bytes(size)  # nobody else has seen this object yet, so it may be written to
+    whole = new_bytes(size)
+    assert isinstance(whole, bytes)
     address = export_buffer(whole, writable=False).address
     for part in parts:
         for start in range(0, len(part), PIECE):

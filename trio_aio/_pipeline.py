@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trio_aio._arguments import LARGEST_OFFSET, checked_offset, checked_size
 from trio_aio._backends import Deferred
-from trio_aio._buffers import export_buffer
+from trio_aio._buffers import export_buffer, new_bytes
 from trio_aio._copying import PIECE, shortened
 from trio_aio._direct import Bounced, fits_slab, is_block_write
 from trio_aio._errors import os_error
@@ -64,8 +64,7 @@ class _Ahead:
             self._bounced = Bounced(engine, Operation.READ, descriptor, size, offset, 0)
             self.request: Request = self._bounced.request
         else:
-            # Nobody else has seen this object yet, so it may be written to; bytes of one byte are shared by all of Python.
-            self._memory = bytes(size) if size > 1 else bytearray(size)
+            self._memory = new_bytes(size)
             export = export_buffer(self._memory, writable=False)
             self.request = Request(Operation.READ, descriptor, export.address, size, offset, 0, export, extra=descriptor.read_bounce)
         engine.submit(self.request)

@@ -6,7 +6,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from trio_aio._buffers import LARGEST_SLAB, export_buffer, export_vector
+from trio_aio._buffers import LARGEST_SLAB, export_buffer, export_vector, new_bytes
 from trio_aio._copying import PIECE, joined, shortened
 from trio_aio._descriptor import describe
 from trio_aio._direct import Bounced, fits_slab, is_block_write, reading_fits, writing_fits
@@ -86,8 +86,7 @@ class Transfers:
                     return data
                 left += len(more)
                 return await joined(self._backend, (data, more, await self._pread(descriptor, size - left, offset + left, flags, abandon)))
-        # Nobody else has seen this object yet, so it may be written to; bytes of one byte or none are shared by all of Python.
-        memory: bytes | bytearray = bytes(size) if size > 1 else bytearray(size)
+        memory = new_bytes(size)
         export = export_buffer(memory, writable=False)
         request = Request(Operation.READ, descriptor, export.address, size, offset, flags, export, extra=descriptor.read_bounce)
         n = await self._perform(request, abandon=abandon)

@@ -14,7 +14,7 @@ import os
 from typing import TYPE_CHECKING, Union
 
 from trio_aio._batch import Batch
-from trio_aio._buffers import Export, export_buffer
+from trio_aio._buffers import Export, export_buffer, new_bytes
 from trio_aio._context import current_context
 from trio_aio._copying import joined, shortened
 from trio_aio._descriptor import Descriptor, WholeRecord, cached_size
@@ -71,8 +71,9 @@ async def read_bytes(path: _Path) -> bytes:
         if len(_scratches) < _KEPT:
             _scratches.append(scratch)
     else:
-        # Nobody else has seen this object yet, so it may be written to.
-        data = bytes(size)
+        made = new_bytes(size)
+        assert isinstance(made, bytes)
+        data = made
         record = WholeRecord(export_buffer(data, writable=False), size if size <= LARGE else PIECE)
         n = await _perform(context, Operation.READ_FILE, path, os.O_RDONLY, record)
         if record.value.fd < 0 and n < size:
@@ -89,7 +90,7 @@ async def read_bytes(path: _Path) -> bytes:
                 return await shortened(context._backend, memoryview(data)[:n])
             await file.seek(n)
         rest = await file.readall()  # it is longer than it said
-        return await joined(context._backend, (memoryview(data)[:n], rest)) if rest else data
+        return await joined(context._backend, (memoryview(data)[:n], rest)) if rest else data[:n]
 
 
 async def _fill(context: AIOContext, descriptor: Descriptor, memory: bytes, start: int) -> int:
