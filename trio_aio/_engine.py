@@ -116,7 +116,7 @@ class Engine:
             self._tear_down_kernel()
             os.close(self.event_fd)
             raise
-        self.inline: InlineLane = InlineLane()
+        self.inline: InlineLane = InlineLane(self.workers)
         self.buffers: BufferPool = BufferPool(_POOLED, self._populate)
         self._room: int = 2 * max_in_flight
         self._out: CData = ffi.new("struct taio_completion[]", self._room)

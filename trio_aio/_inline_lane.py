@@ -3,6 +3,9 @@
 What lies in the page cache costs a memory copy and no hand-over. What does not is answered with EAGAIN, and read-ahead has then begun: the
 worker that reads it next finds the I/O under way. A short count tells nothing by itself (part of the range cached, or the end of the
 file), so we ask once more behind it; 0 is the end.
+
+To ask for what is not there is no present: the loop's thread begins the reading, and the worker waits for it. Where nothing has been
+there many times in a row the workers do better alone, so the next requests make a detour, until one is sent to ask again.
 """
 
 from __future__ import annotations
@@ -17,10 +20,14 @@ if TYPE_CHECKING:
     from trio_aio._descriptor import Descriptor
     from trio_aio._native._ext import CData
     from trio_aio._run import Run
+    from trio_aio._worker_lane import WorkerLane
 
 __all__ = ("INLINE_LIMIT", "InlineLane")
 
 INLINE_LIMIT = 128 << 10  # bytes: copying more would keep the loop from its other tasks for too long
+
+MISSES = 16  # in a row, before a detour
+DETOUR = 16  # requests, before one asks again
 
 _pread_nowait = lib.taio_pread_nowait
 
@@ -28,15 +35,22 @@ _pread_nowait = lib.taio_pread_nowait
 class InlineLane:
     """Reads from the page cache, through one buffer that lives as long as the engine."""
 
-    def __init__(self) -> None:
+    def __init__(self, workers: WorkerLane) -> None:
+        self._workers: WorkerLane = workers
         self.hits: int = 0
         self.misses: int = 0
         self.bytes_read: int = 0
+        self._detour: int = 0
+        self._in_a_row: int = 0  # misses
+        self._hits_before: int = 0  # them
         self._view: mmap.mmap = mmap.mmap(-1, INLINE_LIMIT, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._memory: CData = ffi.from_buffer("char[]", self._view)
 
     def read(self, descriptor: Descriptor, size: int, offset: int) -> bytes | None:
         """Give `size` bytes, at most INLINE_LIMIT, fewer only at the end of the file. None: this is for another lane."""
+        if self._detour and self._workers.in_flight:  # alone, a request is quicker if it asks
+            self._detour -= 1
+            return None
         n = _pread_nowait(descriptor.fd, self._memory, size, offset)
         if n != size:
             n = self._rest(descriptor, self._memory, n, size, offset)
@@ -48,6 +62,9 @@ class InlineLane:
 
     def read_into(self, descriptor: Descriptor, address: int, size: int, offset: int) -> int:
         """Read into memory of `size` bytes, likewise; -1 where `read` gives None."""
+        if self._detour and self._workers.in_flight:  # alone, a request is quicker if it asks
+            self._detour -= 1
+            return -1
         memory = ffi.cast("char *", address)
         n = _pread_nowait(descriptor.fd, memory, size, offset)
         if n != size:
@@ -82,6 +99,12 @@ class InlineLane:
             return n
         self._learn(descriptor, n)
         self.misses += 1
+        if self.hits != self._hits_before:
+            self._hits_before = self.hits
+            self._in_a_row = 0
+        self._in_a_row += 1
+        if self._in_a_row >= MISSES:
+            self._detour = DETOUR
         return -1  # a worker meets the same error, if it is one, and reports it
 
     def close(self) -> None:
