@@ -84,7 +84,6 @@ async def read_ranges(
     """Read ranges; see `PositionalFile.read_ranges`."""
     max_gap = checked_size(max_gap)
     wanted = [(checked_offset(offset), checked_size(size)) for offset, size in ranges]
-    pause = _Pause(context)
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     merged: list[tuple[int, int, list[int]]] = []  # start, end, the ranges in it
     for i in order:
@@ -98,50 +97,29 @@ async def read_ranges(
             merged.append((start, end, [i]))
     memory: list[bytes | bytearray] = []
     parts = []
-    for start, end, _ in merged:
+    for number, (start, end, _) in enumerate(merged, 1):
         part = new_bytes(end - start)
         memory.append(part)
         parts.append((start, export_buffer(part, writable=False)))
-        if pause.is_due:
-            await pause.checkpoint()
+        if number % _RANGES == 0:
+            await context._checkpoint()
     run = Run.ranges(descriptor, parts, writing=False)
     await _read(context, descriptor, run, abandon)
+    backend = context._backend
+    assert backend is not None
     found = [b""] * len(wanted)
-    for number, ((start, end, inside), part) in enumerate(zip(merged, memory, strict=True)):
-        have = run.pieces[number].result
+    for number, ((start, end, inside), part) in enumerate(zip(merged, memory, strict=True), 1):
+        have = run.pieces[number - 1].result
         if len(inside) == 1 and have == end - start and isinstance(part, bytes):
             found[inside[0]] = part
         else:
             view = memoryview(part)[:have]
             for i in inside:
                 offset, size = wanted[i]
-                found[i] = await shortened(context._backend, view[offset - start : offset - start + size])
-        if pause.is_due:
-            await pause.shielded_checkpoint()
+                found[i] = await shortened(backend, view[offset - start : offset - start + size])
+        if number % _RANGES == 0:
+            await backend.cancel_shielded_checkpoint()
     return found
-
-
-class _Pause:
-    """Lets other tasks have their turn, now and then, in a long call."""
-
-    def __init__(self, context: AIOContext) -> None:
-        self._context: AIOContext = context
-        self._count: int = 0
-
-    @property
-    def is_due(self) -> bool:
-        """Whether it is time; counts what was done."""
-        self._count += 1
-        return self._count % _RANGES == 0
-
-    async def checkpoint(self) -> None:
-        """Nothing was done yet: Cancelled may be raised."""
-        await self._context._checkpoint()
-
-    async def shielded_checkpoint(self) -> None:
-        backend = self._context._backend
-        assert backend is not None
-        await backend.cancel_shielded_checkpoint()
 
 
 async def _read(context: AIOContext, descriptor: Descriptor, run: Run, abandon: bool) -> None:
@@ -175,10 +153,7 @@ class _Lease:
         self._descriptor: Descriptor = descriptor
 
     def __enter__(self) -> None:
-        order = self._descriptor.order
-        if order.closing:
-            raise ValueError("I/O operation on closed file")
-        order.lease()
+        self._descriptor.order.lease()
 
     def __exit__(self, *_: object) -> None:
         self._engine.end_lease(self._descriptor)

@@ -37,6 +37,7 @@ __all__ = (
     "export_vector",
     "new_bytearray",
     "new_bytes",
+    "private_memory",
 )
 
 PAGE = mmap.PAGESIZE
@@ -132,12 +133,17 @@ def new_bytearray(size: int) -> bytearray:
     return made
 
 
+def private_memory(size: int) -> mmap.mmap:
+    """Give page-aligned memory that a child of fork does not share: ``mmap.mmap(-1, size)`` alone would be."""
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
 class _Arena:
     """Address space for chunks, aligned for huge pages. What is never touched takes no memory."""
 
     def __init__(self, size: int) -> None:
         # One mapping for many chunks: mmap(2) waits for the page faults of other threads, and the event loop should not.
-        self.memory: mmap.mmap = mmap.mmap(-1, size + CHUNK, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.memory: mmap.mmap = private_memory(size + CHUNK)
         self.memory.madvise(mmap.MADV_DONTFORK)
         with suppress(OSError):  # a kernel without transparent huge pages
             self.memory.madvise(mmap.MADV_HUGEPAGE)

@@ -170,7 +170,7 @@ class Engine:
         """
         descriptor = request.descriptor
         if descriptor.order.closing and request.batch is None:
-            raise ValueError("I/O operation on closed file")
+            descriptor.order.check()
         self.outstanding += 1
         if request.operation is Operation.TRUNCATE and request.offset < descriptor.size:
             descriptor.size = request.offset
@@ -447,17 +447,16 @@ class Engine:
             request.owned.warm = True
             self._let_go(request)
             return
-        if request.counted:
-            pass
-        elif request.cancel_accepted and (result == 0 or result == _ECANCELED):
-            self.cancelled += request.pieces
-        else:
-            self.completed += request.pieces
+        if not request.counted:
+            if request.cancel_accepted and result in (0, _ECANCELED):
+                self.cancelled += request.pieces
+            else:
+                self.completed += request.pieces
         operation = request.operation
         if self._orphaned and _OPENS[operation] and result >= 0:
-            fd = result if operation is Operation.OPEN else request.owned[1].value.fd
+            record = request.owned[1]
+            owner, fd = (request.descriptor, result) if operation is Operation.OPEN else (record, record.value.fd)
             if fd >= 0:
-                owner = request.descriptor if operation is Operation.OPEN else request.owned[1]
                 owner.claimed = True  # nobody else closes it
                 os.close(fd)
         if _READ_LIKE[operation]:

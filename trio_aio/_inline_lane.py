@@ -11,12 +11,15 @@ there many times in a row the workers do better alone, so the next requests make
 from __future__ import annotations
 
 import errno
-import mmap
 from typing import TYPE_CHECKING
 
+from trio_aio._buffers import private_memory
 from trio_aio._native import ffi, lib
+from trio_aio._routing import Detour
 
 if TYPE_CHECKING:
+    import mmap
+
     from trio_aio._descriptor import Descriptor
     from trio_aio._native._ext import CData
     from trio_aio._run import Run
@@ -40,16 +43,14 @@ class InlineLane:
         self.hits: int = 0
         self.misses: int = 0
         self.bytes_read: int = 0
-        self._detour: int = 0
-        self._in_a_row: int = 0  # misses
-        self._hits_before: int = 0  # them
-        self._view: mmap.mmap = mmap.mmap(-1, INLINE_LIMIT, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._way: Detour = Detour(MISSES, DETOUR)  # left after misses in a row
+        self._hits_before: int = 0  # the last miss
+        self._view: mmap.mmap = private_memory(INLINE_LIMIT)
         self._memory: CData = ffi.from_buffer("char[]", self._view)
 
     def read(self, descriptor: Descriptor, size: int, offset: int) -> bytes | None:
         """Give `size` bytes, at most INLINE_LIMIT, fewer only at the end of the file. None: this is for another lane."""
-        if self._detour and self._workers.in_flight:  # alone, a request is quicker if it asks
-            self._detour -= 1
+        if self._way.detour and self._is_left():
             return None
         n = _pread_nowait(descriptor.fd, self._memory, size, offset)
         if n != size:
@@ -62,8 +63,7 @@ class InlineLane:
 
     def read_into(self, descriptor: Descriptor, address: int, size: int, offset: int) -> int:
         """Read into memory of `size` bytes, likewise; -1 where `read` gives None."""
-        if self._detour and self._workers.in_flight:  # alone, a request is quicker if it asks
-            self._detour -= 1
+        if self._way.detour and self._is_left():
             return -1
         memory = ffi.cast("char *", address)
         n = _pread_nowait(descriptor.fd, memory, size, offset)
@@ -89,6 +89,9 @@ class InlineLane:
         if answer == -errno.EOPNOTSUPP and descriptor.read_route is not None:
             descriptor.read_route.nowait = False
 
+    def _is_left(self) -> bool:
+        return self._workers.in_flight > 0 and not self._way.is_open()  # alone, a request is quicker if it asks
+
     def _rest(self, descriptor: Descriptor, memory: CData, n: int, size: int, offset: int) -> int:
         while 0 < n < size:
             more = _pread_nowait(descriptor.fd, memory + n, size - n, offset + n)
@@ -101,10 +104,8 @@ class InlineLane:
         self.misses += 1
         if self.hits != self._hits_before:
             self._hits_before = self.hits
-            self._in_a_row = 0
-        self._in_a_row += 1
-        if self._in_a_row >= MISSES:
-            self._detour = DETOUR
+            self._way.clear()
+        self._way.strike()
         return -1  # a worker meets the same error, if it is one, and reports it
 
     def close(self) -> None:

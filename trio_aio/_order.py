@@ -127,8 +127,14 @@ class Order:
         self._syncs.append(request)
         return False
 
+    def check(self) -> None:
+        """Raise ValueError if a close has begun."""
+        if self.closing:
+            raise ValueError("I/O operation on closed file")
+
     def lease(self) -> None:
-        """Let a close wait, as a request does, until `end_lease`."""
+        """Let a close wait, as a request does, until `end_lease`; ValueError if one has begun."""
+        self.check()
         self.requests += 1
 
     def end_lease(self) -> Sequence[Request]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trio_aio._arguments import LARGEST_OFFSET, checked_offset, checked_size
 from trio_aio._backends import Deferred
-from trio_aio._buffers import export_buffer, new_bytes
+from trio_aio._buffers import export_buffer, new_bytes, private_memory
 from trio_aio._copying import PIECE, shortened
 from trio_aio._direct import Bounced, fits_slab, is_block_write
 from trio_aio._errors import os_error
@@ -204,7 +204,7 @@ class _Block:
 
     def __init__(self, size: int) -> None:
         # Page-aligned, for direct files; a device may still read it when a child of fork has gone its way.
-        self.memory: mmap.mmap = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.memory: mmap.mmap = private_memory(size)
         self.memory.madvise(mmap.MADV_DONTFORK)
         self.export: Any = export_buffer(self.memory, writable=False)
         self.offset: int = 0

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import errno
 import io
-import mmap
 import os
 from typing import TYPE_CHECKING, Union
 
 from trio_aio._batch import Batch
-from trio_aio._buffers import Export, export_buffer, new_bytes
+from trio_aio._buffers import Export, export_buffer, new_bytes, private_memory
 from trio_aio._context import current_context
 from trio_aio._copying import joined, shortened
 from trio_aio._descriptor import Descriptor, WholeRecord, cached_size
@@ -25,6 +24,8 @@ from trio_aio._open import _AT_FDCWD, _CREATION_MODE, _is_file, _learn, _unsuppo
 from trio_aio._request import Operation, Request
 
 if TYPE_CHECKING:
+    import mmap
+
     from _typeshed import ReadableBuffer
 
     from trio_aio._context import AIOContext
@@ -43,7 +44,7 @@ class _Scratch:
     """Memory for a file whose size is not known, used again and again."""
 
     def __init__(self) -> None:
-        self.view: mmap.mmap = mmap.mmap(-1, SMALL, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.view: mmap.mmap = private_memory(SMALL)
         self.export: Export = export_buffer(self.view, writable=True)
 
 
