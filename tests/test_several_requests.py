@@ -262,6 +262,17 @@ async def test_chunks_are_not_closed_while_another_task_waits_for_the_next(disk:
 
 
 @pytest.mark.trio
+async def test_chunks_that_are_refused_leave_nothing_to_drop(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with AIOContext(4) as context:
+        file = await open_aio(path, context=context)
+    with pytest.raises(RuntimeError, match="this AIOContext is closed"):
+        file.chunks()
+    gc.collect()  # an exception in `__del__` fails the test
+    await file.aclose()
+
+
+@pytest.mark.trio
 async def test_chunks_of_the_parent_that_a_child_drops_are_none_of_its_business(disk: Path) -> None:
     path, data = make_file(disk)
     async with AIOContext(4, max_workers=1) as context, open_aio(path, context=context) as file:

@@ -102,10 +102,10 @@ class Chunks:
         depth: int,
     ) -> None:
         self._context: AIOContext = context
+        self._ahead: deque[_Ahead] = deque()  # before anything that may raise: `__del__` looks at it
         self._engine: Any = context._check()
         self._descriptor: Descriptor = descriptor
         self._check: Callable[[], None] = check  # that the file is open
-        self._ahead: deque[_Ahead] = deque()
         self._size: int = checked_size(size)
         if not self._size:
             raise ValueError("size must be at least 1")
