@@ -49,6 +49,14 @@ def evict(path: Path) -> None:
         os.close(fd)
 
 
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
 class FullPipe:
     """A pipe with room for one page: a worker that writes two is busy until `release`, and can be seen to have begun."""
 

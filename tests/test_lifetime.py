@@ -22,7 +22,7 @@ from anyio.lowlevel import checkpoint
 from trio_aio import AIOContext, AsyncFile, current_context, open_aio
 from trio_aio._context import MAX_WORKERS
 
-from ._support import BLOCK, content, empty_pipe, full_pipe, make_file
+from ._support import BLOCK, content, empty_pipe, full_pipe, is_open, make_file
 from ._tasks import busy, cancelled_while_blocked, until_blocked, until_idle, write_to
 
 if TYPE_CHECKING:
@@ -34,14 +34,6 @@ if TYPE_CHECKING:
 
 def kernel_contexts() -> int:
     return Path("/proc/self/maps").read_text(encoding="ascii", errors="replace").count("/[aio]")
-
-
-def is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
 
 
 # ---- exceptions of the body

@@ -462,13 +462,17 @@ async def test_what_has_to_be_copied_is_copied_in_many_turns(large: Path) -> Non
     assert turns.count >= LARGE // 2 // PIECE
 
 
-@pytest.mark.trio
-async def test_hot_blocks_behind_a_cold_one_are_not_copied_by_io_submit(large: Path) -> None:
-    evict(large)
-    with large.open("rb") as reading:
+def cache_second_half(path: Path) -> None:
+    evict(path)
+    with path.open("rb") as reading:
         reading.seek(LARGE // 2)
         while reading.read(1 << 20):
             pass
+
+
+@pytest.mark.trio
+async def test_hot_blocks_behind_a_cold_one_are_not_copied_by_io_submit(large: Path) -> None:
+    cache_second_half(large)
     async with open_aio(large) as file:
         before = file.context.statistics()
         await file.read_blocks([0, *range(LARGE // 2, LARGE, 128 << 10)], 128 << 10)
@@ -478,11 +482,7 @@ async def test_hot_blocks_behind_a_cold_one_are_not_copied_by_io_submit(large: P
 
 @pytest.mark.trio
 async def test_hot_small_blocks_behind_a_cold_one_are_copied_in_several_turns(large: Path) -> None:
-    evict(large)
-    with large.open("rb") as reading:
-        reading.seek(LARGE // 2)
-        while reading.read(1 << 20):
-            pass
+    cache_second_half(large)
     async with open_aio(large) as file:
         with counted_turns() as turns:
             await file.read_blocks([0, *range(LARGE // 2, LARGE, 16 << 10)], 16 << 10)
