@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import os
 import resource
@@ -13,7 +14,8 @@ import pytest
 import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
-from trio_aio import AIOContext, open_aio
+from trio_aio import AIOContext, open_aio, write_bytes
+from trio_aio._inode import Inode
 from trio_aio._readahead import ReadAhead
 
 from ._support import BLOCK, content, evict, full_pipe, make_file
@@ -256,6 +258,76 @@ async def test_a_write_is_seen_by_the_next_line(disk: Path, direct: bool) -> Non
             assert await file.__anext__() == new
 
 
+async def _pwrite(path: Path, other: AsyncFile, new: bytes) -> None:
+    await other.pwrite(new, 0)
+
+
+async def _by_another_name(path: Path, other: AsyncFile, new: bytes) -> None:
+    link = path.with_name("another")
+    link.hardlink_to(path)
+    async with open_aio(link, "r+b", direct=not other.direct) as linked:
+        await linked.write(new)
+    link.unlink()
+
+
+async def _by_descriptor(path: Path, other: AsyncFile, new: bytes) -> None:
+    await other.context.pwrite(other.fileno(), new, 0)
+
+
+async def _ranges(path: Path, other: AsyncFile, new: bytes) -> None:
+    await other.write_ranges([(0, new[:BLOCK]), (BLOCK, new[BLOCK:])])
+
+
+async def _writer(path: Path, other: AsyncFile, new: bytes) -> None:
+    async with other.writer() as writer:
+        await writer.write(new)
+
+
+async def _whole(path: Path, other: AsyncFile, new: bytes) -> None:
+    await write_bytes(path, new)
+
+
+async def _anew(path: Path, other: AsyncFile, new: bytes) -> None:
+    async with open_aio(path, "w", encoding="ascii") as file:
+        await file.write(new.decode())
+
+
+async def _anew_by_opener(path: Path, other: AsyncFile, new: bytes) -> None:
+    async with open_aio("any", "wb", opener=lambda _, flags: os.open(path, flags)):
+        pass
+    async with open_aio(path, "ab") as file:
+        await file.write(new)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize(
+    "change", [_pwrite, _by_another_name, _by_descriptor, _ranges, _writer, _whole, _anew, _anew_by_opener], ids=lambda call: call.__name__
+)
+@pytest.mark.trio
+async def test_another_file_object_of_the_run_shows_a_change_at_once(
+    disk: Path, direct: bool, change: Callable[[Path, AsyncFile, bytes], Awaitable[None]]
+) -> None:
+    old, new = b"o" * (BLOCK - 1) + b"\n", b"n" * (BLOCK - 1) + b"\n"
+    path = lines_file(disk, 2 * old)
+    async with open_aio(path, direct=direct) as reader, open_aio(path, "r+b") as other:
+        assert await reader.readline() == old
+        await change(path, other, 2 * new)
+        assert await reader.__anext__() == new
+        await reader.seek(0)
+        assert await reader.read(10) == new[:10]
+        await other.truncate(0)
+        assert await reader.read(10) == b""
+
+
+@pytest.mark.trio
+async def test_an_open_that_empties_a_file_empties_what_was_read_ahead(disk: Path) -> None:
+    path = lines_file(disk)
+    async with open_aio(path) as reader:
+        assert await reader.readline() == LINES[0]
+        async with open_aio(path, "wb"):
+            assert await reader.readline() == b""
+
+
 @pytest.mark.trio
 async def test_what_was_read_while_it_was_written_is_not_kept(disk: Path) -> None:
     path = lines_file(disk)
@@ -461,7 +533,7 @@ async def test_a_cancelled_wait_for_a_turn_leaves_the_others_their_turns(disk: P
 
 
 def test_a_piece_is_not_kept_if_the_file_has_changed_meanwhile() -> None:
-    ahead = ReadAhead(5)
+    ahead = ReadAhead(5, Inode())
     version = ahead.version
     ahead.forget()
     ahead.keep(5, b"old", version)
@@ -470,8 +542,27 @@ def test_a_piece_is_not_kept_if_the_file_has_changed_meanwhile() -> None:
     assert (ahead.held, ahead.line(-1)) == (4, (b"new\n", True))
 
 
+def test_an_inode_tells_those_alone_that_hold_something_and_does_not_hold_them() -> None:
+    inode = Inode()
+    one, two = ReadAhead(0, inode), ReadAhead(0, inode)
+    for ahead in (one, two):
+        ahead.keep(0, b"old\n", ahead.version)
+        next(ahead.split())
+    assert len(inode.copies) == 2
+    two.keep(4, b"late", two.version)
+    version = two.version
+    inode.changed()
+    assert (one.position, one.held, two.position, two.held, len(inode.copies)) == (4, 0, 4, 0, 0)
+    two.keep(4, b"late", version)
+    assert (two.held, len(inode.copies)) == (0, 0)
+    two.keep(4, b"new", two.version)
+    del ahead, two
+    gc.collect()
+    assert len(inode.copies) == 0
+
+
 def test_pieces_grow_while_the_reader_goes_straight_on() -> None:
-    ahead = ReadAhead(0)
+    ahead = ReadAhead(0, Inode())
     sizes = []
     position = 0
     for _ in range(6):

@@ -16,9 +16,8 @@ from trio_aio._native import ffi, lib
 from trio_aio._order import Order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from trio_aio._buffers import Export
+    from trio_aio._inode import Inode
     from trio_aio._native._ext import CData
     from trio_aio._routing import Route
 
@@ -64,7 +63,8 @@ class Descriptor:
         self.borrowed: bool = False  # the caller closes it (closefd=False)
         self.mode: int = 0  # st_mode
         self.device: int = 0
-        self.inode: int = 0
+        self.inode_number: int = 0
+        self.inode: Inode | None = None  # once the engine has learned of it
         self.direct: bool = False
         self.append: bool = False
         self.size: int = 0  # no less than this when last seen: what lies below it is an overwrite
@@ -75,7 +75,6 @@ class Descriptor:
         self.users: int = 0  # calls by descriptor that share this object
         self.claimed: bool = False  # a file will close it
         self.order: Order = Order()  # who leases it, and who waits for whom
-        self.changed: Callable[[], None] | None = None  # called when a write begins, and when it has ended
 
     @property
     def read_bounce(self) -> int:
@@ -95,7 +94,7 @@ class Descriptor:
         description = record.value if isinstance(record, DescriptionRecord) else record.value.description
         self.mode = description.mode
         self.device = description.device
-        self.inode = description.inode
+        self.inode_number = description.inode
         # Alignments of 0: the file cannot do it, and the kernel goes through the page cache.
         self.direct = bool(description.open_flags & os.O_DIRECT) and not (description.has_dioalign and not description.dio_offset)
         self.append = bool(description.open_flags & os.O_APPEND)

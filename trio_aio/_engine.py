@@ -25,10 +25,11 @@ from trio_aio import _kernel_context
 from trio_aio._buffers import CHUNK, LARGEST_SLAB, BufferPool, Chunk, Slab
 from trio_aio._descriptor import Descriptor
 from trio_aio._inline_lane import InlineLane
+from trio_aio._inode import Inode
 from trio_aio._kernel_lane import KernelLane
 from trio_aio._lane import SLOT_MASK
 from trio_aio._native import ffi, lib
-from trio_aio._order import CHANGES, SYNCS, Gate
+from trio_aio._order import CHANGES, SYNCS
 from trio_aio._request import Operation, Request, State
 from trio_aio._routing import Routes
 from trio_aio._worker_lane import WorkerLane
@@ -95,7 +96,7 @@ class Engine:
         self.abandoned: int = 0  # those of them that nobody waits for
         self.closed: bool = False
         self.routes: Routes = Routes()
-        self._gates: WeakValueDictionary[tuple[int, int], Gate] = WeakValueDictionary()
+        self._inodes: WeakValueDictionary[tuple[int, int], Inode] = WeakValueDictionary()
         self.kernel: KernelLane | None = None
         self._may_use_kernel: bool = use_kernel
         self.wake: Callable[[Any], None] = wake  # with what has a waiter and is finished
@@ -152,16 +153,24 @@ class Engine:
     # ---- a request's way in
 
     def learn(self, descriptor: Descriptor) -> None:
-        """Connect a descriptor with what is known of its device."""
+        """Connect a descriptor with what is known of its device, and with all others of its file."""
         find = self.routes.find
         descriptor.read_route = find(descriptor.device, direct=descriptor.direct, writing=False)
         descriptor.write_route = find(descriptor.device, direct=descriptor.direct, writing=True)
+        key = descriptor.device, descriptor.inode_number
+        inode = self._inodes.get(key)
+        if inode is None:
+            inode = self._inodes[key] = Inode()
+        descriptor.inode = inode
         if descriptor.direct:
             self.buffers.prepare()
-            inode = descriptor.device, descriptor.inode
-            descriptor.order.gate = self._gates.get(inode)
-            if descriptor.order.gate is None:
-                descriptor.order.gate = self._gates[inode] = Gate()
+            descriptor.order.gate = inode.gate
+
+    def note_change(self, device: int, inode_number: int) -> None:
+        """Say that a file has been changed by a request that had no descriptor of it."""
+        inode = self._inodes.get((device, inode_number))
+        if inode is not None:
+            inode.changed()
 
     def submit(self, request: Request) -> None:
         """Start a request. It may have finished when this returns; if not, its waiter will be woken.
@@ -174,8 +183,8 @@ class Engine:
         self.outstanding += 1
         if request.operation is Operation.TRUNCATE and request.offset < descriptor.size:
             descriptor.size = request.offset
-        if descriptor.changed is not None and CHANGES[request.operation]:
-            descriptor.changed()
+        if descriptor.inode is not None and CHANGES[request.operation]:
+            descriptor.inode.changed()
         if descriptor.order.enter(request):
             self._route(request)
         else:
@@ -492,9 +501,9 @@ class Engine:
         if request.run is not None and request.run.slab is not None:
             self.buffers.give_back(request.run.slab)
             request.run.slab = None
-        changed = request.descriptor.changed
-        if changed is not None and CHANGES[request.operation]:
-            changed()
+        inode = request.descriptor.inode
+        if inode is not None and CHANGES[request.operation]:
+            inode.changed()
         ready = request.descriptor.order.leave(request) if request.operation is not Operation.CLOSE else ()
         if request.waiter is not None:
             self.wake(request)

@@ -71,10 +71,9 @@ class AsyncFile(PositionalFile):
         assert backend is not None
         self._backend: Backend = backend
         self._turns: Turns = Turns(backend, context._check)
-        self._ahead: ReadAhead = ReadAhead(position)
+        assert descriptor.inode is not None
+        self._ahead: ReadAhead = ReadAhead(position, descriptor.inode)
         self._lines: Iterator[bytes] = self._ahead.split()  # what `async for` gives next
-        if readable:
-            descriptor.changed = self._ahead.forget
 
     # ---- reading
 
@@ -452,7 +451,6 @@ class AsyncFile(PositionalFile):
 
     def _mark_closed(self) -> None:
         super()._mark_closed()
-        self._descriptor.changed = None
         self._ahead.forget()
 
 

@@ -231,7 +231,10 @@ async def _open_with(context: AIOContext, opener: Callable[[Any, int], int], fil
     with backend.shielded():  # somebody must own the descriptor
         try:
             os.set_inheritable(fd, False)
-            return await _adopt(context, fd, file, direct=direct)
+            descriptor = await _adopt(context, fd, file, direct=direct)
+            if flags & os.O_TRUNC:
+                engine.note_change(descriptor.device, descriptor.inode_number)
+            return descriptor
         except BaseException:
             engine.drop(Descriptor(fd, file))
             raise
@@ -264,6 +267,9 @@ async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> _Ope
             descriptor.claimed = True
             engine.drop(Descriptor(request.result, file))
         raise
+    finally:
+        if flags & os.O_TRUNC:
+            engine.note_change(record.value.device, record.value.inode)
     _learn(context, descriptor, record)
     return request
 

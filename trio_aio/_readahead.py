@@ -3,8 +3,7 @@
 A line of an ``async for`` should cost little more than the loop itself, so the loop takes it from an ``io.BytesIO`` of whole lines and
 does nothing else: where the cursor is meanwhile is found out from how far that has come, when somebody asks.
 
-A piece in memory must not outlive what it was copied from. Every write of the file, positional or not, calls `ReadAhead.forget` when
-it begins and when it has ended (`Descriptor.changed`); and a piece is only kept if nothing was written while it was read.
+A piece in memory must not outlive what it was copied from: the file's `Inode` says when to forget it.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from trio_aio._inode import Inode
 
 __all__ = ("LARGEST", "ReadAhead", "split_lines")
 
@@ -30,8 +31,9 @@ def split_lines(data: bytes) -> list[bytes]:
 class ReadAhead:
     """A cursor, and bytes of the file around it."""
 
-    def __init__(self, position: int) -> None:
-        self.version: int = 0  # counts `forget`
+    def __init__(self, position: int, inode: Inode) -> None:
+        self._inode: Inode = inode
+        self._forgotten: int = 0  # counts `forget`
         self._position: int = position  # the cursor without what `_lines` has given since
         self._lines: BytesIO = _NO_LINES
         self._data: bytes = b""
@@ -57,9 +59,14 @@ class ReadAhead:
 
     def forget(self) -> None:
         """Hold nothing any more: the file is being changed, or was."""
-        self.version += 1
+        self._forgotten += 1
         self.settle()
         self._data = b""
+
+    @property
+    def version(self) -> int:
+        """What is another number once the file has been changed, or `forget` called."""
+        return self._inode.version + self._forgotten
 
     @property
     def held(self) -> int:
@@ -106,3 +113,4 @@ class ReadAhead:
         if version == self.version:
             self._data = data
             self._start = start
+            self._inode.copies.add(self)

@@ -177,3 +177,6 @@ async def _perform(context: AIOContext, operation: Operation, path: _Path, flags
             record.claimed = True
             context._check().drop(Descriptor(record.value.fd, name))
         raise
+    finally:
+        if operation is Operation.WRITE_FILE and context._engine is not None:
+            context._engine.note_change(record.value.description.device, record.value.description.inode)
