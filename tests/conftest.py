@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import functools
 import gc
 import os
@@ -106,7 +108,7 @@ class _Mounts:
 
     def _mount_image(self, kind: str, folder: Path) -> Path:
         need(shutil.which(f"mkfs.{kind}") is not None, f"mkfs.{kind}")
-        image = self._root / f"{kind}.img"
+        image = self._root / f"{folder.name}.img"
         with image.open("wb") as file:
             file.truncate(512 << 20)
         subprocess.run([f"mkfs.{kind}", "-q", str(image)], check=True, capture_output=True)
@@ -119,6 +121,26 @@ class _Mounts:
 
     def _mount_small_tmpfs(self, folder: Path) -> Path:
         self._mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder))
+        return folder
+
+    def _mount_splintered_xfs(self, folder: Path) -> Path:
+        """What is free are single blocks: space that is reserved for a file is given to it piece by piece."""
+        self._mount_image("xfs", folder)
+        c = ctypes.CDLL(None)
+        most, block, hole = 160 << 20, 4096, 0x01 | 0x02  # linux/falloc.h: KEEP_SIZE, PUNCH_HOLE
+        with (folder / "holes").open("wb") as holes, (folder / "rest").open("wb") as rest:
+            os.posix_fallocate(holes.fileno(), 0, most)
+            size = 0
+            for step in (64 << 20, 1 << 20, 1 << 12):
+                with contextlib.suppress(OSError):  # ENOSPC
+                    while True:
+                        os.posix_fallocate(rest.fileno(), size, step)
+                        size += step
+            for offset in range(0, most, 2 * block):
+                c.fallocate(holes.fileno(), hole, ctypes.c_long(offset), ctypes.c_long(block))
+            os.fsync(holes.fileno())
+            with contextlib.suppress(OSError):  # what the filesystem had kept back for itself is in one piece
+                os.posix_fallocate(rest.fileno(), size, 44 << 20)
         return folder
 
     def _mount_overlay(self, folder: Path) -> Path:
@@ -143,7 +165,7 @@ def _mounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Mounts]:
 
 @pytest.fixture
 def on_filesystem(_mounts: _Mounts, request: pytest.FixtureRequest) -> Callable[[str], Path]:
-    """Give an empty folder on a filesystem: ext4, tmpfs, xfs, btrfs, overlay or small_tmpfs (1 MiB)."""
+    """Give an empty folder on a filesystem: ext4, tmpfs, xfs, btrfs, overlay, small_tmpfs (1 MiB) or splintered_xfs."""
     name = re.sub(r"\W", "_", request.node.name)
 
     def folder(kind: str) -> Path:

@@ -421,12 +421,13 @@ class Engine:
     def _complete_transfer(self, request: Request, result: int) -> None:
         """Take what the kernel lane did of a read or write; what is left over goes on to the workers."""
         if result < 0:
-            if request.probing and result in (_EAGAIN, _EOPNOTSUPP):
+            if request.probing and (result in (_EAGAIN, _EOPNOTSUPP) or (result == _EIO and _READ_LIKE[request.operation])):
                 route = self._route_of(request)
                 if result == _EAGAIN:
                     route.strike()
-                else:
+                elif result == _EOPNOTSUPP:
                     route.nowait = False
+                # else a worker finds out what it means: transfer.c, call
                 if request.cancel_requested:  # it did nothing, and nobody wants it any more
                     request.cancel_accepted = True
                     self._finish(request, 0)

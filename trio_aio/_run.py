@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Run",)
 
-_LEFT_OPEN = (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINTR)  # run.c, taio_piece_is_open
+_LEFT_OPEN = (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINTR)  # with EIO of a read: run.c, taio_piece_is_open
 
 
 class Run:
@@ -113,7 +113,7 @@ class Run:
         """Give offset and errno of a piece that failed."""
         if self.native.stop:
             # What the kernel lane leaves open is not what stopped the run, unless there is nothing else: then a worker was told so.
-            for left_open in (_LEFT_OPEN, ()):
+            for left_open in ((*_LEFT_OPEN, errno.EIO), _LEFT_OPEN, ()):
                 for i in range(self.count):
                     result = self.pieces[i].result
                     if result < 0 and result != lib.TAIO_UNTRIED and -result not in left_open:

@@ -117,7 +117,7 @@ int taio_run_blocks(struct taio_run *run, const int64_t *offsets, uint64_t lengt
  * reached, or -errno of the piece at `next`. */
 int taio_run_inline(struct taio_run *run, uint64_t limit);
 /* Say whether `piece` is to be tried (again), by a lane that may sleep more than the last. */
-int taio_piece_is_open(const struct taio_piece *piece);
+int taio_piece_is_open(const struct taio_run *run, const struct taio_piece *piece);
 /* The first piece that is not whole: its index, or `count`. */
 uint64_t taio_run_check(const struct taio_run *run);
 /* The bytes that were moved. */
@@ -184,6 +184,8 @@ struct taio_transfer {
 struct taio_scratch {
     char *memory; /* of one worker, made when first needed */
 };
+/* A second descriptor of the same file, without O_DIRECT. Clearing the flag of the first would race with what is in flight. */
+int taio_reopen(int fd);
 int64_t taio_transfer(struct taio_transfer *transfer);
 int64_t taio_transfer_bounced(struct taio_transfer *transfer, uint64_t unit, struct taio_scratch *scratch);
 int64_t taio_serve_run(struct taio_run *run, struct taio_scratch *scratch); /* gives the bytes moved */

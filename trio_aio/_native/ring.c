@@ -93,7 +93,7 @@ static int prepare_next_piece(struct taio_ring *ring, unsigned slot, uint64_t to
 {
     struct run_slot *s = &ring->run[slot];
     struct taio_run *run = s->run;
-    while (run->next < run->count && !taio_piece_is_open(&run->pieces[run->next]))
+    while (run->next < run->count && !taio_piece_is_open(run, &run->pieces[run->next]))
         run->next++;
     if (run->next == run->count || run->stop)
         return 0;
@@ -138,7 +138,7 @@ static int go_on_with_run(struct taio_ring *ring, unsigned slot, uint64_t token,
             memcpy((void *)(uintptr_t)piece->memory, (char *)(uintptr_t)(run->bounce + s->place * run->stride) + before, (size_t)result);
     }
     piece->result = result;
-    if (!taio_piece_is_open(piece) && result != (int64_t)piece->length)
+    if (!taio_piece_is_open(run, piece) && result != (int64_t)piece->length)
         run->stop = 1;
     if (run->out <= run->width && prepare_next_piece(ring, slot, token))
         return 1;

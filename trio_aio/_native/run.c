@@ -18,10 +18,12 @@ int taio_run_blocks(struct taio_run *run, const int64_t *offsets, uint64_t lengt
     return 0;
 }
 
-int taio_piece_is_open(const struct taio_piece *piece)
+int taio_piece_is_open(const struct taio_run *run, const struct taio_piece *piece)
 {
     if (piece->result >= 0)
         return (uint64_t)piece->result < piece->length;
+    if (piece->result == -EIO)
+        return !run->writing; /* transfer.c, call */
     return piece->result == TAIO_UNTRIED || piece->result == -EAGAIN || piece->result == -EOPNOTSUPP || piece->result == -EINTR;
 }
 

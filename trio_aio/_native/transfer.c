@@ -1,6 +1,7 @@
 /* Blocking reads and writes, for workers: whole, or until the end of the file or an error. */
 #include "native.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -41,13 +42,40 @@ static void copy(struct rest rest, char *memory, uint64_t count, int to_memory)
     }
 }
 
-static ssize_t call(const struct taio_transfer *t, const struct iovec *vector, int parts, int64_t offset)
+int taio_reopen(int fd)
+{
+    char path[sizeof "/proc/self/fd/" + 3 * sizeof fd];
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0)
+        return -errno;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    int second = open(path, (flags & (O_ACCMODE | O_APPEND | O_SYNC | O_DSYNC)) | O_CLOEXEC);
+    return second < 0 ? -errno : second;
+}
+
+static ssize_t call_by(int fd, const struct taio_transfer *t, const struct iovec *vector, int parts, int64_t offset)
 {
     ssize_t n;
     do
-        n = t->writing ? pwritev2(t->fd, vector, parts, offset, t->flags) : preadv2(t->fd, vector, parts, offset, t->flags);
+        n = t->writing ? pwritev2(fd, vector, parts, offset, t->flags) : preadv2(fd, vector, parts, offset, t->flags);
     while (n < 0 && errno == EINTR);
     return n < 0 ? -errno : n;
+}
+
+/* XFS answers a direct read with EIO where it comes upon blocks that a write through the page cache has reserved and not yet been given
+ * (iomap_dio_iter, IOMAP_DELALLOC): beside such a write, and for as long as the file is open where some lie behind its end. The page
+ * cache has what is there; where it is the device that failed, it fails again. */
+static ssize_t call(const struct taio_transfer *t, const struct iovec *vector, int parts, int64_t offset)
+{
+    ssize_t n = call_by(t->fd, t, vector, parts, offset);
+    if (n != -EIO || t->writing || !(fcntl(t->fd, F_GETFL) & O_DIRECT))
+        return n;
+    int second = taio_reopen(t->fd);
+    if (second < 0)
+        return n;
+    n = call_by(second, t, vector, parts, offset);
+    close(second);
+    return n;
 }
 
 /* Vectors go IOV_MAX parts at a time. */
@@ -125,7 +153,7 @@ int64_t taio_serve_run(struct taio_run *run, struct taio_scratch *scratch)
     int64_t transferred = 0;
     for (; run->next < run->count && !__atomic_load_n(&run->stop, __ATOMIC_RELAXED); run->next++) {
         struct taio_piece *piece = &run->pieces[run->next];
-        if (!taio_piece_is_open(piece))
+        if (!taio_piece_is_open(run, piece))
             continue;
         struct iovec one = {(void *)(uintptr_t)piece->memory, piece->length};
         struct taio_transfer t = {run->fd, run->flags, run->writing, &one, 1, piece->offset, 0};

@@ -13,7 +13,6 @@
 #include <linux/futex.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -144,18 +143,6 @@ static void finish(struct taio_pool *pool, uint32_t slot)
             n = write(pool->event_fd, &one, sizeof one);
         while (n < 0 && errno == EINTR);
     }
-}
-
-/* A second descriptor of the same file, without O_DIRECT. Clearing the flag of the first would race with what is in flight. */
-static int reopen(int fd)
-{
-    char path[sizeof "/proc/self/fd/" + 3 * sizeof fd];
-    int flags = fcntl(fd, F_GETFL);
-    if (flags < 0)
-        return -errno;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    int second = open(path, (flags & (O_ACCMODE | O_APPEND | O_SYNC | O_DSYNC)) | O_CLOEXEC);
-    return second < 0 ? -errno : second;
 }
 
 static void move_bytes(struct slot *s, struct taio_scratch *scratch)
@@ -382,7 +369,7 @@ static void execute(struct slot *s, struct taio_scratch *scratch)
         execute_on_own_descriptor(s, scratch);
         return;
     }
-    int second = reopen(s->fd);
+    int second = taio_reopen(s->fd);
     if (second < 0) {
         s->result = second;
         return;
