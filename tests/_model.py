@@ -404,7 +404,7 @@ class Runner:
         finally:
             os.close(fd)
         if step.kind == "append":
-            self._match_appends(found[len(model.data) :])
+            await self._match_appends(found[len(model.data) :])
         if size != model.end:
             raise Difference(f"the file has {size} bytes, expected {model.end}")
         compare("the file", found, bytes(model.data), model.base)
@@ -648,19 +648,22 @@ class Runner:
             raise
         self._appended.append((file, call, data))
 
-    def _match_appends(self, tail: bytes) -> None:
+    async def _match_appends(self, tail: bytes) -> None:
         """Find an order of the appends that gives what is now at the end of the file."""
         appended, self._appended = self._appended, []
+        possible: list[dict[AsyncFile, int]] = []  # where the cursors are then: some that were appended may be alike
         for order in itertools.permutations(appended):
             if b"".join(data for _, _, data in order) == tail:
-                break
-        else:
+                end, cursors = self.model.end, {}
+                for file, call, data in order:
+                    end += len(data)
+                    if call.kind == "append":
+                        cursors[file] = end
+                possible.append(cursors)
+        if not possible:
             raise Difference(f"{len(tail)} bytes were appended, which are not those of {[call for _, call, _ in appended]}")
-        end = self.model.end
-        for file, call, data in order:
-            end += len(data)
-            if call.kind == "append":
-                self._cursors[file] = end
+        told = {file: await file.tell() for file in possible[0]}
+        self._cursors.update(told if told in possible else possible[0])
         self.model.write(self.model.end, tail)
 
     # ---- with the cursor

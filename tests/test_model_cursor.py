@@ -27,6 +27,7 @@ BINARY_MODES = ("rb", "r+b", "wb", "w+b", "ab", "a+b", "xb", "x+b")
 SIZES = st.one_of(st.integers(0, 40), st.integers(0, 30_000), st.sampled_from([8191, 8192, 8193, 65536, 70_000]))
 SIZES_OR_ALL = st.one_of(SIZES, st.sampled_from([-1, None]))
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "ascii", "cp1252", "shift_jis", "utf-7")
+PLAIN = st.text(st.sampled_from("ab\n"), min_size=20, max_size=60)
 TEXTS = st.text(st.sampled_from("ab\n\n\r\r\nxyz 0é€\U0001f600あ\x0b\x85\u2028"), max_size=60)
 
 
@@ -216,7 +217,7 @@ class TextMachine(Machine):
         encoding=st.sampled_from(ENCODINGS),
         errors=st.sampled_from(["strict", "replace", "ignore", "backslashreplace", None]),
         newline=st.sampled_from([None, "", "\n", "\r", "\r\n"]),
-        text=st.one_of(st.none(), TEXTS),
+        text=st.one_of(st.none(), TEXTS, PLAIN),
         times=st.sampled_from([1, 1, 10, 300]),
     )
     def start(self, mode: str, encoding: str, errors: str | None, newline: str | None, text: str | None, times: int) -> None:
@@ -258,9 +259,18 @@ class TextMachine(Machine):
 
     async def replay(self, folder: Path) -> None:
         self.told: list[tuple[int, int]] = []
+        self.looped = False  # as readlines does to theirs, which then has not noted its place
+        self.looked = False  # for its place, and theirs may forget at that which line ends it has seen
         await super().replay(folder)
 
+    def _has_cr(self, file: Any) -> bool:
+        return self.arguments["newline"] in (None, "") and b"\r" in Path(file.name).read_bytes()
+
     async def step(self, theirs: Any, ours: Any, name: str, argument: Any) -> bool:
+        here = (name, argument) == ("seek", (0, 1))
+        if self.looped and (here or name in ("tell", "write", "writelines")):
+            return False
+        self.looped = name == "readlines" or (self.looped and (name, argument) not in (("seek", (0, 0)), ("seek", (0, 2))))
         if name == "lines":
             expected = await outcome(lambda: [line for _ in range(argument) if (line := theirs.readline())])
             result = await outcome(lambda: given_lines(ours, argument))
@@ -279,8 +289,10 @@ class TextMachine(Machine):
         elif name == "seek":
             expected = await outcome(lambda: theirs.seek(*argument))
             result = await outcome(lambda: ours.seek(*argument))
-            if argument == (0, 1):
+            if here:
                 expected, result = isinstance(expected, int), isinstance(result, int)
+                if result and self._has_cr(ours):
+                    return False  # close to a "\r" theirs may miss its place
         else:
             if name == "writelines" and not argument and not theirs.writable():
                 return True  # theirs looks at nothing then
@@ -295,7 +307,8 @@ class TextMachine(Machine):
         flushed = await outcome(theirs.flush)
         if isinstance(flushed, type):
             return False
-        assert ours.newlines == theirs.newlines
+        self.looked = self.looked or here or name == "tell"
+        assert self.looked or ours.newlines == theirs.newlines
         assert await ours.buffer.tell() == theirs.buffer.tell(), (name, argument)
         return True
 

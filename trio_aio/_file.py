@@ -210,17 +210,21 @@ class AsyncFile(PositionalFile):
             await self._turns.wait()
         try:
             ahead = self._ahead
-            position = ahead.position
             if ahead.held:
                 self._check_open()
                 await self._context._checkpoint()
             if ahead.held:
                 return ahead.peek(ahead.held)
-            data = await self._piece(position)
-            ahead.move(position)
-            return data
+            return await self._fill()
         finally:
             self._turns.pass_on()
+
+    async def _fill(self) -> bytes:
+        """Read at the cursor, and keep it in memory; the cursor stays. The turn is ours."""
+        position = self._ahead.settle()
+        data = await self._piece(position)
+        self._ahead.move(position)
+        return data
 
     async def _piece(self, position: int, least: int = 0) -> bytes:
         """Read `least` bytes or more at `position`, and keep them in memory."""
@@ -234,7 +238,7 @@ class AsyncFile(PositionalFile):
         """Read up to `size` bytes at the cursor, in any mode from memory if there are any; no checkpoint then. The turn is ours."""
         ahead = self._ahead
         position = ahead.position
-        data = ahead.peek(size) or (await self._piece(position))[:size]
+        data = ahead.peek(size) or (await self._piece(position, size))[:size]
         ahead.move(position + len(data))
         return data
 

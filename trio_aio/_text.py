@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from anyio.abc import AsyncResource
 
 from trio_aio._arguments import checked_integer
+from trio_aio._readahead import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -35,7 +36,9 @@ __all__ = ("AsyncTextFile", "TextFormat", "text_format")
 _CHUNK = 8 << 10  # bytes: io.TextIOWrapper's; a write after a read goes behind the chunk
 _GATHERED = 1 << 20  # characters that writelines writes in one request
 _FIELD = (1 << 64) - 1
-_NO_LINES = io.StringIO()
+_KEEP_ASCII = ("utf-8", "ascii", "iso8859-1", "cp1252")  # each byte of ASCII is a character, whatever comes before it
+_NO_BYTES = io.BytesIO()
+_NO_LINES: Iterator[str] = iter(())
 
 
 class TextFormat(NamedTuple):
@@ -123,7 +126,10 @@ class AsyncTextFile:
             self._set_encoder(beginning=False)
         self._text: str = ""  # decoded and not thrown away yet
         self._used: int = 0  # characters of it that were given, without what `_lines` has given since
-        self._lines: io.StringIO = _NO_LINES  # whole lines, which `async for` gives next
+        self._lines: Iterator[str] = _NO_LINES  # whole lines, which `async for` gives next
+        self._split: io.StringIO | io.BytesIO = _NO_BYTES  # where they come from: it knows how many characters they were
+        self._keeps_ascii: bool = codecs.lookup(format.encoding).name in _KEEP_ASCII
+        self._far: bool = False  # `_text` may go beyond the chunk that the next character is in
         self._snapshot: tuple[int, bytes] | None = None  # the decoder's flags before `_text`, and the bytes that `_text` was
         self._ratio: float = 0.0  # bytes for a character
         newline = format.newline
@@ -252,21 +258,27 @@ class AsyncTextFile:
     async def __anext__(self) -> str:
         for line in self._lines:
             return line
-        line = self._next_lines_in_memory() or await self._next_lines()
+        line = (self._next_lines_in_memory() if self._buffer._turns.free else "") or await self._next_lines()
         if not line:
             raise StopAsyncIteration
         return line
 
     def _next_lines_in_memory(self) -> str:
-        """Do what `_next_lines` does if nobody has the turn and the next chunk is in memory and easy, in a sixth of the time; else ""."""
+        """Do what `_next_lines` does if the next chunk is in memory and easy, in a sixth of the time; else "". Nobody else has the turn.
+
+        Of plain text, of which a character is a byte, it takes all chunks that are in memory at once.
+        """
         buffer = self._buffer
         ahead = buffer._ahead
         rest = self._text[self._given :]
-        data = ahead.peek(_CHUNK)
-        if not data or self._line_end is not _end_at_newline or "\n" in rest or not buffer._turns.free:
+        data = ahead.peek(LARGEST if self._keeps_ascii else _CHUNK)
+        if not data or self._line_end is not _end_at_newline or "\n" in rest:
             return ""
         decoder = self._decoder
         state = decoder.getstate()
+        plain = self._keeps_ascii and data.isascii() and b"\r" not in data and not state[0]
+        if not plain:
+            data = data[:_CHUNK]
         try:
             text: str = decoder.decode(data)
         except UnicodeError:
@@ -279,20 +291,43 @@ class AsyncTextFile:
         ahead.move(ahead.position + len(data))
         self._text = text
         self._used = first
+        self._far = len(data) > _CHUNK
         self._snapshot = (state[1], state[0] + data)
         self._ratio = len(data) / len(text)
-        self._lines = _string_io(text[first:last], "\n")
+        if plain:
+            self._split = io.BytesIO(data[first:last])
+            self._lines = map(bytes.decode, self._split)
+        else:
+            self._lines = self._split = _string_io(text[first:last], "\n")
         return rest + text[:first]
+
+    def _put_back(self) -> None:
+        """Have no more of the text in memory than ``io.TextIOWrapper`` would: to the end of the chunk that the next character is in."""
+        if self._far:
+            self._far = False
+            keep = -(-self._settle() // _CHUNK) * _CHUNK
+            ahead = self._buffer._ahead
+            ahead.move(ahead.position - max(len(self._text) - keep, 0))
+            self._text = self._text[:keep]
+            assert self._snapshot is not None
+            self._snapshot = self._snapshot[0], self._snapshot[1][:keep]
 
     async def _next_lines(self) -> str:
         """Give the next line, and make `_lines` those behind it that are in memory."""
         async with _Turn(self, reading=True):
-            self._buffer._context._check()
+            buffer = self._buffer
+            buffer._context._check()
+            if not buffer._ahead.held:
+                await buffer._fill()
+            line = self._next_lines_in_memory()
+            if line:
+                return line
             line = await self._line(-1)
             start = self._settle()
             end = _last_end(self._text, self._format.newline)
             if end > start:
-                self._lines = _string_io(self._text[start:end], "\n" if self._format.newline is None else self._format.newline)
+                newline = "\n" if self._format.newline is None else self._format.newline
+                self._lines = self._split = _string_io(self._text[start:end], newline)
             return line
 
     async def _line(self, limit: int) -> str:
@@ -341,7 +376,7 @@ class AsyncTextFile:
 
     @property
     def _given(self) -> int:
-        return self._used + self._lines.tell()
+        return self._used + self._split.tell()
 
     @property
     def _left(self) -> int:
@@ -349,8 +384,9 @@ class AsyncTextFile:
 
     def _settle(self) -> int:
         """Give how much of `_text` was given, and end the lines that were split."""
-        lines, self._lines = self._lines, _NO_LINES
-        self._used += lines.tell()
+        self._used += self._split.tell()
+        self._split = _NO_BYTES
+        self._lines = _NO_LINES
         return self._used
 
     def _take(self, count: int) -> str:
@@ -363,6 +399,7 @@ class AsyncTextFile:
         self._settle()
         self._text = ""
         self._used = 0
+        self._far = False
         self._snapshot = None
 
     # ---- writing
@@ -423,6 +460,7 @@ class AsyncTextFile:
 
     async def truncate(self, size: int | None = None) -> int:
         """Make the file `size` bytes long (default: up to the cursor of `buffer`), and give that. The cursor stays. ftruncate(2)."""
+        self._put_back()
         return await self._buffer.truncate(size)
 
     # ---- the cursor
@@ -585,6 +623,7 @@ class _Turn:
             if buffer._closed:
                 buffer._turns.pass_on()
                 buffer._check_open()
+        file._put_back()
         decoder = file._decoder
         state = decoder.getstate() if decoder is not None else None
         self._saved = file._text, file._settle(), file._snapshot, file._ratio, state, buffer._ahead.settle()
