@@ -8,6 +8,7 @@ import mmap
 import os
 import random
 import resource
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -85,6 +86,23 @@ def _fails_with_eio(path: Path, offset: int) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_the_cursor_is_behind_what_was_appended_whoever_else_appends(filesystem: Path, direct: bool) -> None:
+    path, _ = make_file(filesystem, 0)
+    os.truncate(path, 3_000_000)  # btrfs reads a hole at any alignment, so it is found to need none
+    async with open_aio(path, "a+b", direct=direct) as file, open_aio(path, "r+b", direct=direct) as other:
+        for turn in range(100):
+            data = b"%05d" % turn * 2500
+            async with create_task_group() as tasks:
+                for appender, flags in ((other, os.RWF_APPEND), (file, 0)) * 2:
+                    tasks.start_soon(partial(appender.pwrite, b"." * 300, 0, flags=flags))
+                tasks.start_soon(file.write, data)
+                for appender, flags in ((other, os.RWF_APPEND), (file, 0)) * 2:
+                    tasks.start_soon(partial(appender.pwrite, b"." * 300, 0, flags=flags))
+            position = await file.tell()
+            assert await file.pread(len(data), position - len(data)) == data
 
 
 async def test_vectors_that_lie_anywhere_are_written_and_read(filesystem: Path) -> None:

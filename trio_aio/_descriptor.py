@@ -66,6 +66,7 @@ class Descriptor:
         self.inode_number: int = 0
         self.inode: Inode | None = None  # once the engine has learned of it
         self.direct: bool = False
+        self.o_direct: bool = False  # has the flag, whatever its filesystem makes of it
         self.append: bool = False
         self.size: int = 0  # no less than this when last seen: what lies below it is an overwrite
         self.alignment: Alignment = BUFFERED
@@ -96,7 +97,8 @@ class Descriptor:
         self.device = description.device
         self.inode_number = description.inode
         # Alignments of 0: the file cannot do it, and the kernel goes through the page cache.
-        self.direct = bool(description.open_flags & os.O_DIRECT) and not (description.has_dioalign and not description.dio_offset)
+        self.o_direct = bool(description.open_flags & os.O_DIRECT)
+        self.direct = self.o_direct and not (description.has_dioalign and not description.dio_offset)
         self.append = bool(description.open_flags & os.O_APPEND)
         self.size = description.size
         if self.direct and description.has_dioalign:

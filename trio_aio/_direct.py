@@ -33,9 +33,12 @@ def reading_fits(descriptor: Descriptor, offset: int, size: int, exports: list[E
 
 
 def is_block_write(descriptor: Descriptor, offset: int, size: int, flags: int) -> bool:
-    """Whether O_DIRECT can do a write, given aligned memory. Always on a buffered file."""
+    """Whether O_DIRECT can do a write, given aligned memory. Always on a buffered file.
+
+    No appends, even where any offset will do: btrfs leaves the descriptor's position as if nobody else had appended meanwhile.
+    """
     unit = descriptor.alignment.offset
-    return unit == 1 or not (offset % unit or size % unit or descriptor.append or flags & lib.RWF_APPEND)
+    return not descriptor.o_direct or not (offset % unit or size % unit or descriptor.append or flags & lib.RWF_APPEND)
 
 
 def writing_fits(descriptor: Descriptor, exports: list[Export]) -> bool:
