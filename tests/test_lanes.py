@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 from trio_aio import _inline_lane
+from trio_aio._buffers import export_buffer
 from trio_aio._descriptor import Descriptor
 from trio_aio._lane import _GENERATION, _MAX_TOKEN, SLOT_MASK, Lane
+from trio_aio._native import lib
 from trio_aio._request import Operation, Request, State
 from trio_aio._routing import DETOUR, STRIKES, Route, Routes
-from trio_aio._worker_lane import WorkerLane
+from trio_aio._worker_lane import GATHER, WorkerLane
 
 from ._support import BLOCK, empty_pipe, evict, full_pipe, loop, make_file
 
@@ -200,3 +203,75 @@ def test_where_nothing_is_in_the_page_cache_many_times_in_a_row_requests_go_to_t
         assert inline.read(descriptor, BLOCK, 0) == data[:BLOCK]
         pipe.release()
         lp.settle()
+
+
+# ---- chains
+
+
+def missed(descriptor: Descriptor, number: int) -> tuple[Request, bytearray]:
+    """Give a read of a block that the inline lane has left, and its memory."""
+    memory = bytearray(BLOCK)
+    export = export_buffer(memory, writable=True)
+    request = Request(Operation.READ, descriptor, export.address, BLOCK, number * BLOCK, owned=export)
+    request.missed = True
+    return request, memory
+
+
+def test_reads_that_missed_are_gathered_and_handed_over_together_while_others_are_out(disk: Path) -> None:
+    path, data = make_file(disk, 64 * BLOCK)
+    evict(path)
+    with path.open("rb", buffering=0) as file, full_pipe() as pipe, loop(64, 1, gather=True) as lp:
+        workers = lp.engine.workers
+        descriptor = lp.descriptor(file.fileno())
+        lp.submit(pipe.request())
+        reads = [missed(descriptor, number) for number in range(lib.TAIO_CHAIN + 6)]
+        gathered = []
+        for request, _ in reads:
+            lp.submit(request)
+            gathered.append(workers.gathered)
+        alone = GATHER - 1
+        assert gathered == [0] * alone + [*range(1, lib.TAIO_CHAIN), 0, *range(1, 7 - alone)]  # a chain that is full goes at once
+        assert lp.engine.cancel(reads[-1][0])
+        lp.flush()
+        assert workers.gathered == 0
+        assert lp.engine.cancel(reads[-2][0])  # no worker has begun it
+        pipe.release()
+        lp.settle()
+        for number, (request, memory) in enumerate(reads[:-2]):
+            assert (request.result, memory) == (BLOCK, data[number * BLOCK : (number + 1) * BLOCK])
+        assert not any(reads[-1][1] + reads[-2][1])
+        while workers.in_flight:  # the slots of those that were withdrawn come back too
+            lp.turn()
+
+
+def test_reads_of_two_devices_share_no_chain(disk: Path) -> None:
+    path, data = make_file(disk, 64 * BLOCK)
+    with path.open("rb", buffering=0) as file, full_pipe() as pipe, loop(64, 1, gather=True) as lp:
+        one, other = lp.descriptor(file.fileno()), lp.descriptor(file.fileno())
+        other.read_route = Route()
+        lp.submit(pipe.request())
+        reads = [missed(descriptor, number) for number, descriptor in enumerate((one, one, one, other, other, one))]
+        gathered = []
+        for request, _ in reads:
+            lp.submit(request)
+            gathered.append(lp.engine.workers.gathered)
+        assert gathered == [0, 1, 2, 1, 2, 1]
+        pipe.release()
+        lp.settle()
+        assert b"".join(memory for _, memory in reads) == data[: len(reads) * BLOCK]
+
+
+def test_the_end_of_the_file_and_an_error_are_found_in_a_chain_too(disk: Path) -> None:
+    path, data = make_file(disk, BLOCK + 100)
+    evict(path)
+    with path.open("rb", buffering=0) as file, full_pipe() as pipe, loop(64, 1, gather=True) as lp:
+        descriptor, gone = lp.descriptor(file.fileno()), Descriptor(os.dup(file.fileno()), "gone")
+        gone.read_route = descriptor.read_route
+        os.close(gone.fd)
+        lp.submit(pipe.request())
+        reads = [missed(of, number) for of, number in ((descriptor, 0), (descriptor, 1), (gone, 0), (descriptor, 2), (descriptor, 0))]
+        lp.submit(*(request for request, _ in reads))
+        pipe.release()
+        lp.settle()
+        assert [request.result for request, _ in reads] == [BLOCK, 100, -errno.EBADF, 0, BLOCK]
+        assert reads[1][1][:100] == data[BLOCK:]

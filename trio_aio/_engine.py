@@ -223,6 +223,8 @@ class Engine:
             request.run.native.next = 0
             request.run.native.flags = request.flags
         self.workers.accept(request)
+        if self.workers.gathered:
+            self._ask_for_flush()
 
     def _suits_kernel(self, request: Request) -> bool:
         operation = request.operation
@@ -278,8 +280,9 @@ class Engine:
             self._plug()
 
     def flush(self) -> None:
-        """Submit what is prepared for the kernel, and take what is complete already."""
+        """Hand over what is gathered for the workers, submit what is prepared for the kernel, and take what is complete already."""
         self._plugged = False
+        self.workers.hand_over()
         lane = self.kernel
         if lane is None or not lane.prepared:
             return
@@ -361,6 +364,8 @@ class Engine:
 
     def _pump(self) -> None:
         self.workers.pump()
+        if self.workers.gathered:
+            self._ask_for_flush()
         lane = self.kernel
         if lane is not None:
             lane.pump()

@@ -89,6 +89,7 @@ class Transfers:
         memory = new_bytes(size)
         export = export_buffer(memory, writable=False)
         request = Request(Operation.READ, descriptor, export.address, size, offset, flags, export, extra=descriptor.read_bounce)
+        request.missed = self._suits_inline(descriptor, size, flags)
         n = await self._perform(request, abandon=abandon)
         return memory if n == size and isinstance(memory, bytes) else await shortened(self._backend, memoryview(memory)[:n])
 
@@ -104,6 +105,7 @@ class Transfers:
                 await self._backend.cancel_shielded_checkpoint()
                 return n
         request = Request(Operation.READ, descriptor, export.address, size, offset, flags, export)
+        request.missed = self._suits_inline(descriptor, size, flags)
         return await self._read(request, [export], size, abandon)
 
     async def _preadv(self, descriptor: Descriptor, buffers: Sequence[WriteableBuffer], offset: int, flags: int, abandon: bool) -> int:

@@ -2,6 +2,9 @@
 
 A worker is a daemon ``threading.Thread`` whose whole life is one C function (workers.c) that holds no GIL. Workers are started one by one,
 when more requests wait than workers are idle, and stay until the lane is closed.
+
+Reads that the page cache could not serve are gathered while others are out, and handed over at the end of the tick as a chain: the worker
+begins them all before it waits for one. So the device has them at once, though one thread waits, and wakes once for several.
 """
 
 from __future__ import annotations
@@ -19,16 +22,21 @@ from trio_aio._request import Operation, Request, State
 
 if TYPE_CHECKING:
     from trio_aio._native._ext import CData
+    from trio_aio._routing import Route
 
 __all__ = ("WorkerLane",)
 
 _NAMES = {"READ_RUN": "RUN", "WRITE_RUN": "RUN"}
 # POLL is the kernel lane's alone.
 _OPERATIONS = tuple(getattr(lib, f"TAIO_{_NAMES.get(operation.name, operation.name)}", -1) for operation in Operation)
-_push = lib.taio_pool_push
+_prepare = lib.taio_pool_prepare
+_hand_over = lib.taio_pool_hand_over
 _numbers = itertools.count(1)
 
 NICENESS = 5  # more than the event loop's
+GATHER = 2  # requests that are out, before reads are gathered: with fewer each has a worker of its own
+_NONE = lib.TAIO_NONE
+_CHAIN = lib.TAIO_CHAIN
 
 
 class WorkerLane(Lane):
@@ -44,6 +52,10 @@ class WorkerLane(Lane):
             raise MemoryError
         self.threads: list[threading.Thread] = []
         self._event_fd: int = event_fd
+        self.gathered: int = 0  # reads of the chain that waits for `hand_over`
+        self._first: int = 0  # slot of the chain
+        self._last: int = 0
+        self._route: Route | None = None  # of the device that it is about: one that hangs must not hold others
         self._left: list[None] = []  # one for each worker that is done with the pool: append is atomic
         try:
             self._hire()  # now, not with the first request: it may fail (RLIMIT_NPROC, a cgroup's pids.max)
@@ -53,18 +65,44 @@ class WorkerLane(Lane):
 
     def _start(self, request: Request, slot: int) -> None:
         request.state = State.WORKER_IN_FLIGHT
-        wanted = _push(
+        descriptor = request.descriptor
+        gathers = request.missed and self.in_flight > GATHER
+        before = _NONE
+        if gathers:
+            if self.gathered and self._route is not descriptor.read_route:
+                self.hand_over()
+            if self.gathered:
+                before = self._last
+            else:
+                self._first, self._route = slot, descriptor.read_route
+            self._last = slot
+            self.gathered += 1
+        _prepare(
             self.pool,
             slot,
+            before,
             request.token,
             _OPERATIONS[request.operation],
-            request.descriptor.fd,
+            descriptor.fd,
             request.address,
             request.length,
             request.offset,
             request.flags,
             request.extra,
         )
+        if not gathers:
+            self._hand_over(slot)
+        elif self.gathered == _CHAIN:
+            self.hand_over()
+
+    def hand_over(self) -> None:
+        """Hand over what was gathered."""
+        if self.gathered:
+            self.gathered = 0
+            self._hand_over(self._first)
+
+    def _hand_over(self, slot: int) -> None:
+        wanted = _hand_over(self.pool, slot)
         if wanted > 0 and len(self.threads) < self.max_workers:
             try:
                 self._hire()

@@ -59,6 +59,7 @@ static unsigned slots;
 static struct holder holders[MOST_SLOTS];
 static struct taio_ring *ring;
 static struct taio_pool *pool;
+static unsigned chain_first, chain_last, chained; /* reads that are gathered for the pool */
 static uint64_t next_token, submits, completions, withdrawals, cancels, refusals;
 
 static uint64_t draw(uint64_t below) /* xorshift: the same on every machine */
@@ -252,6 +253,13 @@ static int to_ring(unsigned slot)
     return command == IOCB_CMD_POLL && !h->refused;
 }
 
+static void hand_over_chain(void)
+{
+    if (chained > 0)
+        taio_pool_hand_over(pool, chain_first);
+    chained = 0;
+}
+
 static void to_pool(unsigned slot)
 {
     struct holder *h = &holders[slot];
@@ -322,7 +330,17 @@ static void to_pool(unsigned slot)
     }
     h->fd = fd;
     h->offset = offset;
-    taio_pool_push(pool, slot, h->token, operation, fd, memory, length, offset, flags, extra);
+    int joins = operation == TAIO_READ && extra == 0 && draw(2);
+    taio_pool_prepare(pool, slot, joins && chained > 0 ? chain_last : TAIO_NONE, h->token, operation, fd, memory, length, offset, flags, extra);
+    if (!joins) {
+        taio_pool_hand_over(pool, slot);
+        return;
+    }
+    if (chained++ == 0)
+        chain_first = slot;
+    chain_last = slot;
+    if (chained == TAIO_CHAIN || draw(4) == 0)
+        hand_over_chain();
 }
 
 static void complete(const struct taio_completion *c)
@@ -516,6 +534,7 @@ static void run_round(double until)
                     submit();
             }
         }
+        hand_over_chain();
         submit();
         reap(0);
         if (draw(8) == 0) { /* let the polls that are out end by themselves */

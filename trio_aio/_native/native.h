@@ -191,15 +191,20 @@ int64_t taio_transfer_bounced(struct taio_transfer *transfer, uint64_t unit, str
 int64_t taio_serve_run(struct taio_run *run, struct taio_scratch *scratch); /* gives the bytes moved */
 void taio_scratch_free(struct taio_scratch *scratch);
 
+#define TAIO_CHAIN 16
+#define TAIO_NONE UINT32_MAX
+
 struct taio_pool;
 
 struct taio_pool *taio_pool_new(unsigned slots, int event_fd);
 void taio_pool_free(struct taio_pool *pool); /* no worker may be left */
 void taio_pool_work(struct taio_pool *pool); /* the body of a worker: returns after taio_pool_stop */
 void taio_pool_stop(struct taio_pool *pool);
-/* Hand over a request in a free slot. Returns how many more requests wait than workers are idle (<= 0: no further worker is needed). */
-int taio_pool_push(struct taio_pool *pool, unsigned slot, uint64_t token, int operation, int fd, uint64_t memory, uint64_t length,
-                   int64_t offset, int flags, uint64_t extra);
+/* Fill a free slot. `before`: the slot it is chained behind, or TAIO_NONE. A chain is of TAIO_READs, TAIO_CHAIN at most, with no `extra`. */
+void taio_pool_prepare(struct taio_pool *pool, unsigned slot, unsigned before, uint64_t token, int operation, int fd, uint64_t memory,
+                       uint64_t length, int64_t offset, int flags, uint64_t extra);
+/* Hand over a prepared slot and its chain. Returns how many more wait than workers are idle (<= 0: no further worker is needed). */
+int taio_pool_hand_over(struct taio_pool *pool, unsigned slot);
 /* Take a request back that no worker has begun: 1 if it will never run. Its completion comes all the same, with -ECANCELED, and only
  * then is the slot free. */
 int taio_pool_withdraw(struct taio_pool *pool, unsigned slot);

@@ -21,13 +21,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define NONE UINT32_MAX
+#define NONE TAIO_NONE
 
 enum slot_state { IDLE, READY, TAKEN, WITHDRAWN };
 
 struct slot {
     _Atomic int state;
     uint32_t next; /* on the stack of finished slots: the one below */
+    uint32_t behind; /* in its chain: the slot behind it, or NONE */
     uint64_t token;
     int operation, fd, flags;
     void *memory, *extra;
@@ -89,11 +90,10 @@ static void wake_one(struct taio_pool *pool)
     futex_wake(&pool->wakeups, 1);
 }
 
-int taio_pool_push(struct taio_pool *pool, unsigned slot, uint64_t token, int operation, int fd, uint64_t memory, uint64_t length,
-                   int64_t offset, int flags, uint64_t extra)
+void taio_pool_prepare(struct taio_pool *pool, unsigned slot, unsigned before, uint64_t token, int operation, int fd, uint64_t memory,
+                       uint64_t length, int64_t offset, int flags, uint64_t extra)
 {
     struct slot *s = &pool->slot[slot];
-    uint64_t tail = atomic_load_explicit(&pool->tail, memory_order_relaxed);
     s->token = token;
     s->operation = operation;
     s->fd = fd;
@@ -103,7 +103,15 @@ int taio_pool_push(struct taio_pool *pool, unsigned slot, uint64_t token, int op
     s->flags = flags;
     s->extra = (void *)(uintptr_t)extra;
     s->transferred = 0;
+    s->behind = NONE;
+    if (before != NONE)
+        pool->slot[before].behind = slot; /* which has not been handed over: it is the loop's yet */
     atomic_store_explicit(&s->state, READY, memory_order_relaxed);
+}
+
+int taio_pool_hand_over(struct taio_pool *pool, unsigned slot)
+{
+    uint64_t tail = atomic_load_explicit(&pool->tail, memory_order_relaxed);
     atomic_store_explicit(&pool->queue[tail & pool->mask], slot, memory_order_relaxed);
     atomic_store(&pool->tail, tail + 1);
     wake_one(pool);
@@ -389,6 +397,44 @@ static void block_signals(void)
     pthread_sigmask(SIG_BLOCK, &all, NULL); /* signals are for the main thread, where Python looks for them */
 }
 
+static void serve_one(struct taio_pool *pool, uint32_t slot, struct taio_scratch *scratch)
+{
+    struct slot *s = &pool->slot[slot];
+    int expected = READY;
+    if (atomic_compare_exchange_strong(&s->state, &expected, TAKEN))
+        execute(s, scratch);
+    else
+        s->result = -ECANCELED;
+    finish(pool, slot);
+}
+
+/* Of a chain all reads are begun, as far as the page cache does not have them, before one is waited for. Until then each is READY again,
+ * and the loop may withdraw it. */
+static void serve(struct taio_pool *pool, uint32_t first, struct taio_scratch *scratch)
+{
+    uint32_t left[TAIO_CHAIN] = {first}, count = pool->slot[first].behind == NONE;
+    for (uint32_t slot = count ? NONE : first, behind; slot != NONE; slot = behind) {
+        struct slot *s = &pool->slot[slot];
+        int expected = READY;
+        behind = s->behind; /* now: once it is finished it is the loop's again */
+        if (!atomic_compare_exchange_strong(&s->state, &expected, TAKEN)) {
+            s->result = -ECANCELED;
+            finish(pool, slot);
+            continue;
+        }
+        s->result = taio_pread_nowait(s->fd, s->memory, s->length, s->offset);
+        if (s->result == (int64_t)s->length) {
+            s->transferred = s->result;
+            finish(pool, slot);
+            continue;
+        }
+        atomic_store(&s->state, READY);
+        left[count++] = slot;
+    }
+    for (uint32_t i = 0; i < count; i++)
+        serve_one(pool, left[i], scratch);
+}
+
 void taio_pool_work(struct taio_pool *pool)
 {
     struct taio_scratch scratch = {NULL};
@@ -413,13 +459,7 @@ void taio_pool_work(struct taio_pool *pool)
         }
         if (atomic_load(&pool->head) != atomic_load(&pool->tail))
             wake_one(pool);
-        struct slot *s = &pool->slot[slot];
-        int expected = READY;
-        if (atomic_compare_exchange_strong(&s->state, &expected, TAKEN))
-            execute(s, &scratch);
-        else
-            s->result = -ECANCELED;
-        finish(pool, slot);
+        serve(pool, slot, &scratch);
     }
 }
 
