@@ -45,7 +45,7 @@ def _kernel_contexts() -> int:
 
 def _threads() -> set[str]:
     for thread in threading.enumerate():
-        if thread.name.startswith(("trio_aio destroy", "trio_aio drain")):
+        if thread.name.startswith(("trio_aio destroy", "trio_aio drain", "AnyIO worker")):
             thread.join()  # they end by themselves, a moment later
     # trio keeps idle threads for its next run_sync.
     return {thread.name for thread in threading.enumerate() if not thread.name.startswith("Trio thread")}
