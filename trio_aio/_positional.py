@@ -169,9 +169,11 @@ class PositionalFile:
                 if data is not None:
                     await self._cancel_shielded_checkpoint()
                     return data
-                return await self._context._pread_by_worker(descriptor, size, offset, flags, self._abandon)
+                return await self._context._pread_by_worker(descriptor, size, offset, 0, self._abandon)
         self._check_readable()
-        if not plain:
+        if plain:
+            flags = 0
+        else:
             size, offset, flags = checked_size(size), checked_offset(offset), checked_flags(flags)
         return await self._context._pread(self._descriptor, size, offset, flags, self._abandon)
 
