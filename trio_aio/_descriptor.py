@@ -74,8 +74,21 @@ class Descriptor:
         self.read_route: Route | None = None  # what its device has taught us; the engine's
         self.write_route: Route | None = None
         self.users: int = 0  # calls by descriptor that share this object
-        self.claimed: bool = False  # a file will close it
+        self.unclaimed: bool = False  # a request of ours has opened it, and no file has taken it over: it is closed with this object
         self.order: Order = Order()  # who leases it, and who waits for whom
+
+    def own(self, fd: int) -> None:
+        """Take over what a request has opened. An exception may come before a file does, KeyboardInterrupt at any moment."""
+        self.fd, self.unclaimed = fd, True
+
+    def close_unclaimed(self) -> None:
+        """Close it here and now if nobody has taken it over."""
+        if self.unclaimed:
+            self.unclaimed = False
+            os.close(self.fd)
+
+    def __del__(self) -> None:
+        self.close_unclaimed()
 
     @property
     def read_bounce(self) -> int:
@@ -115,9 +128,7 @@ class DescriptionRecord:
 
 
 class WholeRecord:
-    """What a worker is told of a whole file, and where it puts what it found. A descriptor that is left open is its, until `claimed`."""
-
-    claimed: bool = False
+    """What a worker is told of a whole file, and where it puts what it found."""
 
     def __init__(self, export: Export, first: int) -> None:
         self.held: Export = export
@@ -125,10 +136,6 @@ class WholeRecord:
             "struct taio_whole *", {"fd": -1, "memory": export.address, "capacity": export.length, "first": min(first, export.length)}
         )
         self.address: int = int(ffi.cast("uintptr_t", self.value))
-
-    def __del__(self) -> None:
-        if self.value.fd >= 0 and not self.claimed:
-            os.close(self.value.fd)
 
 
 def describe(fd: int) -> DescriptionRecord:

@@ -468,12 +468,12 @@ class Engine:
             else:
                 self.completed += request.pieces
         operation = request.operation
-        if self._orphaned and _OPENS[operation] and result >= 0:
-            record = request.owned[1]
-            owner, fd = (request.descriptor, result) if operation is Operation.OPEN else (record, record.value.fd)
+        if _OPENS[operation] and result >= 0:
+            fd = result if operation is Operation.OPEN else request.owned[1].value.fd
             if fd >= 0:
-                owner.claimed = True  # nobody else closes it
-                os.close(fd)
+                request.descriptor.own(fd)
+                if self._orphaned:
+                    request.descriptor.close_unclaimed()
         if _READ_LIKE[operation]:
             self.bytes_read += request.transferred
         elif CHANGES[operation]:
@@ -629,6 +629,12 @@ class Engine:
                 return
         if isinstance(dropped, Descriptor) and not dropped.order.requests:
             os.close(dropped.fd)
+
+    def drop_unclaimed(self, descriptor: Descriptor) -> None:
+        """Have closed what a request has opened, if nobody has taken it over."""
+        if descriptor.unclaimed:
+            descriptor.unclaimed = False
+            self.drop(descriptor)
 
     def give_up(self, request: Request) -> None:
         """Stop a read, or let it go on with nobody waiting. Its slab goes back to the pool once the read is over."""

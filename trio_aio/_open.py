@@ -14,7 +14,7 @@ from trio_aio._context import AIOContext, current_context
 from trio_aio._descriptor import DescriptionRecord, Descriptor, WholeRecord, kind_of
 from trio_aio._errors import os_error
 from trio_aio._file import AsyncFile
-from trio_aio._request import Operation, Request, State
+from trio_aio._request import Operation, Request
 from trio_aio._text import AsyncTextFile, text_format
 
 if TYPE_CHECKING:
@@ -197,14 +197,14 @@ def open_aio(
         used = current_context() if context is None else context
         position = 0
         if isinstance(file, int):
-            descriptor = await _adopt(used, file, file, direct=direct)
+            descriptor = Descriptor(file, file)
+            await _adopt(used, descriptor, direct=direct)
             descriptor.borrowed = not closefd
             position = await used._perform(Request(Operation.SEEK, descriptor, flags=os.SEEK_CUR))
         elif opener is not None:
             descriptor = await _open_with(used, opener, file, flags, direct=direct)
         else:
-            opening = await _open_path(used, file, flags)
-            descriptor = opening.descriptor
+            descriptor = await _open_path(used, file, flags)
         opened = AsyncFile(
             used,
             descriptor,
@@ -228,34 +228,28 @@ async def _open_with(context: AIOContext, opener: Callable[[Any, int], int], fil
         raise TypeError("expected integer from opener")
     if fd < 0:
         raise ValueError(f"opener returned {fd}")
-    with backend.shielded():  # somebody must own the descriptor
+    descriptor = Descriptor(fd, file)
+    descriptor.own(fd)
+    with backend.shielded():
         try:
             os.set_inheritable(fd, False)
-            descriptor = await _adopt(context, fd, file, direct=direct)
-            if flags & os.O_TRUNC:
-                engine.note_change(descriptor.device, descriptor.inode_number)
-            return descriptor
+            await _adopt(context, descriptor, direct=direct)
         except BaseException:
-            engine.drop(Descriptor(fd, file))
+            engine.drop_unclaimed(descriptor)
             raise
+    if flags & os.O_TRUNC:
+        engine.note_change(descriptor.device, descriptor.inode_number)
+    return descriptor
 
 
-class _Opening(Request):
-    """Owns the descriptor that it opens until a file does: an exception may come in between, KeyboardInterrupt at any moment."""
-
-    def __del__(self) -> None:
-        if self.state is State.COMPLETED and self.result >= 0 and not self.descriptor.claimed:
-            os.close(self.result)
-
-
-async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> _Opening:
+async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> Descriptor:
     engine = context._check()
     path = export_buffer(os.fsencode(file) + b"\0", writable=False)
     record = DescriptionRecord()
     descriptor = Descriptor(_AT_FDCWD, file)
-    request = _Opening(Operation.OPEN, descriptor, path.address, _CREATION_MODE, 0, flags, (path, record), extra=record.address, nbytes=0)
+    request = Request(Operation.OPEN, descriptor, path.address, _CREATION_MODE, 0, flags, (path, record), extra=record.address, nbytes=0)
     try:
-        descriptor.fd = await context._perform(request)
+        await context._perform(request)
     except OSError as error:
         if error.errno == errno.EOPNOTSUPP and not _is_file(record.value.mode):
             raise _unsupported(record.value.mode, file) from None
@@ -263,31 +257,27 @@ async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> _Ope
             raise os_error(errno.EINVAL, file, "this filesystem may not support direct I/O (O_DIRECT)") from None
         raise
     except BaseException:
-        if request.state is State.COMPLETED and request.result >= 0 and not descriptor.claimed:  # natively cancelled: close it now
-            descriptor.claimed = True
-            engine.drop(Descriptor(request.result, file))
+        engine.drop_unclaimed(descriptor)  # natively cancelled
         raise
     finally:
         if flags & os.O_TRUNC:
             engine.note_change(record.value.device, record.value.inode)
     _learn(context, descriptor, record)
-    return request
+    return descriptor
 
 
-async def _adopt(context: AIOContext, fd: int, name: object, *, direct: bool) -> Descriptor:
-    """Take over an open descriptor."""
+async def _adopt(context: AIOContext, descriptor: Descriptor, *, direct: bool) -> None:
+    """Learn what an open descriptor is."""
     record = DescriptionRecord()
-    descriptor = Descriptor(fd, name)
     await context._perform(Request(Operation.DESCRIBE, descriptor, owned=record, extra=record.address))
     mode = record.value.mode
     if stat.S_ISDIR(mode):
-        raise os_error(errno.EISDIR, name)
+        raise os_error(errno.EISDIR, descriptor.name)
     if not _is_file(mode):
-        raise _unsupported(mode, name)
+        raise _unsupported(mode, descriptor.name)
     _learn(context, descriptor, record)
     if direct and not descriptor.direct:
         raise ValueError("direct=True needs a descriptor that was opened with O_DIRECT")
-    return descriptor
 
 
 def _learn(context: AIOContext, descriptor: Descriptor, record: DescriptionRecord | WholeRecord) -> None:

@@ -70,7 +70,7 @@ class PositionalFile:
         self._writable: bool = writable
         self._abandon: bool = abandon_on_cancel
         self._closed: bool
-        self._closed, descriptor.claimed = False, True  # at once: from here on `__del__` closes it
+        self._closed, descriptor.unclaimed = False, False  # at once: from here on `__del__` closes it
         # What the quick way of pread needs, at hand: None where there is no quick way (direct, write-only, closed).
         self._inline: Any = context._inline if readable and not descriptor.direct else None
         self._checkpoint_if_cancelled: Any = backend.checkpoint_if_cancelled

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import io
 import os
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Any, Union
 
 from trio_aio._batch import Batch
 from trio_aio._buffers import Export, export_buffer, new_bytes, private_memory
@@ -60,6 +60,7 @@ async def read_bytes(path: _Path) -> bytes:
     device.
     """
     context = current_context()
+    descriptor = Descriptor(_AT_FDCWD, os.fspath(path))
     size = cached_size(_encoded(path))
     if size <= SMALL:
         try:
@@ -67,7 +68,7 @@ async def read_bytes(path: _Path) -> bytes:
         except IndexError:
             scratch = _Scratch()
         record = WholeRecord(scratch.export, SMALL)
-        n = await _perform(context, Operation.READ_FILE, path, os.O_RDONLY, record)
+        n = await _perform(context, Operation.READ_FILE, descriptor, os.O_RDONLY, record)
         data = scratch.view[:n]
         if len(_scratches) < _KEPT:
             _scratches.append(scratch)
@@ -76,14 +77,12 @@ async def read_bytes(path: _Path) -> bytes:
         assert isinstance(made, bytes)
         data = made
         record = WholeRecord(export_buffer(data, writable=False), size if size <= LARGE else PIECE)
-        n = await _perform(context, Operation.READ_FILE, path, os.O_RDONLY, record)
+        n = await _perform(context, Operation.READ_FILE, descriptor, os.O_RDONLY, record)
         if record.value.fd < 0 and n < size:
             return await shortened(context._backend, memoryview(data)[:n])
     if record.value.fd < 0:
         return data
-    descriptor = Descriptor(record.value.fd, os.fspath(path))
     _learn(context, descriptor, record)
-    record.claimed = True
     async with AsyncFile(context, descriptor, "rb", n, readable=True, writable=False, abandon_on_cancel=False) as file:
         if 0 < n < len(data):
             n = await _fill(context, descriptor, data, n)
@@ -116,7 +115,8 @@ async def write_bytes(path: _Path, data: ReadableBuffer) -> int:
     ``characters_written`` then says how much was written.
     """
     record = WholeRecord(export_buffer(data, writable=False), 0)
-    return await _perform(current_context(), Operation.WRITE_FILE, path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, record)
+    descriptor = Descriptor(_AT_FDCWD, os.fspath(path))
+    return await _perform(current_context(), Operation.WRITE_FILE, descriptor, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, record)
 
 
 async def read_text(path: _Path, encoding: str | None = None, errors: str | None = None, newline: str | None = None) -> str:
@@ -151,12 +151,12 @@ def _encoded(path: _Path) -> bytes:
     return encoded + b"\0"
 
 
-async def _perform(context: AIOContext, operation: Operation, path: _Path, flags: int, record: WholeRecord) -> int:
-    name = os.fspath(path)
+async def _perform(context: AIOContext, operation: Operation, descriptor: Descriptor, flags: int, record: WholeRecord) -> int:
+    name: Any = descriptor.name
     encoded = export_buffer(_encoded(name), writable=False)
     request = Request(
         operation,
-        Descriptor(_AT_FDCWD, name),
+        descriptor,
         encoded.address,
         _CREATION_MODE,
         0,
@@ -173,9 +173,8 @@ async def _perform(context: AIOContext, operation: Operation, path: _Path, flags
             raise _unsupported(mode, name) from None
         raise
     except BaseException:
-        if request.finished and record.value.fd >= 0 and not record.claimed:  # natively cancelled: close it now
-            record.claimed = True
-            context._check().drop(Descriptor(record.value.fd, name))
+        if context._engine is not None:
+            context._engine.drop_unclaimed(descriptor)  # natively cancelled
         raise
     finally:
         if operation is Operation.WRITE_FILE and context._engine is not None:
