@@ -135,6 +135,8 @@ def test_workers_open_and_close(engine_loop: Loop, file: tuple[Path, bytes]) -> 
     request = Request(Operation.OPEN, Descriptor(-1), name.address, flags=os.O_RDONLY | os.O_CLOEXEC, owned=name, extra=record.address)
     [fd] = engine_loop.run(request)
     assert os.fstat(fd).st_size == record.value.size == len(data)
+    assert (request.descriptor.fd, request.descriptor.unclaimed) == (fd, True)  # until somebody takes it over
+    request.descriptor.unclaimed = False
     assert engine_loop.run(Request(Operation.CLOSE, Descriptor(fd))) == [0]
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
