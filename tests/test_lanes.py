@@ -17,7 +17,7 @@ from trio_aio._request import Operation, Request, State
 from trio_aio._routing import DETOUR, STRIKES, Route, Routes
 from trio_aio._worker_lane import GATHER, WorkerLane
 
-from ._support import BLOCK, empty_pipe, evict, full_pipe, loop, make_file
+from ._support import BLOCK, empty_pipe, evict, full_pipe, loop, make_file, opened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -228,12 +228,12 @@ def test_reads_that_missed_are_gathered_and_handed_over_together_while_others_ar
         gathered = []
         for request, _ in reads:
             lp.submit(request)
-            gathered.append(workers.gathered)
+            gathered.append(sum(chain.length for chain in workers.gathered.values()))
         alone = GATHER - 1
         assert gathered == [0] * alone + [*range(1, lib.TAIO_CHAIN), 0, *range(1, 7 - alone)]  # a chain that is full goes at once
         assert lp.engine.cancel(reads[-1][0])
         lp.flush()
-        assert workers.gathered == 0
+        assert not workers.gathered
         assert lp.engine.cancel(reads[-2][0])  # no worker has begun it
         pipe.release()
         lp.settle()
@@ -254,8 +254,8 @@ def test_reads_of_two_devices_share_no_chain(disk: Path) -> None:
         gathered = []
         for request, _ in reads:
             lp.submit(request)
-            gathered.append(lp.engine.workers.gathered)
-        assert gathered == [0, 1, 2, 1, 2, 1]
+            gathered.append([chain.length for chain in lp.engine.workers.gathered.values()])
+        assert gathered == [[], [1], [2], [2, 1], [2, 2], [3, 2]]
         pipe.release()
         lp.settle()
         assert b"".join(memory for _, memory in reads) == data[: len(reads) * BLOCK]
@@ -275,3 +275,26 @@ def test_the_end_of_the_file_and_an_error_are_found_in_a_chain_too(disk: Path) -
         lp.settle()
         assert [request.result for request, _ in reads] == [BLOCK, 100, -errno.EBADF, 0, BLOCK]
         assert reads[1][1][:100] == data[BLOCK:]
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_writes_of_one_file_are_gathered_if_they_go_through_the_page_cache(disk: Path, direct: bool) -> None:
+    path, data = make_file(disk, 64 * BLOCK)
+    with opened(path, os.O_RDWR | (os.O_DIRECT if direct else 0)) as fd, full_pipe() as pipe, loop(64, 1, gather=True) as lp:
+        descriptor = lp.descriptor(fd)
+        descriptor.size = 0  # so that all go to the workers
+        lp.submit(pipe.request())
+        writes = []
+        for number in range(5):
+            export = export_buffer(b"%d" % number, writable=False)
+            request = Request(Operation.WRITE, descriptor, export.address, 1, number, owned=export, extra=lib.TAIO_REOPEN if direct else 0)
+            request.buffered = direct
+            writes.append(request)
+            lp.submit(request)
+        assert [chain.length for chain in lp.engine.workers.gathered.values()] == [4]
+        assert lp.engine.cancel(writes[3])
+        pipe.release()
+        lp.settle()
+        assert path.read_bytes()[:6] == b"012" + data[3:4] + b"4" + data[5:6]
+        while lp.engine.workers.in_flight:
+            lp.turn()

@@ -3,8 +3,9 @@
 A worker is a daemon ``threading.Thread`` whose whole life is one C function (workers.c) that holds no GIL. Workers are started one by one,
 when more requests wait than workers are idle, and stay until the lane is closed.
 
-Reads that the page cache could not serve are gathered while others are out, and handed over at the end of the tick as a chain: the worker
-begins them all before it waits for one. So the device has them at once, though one thread waits, and wakes once for several.
+While others are out, requests that one worker does as well as many are gathered, and handed over at the end of the tick as a chain. Of
+reads of one device that the page cache could not serve, the worker begins all before it waits for one: the device has them at once,
+though one thread waits. Writes of one file would wait for each other in the kernel (for the inode's lock).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from trio_aio._native import ffi, lib
 from trio_aio._request import Operation, Request, State
 
 if TYPE_CHECKING:
+    from trio_aio._inode import Inode
     from trio_aio._native._ext import CData
     from trio_aio._routing import Route
 
@@ -34,9 +36,30 @@ _hand_over = lib.taio_pool_hand_over
 _numbers = itertools.count(1)
 
 NICENESS = 5  # more than the event loop's
-GATHER = 2  # requests that are out, before reads are gathered: with fewer each has a worker of its own
+GATHER = 2  # requests that are out, before any are gathered: with fewer each has a worker of its own
+_WRITES = tuple(operation in (Operation.WRITE, Operation.WRITEV, Operation.APPEND) for operation in Operation)
 _NONE = lib.TAIO_NONE
 _CHAIN = lib.TAIO_CHAIN
+
+
+class _Chain:
+    """Slots that are handed over together."""
+
+    __slots__ = ("about", "first", "last", "length")
+
+    def __init__(self, about: Route | Inode) -> None:
+        self.about: Route | Inode = about
+        self.first: int = _NONE
+        self.last: int = _NONE
+        self.length: int = 0
+
+    def add(self, slot: int) -> int:
+        """Put a slot at the end; give the one before it."""
+        before, self.last = self.last, slot
+        if before == _NONE:
+            self.first = slot
+        self.length += 1
+        return before
 
 
 class WorkerLane(Lane):
@@ -52,10 +75,7 @@ class WorkerLane(Lane):
             raise MemoryError
         self.threads: list[threading.Thread] = []
         self._event_fd: int = event_fd
-        self.gathered: int = 0  # reads of the chain that waits for `hand_over`
-        self._first: int = 0  # slot of the chain
-        self._last: int = 0
-        self._route: Route | None = None  # of the device that it is about: one that hangs must not hold others
+        self.gathered: dict[Route | Inode, _Chain] = {}  # what waits for `hand_over`
         self._left: list[None] = []  # one for each worker that is done with the pool: append is atomic
         try:
             self._hire()  # now, not with the first request: it may fail (RLIMIT_NPROC, a cgroup's pids.max)
@@ -66,17 +86,8 @@ class WorkerLane(Lane):
     def _start(self, request: Request, slot: int) -> None:
         request.state = State.WORKER_IN_FLIGHT
         descriptor = request.descriptor
-        gathers = request.missed and self.in_flight > GATHER
-        before = _NONE
-        if gathers:
-            if self.gathered and self._route is not descriptor.read_route:
-                self.hand_over()
-            if self.gathered:
-                before = self._last
-            else:
-                self._first, self._route = slot, descriptor.read_route
-            self._last = slot
-            self.gathered += 1
+        chain = self._chain_for(request)
+        before = _NONE if chain is None else chain.add(slot)
         _prepare(
             self.pool,
             slot,
@@ -90,16 +101,32 @@ class WorkerLane(Lane):
             request.flags,
             request.extra,
         )
-        if not gathers:
+        if chain is None:
             self._hand_over(slot)
-        elif self.gathered == _CHAIN:
-            self.hand_over()
+        elif chain.length == _CHAIN:
+            del self.gathered[chain.about]
+            self._hand_over(chain.first)
+
+    def _chain_for(self, request: Request) -> _Chain | None:
+        """Give the chain that a request joins, if it does not go at once."""
+        about: Route | Inode | None = None
+        if self.in_flight > GATHER:
+            if request.missed:
+                about = request.descriptor.read_route  # a device that hangs must not hold reads of another
+            elif _WRITES[request.operation] and (request.buffered or not request.descriptor.direct):  # direct ones share the lock
+                about = request.descriptor.inode
+        if about is None:
+            return None
+        chain = self.gathered.get(about)
+        if chain is None:
+            chain = self.gathered[about] = _Chain(about)
+        return chain
 
     def hand_over(self) -> None:
         """Hand over what was gathered."""
-        if self.gathered:
-            self.gathered = 0
-            self._hand_over(self._first)
+        for chain in self.gathered.values():
+            self._hand_over(chain.first)
+        self.gathered.clear()
 
     def _hand_over(self, slot: int) -> None:
         wanted = _hand_over(self.pool, slot)

@@ -59,7 +59,8 @@ static unsigned slots;
 static struct holder holders[MOST_SLOTS];
 static struct taio_ring *ring;
 static struct taio_pool *pool;
-static unsigned chain_first, chain_last, chained; /* reads that are gathered for the pool */
+static unsigned chain_first, chain_last, chained; /* what is gathered for the pool: reads, or writes */
+static int chain_reads;
 static uint64_t next_token, submits, completions, withdrawals, cancels, refusals;
 
 static uint64_t draw(uint64_t below) /* xorshift: the same on every machine */
@@ -330,12 +331,16 @@ static void to_pool(unsigned slot)
     }
     h->fd = fd;
     h->offset = offset;
-    int joins = operation == TAIO_READ && extra == 0 && draw(2);
-    taio_pool_prepare(pool, slot, joins && chained > 0 ? chain_last : TAIO_NONE, h->token, operation, fd, memory, length, offset, flags, extra);
-    if (!joins) {
+    int reads = operation == TAIO_READ && extra == 0, others = operation == TAIO_WRITE || operation == TAIO_WRITEV || operation == TAIO_APPEND;
+    if (draw(2) || !(reads || others)) {
+        taio_pool_prepare(pool, slot, TAIO_NONE, h->token, operation, fd, memory, length, offset, flags, extra);
         taio_pool_hand_over(pool, slot);
         return;
     }
+    if (chain_reads != reads)
+        hand_over_chain();
+    chain_reads = reads;
+    taio_pool_prepare(pool, slot, chained > 0 ? chain_last : TAIO_NONE, h->token, operation, fd, memory, length, offset, flags, extra);
     if (chained++ == 0)
         chain_first = slot;
     chain_last = slot;

@@ -200,7 +200,8 @@ struct taio_pool *taio_pool_new(unsigned slots, int event_fd);
 void taio_pool_free(struct taio_pool *pool); /* no worker may be left */
 void taio_pool_work(struct taio_pool *pool); /* the body of a worker: returns after taio_pool_stop */
 void taio_pool_stop(struct taio_pool *pool);
-/* Fill a free slot. `before`: the slot it is chained behind, or TAIO_NONE. A chain is of TAIO_READs, TAIO_CHAIN at most, with no `extra`. */
+/* Fill a free slot. `before`: the slot it is chained behind, or TAIO_NONE. A chain has TAIO_CHAIN at
+ * most, either TAIO_READs that have no `extra` or none of these. */
 void taio_pool_prepare(struct taio_pool *pool, unsigned slot, unsigned before, uint64_t token, int operation, int fd, uint64_t memory,
                        uint64_t length, int64_t offset, int flags, uint64_t extra);
 /* Hand over a prepared slot and its chain. Returns how many more wait than workers are idle (<= 0: no further worker is needed). */

@@ -408,15 +408,20 @@ static void serve_one(struct taio_pool *pool, uint32_t slot, struct taio_scratch
     finish(pool, slot);
 }
 
-/* Of a chain all reads are begun, as far as the page cache does not have them, before one is waited for. Until then each is READY again,
- * and the loop may withdraw it. */
+/* Of a chain of reads all are begun, as far as the page cache does not have them, before one is waited for; until then each is READY
+ * again, and the loop may withdraw it. Others are made in order. */
 static void serve(struct taio_pool *pool, uint32_t first, struct taio_scratch *scratch)
 {
-    uint32_t left[TAIO_CHAIN] = {first}, count = pool->slot[first].behind == NONE;
-    for (uint32_t slot = count ? NONE : first, behind; slot != NONE; slot = behind) {
+    uint32_t left[TAIO_CHAIN], count = 0;
+    int reads = pool->slot[first].operation == TAIO_READ && pool->slot[first].behind != NONE;
+    for (uint32_t slot = first, behind; slot != NONE; slot = behind) {
         struct slot *s = &pool->slot[slot];
         int expected = READY;
         behind = s->behind; /* now: once it is finished it is the loop's again */
+        if (!reads) {
+            serve_one(pool, slot, scratch);
+            continue;
+        }
         if (!atomic_compare_exchange_strong(&s->state, &expected, TAKEN)) {
             s->result = -ECANCELED;
             finish(pool, slot);
