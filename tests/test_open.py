@@ -374,8 +374,10 @@ async def test_wrong_arguments_are_refused_at_once(disk: Path) -> None:
     with pytest.raises(TypeError, match="context must be an AIOContext, not int"):
         open_aio(path, context=5)  # type: ignore[call-overload]
     async with open_aio(path) as file, open_aio(path, "r") as text:
+        assert isinstance(file.context, trio.abc.AsyncResource)
         for each in (file, text):
             assert isinstance(each, anyio.abc.AsyncResource)
+            assert isinstance(each, trio.abc.AsyncResource)
             with pytest.raises(TypeError, match="cannot copy or pickle"):
                 copy.copy(each)
         with pytest.raises(ValueError, match="negative size"):

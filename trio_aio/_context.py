@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trio_aio import _engine
 from trio_aio._arguments import NO_FLAGS, checked_flags, checked_offset, checked_size
-from trio_aio._backends import current_backend
+from trio_aio._backends import async_resource, current_backend
 from trio_aio._descriptor import Descriptor, describe
 from trio_aio._errors import os_error
 from trio_aio._request import Operation, Request, State
@@ -77,6 +77,7 @@ class _Closing:
         self.finished: bool = False
 
 
+@async_resource
 class AIOContext(Transfers):
     """Native AIO, workers and a reaper, for any number of files.
 

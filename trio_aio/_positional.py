@@ -12,9 +12,8 @@ import warnings
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from anyio.abc import AsyncResource
-
 from trio_aio._arguments import NO_FLAGS, checked_flags, checked_offset, checked_size
+from trio_aio._backends import async_resource
 from trio_aio._batches import read_blocks, read_ranges, write_ranges
 from trio_aio._descriptor import StatRecord
 from trio_aio._inline_lane import INLINE_LIMIT
@@ -38,7 +37,7 @@ __all__ = ("PositionalFile",)
 _PLAIN = 1 << 62  # ints below it need no closer look
 
 
-@AsyncResource.register
+@async_resource
 class PositionalFile:
     """An open file without a cursor.
 

@@ -17,9 +17,8 @@ import operator
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from anyio.abc import AsyncResource
-
 from trio_aio._arguments import checked_integer
+from trio_aio._backends import async_resource
 from trio_aio._readahead import LARGEST
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ class _Cookie(NamedTuple):
         return not self.position and not self.flags
 
 
-@AsyncResource.register
+@async_resource
 class AsyncTextFile:
     """A text file, made by `open_aio` with a mode that has no "b".
 

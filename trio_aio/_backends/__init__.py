@@ -6,11 +6,23 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from anyio.abc import AsyncResource
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-__all__ = ("Backend", "Deferred", "Performable", "Waitable", "current_backend")
+__all__ = ("Backend", "Deferred", "Performable", "Waitable", "async_resource", "current_backend", "resources")
+
+_Type = TypeVar("_Type", bound=type)
+resources: list[type] = []
+
+
+def async_resource(cls: _Type) -> _Type:
+    """Make a class with ``aclose`` an ``anyio.abc.AsyncResource``, and a ``trio.abc.AsyncResource`` once trio is there."""
+    AsyncResource.register(cls)
+    resources.append(cls)
+    return cls
 
 
 class Waitable(Protocol):

@@ -29,6 +29,8 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
+from trio_aio._backends import resources
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -40,6 +42,9 @@ _T = TypeVar("_T", bound="Performable")
 
 _backend: RunVar[TrioBackend] = RunVar("trio_aio backend")
 _shared: RunVar[Any] = RunVar("trio_aio shared context")
+
+for _resource in resources:
+    trio.abc.AsyncResource.register(_resource)
 
 
 class _EndOfTick(trio.abc.Instrument):
