@@ -63,6 +63,10 @@ int taio_describe_and_probe(int fd, struct taio_description *description);
  * RESOLVE_CACHED (Linux 5.12) gives up where a name would have to be looked up. */
 int64_t taio_cached_size(const char *path);
 
+/* Memory that was never touched is made in small pages at the first touch, which takes as long as the copy of what is read, and is taken
+ * apart in small pages when it is freed. Never sleeps. */
+void taio_use_huge_pages(uint64_t memory, uint64_t length);
+
 /* fstat(2) as numbers, for os.stat_result. */
 struct taio_stat {
     uint64_t mode, inode, device, links, uid, gid, rdev, block_size, blocks;

@@ -115,3 +115,11 @@ int taio_describe_and_probe(int fd, struct taio_description *description)
     description->dio_memory = description->dio_offset = n > 0 ? unit : LARGEST;
     return 0;
 }
+
+void taio_use_huge_pages(uint64_t memory, uint64_t length)
+{
+    const uint64_t huge = 2 << 20;
+    uint64_t start = (memory + huge - 1) & ~(huge - 1), end = (memory + length) & ~(huge - 1);
+    if (end > start)
+        madvise((void *)(uintptr_t)start, end - start, MADV_HUGEPAGE); /* an advice: a kernel may have none */
+}

@@ -16,7 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -211,15 +210,6 @@ static int64_t open_file(struct slot *s)
     return fd;
 }
 
-/* Memory that was never touched is made in small pages at the first touch, which takes as long as the copy of what is read. */
-static void use_huge_pages(char *memory, uint64_t length)
-{
-    const uintptr_t huge = 2 << 20;
-    uintptr_t start = ((uintptr_t)memory + huge - 1) & ~(huge - 1), end = ((uintptr_t)memory + length) & ~(huge - 1);
-    if (end > start)
-        madvise((void *)start, end - start, MADV_HUGEPAGE); /* an advice: a kernel may have none */
-}
-
 static void read_file(struct slot *s)
 {
     struct taio_whole *whole = s->extra;
@@ -233,7 +223,6 @@ static void read_file(struct slot *s)
         whole->fd = (int32_t)fd;
         return;
     }
-    use_huge_pages(memory, whole->capacity);
     while (n > 0 && (uint64_t)s->transferred < whole->first) { /* files of /proc have no size, and others may grow */
         n = read((int)fd, memory + s->transferred, whole->first - (uint64_t)s->transferred);
         if (n > 0)
