@@ -423,3 +423,63 @@ async def test_a_cancelled_seek_leaves_the_file_where_it_was(disk: Path) -> None
         assert cancelled
         assert await file.seek(inside) == inside
         assert await file.readline() == "ü\n"
+
+
+def _next(action: str, file: Any) -> Any:
+    """Give the call that comes after a loop."""
+    calls: dict[str, Callable[[], Any]] = {
+        "tell": file.tell,
+        "read": lambda: file.read(100),
+        "readline": lambda: file.readline(7),
+        "write": lambda: file.write("new\n"),
+        "truncate": lambda: file.truncate(),
+        "stay": lambda: file.seek(0, 1),
+        "rest": file.read,
+    }
+    return calls[action]()
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "utf-16-le"])
+@pytest.mark.parametrize("odd", ["", "é", "\r"])
+@pytest.mark.parametrize("action", ["tell", "read", "readline", "write", "truncate", "stay", "rest"])
+async def test_a_loop_over_much_that_is_in_memory_may_be_left_at_any_line(tmp_path: Path, encoding: str, odd: str, action: str) -> None:
+    lines = [f"{i} {'x' * (i % 90)}\n" for i in range(6000)]
+    lines[3000] = odd + lines[3000]
+    for count in (1, 170, 171, 700, 1500, 2999, 3001, 5900):
+        files = []
+        for name in ("theirs", "ours"):
+            path = tmp_path / name
+            path.write_bytes("".join(lines).encode(encoding))
+            files.append(path)
+        with open(files[0], "r+", encoding=encoding) as theirs:  # noqa: ASYNC230
+            expected: list[Any] = [[theirs.readline() for _ in range(count)]]
+            result = _next(action, theirs)
+            expected.append(result if action not in ("tell", "stay", "truncate") else None)
+            expected.append(theirs.readline())
+        async with open_aio(files[1], "r+", encoding=encoding) as ours:
+            given: list[Any] = [[]]
+            async for line in ours:
+                given[0].append(line)
+                if len(given[0]) == count:
+                    break
+            result = await _next(action, ours)
+            given.append(result if action not in ("tell", "stay", "truncate") else None)
+            given.append(await ours.readline())
+        assert given == expected, count
+        assert files[1].read_bytes() == files[0].read_bytes()
+
+
+@pytest.mark.trio
+async def test_a_place_that_was_told_in_a_loop_is_found_again(tmp_path: Path) -> None:
+    lines = [f"{i} {'x' * (i % 90)}\n" for i in range(6000)]
+    path = tmp_path / "file"
+    path.write_text("".join(lines))
+    places = []
+    async with open_aio(path, "r", encoding="utf-8") as file:
+        async for line in file:
+            if int(line.split()[0]) % 500 == 499:
+                places.append(await file.tell())
+        for number, place in reversed([*enumerate(places)]):
+            await file.seek(place)
+            assert [line async for line in file] == lines[500 * (number + 1) :]
