@@ -11,6 +11,7 @@ import sys
 import threading
 import warnings
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -795,3 +796,33 @@ def test_a_hundred_loops_leave_nothing(run: Callable[[Main], Any], disk: Path) -
         assert run(main()) == data[:100]
     assert len(os.listdir("/proc/self/fd")) == len(before[0])
     assert set(threading.enumerate()) <= set(before[1])
+
+
+def test_what_an_opener_gives_when_its_loop_has_ended_is_closed(disk: Path) -> None:
+    path, _ = make_file(disk)
+    began, ended = threading.Event(), threading.Event()
+    opened: list[int] = []
+
+    def opener(_: str, flags: int) -> int:
+        began.set()
+        ended.wait()
+        opened.append(os.open(path, flags))
+        return opened[0]
+
+    with ThreadPoolExecutor(1) as executor:
+        loop = asyncio.new_event_loop()
+        loop.set_default_executor(executor)
+
+        async def main() -> None:
+            await open_aio(path, opener=opener)
+
+        task = loop.create_task(main())
+        while not began.is_set():
+            loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        ended.set()
+    del task, loop
+    gc.collect()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened[0])

@@ -493,3 +493,29 @@ def test_keyboard_interrupt_with_requests_in_flight_ends_the_run(run: Callable[.
     # On asyncio before 3.11 it is the cancellation of the main task, and no more.
     kinds = KeyboardInterrupt if sys.version_info >= (3, 11) else (KeyboardInterrupt, asyncio.CancelledError)
     assert isinstance(error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error, kinds)
+
+
+@pytest.mark.anyio
+async def test_a_read_of_which_a_part_is_in_the_buffer_is_waited_for(disk: Path) -> None:
+    path, data = make_file(disk, 64 * BLOCK)
+    evict(path)
+    memory = bytearray(b"\xee" * (4 * BLOCK))
+    results = []
+    async with AIOContext(max_workers=1) as context, open_aio(path, context=context) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        await file.pread(BLOCK, 8 * BLOCK)  # it is there now, and what is behind it is not
+        async with busy(context) as pipe, create_task_group() as tasks:
+            scope = CancelScope()
+
+            async def read() -> None:
+                with scope:
+                    results.append(await file.preadinto(memory, 8 * BLOCK))
+
+            tasks.start_soon(read)
+            await until_blocked()
+            assert memory[:BLOCK] == data[8 * BLOCK : 9 * BLOCK]
+            scope.cancel()
+            await until_blocked()
+            pipe.release()
+        assert results == [len(memory)]
+        assert memory == data[8 * BLOCK : 12 * BLOCK]

@@ -483,3 +483,33 @@ async def test_a_place_that_was_told_in_a_loop_is_found_again(tmp_path: Path) ->
         for number, place in reversed([*enumerate(places)]):
             await file.seek(place)
             assert [line async for line in file] == lines[500 * (number + 1) :]
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("newline", [None, "", "\n"])
+async def test_a_carriage_return_at_the_end_of_a_chunk_does_not_shift_the_lines_behind_it(tmp_path: Path, newline: str | None) -> None:
+    path = tmp_path / "file"
+    for before in (b"abcdefg\r", b"abcdefg\n", b"abcdef\r\n"):
+        path.write_bytes(b"0123456\n" * 1023 + before + b"XYZ456\nnext\n" * 2000)
+        with open(path, encoding="utf-8", newline=newline) as theirs:  # noqa: ASYNC230
+            expected = list(theirs)
+        async with open_aio(path, "r", encoding="utf-8", newline=newline) as ours:
+            assert [line async for line in ours] == expected
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("place", [0, 50_000])
+async def test_a_cursor_that_was_moved_below_after_a_loop_stays_where_it_is(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456\n" * 20_000)
+    async with open_aio(path, "r+", encoding="utf-8") as file:
+        count = 0
+        async for _ in file:
+            count += 1
+            if count == 3200:
+                break
+        await file.buffer.seek(place)
+        await file.tell()
+        assert await file.buffer.tell() == place
+        await file.buffer.write(b"#")
+        assert path.read_bytes().index(b"#") == place

@@ -57,6 +57,8 @@ BUFFERED = Alignment(1, 1)
 class Descriptor:
     """A file descriptor, its traits, and the requests that lease it."""
 
+    unclaimed: bool = False  # a request of ours has opened it, and no file has taken it over: it is closed with this object
+
     def __init__(self, fd: int, name: object = None) -> None:
         self.fd: int = fd
         self.name: object = name
@@ -74,17 +76,19 @@ class Descriptor:
         self.read_route: Route | None = None  # what its device has taught us; the engine's
         self.write_route: Route | None = None
         self.users: int = 0  # calls by descriptor that share this object
-        self.unclaimed: bool = False  # a request of ours has opened it, and no file has taken it over: it is closed with this object
         self.order: Order = Order()  # who leases it, and who waits for whom
 
     def own(self, fd: int) -> None:
         """Take over what a request has opened. An exception may come before a file does, KeyboardInterrupt at any moment."""
         self.fd, self.unclaimed = fd, True
 
+    def take_unclaimed(self) -> bool:
+        """Whether it is for the caller to close, or to use: true for one caller, in whatever thread, if nobody has taken it over."""
+        return bool(self.__dict__.pop("unclaimed", False))  # in one step
+
     def close_unclaimed(self) -> None:
         """Close it here and now if nobody has taken it over."""
-        if self.unclaimed:
-            self.unclaimed = False
+        if self.take_unclaimed():
             os.close(self.fd)
 
     def __del__(self) -> None:

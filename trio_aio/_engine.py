@@ -527,8 +527,8 @@ class Engine:
         lane = self.kernel
         if request.operation is Operation.CLOSE:
             return False  # it happens whatever becomes of its task
-        if not _READ_LIKE[request.operation] and _has_begun(request):
-            return False  # the first part is written
+        if request.operation is not Operation.READ_RUN and _has_begun(request):
+            return False  # the first part is written, or in the caller's memory
         if request.run is not None and request.operation is Operation.READ_RUN:
             request.run.stop()
         if request.followers:  # others wait for this sync, and it goes on for them
@@ -632,8 +632,7 @@ class Engine:
 
     def drop_unclaimed(self, descriptor: Descriptor) -> None:
         """Have closed what a request has opened, if nobody has taken it over."""
-        if descriptor.unclaimed:
-            descriptor.unclaimed = False
+        if descriptor.take_unclaimed():
             self.drop(descriptor)
 
     def give_up(self, request: Request) -> None:
@@ -694,7 +693,7 @@ class Engine:
 
 def _has_begun(request: Request) -> bool:
     """Whether a lane may have done a part of what now waits for the next lane."""
-    return request.transferred > 0 or (request.run is not None and request.run.begun)
+    return request.begun or request.transferred > 0 or (request.run is not None and request.run.begun)
 
 
 def _no_plug() -> None:

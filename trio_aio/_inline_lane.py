@@ -62,15 +62,15 @@ class InlineLane:
         return self._view[:n]
 
     def read_into(self, descriptor: Descriptor, address: int, size: int, offset: int) -> int:
-        """Read into memory of `size` bytes, likewise; -1 where `read` gives None."""
+        """Read into memory of `size` bytes, likewise; where `read` gives None -1, or -2 if a part is in the memory."""
         if self._way.detour and self._is_left():
             return -1
         memory = ffi.cast("char *", address)
         n = _pread_nowait(descriptor.fd, memory, size, offset)
         if n != size:
-            n = self._rest(descriptor, memory, n, size, offset)
+            first, n = n, self._rest(descriptor, memory, n, size, offset)
             if n < 0:
-                return -1
+                return -1 if first < 0 else -2
         self.hits += 1
         self.bytes_read += n
         return n

@@ -223,13 +223,19 @@ async def _open_with(context: AIOContext, opener: Callable[[Any, int], int], fil
     engine = context._check()
     backend = context._backend
     assert backend is not None
-    fd = await backend.run_in_thread(opener, file, flags)
+    descriptor = Descriptor(-1, file)
+
+    def open_it() -> object:
+        fd = opener(file, flags)
+        if isinstance(fd, int) and fd >= 0:
+            descriptor.own(fd)  # here: the loop may end meanwhile, and nobody take the result
+        return fd
+
+    fd = await backend.run_in_thread(open_it)
     if not isinstance(fd, int):
         raise TypeError("expected integer from opener")
     if fd < 0:
         raise ValueError(f"opener returned {fd}")
-    descriptor = Descriptor(fd, file)
-    descriptor.own(fd)
     with backend.shielded():
         try:
             os.set_inheritable(fd, False)

@@ -36,6 +36,8 @@ class ReadAhead:
         self._forgotten: int = 0  # counts `forget`
         self._position: int = position  # the cursor without what `_lines` has given since
         self._lines: BytesIO = _NO_LINES
+        self.derived: BytesIO = _NO_LINES  # what somebody has made of `_data`, and gives piece by piece
+        self.listed: bool = False  # among the copies of the file's inode
         self._data: bytes = b""
         self._start: int = 0  # of `_data` in the file
         self._size: int = SMALLEST  # of the next piece
@@ -61,6 +63,8 @@ class ReadAhead:
         """Hold nothing any more: the file is being changed, or was."""
         self._forgotten += 1
         self.settle()
+        self.derived.truncate()  # where it is: what was not given is no more
+        self.derived = _NO_LINES
         self._data = b""
 
     @property
@@ -113,4 +117,4 @@ class ReadAhead:
         if version == self.version:
             self._data = data
             self._start = start
-            self._inode.copies.add(self)
+            self._inode.list_copy(self)

@@ -65,6 +65,7 @@ class Request:
     result: int = 0
     transferred: int = 0  # bytes moved by earlier lanes, and once finished in all
     cold: bool = False  # its memory was never touched: page faults are not for the event loop
+    begun: bool = False  # the inline lane has read a part of it into the caller's memory
     missed: bool = False  # a small read of a buffered file, which the page cache could not serve at once
     probing: bool = False  # submitted with an RWF_NOWAIT of ours
     cancel_requested: bool = False

@@ -128,7 +128,9 @@ class AsyncTextFile:
         self._lines: Iterator[str] = _NO_LINES  # whole lines, which `async for` gives next
         self._split: io.StringIO | io.BytesIO = _NO_BYTES  # where they come from: it knows how many characters they were
         self._keeps_ascii: bool = codecs.lookup(format.encoding).name in _KEEP_ASCII
-        self._far: bool = False  # `_text` may go beyond the chunk that the next character is in
+        # Where the bytes of `_text` end, if it may go beyond the chunk that the next character is in, and is a byte for each character
+        self._plain_end: int = -1
+        self._version: int = 0  # of the file, at that
         self._snapshot: tuple[int, bytes] | None = None  # the decoder's flags before `_text`, and the bytes that `_text` was
         self._ratio: float = 0.0  # bytes for a character
         newline = format.newline
@@ -267,15 +269,16 @@ class AsyncTextFile:
 
         Of plain text, of which a character is a byte, it takes all chunks that are in memory at once.
         """
-        buffer = self._buffer
-        ahead = buffer._ahead
+        ahead = self._buffer._ahead
+        if self._version != ahead.version:
+            self._put_back()
         rest = self._text[self._given :]
         data = ahead.peek(LARGEST if self._keeps_ascii else _CHUNK)
         if not data or self._line_end is not _end_at_newline or "\n" in rest:
             return ""
         decoder = self._decoder
         state = decoder.getstate()
-        plain = self._keeps_ascii and data.isascii() and b"\r" not in data and not state[0]
+        plain = self._keeps_ascii and data.isascii() and b"\r" not in data and state == (b"", 0)
         if not plain:
             data = data[:_CHUNK]
         try:
@@ -290,26 +293,33 @@ class AsyncTextFile:
         ahead.move(ahead.position + len(data))
         self._text = text
         self._used = first
-        self._far = len(data) > _CHUNK
+        self._plain_end = ahead.position if plain else -1
+        self._version = ahead.version
         self._snapshot = (state[1], state[0] + data)
         self._ratio = len(data) / len(text)
         if plain:
-            self._split = io.BytesIO(data[first:last])
+            self._split = ahead.derived = io.BytesIO(data[first:last])
             self._lines = map(bytes.decode, self._split)
         else:
             self._lines = self._split = _string_io(text[first:last], "\n")
         return rest + text[:first]
 
     def _put_back(self) -> None:
-        """Have no more of the text in memory than ``io.TextIOWrapper`` would: to the end of the chunk that the next character is in."""
-        if self._far:
-            self._far = False
-            keep = -(-self._settle() // _CHUNK) * _CHUNK
-            ahead = self._buffer._ahead
-            ahead.move(ahead.position - max(len(self._text) - keep, 0))
-            self._text = self._text[:keep]
-            assert self._snapshot is not None
-            self._snapshot = self._snapshot[0], self._snapshot[1][:keep]
+        """Have no more of the text in memory than ``io.TextIOWrapper`` would: to the end of the chunk that the next character is in.
+
+        Nothing that the file had before it was changed.
+        """
+        end, self._plain_end = self._plain_end, -1
+        if end < 0:
+            return
+        ahead = self._buffer._ahead
+        given = self._settle()
+        keep = given if self._version != ahead.version else -(-given // _CHUNK) * _CHUNK
+        if ahead.position == end:  # else somebody has moved it by `buffer`
+            ahead.move(end - max(len(self._text) - keep, 0))
+        self._text = self._text[:keep]
+        assert self._snapshot is not None
+        self._snapshot = self._snapshot[0], self._snapshot[1][:keep]
 
     async def _next_lines(self) -> str:
         """Give the next line, and make `_lines` those behind it that are in memory."""
@@ -398,7 +408,7 @@ class AsyncTextFile:
         self._settle()
         self._text = ""
         self._used = 0
-        self._far = False
+        self._plain_end = -1
         self._snapshot = None
 
     # ---- writing
@@ -459,6 +469,8 @@ class AsyncTextFile:
 
     async def truncate(self, size: int | None = None) -> int:
         """Make the file `size` bytes long (default: up to the cursor of `buffer`), and give that. The cursor stays. ftruncate(2)."""
+        self._buffer._check_writable()
+        self._buffer._context._check()
         self._put_back()
         return await self._buffer.truncate(size)
 

@@ -98,6 +98,7 @@ class Transfers:
         size = export.length
         engine = self._check()
         assert self._backend is not None
+        n = -1
         if size and self._suits_inline(descriptor, size, flags):
             await self._backend.checkpoint_if_cancelled()
             n = engine.inline.read_into(descriptor, export.address, size, offset)
@@ -105,6 +106,7 @@ class Transfers:
                 await self._backend.cancel_shielded_checkpoint()
                 return n
         request = Request(Operation.READ, descriptor, export.address, size, offset, flags, export)
+        request.begun = n == -2
         request.missed = self._suits_inline(descriptor, size, flags)
         return await self._read(request, [export], size, abandon)
 

@@ -68,7 +68,7 @@ static ssize_t call_by(int fd, const struct taio_transfer *t, const struct iovec
 static ssize_t call(const struct taio_transfer *t, const struct iovec *vector, int parts, int64_t offset)
 {
     ssize_t n = call_by(t->fd, t, vector, parts, offset);
-    if (n != -EIO || t->writing || !(fcntl(t->fd, F_GETFL) & O_DIRECT))
+    if (n != -EIO || t->writing || (t->flags & RWF_NOWAIT) != 0 || !(fcntl(t->fd, F_GETFL) & O_DIRECT))
         return n;
     int second = taio_reopen(t->fd);
     if (second < 0)

@@ -417,8 +417,11 @@ static void serve(struct taio_pool *pool, uint32_t first, struct taio_scratch *s
             continue;
         }
         s->result = taio_pread_nowait(s->fd, s->memory, s->length, s->offset);
-        if (s->result == (int64_t)s->length) {
-            s->transferred = s->result;
+        if (s->result != -EAGAIN) { /* a part may be in the caller's memory, so nobody may withdraw it now */
+            if (s->result == (int64_t)s->length)
+                s->transferred = s->result;
+            else
+                execute(s, scratch);
             finish(pool, slot);
             continue;
         }
