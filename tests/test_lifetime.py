@@ -419,7 +419,8 @@ def test_a_run_may_end_with_files_open_and_requests_abandoned(run: Run, disk: Pa
             with CancelScope() as scope:
                 async with create_task_group() as group:
                     group.start_soon(lambda: context._perform(pipe.request(), abandon=True))
-                    await until_blocked()
+                    while not pipe.begun:
+                        await checkpoint()
                     scope.cancel()
             assert scope.cancelled_caught
             assert engine.outstanding == engine.abandoned == 1
@@ -456,7 +457,8 @@ def test_a_system_task_that_still_waits_at_the_end_of_the_run_is_served() -> Non
         async def main() -> None:
             trio.lowlevel.spawn_system_task(write)
             trio.lowlevel.spawn_system_task(release)
-            await until_blocked()
+            while not pipe.begun:
+                await checkpoint()
 
         trio.run(main)
     assert served == ["write"]
