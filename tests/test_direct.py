@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import gc
 import itertools
 import mmap
 import os
 import random
 import resource
+import subprocess
+import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 from anyio import create_task_group
+from anyio.lowlevel import checkpoint
 
 from trio_aio import AIOContext, open_aio
 
@@ -222,3 +227,49 @@ async def test_reads_over_the_end_of_a_file_that_grows(disk: Path) -> None:
                 for _ in range(4):
                     assert await file.pread(1 << 20, 0) in (model, model + piece)
             model += piece
+
+
+def _opened(path: Path) -> int:
+    """Count the descriptors of a file."""
+    return sum(os.path.realpath(f"/proc/self/fd/{entry}") == str(path.resolve()) for entry in os.listdir("/proc/self/fd"))
+
+
+def _others_may_lock(path: Path) -> bool:
+    program = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+b'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    return subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("mode", ["r+b", "a+b"])
+async def test_writes_through_the_page_cache_leave_the_process_its_record_locks(disk: Path, mode: str) -> None:
+    path, _ = make_file(disk)
+    async with open_aio(path, mode, direct=True) as file:
+        fcntl.lockf(file.fileno(), fcntl.LOCK_EX)
+        async with create_task_group() as tasks:
+            for i in range(20):
+                tasks.start_soon(file.pwrite, b"x", i)
+                tasks.start_soon(file.write_ranges, [(i * 100, b"y" * 50)])
+        await file.write(b"z")
+        async with file.writer(7, size=5000) as writer:
+            await writer.write(bytes(9000))
+        assert _opened(path) == 2
+        assert not _others_may_lock(path)
+    assert _others_may_lock(path)
+
+
+async def test_a_borrowed_descriptor_stays_open_and_what_was_made_of_it_does_not(disk: Path) -> None:
+    path, _ = make_file(disk)
+    fd = os.open(path, os.O_RDWR | os.O_DIRECT)
+    try:
+        async with open_aio(fd, "r+b", closefd=False, direct=True) as file:
+            await file.pwrite(b"x", 1)
+            assert _opened(path) == 2
+        assert _opened(path) == 1
+        file = await open_aio(fd, "r+b", closefd=False, direct=True)
+        await file.pwrite(b"x", 1)
+        del file
+        gc.collect()
+        while _opened(path) > 1:
+            await checkpoint()
+        os.fstat(fd)
+    finally:
+        os.close(fd)

@@ -189,7 +189,7 @@ async def write_ranges(context: AIOContext, descriptor: Descriptor, ranges: Iter
         else:
             others.append((offset, export))
     requests = []
-    for group, extra in ((overwriting, 0), (others, 0), (buffered, lib.TAIO_REOPEN)):
+    for group, extra in ((overwriting, 0), (others, 0), (buffered, descriptor.through_cache)):
         if group:
             run = Run.ranges(descriptor, group, writing=True, through_cache=bool(extra))
             request = _request(Operation.WRITE_RUN, descriptor, run, extra)

@@ -360,7 +360,7 @@ class AIOContext(Transfers):
         engine = self._check()
         backend = self._backend
         assert backend is not None
-        request = Request(Operation.CLOSE, descriptor)
+        request = _engine.close_request(descriptor)
 
         def start() -> None:
             mark()

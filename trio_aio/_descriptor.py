@@ -76,6 +76,7 @@ class Descriptor:
         self.read_route: Route | None = None  # what its device has taught us; the engine's
         self.write_route: Route | None = None
         self.users: int = 0  # calls by descriptor that share this object
+        self.second: CData = ffi.NULL  # see `keep_second`
         self.order: Order = Order()  # who leases it, and who waits for whom
 
     def own(self, fd: int) -> None:
@@ -94,6 +95,27 @@ class Descriptor:
     def __del__(self) -> None:
         self.close_unclaimed()
 
+    def keep_second(self) -> None:
+        """Have writes through the page cache share a second descriptor, which is closed with the first."""
+        self.second = ffi.new("struct taio_second *", [lib.TAIO_NOT_YET])
+
+    @property
+    def second_address(self) -> int:
+        """Where the second descriptor is kept; 0 where there is none."""
+        return int(ffi.cast("uintptr_t", self.second))
+
+    @property
+    def through_cache(self) -> int:
+        """What tells a worker to write through the page cache, by a descriptor without O_DIRECT (native.h, TAIO_WRITE)."""
+        return lib.TAIO_REOPEN | self.second_address
+
+    def close_now(self) -> None:
+        """Close what is ours of it, here and now. Nothing uses it any more."""
+        if self.second and self.second.fd >= 0:
+            os.close(self.second.fd)
+        if not self.borrowed:
+            os.close(self.fd)
+
     @property
     def read_bounce(self) -> int:
         """What tells a worker to read through its own aligned memory (native.h, TAIO_READ); 0 where nothing needs that."""
@@ -105,7 +127,7 @@ class Descriptor:
         """What tells a worker to write whole blocks through its own aligned memory; 0 where nothing needs that."""
         if self.alignment.offset > 1:
             return self.alignment.offset
-        return lib.TAIO_REOPEN if self.alignment.memory > 1 else 0
+        return self.through_cache if self.alignment.memory > 1 else 0
 
     def load(self, record: DescriptionRecord | WholeRecord) -> None:
         """Take over what the kernel says."""

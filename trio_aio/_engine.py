@@ -196,8 +196,8 @@ class Engine:
             self._route(waiting)
 
     def _route(self, request: Request) -> None:
-        if request.operation is Operation.CLOSE and request.descriptor.borrowed:
-            self._finish(request, 0)
+        if request.operation is Operation.CLOSE and request.descriptor.borrowed and not request.extra:
+            self._finish(request, 0)  # a borrowed descriptor is not ours to close
         elif self._suits_kernel(request) and self.has_kernel_lane() and (request.run is None or self._provide_slab(request.run)):
             kernel = self.kernel
             assert kernel is not None
@@ -339,7 +339,7 @@ class Engine:
             if isinstance(dropped, Request):
                 self.give_up(dropped)
             else:
-                self.submit(Request(Operation.CLOSE, dropped))
+                self.submit(close_request(dropped))
         if drain and self._resting:
             self._go_on_with_batches()
         if n:
@@ -628,7 +628,7 @@ class Engine:
                 eventfd_write(self.event_fd, 1)
                 return
         if isinstance(dropped, Descriptor) and not dropped.order.requests:
-            os.close(dropped.fd)
+            dropped.close_now()
 
     def drop_unclaimed(self, descriptor: Descriptor) -> None:
         """Have closed what a request has opened, if nobody has taken it over."""
@@ -673,7 +673,7 @@ class Engine:
             self.closed = True
         for dropped in self._dropped:
             if isinstance(dropped, Descriptor):
-                os.close(dropped.fd)
+                dropped.close_now()
         self._tear_down_kernel()
         self.inline.close()
         self.buffers.clear()
@@ -689,6 +689,11 @@ class Engine:
             self.kernel.close()
             _kernel_context.release(self.kernel.context)
             self.kernel = None
+
+
+def close_request(descriptor: Descriptor) -> Request:
+    """Make the request that ends a descriptor."""
+    return Request(Operation.CLOSE, descriptor, flags=int(descriptor.borrowed), extra=descriptor.second_address)
 
 
 def _has_begun(request: Request) -> bool:

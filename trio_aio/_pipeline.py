@@ -14,7 +14,6 @@ from trio_aio._buffers import export_buffer, new_bytes, private_memory
 from trio_aio._copying import PIECE, shortened
 from trio_aio._direct import Bounced, fits_slab, is_block_write
 from trio_aio._errors import os_error
-from trio_aio._native import lib
 from trio_aio._request import Operation, Request
 from trio_aio._turns import Turns
 
@@ -336,7 +335,7 @@ class Writer:
             request = Request(Operation.WRITE, descriptor, address, size, offset, 0, block)
         if not is_block_write(descriptor, offset, size, 0):
             request.buffered = True
-            request.extra = lib.TAIO_REOPEN
+            request.extra = descriptor.through_cache
         self._context._check().submit(request)  # RuntimeError and ValueError: it is as if we had not been here
         block.request, block.offset = request, offset
         self._blocks.append(block)

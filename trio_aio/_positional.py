@@ -69,6 +69,8 @@ class PositionalFile:
         self._writable: bool = writable
         self._abandon: bool = abandon_on_cancel
         self._closed: bool
+        if descriptor.o_direct and writable:
+            descriptor.keep_second()
         self._closed, descriptor.unclaimed = False, False  # at once: from here on `__del__` closes it
         # What the quick way of pread needs, at hand: None where there is no quick way (direct, write-only, closed).
         self._inline: Any = context._inline if readable and not descriptor.direct else None
@@ -299,8 +301,7 @@ class PositionalFile:
         if context._state == "closed":
             if not self._closed:  # another task may have been quicker
                 self._mark_closed()
-                if not self._descriptor.borrowed:
-                    self._engine.drop(self._descriptor)
+                self._engine.drop(self._descriptor)
             await self._cancel_shielded_checkpoint()
             return
         await context._perform_close(self._descriptor, self._mark_closed, abandon=self._abandon)
@@ -320,11 +321,13 @@ class PositionalFile:
         if getattr(self, "_closed", True):
             return
         descriptor = self._descriptor
-        if descriptor.borrowed:
+        if descriptor.borrowed and not descriptor.second:
             return
         self._closed = True
         if self._context._state == "forked":
-            os.close(descriptor.fd)  # this process's copy
+            descriptor.close_now()  # this process's copies
             return
         self._engine.drop(descriptor)  # first: the warning may be made an error
+        if descriptor.borrowed:
+            return
         warnings.warn(f"unclosed file {self!r}", ResourceWarning, stacklevel=2, source=self)

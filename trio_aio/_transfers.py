@@ -12,7 +12,6 @@ from trio_aio._descriptor import describe
 from trio_aio._direct import Bounced, fits_slab, is_block_write, reading_fits, writing_fits
 from trio_aio._errors import os_error
 from trio_aio._inline_lane import INLINE_LIMIT
-from trio_aio._native import lib
 from trio_aio._request import Operation, Request
 
 if TYPE_CHECKING:
@@ -156,7 +155,7 @@ class Transfers:
             return 0
         if not is_block_write(descriptor, offset, size, request.flags):
             request.buffered = True
-            request.extra = lib.TAIO_REOPEN
+            request.extra = descriptor.through_cache
         elif not writing_fits(descriptor, exports):
             if size <= LARGEST_SLAB:
                 with Bounced(self._check(), Operation.WRITE, descriptor, size, offset, request.flags) as bounced:

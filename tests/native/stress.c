@@ -61,6 +61,7 @@ static struct taio_ring *ring;
 static struct taio_pool *pool;
 static unsigned chain_first, chain_last, chained; /* what is gathered for the pool: reads, or writes */
 static int chain_reads;
+static struct taio_second second = {TAIO_NOT_YET}; /* of direct_fd */
 static uint64_t next_token, submits, completions, withdrawals, cancels, refusals;
 
 static uint64_t draw(uint64_t below) /* xorshift: the same on every machine */
@@ -254,6 +255,12 @@ static int to_ring(unsigned slot)
     return command == IOCB_CMD_POLL && !h->refused;
 }
 
+/* By a descriptor of one's own, or by the one that is kept. */
+static uint64_t through_cache(void)
+{
+    return TAIO_REOPEN | (draw(2) ? (uint64_t)(uintptr_t)&second : 0);
+}
+
 static void hand_over_chain(void)
 {
     if (chained > 0)
@@ -288,13 +295,13 @@ static void to_pool(unsigned slot)
         break;
     case TAIO_WRITE:
         if (fd == direct_fd)
-            extra = draw(2) ? UNIT : TAIO_REOPEN;
+            extra = draw(2) ? UNIT : through_cache();
         break;
     case TAIO_READV:
     case TAIO_WRITEV:
         cut_into_parts(h);
         if (fd == direct_fd)
-            extra = operation == TAIO_WRITEV && draw(2) ? TAIO_REOPEN : UNIT;
+            extra = operation == TAIO_WRITEV && draw(2) ? through_cache() : UNIT;
         memory = (uint64_t)(uintptr_t)h->parts;
         length = PARTS;
         break;

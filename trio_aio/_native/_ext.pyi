@@ -99,6 +99,7 @@ class Lib:
     def taio_cached_size(self, path: CData | bytes, /) -> int: ...
     TAIO_UNTRIED: Final[int]
     TAIO_REOPEN: Final[int]
+    TAIO_NOT_YET: Final[int]
     TAIO_CHAIN: Final[int]
     TAIO_NONE: Final[int]
 

@@ -154,8 +154,9 @@ int taio_ring_cancel(struct taio_ring *ring, unsigned slot); /* 0: accepted, the
 /* ---- the workers (workers.c) ---- */
 
 enum taio_operation {
-    /* Reads and writes. extra: 0; TAIO_REOPEN: write through a descriptor of the same file without O_DIRECT; or what offsets and lengths
-     * must be multiples of, and the bytes are moved through page-aligned memory of the worker's own. */
+    /* Reads and writes. extra: 0; TAIO_REOPEN, or that and the address of a struct taio_second: write through a descriptor of the same file
+     * without O_DIRECT, made for this one write or kept there; or what offsets and lengths must be multiples of, and the bytes are moved
+     * through page-aligned memory of the worker's own. */
     TAIO_READ,      /* until `length` bytes, the end of the file or an error */
     TAIO_WRITE,     /* until all is written or an error */
     TAIO_READV,     /* the same over `length` iovecs */
@@ -164,7 +165,7 @@ enum taio_operation {
     TAIO_FSYNC,
     TAIO_FDATASYNC,
     TAIO_OPEN,      /* memory: path; fd: directory; length: creation mode; extra: struct taio_description */
-    TAIO_CLOSE,
+    TAIO_CLOSE,     /* extra: 0, or a struct taio_second to be closed as well; flags: 1 if nothing else is */
     TAIO_STAT,      /* extra: struct taio_stat */
     TAIO_TRUNCATE,  /* to `offset` */
     TAIO_SEEK,      /* lseek to `offset`; flags: whence; the result is the position */
@@ -177,6 +178,14 @@ enum taio_operation {
 };
 
 #define TAIO_REOPEN 1
+
+/* A descriptor of the same file without O_DIRECT, opened when it is first needed. It is kept since the process loses its record locks
+ * (fcntl(2)) with every descriptor of the file that it closes. */
+struct taio_second {
+    int32_t fd; /* or TAIO_NOT_YET, or TAIO_OPENING: a worker is at it */
+};
+#define TAIO_NOT_YET (-1)
+#define TAIO_OPENING (-2)
 
 /* One blocking read or write (transfer.c). The vector is used up. The result is what was moved, or -errno. */
 struct taio_transfer {

@@ -334,7 +334,9 @@ static void execute_on_own_descriptor(struct slot *s, struct taio_scratch *scrat
         append(s);
         return;
     case TAIO_CLOSE: /* never again on EINTR: the descriptor is gone, and may be somebody else's by then */
-        s->result = close(s->fd) < 0 && errno != EINTR ? -errno : 0;
+        if (s->extra != NULL && ((struct taio_second *)s->extra)->fd >= 0)
+            close(((struct taio_second *)s->extra)->fd);
+        s->result = !s->flags && close(s->fd) < 0 && errno != EINTR ? -errno : 0;
         return;
     case TAIO_SEEK:
         s->result = lseek(s->fd, s->offset, s->flags);
@@ -357,7 +359,22 @@ static void execute_on_own_descriptor(struct slot *s, struct taio_scratch *scrat
 static int reopens(const struct slot *s)
 {
     int may = s->operation == TAIO_WRITE || s->operation == TAIO_WRITEV || s->operation == TAIO_APPEND || s->operation == TAIO_RUN;
-    return may && s->extra == (void *)TAIO_REOPEN;
+    return may && ((uintptr_t)s->extra & TAIO_REOPEN) != 0;
+}
+
+static int second_descriptor(struct taio_second *second, int fd)
+{
+    for (;;) {
+        int32_t known = TAIO_NOT_YET;
+        if (__atomic_compare_exchange_n(&second->fd, &known, TAIO_OPENING, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+            int made = taio_reopen(fd);
+            __atomic_store_n(&second->fd, made < 0 ? TAIO_NOT_YET : made, __ATOMIC_RELEASE);
+            return made;
+        }
+        if (known >= 0)
+            return known;
+        usleep(100); /* one more, closed again, would cost the locks that the one is kept for */
+    }
 }
 
 static void execute(struct slot *s, struct taio_scratch *scratch)
@@ -366,14 +383,17 @@ static void execute(struct slot *s, struct taio_scratch *scratch)
         execute_on_own_descriptor(s, scratch);
         return;
     }
-    int second = taio_reopen(s->fd);
+    struct taio_second *kept = (struct taio_second *)((uintptr_t)s->extra & ~(uintptr_t)TAIO_REOPEN);
+    int second = kept != NULL ? second_descriptor(kept, s->fd) : taio_reopen(s->fd);
     if (second < 0) {
         s->result = second;
         return;
     }
     s->fd = second;
+    s->extra = NULL;
     execute_on_own_descriptor(s, scratch);
-    close(second); /* the write has said what there is to say; a network filesystem's late word is for fsync */
+    if (kept == NULL)
+        close(second); /* the write has said what there is to say; a network filesystem's late word is for fsync */
 }
 
 static void block_signals(void)
