@@ -26,7 +26,8 @@ class Log:
 
     async def append(self, record: bytes) -> None:
         """Append a record; it is durable when this returns."""
-        await self._file.write(_HEADER.pack(len(record), zlib.crc32(record)) + record)
+        # The file is open for appending, so it goes to the end; `write` would also move a cursor, for which tasks take turns.
+        await self._file.pwrite(_HEADER.pack(len(record), zlib.crc32(record)) + record, 0)
         # A call that comes while a sync is out waits for the next one, together with all others that came meanwhile.
         await self._file.fdatasync()
 

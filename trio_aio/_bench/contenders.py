@@ -154,14 +154,14 @@ async def copy(work: Work) -> None:
 
 
 async def append(work: Work) -> None:
-    """`AsyncFile.write` and `fdatasync` on one file."""
+    """`AsyncFile.pwrite` and `fdatasync` on one file that is open for appending: `write` would take turns, for the cursor's sake."""
     block = os.urandom(work.load.piece)
     with _scratch(work) as path:
         async with open_aio(path, "ab") as file:
 
             async def task(phase: Phase) -> None:
                 for _ in phase.offsets():
-                    await file.write(block)
+                    await file.pwrite(block, 0)
                     await file.fdatasync()
 
             await drive(work, task)
