@@ -77,6 +77,8 @@ async def test_bad_arguments_of_blocks_are_refused_before_anything_has_happened(
         for kind, match, arguments, options in bad:
             with pytest.raises(kind, match=match):
                 await file.read_blocks(*arguments, **options)
+        with pytest.raises(ValueError, match="negative max_gap: -1"):
+            await file.read_ranges([(0, 1)], max_gap=-1)
         assert file.context.statistics() == before
 
 

@@ -79,6 +79,7 @@ async def test_what_cannot_be_meant_is_refused() -> None:
         lambda: context.fail(errno.EIO, after=-1),
         lambda: context.fail(errno.EIO, operation="fsync"),  # type: ignore[arg-type]
         lambda: context.short(0),
+        lambda: context.short(1, operation="sync"),  # type: ignore[arg-type]
         lambda: context.delay(-1),
         lambda: context.delay(float("nan")),
         lambda: context.hang(turn=0),

@@ -455,6 +455,7 @@ async def test_a_loop_over_much_that_is_in_memory_may_be_left_at_any_line(tmp_pa
         with open(files[0], "r+", encoding=encoding) as theirs:  # noqa: ASYNC230
             expected: list[Any] = [[theirs.readline() for _ in range(count)]]
             result = _next(action, theirs)
+            theirs.flush()
             expected.append(result if action not in ("tell", "stay", "truncate") else None)
             expected.append(theirs.readline())
         async with open_aio(files[1], "r+", encoding=encoding) as ours:

@@ -29,9 +29,9 @@ def checked_offset(value: SupportsIndex) -> int:
     return _not_negative(checked_integer(value, "offset"), "offset")
 
 
-def checked_size(value: SupportsIndex) -> int:
+def checked_size(value: SupportsIndex, name: str = "size") -> int:
     """Give a size in bytes, likewise."""
-    return _not_negative(checked_integer(value, "size"), "size")
+    return _not_negative(checked_integer(value, name), name)
 
 
 def checked_flags(value: SupportsIndex) -> int:

@@ -82,7 +82,7 @@ async def read_ranges(
     context: AIOContext, descriptor: Descriptor, ranges: Iterable[tuple[int, int]], max_gap: int, abandon: bool
 ) -> list[bytes]:
     """Read ranges; see `PositionalFile.read_ranges`."""
-    max_gap = checked_size(max_gap)
+    max_gap = checked_size(max_gap, "max_gap")
     wanted = [(checked_offset(offset), checked_size(size)) for offset, size in ranges]
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     merged: list[tuple[int, int, list[int]]] = []  # start, end, the ranges in it

@@ -595,6 +595,8 @@ class FaultyContext(AIOContext):
         The engine goes on for the rest, so that the call still gives everything. With `end` there is no rest: a read gives what it
         has, as if the file ended there, and a write fails with EIO.
         """
+        if operation not in (None, "read", "write"):
+            raise ValueError(f"operation must be 'read' or 'write', not {operation!r}: nothing else can be short")
         return _Shortness(nbytes, end, self, file, operation, turn, times)
 
     def delay(
