@@ -18,7 +18,7 @@ from trio_aio import open_aio
 from trio_aio._request import Operation
 from trio_aio.testing import _NAMES, FaultyContext
 
-from ._support import BLOCK, content, empty_pipe, make_file, opened
+from ._support import BLOCK, content, empty_pipe, is_open, make_file, opened
 from ._tasks import cancelled_while_blocked, until_idle
 
 if TYPE_CHECKING:
@@ -607,3 +607,22 @@ async def test_a_context_ends_before_an_abandoned_request_and_a_thread_waits_for
             thread.join()
     assert buffer == data[:BLOCK]
     await file.aclose()
+
+
+async def test_a_close_that_hung_and_then_fails_has_closed_the_descriptor(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with FaultyContext() as context, trio.open_nursery() as nursery:
+        file = await open_aio(path, "r+b", direct=True, context=context)
+        await file.pwrite(b"z", 3)
+        fd = file.fileno()
+        hang = context.hang(operation="close")
+
+        async def close() -> None:
+            with pytest.raises(OSError, match="Input/output error"):
+                await file.aclose()
+
+        nursery.start_soon(close)
+        await wait_all_tasks_blocked()
+        hang.release(errno.EIO)
+        while is_open(fd):
+            await trio.lowlevel.checkpoint()

@@ -514,3 +514,18 @@ async def test_a_cursor_that_was_moved_below_after_a_loop_stays_where_it_is(tmp_
         assert await file.buffer.tell() == place
         await file.buffer.write(b"#")
         assert path.read_bytes().index(b"#") == place
+
+
+@pytest.mark.trio
+async def test_what_buffer_reads_after_a_loop_is_all_that_the_text_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("".join(f"{i:07d}\n" for i in range(60_000)))
+    async with open_aio(path, "r", encoding="utf-8") as file:
+        count = 0
+        async for _ in file:
+            count += 1
+            if count == 16_000:
+                break
+        taken = int(await file.buffer.read(8))
+        rest = [int(line) for line in (await file.read()).split()]
+        assert rest == [i for i in range(16_000, 60_000) if i != taken]

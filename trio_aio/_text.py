@@ -310,13 +310,12 @@ class AsyncTextFile:
         Nothing that the file had before it was changed.
         """
         end, self._plain_end = self._plain_end, -1
-        if end < 0:
-            return
         ahead = self._buffer._ahead
+        if end < 0 or ahead.position != end:  # somebody has moved it by `buffer`: what is in memory stays, as one long chunk
+            return
         given = self._settle()
         keep = given if self._version != ahead.version else -(-given // _CHUNK) * _CHUNK
-        if ahead.position == end:  # else somebody has moved it by `buffer`
-            ahead.move(end - max(len(self._text) - keep, 0))
+        ahead.move(end - max(len(self._text) - keep, 0))
         self._text = self._text[:keep]
         assert self._snapshot is not None
         self._snapshot = self._snapshot[0], self._snapshot[1][:keep]

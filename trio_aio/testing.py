@@ -396,7 +396,9 @@ class _FaultyEngine(Engine):
         if held is None:  # a poll that was cancelled
             return
         lane, slot = held
-        if result < 0:
+        if result < 0 and request.operation is Operation.CLOSE:
+            self.start_and_answer(lane, request, slot, result)  # the descriptor is gone all the same: close(2)
+        elif result < 0:
             self._complete(request.token, result, 0)
         elif isinstance(lane, _FaultyWorkerLane):
             lane.start(request, slot)
