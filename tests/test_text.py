@@ -498,17 +498,20 @@ async def test_a_carriage_return_at_the_end_of_a_chunk_does_not_shift_the_lines_
             assert [line async for line in ours] == expected
 
 
+async def _leave_after(count: int, file: AsyncTextFile) -> None:
+    async for _ in file:
+        count -= 1
+        if not count:
+            break
+
+
 @pytest.mark.trio
 @pytest.mark.parametrize("place", [0, 50_000])
 async def test_a_cursor_that_was_moved_below_after_a_loop_stays_where_it_is(tmp_path: Path, place: int) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"0123456\n" * 20_000)
     async with open_aio(path, "r+", encoding="utf-8") as file:
-        count = 0
-        async for _ in file:
-            count += 1
-            if count == 3200:
-                break
+        await _leave_after(3200, file)
         await file.buffer.seek(place)
         await file.tell()
         assert await file.buffer.tell() == place
@@ -521,11 +524,7 @@ async def test_what_buffer_reads_after_a_loop_is_all_that_the_text_lacks(tmp_pat
     path = tmp_path / "file"
     path.write_text("".join(f"{i:07d}\n" for i in range(60_000)))
     async with open_aio(path, "r", encoding="utf-8") as file:
-        count = 0
-        async for _ in file:
-            count += 1
-            if count == 16_000:
-                break
+        await _leave_after(16_000, file)
         taken = int(await file.buffer.read(8))
         rest = [int(line) for line in (await file.read()).split()]
         assert rest == [i for i in range(16_000, 60_000) if i != taken]
