@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 import random
 from array import array
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,13 @@ import pytest
 from anyio import create_task_group
 
 from trio_aio import AIOContext, open_aio
+from trio_aio._batches import _request
 from trio_aio._buffers import export_buffer
-from trio_aio._descriptor import Descriptor
+from trio_aio._native import lib
+from trio_aio._request import Operation
 from trio_aio._run import Run
 
-from ._support import BLOCK, content, evict, make_file
+from ._support import BLOCK, content, evict, loop, make_file, opened
 from ._tasks import busy, cancelled_while_blocked, until_idle
 
 if TYPE_CHECKING:
@@ -164,15 +167,21 @@ async def test_blocks_that_no_memory_can_hold_are_a_memory_error(disk: Path, dir
                 await file.read_blocks([0] * count, size)
 
 
-@pytest.mark.parametrize("error", [errno.EIO, errno.EAGAIN, errno.EOPNOTSUPP])
-async def test_a_run_that_a_worker_stopped_says_why_whatever_the_errno(error: int) -> None:
-    parts = [(i * BLOCK, export_buffer(bytearray(BLOCK), writable=True)) for i in range(4)]
-    run = Run.ranges(Descriptor(0), parts, writing=False)
-    for piece, result in enumerate((BLOCK, -error, -errno.EAGAIN)):  # the last is what the kernel lane left open
-        run.pieces[piece].result = result
-    assert run.failure() is None
-    run.stop()
-    assert run.failure() == (BLOCK, error)
+def test_a_run_that_a_worker_stopped_says_why_and_not_what_was_left_to_it(disk: Path) -> None:
+    path, _ = make_file(disk)
+    with loop() as made, opened(path, os.O_RDONLY) as fd:
+        parts = [(i * BLOCK, export_buffer(bytearray(BLOCK), writable=True)) for i in range(4)]
+        descriptor = made.descriptor(fd)
+        run = Run.ranges(descriptor, parts, writing=False)
+        for piece, result in enumerate((BLOCK, lib.TAIO_UNTRIED, -errno.EAGAIN, -errno.EIO)):  # as the kernel lane may leave them
+            run.pieces[piece].result = result
+        run.pieces[1].memory = BLOCK  # nobody's
+        request = _request(Operation.READ_RUN, descriptor, run)
+        made.engine.outstanding += 1
+        descriptor.order.enter(request)
+        made.engine.workers.accept(request)
+        made.wait_for(request)
+        assert run.failure() == (BLOCK, errno.EFAULT)
 
 
 # ---- cancellation

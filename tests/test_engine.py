@@ -795,6 +795,32 @@ def test_without_native_aio_the_workers_do_everything(monkeypatch: pytest.Monkey
     assert caught.value.errno == code
 
 
+def test_a_completion_that_fails_takes_no_other_with_it(file: tuple[Path, bytes]) -> None:
+    with loop(8, 1) as made, opened(file[0], os.O_RDWR) as fd, full_pipe() as pipe:
+        descriptor = made.descriptor(fd)
+        writes = [write(descriptor, b"x", i) for i in range(4)]
+        made.submit(*writes)
+        made.submit(pipe.request())
+        while not pipe.begun:  # the only worker is done with the writes
+            os.sched_yield()
+        wake, failures = made.engine.wake, iter([MemoryError(), ValueError()])
+
+        def fail_twice(request: Any) -> None:
+            wake(request)
+            for error in failures:
+                raise error
+
+        made.engine.wake = fail_twice
+        for expected in (MemoryError, ValueError):
+            with pytest.raises(expected):
+                made.turn()
+        made.turn()
+        assert [request.state for request in writes] == [State.COMPLETED] * 4
+        assert made.woken == writes
+        pipe.release()
+        made.settle()
+
+
 def test_a_drained_kernel_context_serves_the_next_engine() -> None:
     used = set()
     for _ in range(5):

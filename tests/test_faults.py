@@ -238,6 +238,15 @@ async def test_an_error_in_the_middle_of_a_batch_names_its_offset(
     await until_idle(context)
 
 
+async def test_a_batch_that_fails_in_a_piece_counts_its_first_part(device: Misbehaving, context: AIOContext) -> None:
+    async with await _open(context, device, direct=False) as file:
+        device.answer("file", "write", short=1000, turn=2, times=1)
+        device.answer("file", "write", error=errno.ENOSPC, turn=3)
+        with pytest.raises(OSError, match=f"No space left.*at offset {2 * BLOCK}") as caught:
+            await file.write_ranges([(0, bytes(100)), (2 * BLOCK, bytes(3000)), (4 * BLOCK, bytes(100))])
+        assert caught.value.characters_written == 1100  # type: ignore[attr-defined]
+
+
 @LANES
 async def test_interrupted_pieces_of_a_batch_are_made_again(device: Misbehaving, context: AIOContext, direct: bool) -> None:
     data = _content(device)

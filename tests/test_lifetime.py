@@ -7,6 +7,7 @@ import os
 import select
 import sys
 import threading
+import traceback
 import warnings
 import weakref
 from contextlib import contextmanager
@@ -575,3 +576,34 @@ def test_a_finished_run_leaves_no_thread_and_no_descriptor(run: Run, disk: Path)
     before = len(os.listdir("/proc/self/fd")), threading.active_count()
     run(main)
     assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+
+
+def test_an_error_in_the_reaper_is_told_and_ends_the_run_once_its_tasks_are_served(disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, data = make_file(disk)
+    found = []
+
+    async def read(context: AIOContext, file: AsyncFile) -> None:
+        with trio.CancelScope(shield=True):
+            found.append(await file.size())
+
+    async def main() -> None:
+        async with AIOContext() as context, open_aio(path, context=context) as file:
+            engine = context._engine
+            assert engine is not None
+            complete, errors = engine._complete, iter([RuntimeError("a bug")])
+
+            def fail_once(token: int, result: int, transferred: int) -> None:
+                complete(token, result, transferred)
+                for error in errors:
+                    raise error
+
+            engine._complete = fail_once  # type: ignore[method-assign]
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(read, context, file)
+
+    with pytest.raises(trio.TrioInternalError) as caught:
+        trio.run(main)
+    assert found == [len(data)] * 3
+    assert "a bug" in caplog.text
+    assert "RuntimeError: a bug" in "".join(traceback.format_exception(caught.value))

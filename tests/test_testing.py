@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import random
 import select
 import threading
 import time
@@ -18,7 +19,7 @@ from trio_aio import open_aio
 from trio_aio._request import Operation
 from trio_aio.testing import _NAMES, FaultyContext
 
-from ._support import BLOCK, content, empty_pipe, is_open, make_file, opened
+from ._support import BLOCK, content, empty_pipe, full_pipe, is_open, make_file, opened
 from ._tasks import cancelled_while_blocked, until_idle
 
 if TYPE_CHECKING:
@@ -342,6 +343,34 @@ async def test_a_piece_of_a_batch_fails_by_its_turn(disk: Path, context: FaultyC
 
 
 @LANES
+async def test_a_batch_that_fails_in_a_piece_counts_its_first_part(disk: Path, context: FaultyContext, lane: str) -> None:
+    path, _ = make_file(disk)
+    new = [(i * 4 * BLOCK, content(2 * BLOCK, seed=i + 1)) for i in range(3)]
+    async with await _open(context, path, lane) as file:
+        for error in (None, errno.ENOSPC):
+            fault = context.fail(error, after=BLOCK, turn=2) if error else context.short(BLOCK, end=True, turn=2)
+            with fault, pytest.raises(OSError, match=f"at offset {new[1][0]}:") as caught:
+                await file.write_ranges(new)
+            assert caught.value.characters_written == 3 * BLOCK  # type: ignore[attr-defined]
+    now = path.read_bytes()
+    assert now[4 * BLOCK : 5 * BLOCK] == new[1][1][:BLOCK]
+
+
+async def test_a_batch_that_would_have_met_a_fault_can_be_cancelled(disk: Path) -> None:
+    path, data = make_file(disk)
+    async with FaultyContext(8, max_workers=1) as context, await _open(context, path, "workers") as file:
+        with full_pipe() as pipe:
+            assert context._engine is not None
+            context._engine.submit(pipe.request())  # the only worker is busy
+            with context.short(1, end=True, operation="write"):
+                assert await cancelled_while_blocked(lambda: file.write_ranges([(0, b"new"), (BLOCK, b"new")]))
+            pipe.release()
+            await until_idle(context)
+        assert path.read_bytes() == data
+        assert await file.write_ranges([(0, b"new")]) == 3
+
+
+@LANES
 async def test_a_batch_of_pieces_is_short_interrupted_ends_hangs_and_is_late(disk: Path, context: FaultyContext, lane: str) -> None:
     path, data = make_file(disk)
     ranges = [(i * 4 * BLOCK, 2 * BLOCK) for i in range(8)]
@@ -626,3 +655,54 @@ async def test_a_close_that_hung_and_then_fails_has_closed_the_descriptor(disk: 
         hang.release(errno.EIO)
         while is_open(fd):
             await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_writes_that_meet_faults_and_cancellations_at_random_did_what_they_say(disk: Path, seed: int) -> None:
+    size, stride = 97, 1000
+    path = disk / "file"
+    for number in range(25):
+        chance = random.Random(f"{seed} {number}")
+        count = chance.choice([20, 100, 300])
+        path.write_bytes(bytes(stride * (count + 1)))
+        done = [0] * count  # bytes that each write says it has written
+        pieces = [bytes([i % 255 + 1]) * size for i in range(count)]
+        scopes = [trio.CancelScope() for _ in range(count)]
+
+        async def write(file: AsyncFile, i: int, done: list[int], pieces: list[bytes], scope: trio.CancelScope) -> None:
+            with scope:
+                try:
+                    if i % 3 == 0:
+                        done[i] = await file.write_ranges([(i * stride + 1, pieces[i])])
+                    elif i % 3 == 1:
+                        done[i] = await file.pwritev([pieces[i][:50], pieces[i][50:]], i * stride + 1)
+                    else:
+                        done[i] = await file.pwrite(pieces[i], i * stride + 1)
+                except OSError as error:
+                    done[i] = error.characters_written  # type: ignore[attr-defined]
+
+        async with FaultyContext(chance.choice([4, 16, 128]), max_workers=chance.choice([1, 2, 4])) as context:
+            async with open_aio(path, "r+b", direct=chance.random() < 0.4, context=context) as file:
+                for _ in range(chance.randrange(5)):
+                    turn = chance.randrange(1, count)
+                    chance.choice(
+                        [
+                            lambda turn=turn: context.short(3, operation="write", turn=turn),
+                            lambda turn=turn: context.short(3, end=True, operation="write", turn=turn),
+                            lambda turn=turn: context.fail(errno.ENOSPC, after=5, operation="write", turn=turn),
+                            lambda turn=turn: context.fail(errno.ENOSPC, operation="write", turn=turn),
+                            lambda turn=turn: context.delay(0.001, operation="write", turn=turn),
+                        ]
+                    )()
+                async with trio.open_nursery() as nursery:
+                    for i, scope in enumerate(scopes):
+                        nursery.start_soon(write, file, i, done, pieces, scope)
+                    for _ in range(chance.randrange(4)):
+                        await trio.lowlevel.checkpoint()
+                    for scope in chance.sample(scopes, count // 3):
+                        scope.cancel()
+                    nursery.start_soon(file.fsync)
+            await until_idle(context)
+        data = path.read_bytes()
+        for i, piece in enumerate(pieces):
+            assert data[i * stride + 1 :][:size] == piece[: done[i]].ljust(size, b"\0"), (number, i)

@@ -105,6 +105,7 @@ class Engine:
         self._stopping: bool = False
         self._orphaned: bool = False  # nobody takes a result any more
         self._dropped: deque[Descriptor | Request] = deque()
+        self._unserved: list[int] = []  # completions that a `reap` had taken when it failed
         self._resting: list[Batch] = []  # have had enough of this turn of the event loop
         # Finalizers drop descriptors from any thread, perhaps while `close` runs; reentrant, because the collector may run in here.
         self._drop_lock: threading.RLock = threading.RLock()
@@ -333,7 +334,10 @@ class Engine:
         lane = self.kernel
         ring = lane.ring if lane is not None else ffi.NULL
         n = _reap(ring, self.workers.pool, self.event_fd if drain else -1, self._out, self._room)
-        taken = _unpack(self._flat, 3 * n) if n else ()  # before anything that may come back here
+        taken = _unpack(self._flat, 3 * n) if n else []  # before anything that may come back here
+        if self._unserved:
+            taken = [*self._unserved, *taken]
+            self._unserved.clear()
         while self._dropped and not self._stopping:  # else they are for `close`: the workers may have left
             dropped = self._dropped.popleft()
             if isinstance(dropped, Request):
@@ -342,10 +346,15 @@ class Engine:
                 self.submit(close_request(dropped))
         if drain and self._resting:
             self._go_on_with_batches()
-        if n:
+        if taken:
             flat = iter(taken)
-            for token, result, transferred in zip(flat, flat, flat, strict=True):
-                self._complete(token, result, transferred)
+            try:
+                for token, result, transferred in zip(flat, flat, flat, strict=True):
+                    self._complete(token, result, transferred)
+            except BaseException:  # a bug, or no memory: the others' completions are for the next call, and not lost
+                self._unserved.extend(flat)
+                eventfd_write(self.event_fd, 1)
+                raise
             self._pump()
         elif lane is not None and lane.prepared:
             self._ask_for_flush()

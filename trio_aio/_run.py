@@ -6,7 +6,6 @@ inline or the kernel lane could not do without sleeping is left open for a worke
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING, Any
 
 from trio_aio._native import ffi, lib
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from trio_aio._native._ext import CData
 
 __all__ = ("Run",)
-
-_LEFT_OPEN = (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINTR)  # with EIO of a read: run.c, taio_piece_is_open
 
 
 class Run:
@@ -110,15 +107,9 @@ class Run:
         self.native.stop = 1
 
     def failure(self) -> tuple[int, int] | None:
-        """Give offset and errno of a piece that failed."""
-        if self.native.stop:
-            # What the kernel lane leaves open is not what stopped the run, unless there is nothing else: then a worker was told so.
-            for left_open in ((*_LEFT_OPEN, errno.EIO), _LEFT_OPEN, ()):
-                for i in range(self.count):
-                    result = self.pieces[i].result
-                    if result < 0 and result != lib.TAIO_UNTRIED and -result not in left_open:
-                        return self.pieces[i].offset, -result
-        return None
+        """Give offset and errno of the piece that stopped it."""
+        piece = self.native.failed
+        return (piece.offset, -piece.result) if piece else None
 
     @property
     def moved(self) -> int:

@@ -23,7 +23,7 @@ from trio_aio._context import AIOContext
 from trio_aio._engine import Engine, _skip
 from trio_aio._kernel_lane import KernelLane
 from trio_aio._lane import Lane
-from trio_aio._native import ffi
+from trio_aio._native import ffi, lib
 from trio_aio._request import Operation, Request, State
 from trio_aio._routing import Route, Routes
 from trio_aio._worker_lane import WorkerLane
@@ -304,6 +304,7 @@ class _Cut(NamedTuple):
     fault: Fault | None
     then: Fault | None  # what the rest meets
     instead: int | None  # the result, whatever it was
+    piece: CData | None = None  # of a run: the one that it ends with
 
 
 class _Alarm:
@@ -474,29 +475,29 @@ class _FaultyEngine(Engine):
         """Let a run end with `nbytes` of the piece whose turn it is, and with `result`; 0: at what looks like the end of the file."""
         run, index = request.run, self._broken_at[request]
         assert run is not None
-        piece = run.pieces[index]
+        piece = run.pieces + index
         nbytes -= nbytes % run.native.unit
         if 0 < piece.length <= nbytes:
             lane.start(request, slot)
             return
         if result == 0:
             result = nbytes if _NAMES[request.operation] == "read" else -errno.EIO
-        self._cuts[request.token] = _Cut(lane, request, slot, piece.length, None, None, None, result)
+        self._cuts[request.token] = _Cut(lane, request, slot, piece.length, None, None, None, result, piece)
         run.native.count = index + (nbytes > 0)
         piece.length = nbytes
         lane.start(request, slot)
 
     def _mend_run(self, cut: _Cut) -> None:
-        run = cut.request.run
+        run, piece = cut.request.run, cut.piece
         assert run is not None
-        piece = run.pieces[self._broken_at[cut.request]]
+        assert piece is not None
         served = run.first_open == run.native.count  # else it was stopped before, or failed by itself
         run.native.count = run.count
         piece.length = cut.nbytes
         if served:
-            piece.result = cut.instead
+            moved, piece.result = piece.result, cut.instead
             if piece.result < 0:
-                run.stop()
+                lib.taio_run_fail(run.native, piece, moved)
 
     def hold(self, lane: _FaultyLane, request: Request, slot: int) -> None:
         """Let a request hang."""

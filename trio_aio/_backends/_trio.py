@@ -10,6 +10,7 @@ Ticks. trio runs all tasks that are ready, then waits for I/O. An instrument hea
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ("TrioBackend", "current")
 
 _T = TypeVar("_T", bound="Performable")
+_logger: logging.Logger = logging.getLogger("trio_aio")
 
 _backend: RunVar[TrioBackend] = RunVar("trio_aio backend")
 _shared: RunVar[Any] = RunVar("trio_aio shared context")
@@ -140,6 +142,12 @@ class TrioBackend:
                     if reap():
                         return
             end()
+            raise
+        except BaseException:
+            # A bug, or no memory. The run ends with it, as TrioInternalError; but first there are tasks to be served, and if it is one of
+            # theirs that was lost, this is all that anybody hears of it.
+            _logger.critical("an error in trio_aio's reaper", exc_info=True)
+            spawn_system_task(TrioBackend._reap, fd, reap, drained, end, name="trio_aio reaper")
             raise
 
     def at_end_of_tick(self, flush: Callable[[], None]) -> None:

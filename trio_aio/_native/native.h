@@ -111,6 +111,8 @@ struct taio_run {
     uint64_t stride;
     uint32_t width;       /* the most slots of the kernel lane that it may keep */
     uint32_t out;         /* slots that it has */
+    struct taio_piece *failed; /* what stopped it; NULL: nothing did, or nobody wants it any more */
+    uint64_t partial;     /* bytes of `failed` that were moved all the same */
     int32_t fd, writing, flags;
     int32_t stop;         /* begin no more pieces: one failed, or nobody wants them any more. Set by the loop or the worker that has it */
 };
@@ -124,6 +126,8 @@ int taio_run_inline(struct taio_run *run, uint64_t limit);
 int taio_piece_is_open(const struct taio_run *run, const struct taio_piece *piece);
 /* The first piece that is not whole: its index, or `count`. */
 uint64_t taio_run_check(const struct taio_run *run);
+/* Let a run end with a piece that failed, of which `moved` bytes are done. */
+void taio_run_fail(struct taio_run *run, struct taio_piece *piece, int64_t moved);
 /* The bytes that were moved. */
 uint64_t taio_run_moved(const struct taio_run *run);
 

@@ -139,7 +139,7 @@ static int go_on_with_run(struct taio_ring *ring, unsigned slot, uint64_t token,
     }
     piece->result = result;
     if (!taio_piece_is_open(run, piece) && result != (int64_t)piece->length)
-        run->stop = 1;
+        taio_run_fail(run, piece, 0);
     if (run->out <= run->width && prepare_next_piece(ring, slot, token))
         return 1;
     s->run = NULL;

@@ -35,9 +35,18 @@ uint64_t taio_run_check(const struct taio_run *run)
     return i;
 }
 
+void taio_run_fail(struct taio_run *run, struct taio_piece *piece, int64_t moved)
+{
+    if (run->failed == NULL) {
+        run->failed = piece;
+        run->partial = moved > 0 ? (uint64_t)moved : 0;
+    }
+    __atomic_store_n(&run->stop, 1, __ATOMIC_RELAXED);
+}
+
 uint64_t taio_run_moved(const struct taio_run *run)
 {
-    uint64_t moved = 0;
+    uint64_t moved = run->partial;
     for (uint64_t i = 0; i < run->count; i++)
         moved += run->pieces[i].result > 0 ? (uint64_t)run->pieces[i].result : 0;
     return moved;

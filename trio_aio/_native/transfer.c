@@ -158,10 +158,11 @@ int64_t taio_serve_run(struct taio_run *run, struct taio_scratch *scratch)
         struct iovec one = {(void *)(uintptr_t)piece->memory, piece->length};
         struct taio_transfer t = {run->fd, run->flags, run->writing, &one, 1, piece->offset, 0};
         int misaligned = ((uint64_t)piece->offset | piece->length) % run->unit != 0 || piece->memory % run->memory_unit != 0;
+        int64_t before = piece->result; /* a lane that did a part of it did the first part */
         piece->result = misaligned ? taio_transfer_bounced(&t, run->unit, scratch) : taio_transfer(&t);
         transferred += t.transferred;
         if (piece->result < 0)
-            run->stop = 1;
+            taio_run_fail(run, piece, before > t.transferred ? before : t.transferred);
     }
     return transferred;
 }

@@ -406,15 +406,23 @@ static void block_signals(void)
     pthread_sigmask(SIG_BLOCK, &all, NULL); /* signals are for the main thread, where Python looks for them */
 }
 
+/* Make a slot the worker's; 0: the loop has withdrawn it, and it is finished. */
+static int begin(struct taio_pool *pool, uint32_t slot)
+{
+    int expected = READY;
+    if (atomic_compare_exchange_strong(&pool->slot[slot].state, &expected, TAKEN))
+        return 1;
+    pool->slot[slot].result = -ECANCELED;
+    finish(pool, slot);
+    return 0;
+}
+
 static void serve_one(struct taio_pool *pool, uint32_t slot, struct taio_scratch *scratch)
 {
-    struct slot *s = &pool->slot[slot];
-    int expected = READY;
-    if (atomic_compare_exchange_strong(&s->state, &expected, TAKEN))
-        execute(s, scratch);
-    else
-        s->result = -ECANCELED;
-    finish(pool, slot);
+    if (begin(pool, slot)) {
+        execute(&pool->slot[slot], scratch);
+        finish(pool, slot);
+    }
 }
 
 /* Of a chain of reads all are begun, as far as the page cache does not have them, before one is waited for; until then each is READY
@@ -425,17 +433,13 @@ static void serve(struct taio_pool *pool, uint32_t first, struct taio_scratch *s
     int reads = pool->slot[first].operation == TAIO_READ && pool->slot[first].behind != NONE;
     for (uint32_t slot = first, behind; slot != NONE; slot = behind) {
         struct slot *s = &pool->slot[slot];
-        int expected = READY;
         behind = s->behind; /* now: once it is finished it is the loop's again */
         if (!reads) {
             serve_one(pool, slot, scratch);
             continue;
         }
-        if (!atomic_compare_exchange_strong(&s->state, &expected, TAKEN)) {
-            s->result = -ECANCELED;
-            finish(pool, slot);
+        if (!begin(pool, slot))
             continue;
-        }
         s->result = taio_pread_nowait(s->fd, s->memory, s->length, s->offset);
         if (s->result != -EAGAIN) { /* a part may be in the caller's memory, so nobody may withdraw it now */
             if (s->result == (int64_t)s->length)
