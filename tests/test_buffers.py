@@ -5,11 +5,12 @@ from __future__ import annotations
 import array
 import itertools
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from trio_aio._buffers import CHUNK, LARGEST_SLAB, PAGE, BufferPool, Chunk, Slab, export_buffer, export_vector
+from trio_aio._buffers import CHUNK, LARGEST_SLAB, PAGE, BufferPool, Chunk, Slab, export_buffer, export_vector, new_bytearray, new_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,3 +107,22 @@ def test_length_is_counted_in_bytes(buffer: Any) -> None:
 def test_what_cannot_be_exported_is_refused(buffer: Any, writable: bool, error: type[Exception]) -> None:
     with pytest.raises(error):
         export_buffer(buffer, writable=writable)
+
+
+def _may_be_of_huge_pages(address: int) -> bool:
+    found = False
+    for line in Path("/proc/self/smaps").read_text(encoding="ascii", errors="replace").splitlines():
+        name, _, rest = line.partition(" ")
+        if "-" in name and not name.endswith(":"):
+            start, end = (int(part, 16) for part in name.split("-"))
+            found = start <= address < end
+        elif found and name == "VmFlags:":
+            return "hg" in rest.split()
+    raise AssertionError(f"{address:#x} is not mapped")
+
+
+def test_only_what_a_worker_touches_first_is_of_huge_pages() -> None:
+    size = 64 << 20  # more than malloc serves from its heap
+    kinds = {True: new_bytes(size, for_worker=True), False: new_bytes(size), "bytearray": new_bytearray(size)}
+    huge = {kind: _may_be_of_huge_pages(export_buffer(made, writable=False).address + size // 2) for kind, made in kinds.items()}
+    assert huge == {True: Path("/sys/kernel/mm/transparent_hugepage").exists(), False: False, "bytearray": False}

@@ -113,19 +113,22 @@ _uninitialised_bytes.restype = ctypes.py_object
 _uninitialised_bytes.argtypes = (ctypes.c_char_p, ctypes.c_ssize_t)
 
 
-def new_bytes(size: int) -> bytes | bytearray:
+def new_bytes(size: int, *, for_worker: bool = False) -> bytes | bytearray:
     """Give memory that becomes the bytes that a caller gets, with whatever is in it.
 
     Nobody else has seen the object, so it may be written to; bytes of one byte or none are shared by all of Python, and come as a
-    bytearray. ``bytes(size)`` would write zeros first, on the event loop's thread, where malloc has used the memory before. What is large
-    is of huge pages where there are any: whoever lets go of 64 MiB in small ones, on the event loop's thread, needs 4 ms for it.
+    bytearray. ``bytes(size)`` would write zeros first, on the event loop's thread, where malloc has used the memory before.
+
+    What is large, and for a worker to touch first, is of huge pages where there are any: whoever lets go of 64 MiB in small ones, on the
+    event loop's thread, needs 4 ms for it. The first touch may move other pages out of the way, and sleep.
     """
     if size < 2:
         return bytearray(size)
     if size > sys.maxsize:  # ctypes would take it modulo 2**64
         raise MemoryError
     made: bytes = _uninitialised_bytes(None, size)
-    _use_huge_pages(made)
+    if for_worker and size >= _HUGE:
+        lib.taio_use_huge_pages(int(ffi.cast("uintptr_t", ffi.from_buffer("char[]", made))), size)
     return made
 
 
@@ -134,13 +137,7 @@ def new_bytearray(size: int) -> bytearray:
     if size > sys.maxsize:  # ctypes would take it modulo 2**64
         raise MemoryError
     made: bytearray = _uninitialised(None, size)
-    _use_huge_pages(made)
     return made
-
-
-def _use_huge_pages(made: bytes | bytearray) -> None:
-    if len(made) >= _HUGE:
-        lib.taio_use_huge_pages(int(ffi.cast("uintptr_t", ffi.from_buffer("char[]", made))), len(made))
 
 
 def private_memory(size: int) -> mmap.mmap:

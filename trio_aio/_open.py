@@ -159,7 +159,8 @@ def open_aio(
     - `closefd`: whether `file`, if it is a descriptor, is closed with the file. A path needs True.
     - `opener`: called as ``opener(file, flags)``, in a thread; gives an open descriptor.
     - `direct`: O_DIRECT, with any offset, size and buffer. ``file.direct`` says whether the file took it, ``file.alignment`` what it
-      asks for; writes that are not of whole blocks go through the page cache.
+      asks for; writes that are not of whole blocks go through the page cache, by a second descriptor with the same flags that is open as
+      long as the file is. When that is closed the process loses its ``fcntl.lockf`` locks of the file, `closefd` or not: fcntl(2).
     - `abandon_on_cancel`: a cancelled read gives up waiting at once, for devices that may hang. Its memory stays with the context.
     - `context`: the `AIOContext` that serves the file; if not given, the one that all files of this run share.
 

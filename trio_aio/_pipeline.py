@@ -63,7 +63,7 @@ class _Ahead:
             self._bounced = Bounced(engine, Operation.READ, descriptor, size, offset, 0)
             self.request: Request = self._bounced.request
         else:
-            self._memory = new_bytes(size)
+            self._memory = new_bytes(size, for_worker=True)
             export = export_buffer(self._memory, writable=False)
             self.request = Request(Operation.READ, descriptor, export.address, size, offset, 0, export, extra=descriptor.read_bounce)
         engine.submit(self.request)

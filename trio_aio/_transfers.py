@@ -85,7 +85,7 @@ class Transfers:
                     return data
                 left += len(more)
                 return await joined(self._backend, (data, more, await self._pread(descriptor, size - left, offset + left, flags, abandon)))
-        memory = new_bytes(size)
+        memory = new_bytes(size, for_worker=True)
         export = export_buffer(memory, writable=False)
         request = Request(Operation.READ, descriptor, export.address, size, offset, flags, export, extra=descriptor.read_bounce)
         request.missed = self._suits_inline(descriptor, size, flags)

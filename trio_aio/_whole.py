@@ -73,7 +73,7 @@ async def read_bytes(path: _Path) -> bytes:
         if len(_scratches) < _KEPT:
             _scratches.append(scratch)
     else:
-        made = new_bytes(size)
+        made = new_bytes(size, for_worker=True)
         assert isinstance(made, bytes)
         data = made
         record = WholeRecord(export_buffer(data, writable=False), size if size <= LARGE else PIECE)
