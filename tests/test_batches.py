@@ -13,7 +13,7 @@ import pytest
 from anyio import create_task_group
 
 from trio_aio import AIOContext, open_aio
-from trio_aio._batches import _request
+from trio_aio._batches import run_request
 from trio_aio._buffers import export_buffer
 from trio_aio._native import lib
 from trio_aio._request import Operation
@@ -176,7 +176,7 @@ def test_a_run_that_a_worker_stopped_says_why_and_not_what_was_left_to_it(disk: 
         for piece, result in enumerate((BLOCK, lib.TAIO_UNTRIED, -errno.EAGAIN, -errno.EIO)):  # as the kernel lane may leave them
             run.pieces[piece].result = result
         run.pieces[1].memory = BLOCK  # nobody's
-        request = _request(Operation.READ_RUN, descriptor, run)
+        request = run_request(Operation.READ_RUN, descriptor, run)
         made.engine.outstanding += 1
         descriptor.order.enter(request)
         made.engine.workers.accept(request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import itertools
+import mmap
 import os
 import random
 import select
@@ -18,14 +19,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from trio_aio import _kernel_context
+from trio_aio._batches import run_request
 from trio_aio._buffers import LARGEST_SLAB, Slab, export_buffer, export_vector
 from trio_aio._descriptor import DescriptionRecord, Descriptor, StatRecord
 from trio_aio._engine import DIRECT_LIMIT, Engine, _skip
 from trio_aio._errors import setup_error
 from trio_aio._kernel_lane import FEW
-from trio_aio._native import lib
+from trio_aio._native import ffi, lib
 from trio_aio._request import Operation, Request, State
 from trio_aio._routing import DETOUR, STRIKES
+from trio_aio._run import Run
 
 from ._support import BLOCK, Loop, empty_pipe, evict, full_pipe, loop, make_file, opened
 
@@ -341,20 +344,39 @@ def test_the_slot_of_a_refused_request_goes_to_the_next_though_nothing_completes
         assert not queued
 
 
-@pytest.mark.parametrize(("count", "calls"), [(FEW - 1, 1), (2 * FEW - 1, 2)])
-def test_a_lone_request_goes_at_once_and_those_of_one_tick_with_few_calls(file: tuple[Path, bytes], count: int, calls: int) -> None:
+@pytest.mark.parametrize("batches", [[FEW - 1], [FEW, FEW - 1]])
+def test_a_lone_request_goes_at_once_and_those_of_one_tick_with_few_calls(file: tuple[Path, bytes], batches: list[int]) -> None:
     with empty_pipe() as (reader, writer), loop(16, gather=True) as made, opened(file[0], DIRECT) as fd:
         descriptor = made.descriptor(fd)
-        requests = [direct_read(made, descriptor, BLOCK, i * BLOCK) for i in range(count)]
+        requests = [direct_read(made, descriptor, BLOCK, i * BLOCK) for i in range(sum(batches))]
         watch = poll(reader)
         made.submit(watch)
         assert (watch.state, made.engine.submit_calls) == (State.KERNEL_IN_FLIGHT, 1)
         made.submit(*requests)
         assert {request.state for request in requests[-(FEW - 1) :]} == {State.KERNEL_PREPARED}
         made.wait_for(*requests)
-        assert made.engine.submit_calls == 1 + calls
+        assert made.engine.submit_calls == 1 + sum(-(-count // lib.TAIO_TOGETHER) for count in batches)
         os.write(writer, b"x")
         made.wait_for(watch)
+
+
+def test_a_run_goes_on_as_its_completions_are_taken(file: tuple[Path, bytes]) -> None:
+    path, data = file
+    blocks = len(data) // BLOCK
+    with loop(4) as made, opened(path, DIRECT) as fd:
+        into = mmap.mmap(-1, len(data))
+        descriptor = made.descriptor(fd)
+        offsets = ffi.new("int64_t[]", [i * BLOCK for i in range(blocks)])
+        run = Run.blocks(descriptor, offsets, BLOCK, export_buffer(into, writable=True))
+        request = run_request(Operation.READ_RUN, descriptor, run)
+        made.submit(request)
+        watch = select.poll()
+        watch.register(made.engine.event_fd, select.POLLIN)
+        while not request.finished:
+            assert watch.poll(60_000), "nothing was submitted"  # nobody calls `flush`
+            made.engine.reap(drain=True)
+        assert (request.result, made.engine.submitted_workers, into[:]) == (0, 0, data)
+        assert made.engine.submit_calls >= blocks // lib.TAIO_TOGETHER
 
 
 def test_the_bytes_in_the_kernel_lane_are_bounded() -> None:

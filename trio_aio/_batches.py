@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from trio_aio._engine import Engine
     from trio_aio._native._ext import CData
 
-__all__ = ("read_blocks", "read_ranges", "write_ranges")
+__all__ = ("read_blocks", "read_ranges", "run_request", "write_ranges")
 
 _INLINE = 512 << 10  # bytes moved on the loop's thread before other tasks have their turn
 _COLD_PIECES = 128  # whose read-ahead is begun at once: more would wait for the device's queue (nr_requests), in io_submit
@@ -164,11 +164,11 @@ def _reading(descriptor: Descriptor, run: Run) -> Iterator[Request]:
     most = _PIECES if descriptor.direct else max(1, min(_COLD_PIECES, _INLINE // max(run.largest, 1)))
     for start in range(first, run.count, most):
         part = run.part(descriptor, start, min(most, run.count - start))
-        yield _request(Operation.READ_RUN, descriptor, part)
+        yield run_request(Operation.READ_RUN, descriptor, part)
 
 
-def _request(operation: Operation, descriptor: Descriptor, run: Run, extra: int = 0) -> Request:
-    # What the engine asks of a request, the largest piece answers.
+def run_request(operation: Operation, descriptor: Descriptor, run: Run, extra: int = 0) -> Request:
+    """Make the request of a run. What the engine asks of a request, the largest piece answers."""
     request = Request(operation, descriptor, run.address, 0, run.end - run.largest, 0, run, extra, run.largest)
     request.run, request.pieces = run, run.count
     return request
@@ -192,7 +192,7 @@ async def write_ranges(context: AIOContext, descriptor: Descriptor, ranges: Iter
     for group, extra in ((overwriting, 0), (others, 0), (buffered, descriptor.through_cache)):
         if group:
             run = Run.ranges(descriptor, group, writing=True, through_cache=bool(extra))
-            request = _request(Operation.WRITE_RUN, descriptor, run, extra)
+            request = run_request(Operation.WRITE_RUN, descriptor, run, extra)
             request.buffered = bool(extra)
             requests.append(request)
     if not requests:

@@ -56,7 +56,7 @@ class AIOStatistics:
     submitted_workers: int
     """Sent to the workers, those among them that the kernel lane gave up on (`retried`)."""
     submit_calls: int
-    """System calls ``io_submit``: one serves many requests."""
+    """System calls ``io_submit``: one serves up to four requests."""
     completed: int
     """Ended with a result or an error."""
     cancelled: int

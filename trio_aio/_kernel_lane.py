@@ -2,12 +2,15 @@
 
 How the kernel works. ``io_submit`` is asynchronous only for what the filesystem can start without sleeping. RWF_NOWAIT makes it say
 EAGAIN (in the event) where it would have slept, so every read and write of ours carries it where the filesystem knows it. Each call
-costs a doorbell of the device, and all requests of one call share it. The call stops at a request that it refuses; ring.c goes on behind.
+costs a doorbell of the device, and all requests of one call share it; but the device gets none of them before the kernel has the last.
+The call stops at a request that it refuses; ring.c goes on behind.
+
 A block device takes so many pieces at a time (``nr_requests``, often 256; 1 MiB in scattered pages is several), and whoever comes with
 more sleeps in the call, whatever RWF_NOWAIT says: 99 reads of 1 MiB kept the loop for 83 ms.
 
 What we do about it. A request that finds the lane empty is submitted at once; others are prepared, and submitted together at
-the end of the event loop's tick, when all tasks that were woken together have had their turn. The bytes in flight are bounded.
+the end of the event loop's tick, when all tasks that were woken together have had their turn, a few in each call. The bytes in flight
+are bounded. A run goes on in C: while completions are taken the pieces behind them are submitted, a few at a time.
 """
 
 from __future__ import annotations
@@ -52,13 +55,12 @@ class KernelLane(Lane):
         self._enough: int = FEW
         self._runs: list[Request] = []  # that have slots
         self._places: list[int] = [0] * slots  # of each slot of a run in its slab
-        self._calls: CData = ffi.new("uint64_t *")
         self._refused: CData = ffi.new("struct taio_completion[]", slots)
 
     @property
     def submit_calls(self) -> int:
         """How many times io_submit was called."""
-        calls: int = self._calls[0]
+        calls: int = lib.taio_ring_calls(self.ring)
         return calls
 
     @property
@@ -199,7 +201,7 @@ class KernelLane(Lane):
         What the ring has no room for (it never should) stays prepared.
         """
         tried = self._prepared
-        refused = lib.taio_ring_submit(self.ring, self._refused, self.slots, self._calls)
+        refused = lib.taio_ring_submit(self.ring, self._refused, self.slots)
         left = lib.taio_ring_prepared(self.ring)
         self._prepared = []
         taken = self.slots - len(self._free)

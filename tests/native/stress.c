@@ -456,7 +456,7 @@ static void reap(int drain)
 static void submit(void)
 {
     static struct taio_completion out[MOST_SLOTS];
-    int n = taio_ring_submit(ring, out, (int)slots, &(uint64_t){0});
+    int n = taio_ring_submit(ring, out, (int)slots);
     for (int i = 0; i < n; i++) {
         const struct holder *h = &holders[out[i].token & UINT32_MAX];
         CHECK(h->lane == RING_RUN ? h->leader->refused : h->refused);

@@ -133,6 +133,9 @@ uint64_t taio_run_moved(const struct taio_run *run);
 
 /* ---- the kernel lane (ring.c) ---- */
 
+/* Requests in one io_submit. 64 reads of 4 KiB: 62,000 a second all in one call, 71,000 in fours, 69,000 in eights. */
+#define TAIO_TOGETHER 4
+
 struct taio_ring;
 
 struct taio_ring *taio_ring_new(uint64_t context, unsigned slots, int event_fd);
@@ -143,16 +146,17 @@ void taio_ring_use_getevents(struct taio_ring *ring);
 /* Put a request behind those waiting for taio_ring_submit. `slot` is free: its last completion has been taken. */
 void taio_ring_prepare(struct taio_ring *ring, unsigned slot, uint64_t token, int opcode, int fd, uint64_t memory,
                        uint64_t length, int64_t offset, int rw_flags);
-/* Give a run a slot: its next piece is prepared, and whenever that is complete the one after it, until the run has no more, or more
- * slots than its width; then a completion gives the slot back. `place`: which part of the run's bounce memory. 0: it has no piece for it. */
+/* Give a run a slot: its next piece is prepared, and whenever that is complete the one after it, which taio_ring_reap submits, until the
+ * run has no more, or more slots than its width; then a completion gives the slot back. `place`: which part of the run's bounce memory. 0: it has no piece for it. */
 int taio_ring_prepare_run(struct taio_ring *ring, unsigned slot, uint64_t token, struct taio_run *run, unsigned place);
 /* Take a prepared request back before it was submitted: 1 if it was there. */
 int taio_ring_withdraw(struct taio_ring *ring, unsigned slot);
 unsigned taio_ring_prepared(struct taio_ring *ring);
 int taio_ring_is_prepared(struct taio_ring *ring, unsigned slot);
-/* Submit what is prepared. A request that the kernel refuses becomes a completion in `out` and the rest go on behind it; what finds
- * the ring full stays prepared. *calls is raised by the system calls made. Returns the number of completions written. */
-int taio_ring_submit(struct taio_ring *ring, struct taio_completion *out, int room, uint64_t *calls);
+/* Submit what is prepared, a few in each call. A request that the kernel refuses becomes a completion in `out` and the rest go on behind it; what finds
+ * the ring full stays prepared. Returns the number of completions written. */
+int taio_ring_submit(struct taio_ring *ring, struct taio_completion *out, int room);
+uint64_t taio_ring_calls(struct taio_ring *ring); /* of io_submit, so far */
 int taio_ring_cancel(struct taio_ring *ring, unsigned slot); /* 0: accepted, the completion will come */
 
 /* ---- the workers (workers.c) ---- */

@@ -24,6 +24,7 @@ struct taio_ring {
     struct kernel_ring *mapped; /* NULL: ask io_getevents */
     int event_fd;
     unsigned slots, prepared;
+    uint64_t calls; /* of io_submit */
     struct iocb **batch;  /* the first `prepared` wait for io_submit, in order */
     struct run_slot *run; /* for each slot: the run that has it */
     struct iocb iocbs[];
@@ -184,13 +185,25 @@ unsigned taio_ring_prepared(struct taio_ring *ring)
     return ring->prepared;
 }
 
-int taio_ring_submit(struct taio_ring *ring, struct taio_completion *out, int room, uint64_t *calls)
+uint64_t taio_ring_calls(struct taio_ring *ring)
+{
+    return ring->calls;
+}
+
+/* In one call the kernel would keep all back until it has the last (blk_start_plug), and the device would be idle meanwhile. */
+static long submit_some(struct taio_ring *ring, unsigned first)
+{
+    unsigned count = ring->prepared - first;
+    ring->calls++;
+    return taio_io_submit(ring->context, count < TAIO_TOGETHER ? count : TAIO_TOGETHER, ring->batch + first);
+}
+
+int taio_ring_submit(struct taio_ring *ring, struct taio_completion *out, int room)
 {
     unsigned next = 0;
     int refused = 0;
     while (next < ring->prepared && refused < room) {
-        long n = taio_io_submit(ring->context, ring->prepared - next, ring->batch + next);
-        ++*calls;
+        long n = submit_some(ring, next);
         if (n > 0) {
             next += (unsigned)n; /* short of all: the one it stopped at is bad, and says why when it comes first */
             continue;
@@ -228,11 +241,26 @@ static int deliver(struct taio_ring *ring, struct taio_completion *out, const st
     return 1;
 }
 
+/* Submit what is prepared from `first` on: pieces of runs that go on. What the kernel does not take is for taio_ring_submit. Gives where
+ * the next begins. */
+static unsigned go_on(struct taio_ring *ring, unsigned first)
+{
+    unsigned next = first;
+    long n = 1;
+    while (next < ring->prepared && n > 0) {
+        n = submit_some(ring, next);
+        next += n > 0 ? (unsigned)n : 0;
+    }
+    drop_from_batch(ring, first, next - first);
+    return ring->prepared;
+}
+
 static int reap_by_call(struct taio_ring *ring, struct taio_completion *out, int room)
 {
     struct io_event events[64];
     struct timespec at_once = {0, 0};
     int taken = 0;
+    unsigned first = ring->prepared;
     while (taken < room) {
         int want = room - taken < 64 ? room - taken : 64;
         long n = taio_io_getevents(ring->context, 0, want, events, &at_once);
@@ -243,6 +271,7 @@ static int reap_by_call(struct taio_ring *ring, struct taio_completion *out, int
         if (n < want)
             break;
     }
+    go_on(ring, first);
     return taken;
 }
 
@@ -254,12 +283,17 @@ int taio_ring_reap(struct taio_ring *ring, struct taio_completion *out, int room
     unsigned head = __atomic_load_n(&mapped->head, __ATOMIC_RELAXED);
     unsigned tail = __atomic_load_n(&mapped->tail, __ATOMIC_ACQUIRE); /* the events before it are whole */
     int taken = 0;
-    unsigned before = head;
-    while (head != tail && taken < room) {
+    unsigned before = head, first = ring->prepared;
+    while (head != tail && taken < room) { /* not to where the tail is by now: a device that is synchronous would never let us go */
         taken += deliver(ring, &out[taken], &mapped->events[head]);
         head = head + 1 == mapped->nr ? 0 : head + 1;
+        if (ring->prepared - first == TAIO_TOGETHER) {
+            __atomic_store_n(&mapped->head, head, __ATOMIC_RELEASE); /* only now may the kernel write there again */
+            first = go_on(ring, first);
+        }
     }
     if (head != before)
-        __atomic_store_n(&mapped->head, head, __ATOMIC_RELEASE); /* only now may the kernel write there again */
+        __atomic_store_n(&mapped->head, head, __ATOMIC_RELEASE);
+    go_on(ring, first);
     return taken;
 }
