@@ -19,7 +19,7 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import anyio
 import anyio.lowlevel
@@ -32,6 +32,8 @@ from trio_aio.testing import FaultyContext
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from typing_extensions import Self
 
 __all__ = ("Contender", "File", "measure")
 
@@ -315,6 +317,41 @@ def _builtin_lines(mode: str, work: Work) -> None:
                     for _ in file:
                         count += 1
                     phase.operations += count
+
+
+def _builtin_file(path: str, mode: str) -> IO[Any]:
+    return open(path, mode)
+
+
+class _AsyncLines:
+    """The lines of a built-in file by ``async for``, with as little about it as Python allows."""
+
+    __slots__ = ("_file",)
+
+    def __init__(self, file: IO[Any]) -> None:
+        self._file: IO[Any] = file
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        for line in self._file:
+            return line
+        raise StopAsyncIteration
+
+
+async def _builtin_lines_by_async_for(mode: str, work: Work) -> None:
+    """How fast any asynchronous file can be."""
+
+    async def task(phase: Phase) -> None:
+        while not (phase.over and phase.operations):
+            with _builtin_file(work.load.path, mode) as file:
+                count = 0
+                async for _ in _AsyncLines(file):
+                    count += 1
+                phase.operations += count
+
+    await drive(work, task, 1)
 
 
 def cursor(find: Callable[[], Callable[..., Awaitable[Any]]], *, buffering: int = 0) -> Callable[[Work], Any]:
@@ -629,6 +666,7 @@ def line_readers(mode: str) -> tuple[Contender, ...]:
     return (
         *ours(lines(_open_aio, mode, look=False)),
         Contender("built-in open", partial(_builtin_lines, mode)),
+        Contender("built-in open by async for", partial(_builtin_lines_by_async_for, mode), "trio", same_work=False),
         Contender("trio.open_file", lines(_trio_open_file, mode, look=True), "trio"),
         Contender("anyio.open_file", lines(_anyio_open_file, mode, look=True), "trio"),
         Contender("anyio.open_file (asyncio)", lines(_anyio_open_file, mode, look=True), "asyncio"),
