@@ -26,7 +26,7 @@ import anyio
 import anyio.lowlevel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterator
     from types import TracebackType
 
     from anyio.abc import TaskStatus
@@ -107,7 +107,10 @@ class Phase:
         self.waited: float = 0.0
         # A thread, because some contenders have no loop. It wakes once.
         self._timer: threading.Timer = threading.Timer(load.seconds * share, self._end)
-        self._offsets: Iterator[int] = iter(self._order())
+        # Made now: it takes milliseconds, which no event loop ticks in.
+        self._order: array[int] = self._in_order()
+        self._once: bool = load.cold or load.whole
+        self._offsets: Iterator[int] = iter(self._order) if self._once else itertools.cycle(self._order)
 
     @property
     def ticking(self) -> bool:
@@ -117,15 +120,11 @@ class Phase:
     def _end(self) -> None:
         self.over = True
 
-    def _order(self) -> Sequence[int] | Iterator[int]:
-        offsets = range(0, self._load.size - self._load.piece + 1, self._load.piece)
-        if self._load.whole:
-            return offsets
-        if not self._load.random:
-            return itertools.cycle(offsets)
-        shuffled = list(offsets)
-        random.Random(f"{self._load.seed} {self.kind}").shuffle(shuffled)
-        return shuffled if self._load.cold else itertools.cycle(shuffled)
+    def _in_order(self) -> array[int]:
+        offsets = array("q", range(0, self._load.size - self._load.piece + 1, self._load.piece))
+        if self._load.random and not self._load.whole:
+            random.Random(f"{self._load.seed} {self.kind}").shuffle(offsets)
+        return offsets
 
     def offsets(self) -> Iterator[int]:
         """Give the offset of one operation after another, of one at least. Tasks share them: each calls this for itself."""
@@ -136,10 +135,9 @@ class Phase:
             yield offset
 
     def batches(self, count: int) -> Iterator[array[int]]:
-        """Give `count` offsets at a time as int64; the caller adds to `operations`. Made beforehand, because loops over them are quick."""
-        some = itertools.islice(self._offsets, min(self._load.size // self._load.piece, 64 * count))
-        made = list(iter(lambda: array("q", itertools.islice(some, count)), array("q")))
-        for batch in made if self._load.cold or self._load.whole else itertools.cycle(made):
+        """Give `count` offsets at a time as int64; the caller adds to `operations`."""
+        made = [self._order[first : first + count] for first in range(0, len(self._order), count)]
+        for batch in made if self._once else itertools.cycle(made):
             if self.over and self.operations:
                 return
             yield batch
