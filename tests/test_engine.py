@@ -22,7 +22,7 @@ from trio_aio import _kernel_context
 from trio_aio._batches import run_request
 from trio_aio._buffers import LARGEST_SLAB, Slab, export_buffer, export_vector
 from trio_aio._descriptor import DescriptionRecord, Descriptor, StatRecord
-from trio_aio._engine import DIRECT_LIMIT, Engine, _skip
+from trio_aio._engine import DIRECT_LIMIT, TURN, Engine, _skip
 from trio_aio._errors import setup_error
 from trio_aio._kernel_lane import FEW
 from trio_aio._native import ffi, lib
@@ -839,6 +839,24 @@ def test_a_completion_that_fails_takes_no_other_with_it(file: tuple[Path, bytes]
         made.turn()
         assert [request.state for request in writes] == [State.COMPLETED] * 4
         assert made.woken == writes
+        pipe.release()
+        made.settle()
+
+
+def test_completions_that_come_all_at_once_are_served_a_few_in_each_turn(file: tuple[Path, bytes]) -> None:
+    count = 2 * TURN + 5
+    with loop(64, 1) as made, opened(file[0], os.O_RDWR) as fd, full_pipe() as pipe:
+        descriptor = made.descriptor(fd)
+        writes = [write(descriptor, b"x", i) for i in range(count)]
+        made.submit(*writes)
+        made.submit(pipe.request())
+        while not pipe.begun:  # the only worker is done with the writes
+            os.sched_yield()
+        for done in (TURN, 2 * TURN, count):
+            made.turn()
+            for _ in range(2):
+                made.engine.reap(drain=False)  # as `flush` does within a turn
+            assert made.woken == writes[:done]
         pipe.release()
         made.settle()
 

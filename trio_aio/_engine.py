@@ -42,9 +42,10 @@ if TYPE_CHECKING:
     from trio_aio._routing import Route
     from trio_aio._run import Run
 
-__all__ = ("DIRECT_LIMIT", "Engine")
+__all__ = ("DIRECT_LIMIT", "TURN", "Engine")
 
 DIRECT_LIMIT = 1 << 20  # bytes: io_submit pins every page on the event loop's thread, 60 us for 1 MiB and 300 us for 8 MiB
+TURN = 20  # completions
 _LARGEST_PROBE = 16 << 10  # bytes: what is in the page cache after all is copied by io_submit, on the event loop's thread
 _POOLED = 16 << 20  # bytes of aligned memory kept for the next direct read or write
 
@@ -105,7 +106,8 @@ class Engine:
         self._stopping: bool = False
         self._orphaned: bool = False  # nobody takes a result any more
         self._dropped: deque[Descriptor | Request] = deque()
-        self._unserved: list[int] = []  # completions that a `reap` had taken when it failed
+        self._budget: int = 3 * TURN  # what may be served yet before the loop has its turn; in integers, as the next
+        self._unserved: list[int] = []  # completions that wait for the next turn
         self._resting: list[Batch] = []  # have had enough of this turn of the event loop
         # Finalizers drop descriptors from any thread, perhaps while `close` runs; reentrant, because the collector may run in here.
         self._drop_lock: threading.RLock = threading.RLock()
@@ -330,7 +332,11 @@ class Engine:
     # ---- a completion's way out
 
     def reap(self, *, drain: bool) -> None:
-        """Take all completions and wake who waits for them; `drain`: the eventfd was readable, empty it first."""
+        """Take all completions and wake who waits for them; `drain`: the eventfd was readable, empty it first.
+
+        Devices tell of many at once. No more than `TURN` are served in a turn of the event loop, which `drain` begins: 64 tasks that read
+        4 KiB each keep it for 1.2 ms.
+        """
         lane = self.kernel
         ring = lane.ring if lane is not None else ffi.NULL
         n = _reap(ring, self.workers.pool, self.event_fd if drain else -1, self._out, self._room)
@@ -338,6 +344,14 @@ class Engine:
         if self._unserved:
             taken = [*self._unserved, *taken]
             self._unserved.clear()
+        if drain:
+            self._budget = 3 * TURN
+        budget = self._budget
+        if len(taken) > budget:
+            self._unserved = taken[budget:]
+            del taken[budget:]
+            eventfd_write(self.event_fd, 1)
+        self._budget = budget - len(taken)
         while self._dropped and not self._stopping:  # else they are for `close`: the workers may have left
             dropped = self._dropped.popleft()
             if isinstance(dropped, Request):
