@@ -155,8 +155,9 @@ class Loop:
 
     def wait_for(self, *requests: Request) -> None:
         self.flush()
-        while not all(request.finished for request in requests):
-            self.turn()
+        for request in requests:
+            while not request.finished:
+                self.turn()
 
     def settle(self) -> None:
         """Wait until nothing is outstanding."""
