@@ -126,3 +126,10 @@ def test_only_what_a_worker_touches_first_is_of_huge_pages() -> None:
     kinds = {True: new_bytes(size, for_worker=True), False: new_bytes(size), "bytearray": new_bytearray(size)}
     huge = {kind: _may_be_of_huge_pages(export_buffer(made, writable=False).address + size // 2) for kind, made in kinds.items()}
     assert huge == {True: Path("/sys/kernel/mm/transparent_hugepage").exists(), False: False, "bytearray": False}
+
+
+def test_a_slab_may_come_back_to_a_pool_that_was_cleared(pool: WarmPool) -> None:
+    slabs = [pool.take(PAGE), pool.take(LARGEST_SLAB + 1)]
+    pool.clear()
+    for slab in slabs:
+        pool.give_back(slab)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from trio_aio import _kernel_context
+from trio_aio._batch import Batch
 from trio_aio._batches import run_request
 from trio_aio._buffers import LARGEST_SLAB, Slab, export_buffer, export_vector
 from trio_aio._descriptor import DescriptionRecord, Descriptor, StatRecord
@@ -838,6 +839,31 @@ def test_a_completion_that_fails_takes_no_other_with_it(file: tuple[Path, bytes]
                 made.turn()
         made.turn()
         assert [request.state for request in writes] == [State.COMPLETED] * 4
+        assert made.woken == writes
+        pipe.release()
+        made.settle()
+
+
+def test_what_else_fails_in_a_turn_takes_no_completion_with_it(file: tuple[Path, bytes]) -> None:
+    with loop(8, 1) as made, opened(file[0], os.O_RDWR) as fd, full_pipe() as pipe:
+        descriptor = made.descriptor(fd)
+        writes = [write(descriptor, b"x", i) for i in range(4)]
+        made.submit(*writes)
+        made.submit(pipe.request())
+        while not pipe.begun:  # the only worker is done with the writes
+            os.sched_yield()
+
+        def no_memory() -> Iterator[Request]:
+            raise MemoryError
+            yield
+
+        batches = [Batch(made.engine, no_memory(), 1) for _ in range(2)]
+        for batch in batches:
+            made.engine.rest(batch)
+        for _ in batches:
+            with pytest.raises(MemoryError):
+                made.turn()
+        made.turn()
         assert made.woken == writes
         pipe.release()
         made.settle()

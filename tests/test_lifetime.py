@@ -578,7 +578,10 @@ def test_a_finished_run_leaves_no_thread_and_no_descriptor(run: Run, disk: Path)
     assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
 
 
-def test_an_error_in_the_reaper_is_told_and_ends_the_run_once_its_tasks_are_served(disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("slots", [1, 8])
+def test_an_error_in_the_reaper_is_told_and_ends_the_run_once_its_tasks_are_served(
+    disk: Path, caplog: pytest.LogCaptureFixture, slots: int
+) -> None:
     path, data = make_file(disk)
     found = []
 
@@ -587,7 +590,7 @@ def test_an_error_in_the_reaper_is_told_and_ends_the_run_once_its_tasks_are_serv
             found.append(await file.size())
 
     async def main() -> None:
-        async with AIOContext() as context, open_aio(path, context=context) as file:
+        async with AIOContext(slots, max_workers=1) as context, open_aio(path, context=context) as file:
             engine = context._engine
             assert engine is not None
             complete, errors = engine._complete, iter([RuntimeError("a bug")])

@@ -95,6 +95,30 @@ def test_a_ring_filled_to_the_brim_loses_nothing(disk: Path, monkeypatch: pytest
     io_destroy(ctx)
 
 
+def test_a_read_that_finds_the_ring_full_of_polls_does_not_wait_for_them(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, data = make_file(disk)
+    ctx = io_setup(1)
+    monkeypatch.setattr(_kernel_context, "acquire", lambda nr_events: KernelContext(ctx, nr_events))
+    monkeypatch.setattr(_kernel_context, "release", lambda context: None)
+    with empty_pipe() as (reader, writer), loop(1024, gather=True) as made, opened(path, os.O_RDWR | os.O_DIRECT) as fd:
+        descriptor = made.descriptor(fd)
+        made.warm()
+        memory = made.engine.buffers.take(BLOCK)
+        polls = [Request(Operation.POLL, Descriptor(reader), address=select.POLLIN) for _ in range(500)]
+        made.submit(*polls)
+        made.flush()
+        assert any(request.state is State.KERNEL_PREPARED for request in polls)
+        read = Request(Operation.READ, descriptor, memory.address, BLOCK, BLOCK)
+        assert made.run(read) == [BLOCK]
+        assert memory.read(BLOCK) == data[BLOCK : 2 * BLOCK]
+        assert not any(request.finished for request in polls)
+        os.write(writer, b"x")
+        made.wait_for(*polls)
+        assert all(request.result & select.POLLIN for request in polls)
+        made.engine.buffers.give_back(memory)
+    io_destroy(ctx)
+
+
 # ---- very many requests
 
 

@@ -490,6 +490,27 @@ async def test_hot_small_blocks_behind_a_cold_one_are_copied_in_several_turns(la
 
 
 @pytest.mark.trio
+async def test_a_device_that_reads_in_io_submit_is_found_out_however_many_tasks_there_are(on_filesystem: Callable[[str], Path]) -> None:
+    path, data = make_file(on_filesystem("tmpfs"))
+    tasks, times = 64, 50
+
+    async def read(file: AsyncFile) -> None:
+        for i in range(times):
+            offset = i % (len(data) // BLOCK) * BLOCK
+            assert await file.pread(BLOCK, offset) == data[offset : offset + BLOCK]
+
+    async with AIOContext() as context, open_aio(path, direct=True, context=context) as file:
+        if not file.direct:
+            pytest.skip("this kernel's tmpfs takes no O_DIRECT")
+        async with trio.open_nursery() as nursery:
+            for _ in range(tasks):
+                nursery.start_soon(read, file)
+        found = context.statistics()
+        assert found.submitted_kernel + found.submitted_workers >= tasks * times
+        assert found.submitted_kernel < tasks * times / 4
+
+
+@pytest.mark.trio
 async def test_blocks_of_a_direct_file_that_io_submit_would_read_itself_go_to_a_worker(on_filesystem: Callable[[str], Path]) -> None:
     path = on_filesystem("tmpfs") / "file"
     path.write_bytes(bytes(LARGE))

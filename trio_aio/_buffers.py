@@ -265,8 +265,10 @@ class BufferPool:
         if slab.capacity > LARGEST_SLAB:
             chunk.arena.release()
             return
+        free = self._free.get(slab.capacity)
+        if free is None:  # the pool was cleared: the loop has ended, and coroutines that it left are destroyed only now
+            return
         chunk.in_use -= 1
-        free = self._free[slab.capacity]
         free.append(slab)
         if not chunk.in_use and self._cut * CHUNK > self._limit:
             self._free[slab.capacity] = [other for other in free if other.chunk is not chunk]

@@ -107,7 +107,7 @@ class Engine:
         self._orphaned: bool = False  # nobody takes a result any more
         self._dropped: deque[Descriptor | Request] = deque()
         self._unserved: list[int] = []  # completions that wait for the next turn
-        self._resting: list[Batch] = []  # have had enough of this turn of the event loop
+        self._resting: deque[Batch] = deque()  # have had enough of this turn of the event loop
         # Finalizers drop descriptors from any thread, perhaps while `close` runs; reentrant, because the collector may run in here.
         self._drop_lock: threading.RLock = threading.RLock()
         self.event_fd: int = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
@@ -290,15 +290,14 @@ class Engine:
             return
         tried, refused = lane.submit()
         if refused:
-            for token, result, transferred in refused:
-                self._complete(token, result, transferred)
+            self._serve(refused)
             self._pump()  # their slots are free, and no completion may follow that would see to it
             eventfd_write(self.event_fd, 1)  # the loop may be about to sleep, with these tasks just made ready
-        if not tried and lane.in_flight == lane.prepared:
+        elif lane.is_stuck:
             self._give_up_on_full_ring(lane)
-        if self._unserved:  # the loop has enough to do in this turn
-            return
+            tried = []
         self.reap(drain=False)
+        waiting = dict(zip(self._unserved[::3], self._unserved[1::3], strict=True))  # results by token
         for request in tried:
             if request.probing:
                 continue
@@ -309,15 +308,18 @@ class Engine:
                 continue
             if not _TRANSFERS[request.operation]:
                 continue
-            if request.state is not State.COMPLETED:
-                if not self._unserved:  # else it may be complete all the same
-                    self._route_of(request).clear()
-            elif request.result >= 0:  # an error says nothing of the device
+            result = request.result if request.state is State.COMPLETED else waiting.get(request.token)
+            if result is None:
+                self._route_of(request).clear()
+            elif result >= 0:  # an error says nothing of the device
                 self._route_of(request).strike()  # done when io_submit returned: the loop's thread paid for it
 
     def _give_up_on_full_ring(self, lane: KernelLane) -> None:
-        """EAGAIN with nothing in flight (the kernel is out of memory, say): no completion would ever make us try again."""
+        """EAGAIN with nothing in flight but polls (the kernel is out of memory, say): no completion would ever make us try again."""
+        empty = lane.in_flight == lane.prepared
         for request in dict.fromkeys(lane.requests()):
+            if request.operation is Operation.POLL and not empty:  # it is in flight, or may wait as long as one that is
+                continue
             if request.run is not None:
                 lane.withdraw_run(request)
                 self._to_workers(request)
@@ -339,39 +341,42 @@ class Engine:
         Devices tell of many at once, and 64 tasks that read 4 KiB each keep the event loop for 1.2 ms. So no more than `TURN` are served
         at once, and who comes behind them waits for the loop's next turn, which `drain` begins.
         """
-        if self._unserved and not drain:
-            return
         lane = self.kernel
         ring = lane.ring if lane is not None else ffi.NULL
         n = _reap(ring, self.workers.pool, self.event_fd if drain else -1, self._out, self._room)
         taken = _unpack(self._flat, 3 * n) if n else []  # before anything that may come back here
         if self._unserved:
-            taken = [*self._unserved, *taken]
-            self._unserved.clear()
+            self._unserved += taken
+            if not drain:
+                return
+            taken, self._unserved = self._unserved, []
         if len(taken) > 3 * TURN:
             self._unserved = taken[3 * TURN :]
             del taken[3 * TURN :]
             eventfd_write(self.event_fd, 1)
-        while self._dropped and not self._stopping:  # else they are for `close`: the workers may have left
-            dropped = self._dropped.popleft()
-            if isinstance(dropped, Request):
-                self.give_up(dropped)
-            else:
-                self.submit(close_request(dropped))
-        if drain and self._resting:
-            self._go_on_with_batches()
-        if taken:
-            flat = iter(taken)
-            try:
-                for token, result, transferred in zip(flat, flat, flat, strict=True):
-                    self._complete(token, result, transferred)
-            except BaseException:  # a bug, or no memory: the others' completions are for the next call, and not lost
-                self._unserved.extend(flat)
-                eventfd_write(self.event_fd, 1)
-                raise
+        self._serve(taken, drain=drain)
+        if taken or drain:
             self._pump()
         elif lane is not None and lane.prepared:
             self._ask_for_flush()
+
+    def _serve(self, taken: list[int], *, drain: bool = False) -> None:
+        completions = iter(taken)
+        try:
+            while self._dropped and not self._stopping:  # else they are for `close`: the workers may have left
+                dropped = self._dropped.popleft()
+                if isinstance(dropped, Request):
+                    self.give_up(dropped)
+                else:
+                    self.submit(close_request(dropped))
+            if drain:
+                self._go_on_with_batches()
+            for token, result, transferred in zip(completions, completions, completions, strict=True):
+                self._complete(token, result, transferred)
+        except BaseException:  # a bug, or no memory: what is not done is for the next turn, and not lost
+            self._unserved[:0] = completions
+            eventfd_write(self.event_fd, 1)
+            raise
 
     def rest(self, batch: Batch) -> None:
         """Have a batch started again in the next turn of the event loop."""
@@ -380,10 +385,9 @@ class Engine:
         eventfd_write(self.event_fd, 1)
 
     def _go_on_with_batches(self) -> None:
-        resting, self._resting = self._resting, []
-        for batch in resting:
+        for _ in range(len(self._resting)):  # those that rest again meanwhile have had this turn
             self.outstanding -= 1
-            batch.go_on()
+            self._resting.popleft().go_on()
 
     def _pump(self) -> None:
         self.workers.pump()

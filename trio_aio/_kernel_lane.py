@@ -195,8 +195,18 @@ class KernelLane(Lane):
 
     # ---- the call
 
-    def submit(self) -> tuple[list[Request], list[tuple[int, int, int]]]:
-        """Call io_submit for what is prepared. Give the requests that it was given, and completions of those it refused.
+    @property
+    def is_stuck(self) -> bool:
+        """Whether requests are prepared, and none but polls is in flight, whose completions may never come."""
+        prepared = self.prepared
+        if not prepared:
+            return False
+        polls = sum(request.operation is Operation.POLL and request.state is State.KERNEL_IN_FLIGHT for request in self.requests())
+        return self.in_flight - polls == prepared
+
+    def submit(self) -> tuple[list[Request], list[int]]:
+        """Call io_submit for what is prepared. Give the requests that it was given, and completions of those it refused,
+        three integers each.
 
         What the ring has no room for (it never should) stays prepared.
         """
@@ -214,7 +224,7 @@ class KernelLane(Lane):
         for request in tried:
             request.state = State.KERNEL_IN_FLIGHT
         out = self._refused
-        return tried, [(out[i].token, out[i].result, 0) for i in range(refused)]
+        return tried, [number for i in range(refused) for number in (out[i].token, out[i].result, 0)]
 
     def withdraw_prepared(self, request: Request) -> None:
         """Take a request back that io_submit has not seen."""
