@@ -139,6 +139,7 @@ trio.run(main, sys.argv[1], sys.argv[2], sys.argv[3] == "direct")
 """
 
 
+@pytest.mark.backends("trio")  # the program has a loop of its own
 @MODES
 @pytest.mark.parametrize("copied", [False, True], ids=["read", "copied"])
 async def test_a_large_file_takes_memory_for_the_depth_alone(tmp_path: Path, direct: bool, copied: bool) -> None:
