@@ -14,6 +14,7 @@ import sys
 import textwrap
 import threading
 import weakref
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -818,14 +819,25 @@ def test_without_native_aio_the_workers_do_everything(monkeypatch: pytest.Monkey
     assert caught.value.errno == code
 
 
-def test_a_completion_that_fails_takes_no_other_with_it(file: tuple[Path, bytes]) -> None:
-    with loop(8, 1) as made, opened(file[0], os.O_RDWR) as fd, full_pipe() as pipe:
+@contextmanager
+def writes_done(path: Path, count: int) -> Iterator[tuple[Loop, list[Request]]]:
+    """Give writes that are done, and whose completions nobody has taken yet."""
+    with loop(64, 1) as made, opened(path, os.O_RDWR) as fd, full_pipe() as pipe:
         descriptor = made.descriptor(fd)
-        writes = [write(descriptor, b"x", i) for i in range(4)]
+        writes = [write(descriptor, b"x", i) for i in range(count)]
         made.submit(*writes)
         made.submit(pipe.request())
-        while not pipe.begun:  # the only worker is done with the writes
+        while not pipe.begun:  # by the only worker
             os.sched_yield()
+        try:
+            yield made, writes
+        finally:
+            pipe.release()
+            made.settle()
+
+
+def test_a_completion_that_fails_takes_no_other_with_it(file: tuple[Path, bytes]) -> None:
+    with writes_done(file[0], 4) as (made, writes):
         wake, failures = made.engine.wake, iter([MemoryError(), ValueError()])
 
         def fail_twice(request: Any) -> None:
@@ -840,18 +852,10 @@ def test_a_completion_that_fails_takes_no_other_with_it(file: tuple[Path, bytes]
         made.turn()
         assert [request.state for request in writes] == [State.COMPLETED] * 4
         assert made.woken == writes
-        pipe.release()
-        made.settle()
 
 
 def test_what_else_fails_in_a_turn_takes_no_completion_with_it(file: tuple[Path, bytes]) -> None:
-    with loop(8, 1) as made, opened(file[0], os.O_RDWR) as fd, full_pipe() as pipe:
-        descriptor = made.descriptor(fd)
-        writes = [write(descriptor, b"x", i) for i in range(4)]
-        made.submit(*writes)
-        made.submit(pipe.request())
-        while not pipe.begun:  # the only worker is done with the writes
-            os.sched_yield()
+    with writes_done(file[0], 4) as (made, writes):
 
         def no_memory() -> Iterator[Request]:
             raise MemoryError
@@ -865,26 +869,16 @@ def test_what_else_fails_in_a_turn_takes_no_completion_with_it(file: tuple[Path,
                 made.turn()
         made.turn()
         assert made.woken == writes
-        pipe.release()
-        made.settle()
 
 
 def test_completions_that_come_all_at_once_are_served_a_few_in_each_turn(file: tuple[Path, bytes]) -> None:
     count = 2 * TURN + 5
-    with loop(64, 1) as made, opened(file[0], os.O_RDWR) as fd, full_pipe() as pipe:
-        descriptor = made.descriptor(fd)
-        writes = [write(descriptor, b"x", i) for i in range(count)]
-        made.submit(*writes)
-        made.submit(pipe.request())
-        while not pipe.begun:  # the only worker is done with the writes
-            os.sched_yield()
+    with writes_done(file[0], count) as (made, writes):
         for done in (TURN, 2 * TURN, count):
             made.turn()
             for _ in range(2):
                 made.engine.reap(drain=False)  # as `flush` does within a turn
             assert made.woken == writes[:done]
-        pipe.release()
-        made.settle()
 
 
 def test_a_drained_kernel_context_serves_the_next_engine() -> None:
