@@ -819,6 +819,34 @@ def test_without_native_aio_the_workers_do_everything(monkeypatch: pytest.Monkey
     assert caught.value.errno == code
 
 
+def test_writes_that_are_cancelled_together_do_not_start_in_each_others_place(file: tuple[Path, bytes]) -> None:
+    with loop(1, 1) as made, opened(file[0], DIRECT) as fd, full_pipe() as pipe:
+        descriptor = made.descriptor(fd)
+        assert made.engine.has_kernel_lane()
+        queued, held = direct_write(made, descriptor, b"1" * BLOCK, 0), write(descriptor, b"2", BLOCK)
+        behind = direct_write(made, descriptor, b"3" * BLOCK, 2 * BLOCK)
+        queued.cold = held.buffered = True
+        made.submit(pipe.request())
+        made.submit(queued, held, behind)
+        assert [request.state for request in (queued, held, behind)] == [State.WORKER_QUEUED, State.HELD, State.HELD]
+        pump = made.engine.workers.pump
+
+        def pump_until_it_is_begun() -> None:
+            pump()
+            while queued.state is State.WORKER_IN_FLIGHT and os.pread(fd_of_cache, 1, 0) != b"1":
+                os.sched_yield()
+
+        made.engine.workers.pump = pump_until_it_is_begun  # type: ignore[method-assign]
+        watch = select.poll()
+        watch.register(made.engine.event_fd, select.POLLIN)
+        pipe.release()
+        assert watch.poll(60_000)  # the slot will be free once somebody looks
+        with opened(file[0], os.O_RDONLY) as fd_of_cache:
+            assert made.engine.cancel_together([queued, held])
+            made.wait_for(behind)
+    assert file[0].read_bytes() == file[1][: 2 * BLOCK] + b"3" * BLOCK + file[1][3 * BLOCK :]
+
+
 @contextmanager
 def writes_done(path: Path, count: int) -> Iterator[tuple[Loop, list[Request]]]:
     """Give writes that are done, and whose completions nobody has taken yet."""

@@ -16,7 +16,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from trio_aio import open_aio
-from trio_aio._request import Operation
+from trio_aio._request import Operation, Request
 from trio_aio.testing import _NAMES, FaultyContext
 
 from ._support import BLOCK, content, empty_pipe, full_pipe, is_open, make_file, opened
@@ -706,3 +706,26 @@ async def test_writes_that_meet_faults_and_cancellations_at_random_did_what_they
         data = path.read_bytes()
         for i, piece in enumerate(pieces):
             assert data[i * stride + 1 :][:size] == piece[: done[i]].ljust(size, b"\0"), (number, i)
+
+
+async def test_a_completion_that_raises_leaves_the_answers_behind_it_for_the_next_turn(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with FaultyContext() as context, open_aio(path, context=context) as file:
+        engine = context._engine
+        assert engine is not None
+        complete, errors = engine._complete, iter([RuntimeError("a bug")])
+
+        def fail_once(token: int, result: int, transferred: int) -> None:
+            complete(token, result, transferred)
+            for error in errors:
+                raise error
+
+        engine._complete = fail_once  # type: ignore[method-assign]
+        requests = [Request(Operation.STAT, file._descriptor) for _ in range(3)]
+        with context.fail(errno.EIO, operation="stat"):
+            for request in requests:
+                engine.submit(request)
+        with pytest.raises(RuntimeError, match="a bug"):
+            engine.reap(drain=True)
+        await until_idle(context)  # by the reaper, which nobody else wakes
+        assert [request.result for request in requests] == [-errno.EIO] * 3

@@ -563,13 +563,8 @@ class Engine:
             request.counted = True
             self.cancelled += 1
             return True
-        if state is State.HELD:
-            request.descriptor.order.withdraw(request)
-        elif state is State.WORKER_QUEUED:
-            self.workers.withdraw_queued(request)
-        elif state is State.KERNEL_QUEUED:
-            assert lane is not None
-            lane.withdraw_queued(request)
+        if state in _WITH_US:
+            self._take_back(request)
         elif request.run is not None and state in (State.KERNEL_PREPARED, State.KERNEL_IN_FLIGHT):
             assert lane is not None
             if not lane.withdraw_run(request):
@@ -592,9 +587,7 @@ class Engine:
 
     def cancel_together(self, requests: Iterable[Request]) -> bool:
         """Try to stop writes of one file, all or none of them."""
-        # Those first that would start when others leave: who waits, and of them the youngest.
-        requests = [*requests][::-1]
-        requests.sort(key=lambda request: request.state)
+        requests = [*requests]
         doubtful = [request for request in requests if request.state is State.WORKER_IN_FLIGHT]
         begun = any(_has_begun(request) or request.state not in (*_WITH_US, State.WORKER_IN_FLIGHT) for request in requests)
         if begun or len(doubtful) > 1:
@@ -603,11 +596,19 @@ class Engine:
             return False
         for request in requests:
             if request not in doubtful:
-                withdrawn = self.cancel(request)
-                assert withdrawn
-        for request in doubtful:
+                self._take_back(request)
+        for request in requests:  # now that all are: what starts instead may end some, and others would start in their slots
             self._withdrawn(request)
         return True
+
+    def _take_back(self, request: Request) -> None:
+        if request.state is State.HELD:
+            request.descriptor.order.withdraw(request)
+        elif request.state is State.WORKER_QUEUED:
+            self.workers.withdraw_queued(request)
+        else:
+            assert self.kernel is not None
+            self.kernel.withdraw_queued(request)
 
     def _withdrawn(self, request: Request) -> None:
         request.cancel_requested = True

@@ -382,14 +382,18 @@ class _FaultyEngine(Engine):
         return super()._suits_kernel(request)
 
     def reap(self, *, drain: bool) -> None:
-        super().reap(drain=drain)
-        if not self._answers and not self._released:
-            return
-        while self._answers:
-            token, result = self._answers.popleft()
-            self._complete(token, result, 0)
-        while self._released:
-            self._go_on(*self._released.popleft())
+        try:
+            super().reap(drain=drain)
+            if not self._answers and not self._released:
+                return
+            while self._answers:
+                token, result = self._answers.popleft()
+                self._complete(token, result, 0)
+            while self._released:
+                self._go_on(*self._released.popleft())
+        except BaseException:
+            eventfd_write(self.event_fd, 1)  # the rest is for the next turn
+            raise
         self._pump()
 
     def _go_on(self, request: Request, result: int) -> None:
