@@ -729,3 +729,18 @@ async def test_a_completion_that_raises_leaves_the_answers_behind_it_for_the_nex
             engine.reap(drain=True)
         await until_idle(context)  # by the reaper, which nobody else wakes
         assert [request.result for request in requests] == [-errno.EIO] * 3
+
+
+async def test_reads_that_are_given_up_are_not_remembered(disk: Path) -> None:
+    path, data = make_file(disk)
+    async with FaultyContext(8, max_workers=1) as context, await _open(context, path, "workers") as file:
+        engine: Any = context._engine
+        with full_pipe() as pipe:
+            engine.submit(pipe.request())  # the only worker is busy
+            with context.short(100, operation="read"):
+                for _ in range(5):
+                    assert await cancelled_while_blocked(lambda: file.pread(BLOCK, 0))
+                assert not engine._cuts
+            pipe.release()
+            await until_idle(context)
+        assert await file.pread(BLOCK, 0) == data[:BLOCK]

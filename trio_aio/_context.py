@@ -423,7 +423,7 @@ class AIOContext(Transfers):
         """Wait until one of `events` (``select.POLLIN`` and so on) is ready on `fd`, and give those that are.
 
         ``IOCB_CMD_POLL``; a private epoll(7) where there is no native AIO. Cancelled when the kernel has stopped it. OSError:
-        EBADF; ECANCELED if the context is closed meanwhile. A regular file is always ready.
+        EBADF; ECANCELED if the context is closed meanwhile; EAGAIN if the kernel has no memory for it. A regular file is always ready.
         """
         events = operator.index(events)
         if not 0 <= events < 1 << 16:

@@ -316,9 +316,8 @@ class Engine:
 
     def _give_up_on_full_ring(self, lane: KernelLane) -> None:
         """EAGAIN with nothing in flight but polls (the kernel is out of memory, say): no completion would ever make us try again."""
-        empty = lane.in_flight == lane.prepared
         for request in dict.fromkeys(lane.requests()):
-            if request.operation is Operation.POLL and not empty:  # it is in flight, or may wait as long as one that is
+            if request.operation is Operation.POLL and request.state is State.KERNEL_IN_FLIGHT:
                 continue
             if request.run is not None:
                 lane.withdraw_run(request)
@@ -357,7 +356,7 @@ class Engine:
         self._serve(taken, drain=drain)
         if taken or drain:
             self._pump()
-        elif lane is not None and lane.prepared:
+        elif lane is not None and lane.is_stuck:  # else a completion is to come, and asks
             self._ask_for_flush()
 
     def _serve(self, taken: list[int], *, drain: bool = False) -> None:

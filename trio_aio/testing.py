@@ -273,6 +273,7 @@ class _FaultyKernelLane(_FaultyLane, KernelLane):
     def withdraw_prepared(self, request: Request) -> None:
         held = self.engine.held.pop(request, None)
         if held is None:
+            self.engine.forget_cut(request)
             super().withdraw_prepared(request)
         else:
             self._vacate(held[1])
@@ -440,7 +441,14 @@ class _FaultyEngine(Engine):
             else:
                 cut.then._meet(self, cut.lane, request, cut.slot)
 
+    def forget_cut(self, request: Request) -> None:
+        """Forget what was meant for a request that never ran, or will run whole."""
+        cut = self._cuts.get(request.token)
+        if cut is not None and cut.request is request:
+            del self._cuts[request.token]
+
     def _let_go(self, request: Request) -> None:
+        self.forget_cut(request)
         self.due.pop(request, None)
         self._broken_at.pop(request, None)
         super()._let_go(request)
