@@ -182,6 +182,18 @@ class Loop:
         self.engine.close()
 
 
+def fail_once(engine: Engine, error: Exception) -> None:
+    """Let an engine raise an error, as a bug of ours would, behind the next completion that it takes."""
+    complete, errors = engine._complete, iter([error])
+
+    def complete_and_fail(token: int, result: int, transferred: int) -> None:
+        complete(token, result, transferred)
+        for each in errors:
+            raise each
+
+    engine._complete = complete_and_fail  # type: ignore[method-assign]
+
+
 @contextmanager
 def loop(*arguments: Any, **options: Any) -> Iterator[Loop]:
     made = Loop(*arguments, **options)

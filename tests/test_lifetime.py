@@ -23,7 +23,7 @@ from anyio.lowlevel import checkpoint
 from trio_aio import AIOContext, AsyncFile, current_context, open_aio
 from trio_aio._context import MAX_WORKERS
 
-from ._support import BLOCK, content, empty_pipe, full_pipe, is_open, make_file
+from ._support import BLOCK, content, empty_pipe, fail_once, full_pipe, is_open, make_file
 from ._tasks import busy, cancelled_while_blocked, until_blocked, until_idle, write_to
 
 if TYPE_CHECKING:
@@ -591,16 +591,8 @@ def test_an_error_in_the_reaper_is_told_and_ends_the_run_once_its_tasks_are_serv
 
     async def main() -> None:
         async with AIOContext(slots, max_workers=1) as context, open_aio(path, context=context) as file:
-            engine = context._engine
-            assert engine is not None
-            complete, errors = engine._complete, iter([RuntimeError("a bug")])
-
-            def fail_once(token: int, result: int, transferred: int) -> None:
-                complete(token, result, transferred)
-                for error in errors:
-                    raise error
-
-            engine._complete = fail_once  # type: ignore[method-assign]
+            assert context._engine is not None
+            fail_once(context._engine, RuntimeError("a bug"))
             async with trio.open_nursery() as nursery:
                 for _ in range(3):
                     nursery.start_soon(read, context, file)

@@ -19,7 +19,7 @@ from trio_aio import open_aio
 from trio_aio._request import Operation, Request
 from trio_aio.testing import _NAMES, FaultyContext
 
-from ._support import BLOCK, content, empty_pipe, full_pipe, is_open, make_file, opened
+from ._support import BLOCK, content, empty_pipe, fail_once, full_pipe, is_open, make_file, opened
 from ._tasks import cancelled_while_blocked, until_idle
 
 if TYPE_CHECKING:
@@ -713,14 +713,7 @@ async def test_a_completion_that_raises_leaves_the_answers_behind_it_for_the_nex
     async with FaultyContext() as context, open_aio(path, context=context) as file:
         engine = context._engine
         assert engine is not None
-        complete, errors = engine._complete, iter([RuntimeError("a bug")])
-
-        def fail_once(token: int, result: int, transferred: int) -> None:
-            complete(token, result, transferred)
-            for error in errors:
-                raise error
-
-        engine._complete = fail_once  # type: ignore[method-assign]
+        fail_once(engine, RuntimeError("a bug"))
         requests = [Request(Operation.STAT, file._descriptor) for _ in range(3)]
         with context.fail(errno.EIO, operation="stat"):
             for request in requests:
