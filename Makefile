@@ -2,7 +2,7 @@
 # One environment for each Python version, under .venv/, made once and brought up to date when what it is built from changes.
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-all soak demo lint sanitize sanitize-python env clean
+.PHONY: help test test-all test-under-load soak demo lint sanitize sanitize-python env clean
 
 export SKBUILD_CMAKE_DEFINE := TRIO_AIO_WERROR=ON
 
@@ -24,15 +24,21 @@ RUN := $(VENV)/bin/python
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-test: $(READY) ## Run all tests that can run here
-	$(RUN) -m pytest $(ARGS)
+# A worker for each processor, up to four: each has filesystems of its own. ARGS="-n 0" for none, as with -s.
+PARALLEL = -n auto --maxprocesses 4 --dist worksteal
 
-test-all: ## Run them on Python 3.10 and 3.13, where there are such
-	@for v in 3.10 3.13; do \
-		p=$$(for p in python$$v $(HOME)/.pyenv/versions/$$v.*/bin/python; do \
-			"$$p" -c 'import ensurepip' 2>/dev/null && echo "$$p" && break; done); \
-		if [ -n "$$p" ]; then $(MAKE) --no-print-directory test PYTHON="$$p" || exit 1; else echo "Python $$v: not here"; fi; \
-	done
+test: $(READY) ## Run all tests that can run here, but the slow ones; ARGS goes to pytest
+	$(RUN) -m pytest $(PARALLEL) -m "not slow" $(ARGS)
+
+test-all: $(READY) ## Run all tests, the slow ones too; then, without those, on Python 3.10
+	$(RUN) -m pytest $(PARALLEL) $(ARGS)
+ifneq ($(VENV),.venv/3.10)
+	@p='$(call find,python3.10 $(call pyenv,3.10),== (3$(comma) 10))'; \
+	if [ -n "$$p" ]; then $(MAKE) --no-print-directory test PYTHON="$$p"; else echo 'Python 3.10: not here'; fi
+endif
+
+test-under-load: $(READY) ## Run the tests N (20) times while other programs keep the processors busy; lists all that failed
+	$(RUN) -m tests.under_load --runs $(or $(N),20) -- $(PARALLEL) -m "not slow" $(ARGS)
 
 soak: $(READY) ## Compare files with their model for SECONDS (60) on all filesystems; stops at the first difference
 	$(RUN) -m tests.soak --seconds $(or $(SECONDS),60) $(ARGS)

@@ -1,10 +1,11 @@
-"""Fixtures: the leak check that every test is under, and real filesystems."""
+"""Fixtures: the leak check that every test is under, and real filesystems. Hooks: what pytest says at the end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import ctypes
+import fcntl
 import functools
 import gc
 import os
@@ -15,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,17 +59,36 @@ def _what_uvloop_keeps() -> None:
     uvloop.new_event_loop().close()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _what_was_imported() -> None:
-    """It is never garbage: need not be looked at after each test."""
-    gc.collect()
-    gc.freeze()
+@pytest.fixture(scope="session")
+def _host_locks() -> Iterator[tuple[int, int]]:
+    """Open two files that every test process of the host can lock: one to enter a test, and one that is held during it."""
+    with open("/proc/sys/fs/aio-nr", "rb") as entrance, open("/proc/sys/fs/aio-max-nr", "rb") as inside:
+        yield entrance.fileno(), inside.fileno()
 
 
 @pytest.fixture(autouse=True)
-def _leaves_nothing_behind() -> Iterator[None]:
-    """Each test leaves descriptors, threads and kernel contexts as it found them; one idle context is kept for the next run by design."""
+def _shares_the_host(_host_locks: tuple[int, int], request: pytest.FixtureRequest) -> Iterator[None]:
+    """Keep tests of other processes out while a test with ``@pytest.mark.alone`` changes a limit of the whole host.
+
+    All other tests hold the same lock shared. To enter takes a lock of its own: a test that waits to be alone lets no other one in.
+    """
+    entrance, inside = _host_locks
+    fcntl.flock(entrance, fcntl.LOCK_EX)
+    fcntl.flock(inside, fcntl.LOCK_SH if request.node.get_closest_marker("alone") is None else fcntl.LOCK_EX)
+    fcntl.flock(entrance, fcntl.LOCK_UN)
+    yield
+    fcntl.flock(inside, fcntl.LOCK_UN)  # says so itself: a child of fork may keep the file open
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing_behind(_shares_the_host: None) -> Iterator[None]:
+    """Each test leaves descriptors, threads and kernel contexts as it found them; one idle context is kept for the next run by design.
+
+    What exists before a test (modules, pytest's items and reports, more with every test) is frozen: the collections during the test and
+    after it look at the test's own objects only. Unfrozen, they take 50 ms at the end of the suite.
+    """
     gc.collect()
+    gc.freeze()
     threads, descriptors, contexts = _threads(), _descriptors(), _kernel_contexts()
     yield
     gc.collect()
@@ -85,10 +106,22 @@ def need(condition: bool, what: str) -> None:
         pytest.skip(f"needs {what}")
 
 
+def _keep_mounts_to_ourselves() -> None:
+    """Move to a mount namespace of our own, as root: however the process ends, the kernel unmounts what it mounted.
+
+    Threads that run already stay in the old one, so do this before there are any.
+    """
+    c = ctypes.CDLL(None, use_errno=True)
+    new_namespace, private_and_all_below = 0x00020000, 1 << 18 | 1 << 14  # CLONE_NEWNS; MS_PRIVATE | MS_REC
+    if os.geteuid() == 0 and c.unshare(new_namespace) == 0 and c.mount(b"none", b"/", None, private_and_all_below, None) != 0:
+        raise OSError(ctypes.get_errno(), "mount --make-rprivate /")
+
+
 class _Mounts:
     """Filesystems, each mounted when it is first asked for."""
 
     def __init__(self, root: Path) -> None:
+        _keep_mounts_to_ourselves()
         self._root: Path = root
         self._mounted: dict[str, Path] = {}
 
@@ -156,7 +189,7 @@ class _Mounts:
             subprocess.run(["umount", "-l", str(self._root / kind)], check=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def _mounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Mounts]:
     mounts = _Mounts(tmp_path_factory.mktemp("filesystems"))
     yield mounts
@@ -189,15 +222,28 @@ def disk(on_filesystem: Callable[[str], Path]) -> Path:
     return on_filesystem("ext4")
 
 
+FILE_SIZE_LIMIT = 40 << 10
+
+
 @pytest.fixture
-def file_size_limit() -> Iterator[int]:
-    """Give a limit of file sizes (RLIMIT_FSIZE) that is in force."""
+def file_size_limit() -> int:
+    """Give a limit of file sizes (RLIMIT_FSIZE); `pytest_runtest_call` puts it in force."""
+    return FILE_SIZE_LIMIT
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Put the limit of file sizes in force for the test's call only: pytest's own output may be a longer file."""
+    if "file_size_limit" not in getattr(item, "fixturenames", ()):
+        return (yield)
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (40 << 10, old[1]))
-    yield 40 << 10
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
-    signal.signal(signal.SIGXFSZ, ignored)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_SIZE_LIMIT, old[1]))
+    try:
+        return (yield)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, ignored)
 
 
 def _eager_loop() -> asyncio.AbstractEventLoop:
@@ -237,3 +283,45 @@ def run(anyio_backend: tuple[str, dict[str, Any]]) -> Callable[..., Any]:
     """Give what runs a coroutine function on each event loop in turn."""
     name, options = anyio_backend
     return functools.partial(anyio.run, backend=name, backend_options=options)
+
+
+# ---- what pytest says at the end
+
+_LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Count the slow tests that were left out."""
+    for item in items:
+        if item.get_closest_marker("slow") is not None:
+            item.config.stash[_LEFT_OUT] = item.config.stash.get(_LEFT_OUT, 0) + 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell pytest-xdist's main process what was left out: only its workers collect tests."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = session.config.stash.get(_LEFT_OUT, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take what a worker left out; all of them collect the same."""
+    node.config.stash[_LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", node.config.stash.get(_LEFT_OUT, 0))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say why tests were skipped: a line for each reason."""
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", ()))
+    if reasons:
+        terminalreporter.section("skipped")
+        for reason, count in reasons.most_common():
+            terminalreporter.write_line(f"{count:4} {reason}")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End by saying which tests were left out."""
+    left_out = config.stash.get(_LEFT_OUT, 0)
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if left_out and reporter is not None and not hasattr(config, "workeroutput"):
+        was = "test was" if left_out == 1 else "tests were"
+        reporter.write_line(f"{left_out} slow {was} left out; `make test-all` runs all")

@@ -137,6 +137,7 @@ async def test_vectors_of_no_parts_and_of_more_than_the_kernel_takes(filesystem:
     assert path.read_bytes() == data + b"abc" * 2000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("direct", "offset"), [(False, 5), (True, 0), (True, 5)])
 async def test_a_read_of_more_than_2_gib(filesystem: Path, direct: bool, offset: int) -> None:
     path = filesystem / "sparse"
@@ -151,6 +152,7 @@ async def test_a_read_of_more_than_2_gib(filesystem: Path, direct: bool, offset:
         assert part[-BLOCK - 4 : -BLOCK] == b"\0end"
 
 
+@pytest.mark.slow
 @MODES
 async def test_a_write_of_more_than_2_gib(tmp_path: Path, direct: bool) -> None:
     path, _ = make_file(tmp_path, 0)

@@ -53,6 +53,7 @@ def row(request: pytest.FixtureRequest, everything: dict[str, Any]) -> dict[str,
     return result
 
 
+@pytest.mark.slow
 def test_the_output_says_what_was_measured_and_where(everything: dict[str, Any]) -> None:
     assert list(everything) == [
         "version",
@@ -72,6 +73,7 @@ def test_the_output_says_what_was_measured_and_where(everything: dict[str, Any])
     assert (everything["rounds"], everything["seconds"], everything["large_bytes"]) == (1, 0.02, 8 << 20)
 
 
+@pytest.mark.slow
 def test_every_contender_was_measured_or_is_said_to_be_missing(row: dict[str, Any]) -> None:
     assert set(row) == {"row", "title", "piece_bytes", "tasks", "contenders", "wanted", "better_peers"}
     for each in row["contenders"]:
@@ -99,6 +101,7 @@ def test_every_contender_was_measured_or_is_said_to_be_missing(row: dict[str, An
             assert 0 <= each["late_seconds"]["p99"] <= each["late_seconds"]["max"]
 
 
+@pytest.mark.slow
 def test_what_is_wanted_was_reached_or_not_or_not_known_for_a_reason(row: dict[str, Any]) -> None:
     for wanted in row["wanted"]:
         assert (wanted["at_least"] is None) != (wanted["at_most"] is None)
@@ -110,6 +113,7 @@ def test_what_is_wanted_was_reached_or_not_or_not_known_for_a_reason(row: dict[s
             assert wanted["reached"] == (wanted["found"]["median"] <= wanted["at_most"])
 
 
+@pytest.mark.slow
 def test_a_table_says_all_of_it_in_words(tmp_path: Path) -> None:
     done = bench(tmp_path, *SMALL, "--only", "cached-1")
     assert done.returncode == 0, done.stderr
@@ -118,6 +122,7 @@ def test_a_table_says_all_of_it_in_words(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_progress_goes_to_stderr_only(tmp_path: Path) -> None:
     done = bench(tmp_path, *SMALL, "--only", "append", "--json", FORCE_COLOR="1")
     json.loads(done.stdout)
@@ -138,6 +143,7 @@ def test_without_rich_it_says_what_to_install(tmp_path: Path) -> None:
     assert "pip install 'trio-aio[bench]'" in done.stderr
 
 
+@pytest.mark.slow
 def test_peers_that_are_not_installed_are_left_out(tmp_path: Path) -> None:
     hidden, folder = tmp_path / "hidden", tmp_path / "folder"
     hidden.mkdir()
@@ -168,6 +174,7 @@ def test_numbers_that_mean_nothing_are_refused(option: str, value: str, tmp_path
     assert f"argument {option}: invalid positive_number value" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_no_files_behind(number: int, status: int, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "trio_aio", "bench", str(tmp_path), "--only", "append", "--seconds", "60"]

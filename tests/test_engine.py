@@ -397,6 +397,7 @@ def test_the_bytes_in_the_kernel_lane_are_bounded() -> None:
             made.wait_for(*requests)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direct", [False, True])
 def test_no_wake_up_is_missed_one_request_at_a_time(file: tuple[Path, bytes], direct: bool) -> None:
     with loop(8, 3) as made, opened(file[0], DIRECT if direct else os.O_RDONLY) as fd:

@@ -359,6 +359,7 @@ async def test_any_number_of_tasks_gets_its_bytes(disk: Path, slots: int, direct
         assert (context.statistics().in_flight, context.statistics().queued) == (0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.backends("trio", "asyncio")
 @pytest.mark.parametrize(("lane", "count"), [("inline", 100_000), ("workers", 20_000), ("kernel", 20_000)])

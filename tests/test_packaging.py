@@ -67,6 +67,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
+@pytest.mark.slow
 def test_the_sdist_builds_one_abi3_wheel_with_types_and_no_sources(wheel: Path) -> None:
     assert re.fullmatch(r"trio_aio-[\d.]+-cp310-abi3-\w*linux\w*\.whl", wheel.name)
     names = set(zipfile.ZipFile(wheel).namelist())
@@ -74,6 +75,7 @@ def test_the_sdist_builds_one_abi3_wheel_with_types_and_no_sources(wheel: Path) 
     assert not [name for name in names if name.endswith((".c", ".h", ".txt")) and "dist-info" not in name]
 
 
+@pytest.mark.slow
 def test_the_wheel_works_installed(wheel: Path, tmp_path: Path) -> None:
     python = wheel.parent / "environment" / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel)

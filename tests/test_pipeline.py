@@ -139,6 +139,7 @@ trio.run(main, sys.argv[1], sys.argv[2], sys.argv[3] == "direct")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.backends("trio")  # the program has a loop of its own
 @MODES
 @pytest.mark.parametrize("copied", [False, True], ids=["read", "copied"])

@@ -19,6 +19,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 # ---- kill -9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direct", [False, True])
 def test_what_was_acknowledged_survives_kill_9(disk: Path, direct: bool) -> None:
     """Eight tasks append to a log and sync it until the process is killed at an arbitrary moment.
