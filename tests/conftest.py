@@ -59,29 +59,8 @@ def _what_uvloop_keeps() -> None:
     uvloop.new_event_loop().close()
 
 
-@pytest.fixture(scope="session")
-def _host_locks() -> Iterator[tuple[int, int]]:
-    """Open two files that every test process of the host can lock: one to enter a test, and one that is held during it."""
-    with open("/proc/sys/fs/aio-nr", "rb") as entrance, open("/proc/sys/fs/aio-max-nr", "rb") as inside:
-        yield entrance.fileno(), inside.fileno()
-
-
 @pytest.fixture(autouse=True)
-def _shares_the_host(_host_locks: tuple[int, int], request: pytest.FixtureRequest) -> Iterator[None]:
-    """Keep tests of other processes out while a test with ``@pytest.mark.alone`` changes a limit of the whole host.
-
-    All other tests hold the same lock shared. To enter takes a lock of its own: a test that waits to be alone lets no other one in.
-    """
-    entrance, inside = _host_locks
-    fcntl.flock(entrance, fcntl.LOCK_EX)
-    fcntl.flock(inside, fcntl.LOCK_SH if request.node.get_closest_marker("alone") is None else fcntl.LOCK_EX)
-    fcntl.flock(entrance, fcntl.LOCK_UN)
-    yield
-    fcntl.flock(inside, fcntl.LOCK_UN)  # says so itself: a child of fork may keep the file open
-
-
-@pytest.fixture(autouse=True)
-def _leaves_nothing_behind(_shares_the_host: None) -> Iterator[None]:
+def _leaves_nothing_behind() -> Iterator[None]:
     """Each test leaves descriptors, threads and kernel contexts as it found them; one idle context is kept for the next run by design.
 
     What exists before a test (modules, pytest's items and reports, more with every test) is frozen: the collections during the test and
@@ -244,6 +223,35 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         signal.signal(signal.SIGXFSZ, ignored)
+
+
+_HOST_LOCKS = pytest.StashKey[tuple[int, int]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Open two files that every test process of the host can lock: one to enter a test, and one that is held during it."""
+    entrance, inside = (os.open(f"/proc/sys/fs/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("aio-nr", "aio-max-nr"))
+    config.stash[_HOST_LOCKS] = entrance, inside
+    config.add_cleanup(lambda: (os.close(entrance), os.close(inside)))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Keep tests of other processes out while a test with ``@pytest.mark.alone`` changes a limit of the whole host.
+
+    All other tests hold the same lock shared. To enter takes a lock of its own: a test that waits to be alone lets no other one in.
+    This comes before pytest's faulthandler plugin sets its timer: however long the wait, the test gets all of its time.
+    """
+    if os.environ.get("TRIO_AIO_HOST_IS_LOCKED"):  # by the test that started this suite, and waits for it
+        return (yield)
+    entrance, inside = item.config.stash[_HOST_LOCKS]
+    fcntl.flock(entrance, fcntl.LOCK_EX)
+    fcntl.flock(inside, fcntl.LOCK_SH if item.get_closest_marker("alone") is None else fcntl.LOCK_EX)
+    fcntl.flock(entrance, fcntl.LOCK_UN)
+    try:
+        return (yield)
+    finally:
+        fcntl.flock(inside, fcntl.LOCK_UN)  # by name: a child of fork may keep the file open
 
 
 def _eager_loop() -> asyncio.AbstractEventLoop:

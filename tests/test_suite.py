@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -31,13 +32,14 @@ def test_limited(file_size_limit): print("x" * 100)
 """
 
 
-def run_suite(folder: Path, *arguments: str) -> str:
+def run_suite(folder: Path, *arguments: str, output: int | IO[bytes] = subprocess.PIPE) -> str:
     """Run a small suite with our conftest, which has to pass; return what pytest printed."""
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n  slow: as ours\n  alone: as ours\n  backends: as ours\n")
     (folder / "test_small.py").write_text(TESTS)
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", *arguments]
-    done = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TRIO_AIO_HOST_IS_LOCKED": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, text=True, stdout=output, stderr=subprocess.STDOUT, check=False)
+    assert done.returncode == 0, done.stdout
     return done.stdout
 
 
@@ -56,9 +58,7 @@ def test_output_longer_than_the_file_size_limit_is_written(tmp_path: Path) -> No
     with (tmp_path / "output").open("wb") as output:
         output.write(bytes(100 << 10))
         output.flush()
-        (tmp_path / "test_small.py").write_text(TESTS)
-        command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-v", "--rootdir", ".", "-k", "test_limited"]
-        subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=output, stderr=output, check=True)
+        run_suite(tmp_path, "-v", "-k", "test_limited", output=output)
     assert b"test_limited PASSED" in (tmp_path / "output").read_bytes()
 
 
