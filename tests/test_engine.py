@@ -470,11 +470,14 @@ def test_a_request_that_would_have_slept_goes_on_to_a_worker(engine_loop: Loop, 
             assert engine.retried == strikes
             engine_loop.wait_for(request)
             assert request.owned.read(BLOCK) == data[:BLOCK]
-        for _ in range(DETOUR):
+        for tried in attempts("a read that the device did not answer with EAGAIN"):
+            for _ in range(DETOUR):
+                engine_loop.run(direct_read(engine_loop, descriptor, BLOCK, 0))
+            assert engine.submitted_kernel == tried
             engine_loop.run(direct_read(engine_loop, descriptor, BLOCK, 0))
-        assert engine.submitted_kernel == 0
-        engine_loop.run(direct_read(engine_loop, descriptor, BLOCK, 0))
-        assert engine.submitted_kernel == 1
+            assert engine.submitted_kernel == tried + 1
+            if engine.retried == STRIKES + tried:
+                break
         assert descriptor.read_route is not None
         assert descriptor.read_route.strikes == 0  # it was asynchronous: all is forgiven
 
