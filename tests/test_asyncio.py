@@ -27,7 +27,7 @@ from trio_aio._kernel_lane import FEW
 from trio_aio._native import lib
 from trio_aio._request import Operation, Request, State
 
-from ._support import BLOCK, FullPipe, empty_pipe, full_pipe, is_open, make_file
+from ._support import BLOCK, FullPipe, attempts, empty_pipe, full_pipe, is_open, make_file
 from ._tasks import busy, until_blocked, until_idle
 
 if TYPE_CHECKING:
@@ -542,14 +542,17 @@ async def test_requests_of_tasks_that_were_woken_together_are_submitted_together
         with empty_pipe() as (reader, _):
             group.start_soon(context.poll, reader, select.POLLIN)  # where nothing is in flight a request does not wait for others
             await until_blocked()
-            before = context.statistics()
             for _ in range(20):
-                # So many wait for the end of the tick.
-                results = await asyncio.gather(*[file.pread(BLOCK, i * BLOCK) for i in range(FEW - 1)])
-                assert b"".join(results) == data[: (FEW - 1) * BLOCK]
-            after = context.statistics()
-            assert after.submitted_kernel - before.submitted_kernel == 20 * (FEW - 1)
-            assert after.submit_calls - before.submit_calls == 20 * -(-(FEW - 1) // lib.TAIO_TOGETHER)
+                for _ in attempts("a tick whose reads all stayed with the kernel"):
+                    before = context.statistics()
+                    # So many wait for the end of the tick.
+                    results = await asyncio.gather(*[file.pread(BLOCK, i * BLOCK) for i in range(FEW - 1)])
+                    assert b"".join(results) == data[: (FEW - 1) * BLOCK]
+                    after = context.statistics()
+                    if after.submitted_workers == before.submitted_workers:  # a busy device may answer EAGAIN
+                        break
+                assert after.submitted_kernel - before.submitted_kernel == FEW - 1
+                assert after.submit_calls - before.submit_calls == -(-(FEW - 1) // lib.TAIO_TOGETHER)
             group.cancel_scope.cancel()
 
 
@@ -603,6 +606,7 @@ def test_tasks_that_asyncio_run_cancels_are_served_and_may_use_files_to_the_last
     async def tidy_up(name: str) -> None:
         async with open_aio(disk / name, "wb") as file:
             try:
+                opened.append(name)
                 await asyncio.sleep(3600)
             finally:
                 await file.write(data)
@@ -618,6 +622,7 @@ def test_tasks_that_asyncio_run_cancels_are_served_and_may_use_files_to_the_last
                 log.append(await file.read(1))
 
     kept = []
+    opened: list[str] = []
 
     with full_pipe() as pipe:
 
@@ -640,6 +645,8 @@ def test_tasks_that_asyncio_run_cancels_are_served_and_may_use_files_to_the_last
             kept.append(lines())
             await kept[-1].__anext__()
             await until_begun(pipe)
+            while len(opened) < 3:  # `until_blocked` also accepts tasks that wait in `open_aio`: a cancellation there opens nothing
+                await checkpoint()
             await until_blocked()
 
         asyncio.run(main())

@@ -20,9 +20,10 @@ from trio_aio._bench.measure import Load, Measured, Work
 from trio_aio._bench.report import Result, RowResult, as_json
 from trio_aio._bench.rows import ROWS, Row, Wanted
 
-from ._support import BLOCK, make_file
+from ._support import BLOCK, attempts, cached_pages, make_file
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 SMALL = ("--quick", "--rounds", "1", "--seconds", "0.02", "--size", "8")
@@ -176,14 +177,17 @@ def test_numbers_that_mean_nothing_are_refused(option: str, value: str, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_leaves_no_files_behind(number: int, status: int, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "trio_aio", "bench", str(tmp_path), "--only", "append", "--seconds", "60"]
+def test_a_signal_leaves_no_files_behind(number: int, status: int, on_filesystem: Callable[[str], Path]) -> None:
+    # In memory. A contender that is killed inside fdatasync ends only when the disk is done, and bench rightly waits for it.
+    folder = on_filesystem("tmpfs")
+    command = [sys.executable, "-m", "trio_aio", "bench", str(folder), "--only", "append", "--seconds", "3600", "--size", "8"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as program:
-        while not list(tmp_path.glob("*/*.*")):  # a contender is at work
-            assert program.poll() is None
+        while not list(folder.glob("*/*.*")):  # a contender is at work
+            assert program.poll() is None, program.communicate()
+            os.sched_yield()
         program.send_signal(number)
         assert program.wait() == status
-    assert not list(tmp_path.iterdir())
+    assert not list(folder.iterdir())
 
 
 # ---- how it measures
@@ -203,22 +207,41 @@ def test_a_whole_load_has_each_piece_once_in_order(tmp_path: Path) -> None:
 
 def test_a_cold_load_is_out_of_the_cache_and_reads_nothing_twice(disk: Path) -> None:
     path, _ = make_file(disk, 16 * BLOCK)
-    for phase in Work(load(path, cold=True)).phases():
-        with path.open("rb", buffering=0) as file, phase:
-            with pytest.raises(BlockingIOError):
-                os.preadv(file.fileno(), [bytearray(BLOCK)], 0, os.RWF_NOWAIT)
-            offsets = list(phase.offsets())
-        assert sorted(offsets) == list(range(0, 16 * BLOCK, BLOCK)) != offsets
+    for _ in attempts("three phases that began with no page cached"):
+        cached = []
+        for phase in Work(load(path, cold=True)).phases():
+            with phase:
+                cached.append(cached_pages(path))
+                offsets = list(phase.offsets())
+            assert sorted(offsets) == list(range(0, 16 * BLOCK, BLOCK)) != offsets
+            path.read_bytes()  # the next phase has something to evict
+        if not any(cached):
+            break
+    assert cached == [0, 0, 0]
 
 
 def test_a_hot_load_ends_when_its_time_is_over(tmp_path: Path) -> None:
     work = Work(load(tmp_path))
+    began = time.perf_counter()
     for phase in work.phases():
         with phase:
-            count = sum(1 for _ in phase.offsets())
-        assert phase.operations == count > 16
-    assert work.measured.seconds >= 0.01
+            count = sum(1 for _ in phase.offsets())  # ends by the timer alone
+        assert phase.operations == count >= 1
+    assert time.perf_counter() - began >= 0.01 * (measure.WARM_UP + 1 + measure.LATENESS)
+    assert work.measured.seconds > 0
     assert work.measured.cpu > 0
+
+
+def test_a_hot_load_starts_again_from_its_first_offset_until_it_is_over(tmp_path: Path) -> None:
+    for phase in Work(Load(str(tmp_path), 16 * BLOCK, BLOCK, 1, 3600, 0)).phases():
+        with phase:
+            offsets = phase.offsets()
+            taken = list(itertools.islice(offsets, 40))
+            phase.over = True
+            assert list(offsets) == []
+        assert sorted(taken[:16]) == list(range(0, 16 * BLOCK, BLOCK))
+        assert taken == (3 * taken[:16])[:40]
+        assert phase.operations == 40
 
 
 def test_tasks_share_the_offsets_of_a_phase(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from trio_aio._request import Operation, Request, State
 from trio_aio._routing import DETOUR, STRIKES
 from trio_aio._run import Run
 
-from ._support import BLOCK, Loop, empty_pipe, evict, full_pipe, loop, make_file, opened
+from ._support import BLOCK, Loop, attempts, empty_pipe, evict, full_pipe, loop, make_file, opened, pinned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -231,17 +231,24 @@ def test_inline_reads_hit_the_page_cache_and_miss_what_is_not_there(engine_loop:
     inline = engine_loop.engine.inline
     with opened(path, os.O_RDONLY) as fd:
         descriptor = engine_loop.descriptor(fd)
-        os.pread(fd, len(data), 0)
-        assert inline.read(descriptor, 5000, 100) == data[100:5100]
-        assert inline.read(descriptor, 5000, len(data) - 10) == data[-10:]
-        assert inline.read(descriptor, 5000, len(data)) == b""
-        memory = bytearray(100)
-        export = export_buffer(memory, writable=True)
-        assert inline.read_into(descriptor, export.address, 100, 50) == 100
-        assert memory == data[50:150]
-        evict(path)
-        assert inline.read(descriptor, BLOCK, 32 * BLOCK) is None
-        assert (inline.hits, inline.misses) == (4, 1)
+        with pinned(path):
+            assert inline.read(descriptor, 5000, 100) == data[100:5100]
+            assert inline.read(descriptor, 5000, len(data) - 10) == data[-10:]
+            assert inline.read(descriptor, 5000, len(data)) == b""
+            memory = bytearray(100)
+            export = export_buffer(memory, writable=True)
+            assert inline.read_into(descriptor, export.address, 100, 50) == 100
+            assert memory == data[50:150]
+            assert (inline.hits, inline.misses) == (4, 0)
+        still_cached = 0
+        for _ in attempts("a read of a page that was not cached"):
+            evict(path)
+            found = inline.read(descriptor, BLOCK, 32 * BLOCK)
+            if found is None:
+                break
+            assert found == data[32 * BLOCK : 33 * BLOCK]
+            still_cached += 1
+        assert (inline.hits, inline.misses) == (4 + still_cached, 1)
 
 
 @pytest.mark.parametrize("kind", ["tmpfs", "overlay"])
@@ -464,11 +471,14 @@ def test_a_request_that_would_have_slept_goes_on_to_a_worker(engine_loop: Loop, 
             assert engine.retried == strikes
             engine_loop.wait_for(request)
             assert request.owned.read(BLOCK) == data[:BLOCK]
-        for _ in range(DETOUR):
+        for tried in attempts("a read that the device did not answer with EAGAIN"):
+            for _ in range(DETOUR):
+                engine_loop.run(direct_read(engine_loop, descriptor, BLOCK, 0))
+            assert engine.submitted_kernel == tried
             engine_loop.run(direct_read(engine_loop, descriptor, BLOCK, 0))
-        assert engine.submitted_kernel == 0
-        engine_loop.run(direct_read(engine_loop, descriptor, BLOCK, 0))
-        assert engine.submitted_kernel == 1
+            assert engine.submitted_kernel == tried + 1
+            if engine.retried == STRIKES + tried:
+                break
         assert descriptor.read_route is not None
         assert descriptor.read_route.strikes == 0  # it was asynchronous: all is forgiven
 

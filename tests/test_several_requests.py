@@ -11,6 +11,7 @@ import resource
 import select
 import tracemalloc
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,14 +27,14 @@ from trio_aio._request import Operation, Request, State
 from trio_aio._run import Run
 from trio_aio.testing import FaultyContext
 
-from ._support import BLOCK, Loop, empty_pipe, evict, full_pipe, loop, make_file, opened
+from ._support import BLOCK, Loop, attempts, empty_pipe, evict, full_pipe, loop, make_file, opened, pinned
 from ._tasks import busy, until_idle
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
-    from trio_aio import AsyncFile
+    from trio_aio import AIOStatistics, AsyncFile
 
 
 # ---- the descriptor's number after the close
@@ -371,25 +372,47 @@ def test_writes_of_which_a_worker_has_one_all_go_on(disk: Path) -> None:
 @pytest.mark.trio
 @pytest.mark.parametrize("slots", [1, 2, 4])
 async def test_a_single_read_need_not_wait_for_a_whole_run(disk: Path, slots: int) -> None:
+    """Counted in pieces submitted before the single read, not when its task woke: the machine may be busy."""
     path, _ = make_file(disk, 64 << 20)
+    blocks = 64
+    into = mmap.mmap(-1, 64 << 20)  # aligned
     async with AIOContext(slots) as context, open_aio(path, direct=True, context=context) as file:
-        blocks = 64
-        into = mmap.mmap(-1, 64 << 20)  # aligned
-
-        async def read() -> None:
-            await file.read_blocks(range(0, 64 << 20, 1 << 20), 1 << 20, into=into)
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(read)
-            engine = context._engine
-            assert engine is not None
-            while not (engine.kernel and engine.kernel._runs):
-                await trio.lowlevel.checkpoint()
-            run = engine.kernel._runs[0].run
-            assert run is not None
+        while not context.statistics().submitted_kernel:  # memory for a single read has to be made first
             await file.pread(BLOCK, 0)
-            left = blocks - run.native.next
-    assert left > blocks // 4, f"{blocks - left} of {blocks} blocks were read before a single read had its turn"
+        lane: Any = context._engine.kernel  # type: ignore[union-attr]
+        accept, start, take_back = lane.accept, lane._start, lane.take_back
+        for _ in attempts("a single read that came behind a run with most pieces to go"):
+            before: list[int] = []  # pieces submitted when the single read came, and when it got its slot
+            left: list[int] = []  # pieces submitted when the run left the lane: the rest is for a worker
+
+            def note(request: Request, before: list[int] = before, left: list[int] = left) -> None:
+                if request.run is None:
+                    before.append(lane._runs[0].run.native.next if lane._runs else left[0] if left else blocks)
+
+            def note_accept(request: Request, note: Callable[[Request], None] = note) -> None:
+                note(request)
+                accept(request)
+
+            def note_start(request: Request, slot: int, note: Callable[[Request], None] = note) -> None:
+                note(request)
+                start(request, slot)
+
+            def note_leaving(request: Request, token: int, left: list[int] = left) -> bool:
+                was_last: bool = take_back(request, token)
+                if was_last:
+                    left.append(request.run.native.next)  # type: ignore[union-attr]
+                return was_last
+
+            lane.accept, lane._start, lane.take_back = note_accept, note_start, note_leaving
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(file.read_blocks, range(0, 64 << 20, 1 << 20), 1 << 20, into=into))
+                await trio.lowlevel.checkpoint()
+                await file.pread(BLOCK, 0)
+            del lane.accept, lane._start, lane.take_back
+            if len(before) == 2 and before[0] < blocks // 2:  # otherwise a worker read it, or the run was too quick
+                break
+    came, started = before
+    assert started - came <= slots, f"{started - came} pieces were submitted before a single read had its turn"
 
 
 # ---- what is done on the event loop's own thread
@@ -462,30 +485,31 @@ async def test_what_has_to_be_copied_is_copied_in_many_turns(large: Path) -> Non
     assert turns.count >= LARGE // 2 // PIECE
 
 
-def cache_second_half(path: Path) -> None:
-    evict(path)
-    with path.open("rb") as reading:
-        reading.seek(LARGE // 2)
-        while reading.read(1 << 20):
-            pass
+async def read_blocks_behind_a_cold_one(file: AsyncFile, path: Path, size: int) -> AIOStatistics:
+    """Read a block that is not cached and then the second half of a file, which is cached; return the statistics from before."""
+    with pinned(path, LARGE // 2):
+        for _ in attempts("a block that was not cached"):
+            evict(path, 0, LARGE // 2)
+            before = file.context.statistics()
+            assert await file.read_blocks([0, *range(LARGE // 2, LARGE, size)], size) == bytes(size + LARGE // 2)
+            if file.context.statistics().submitted_workers > before.submitted_workers:
+                break
+    return before
 
 
 @pytest.mark.trio
 async def test_hot_blocks_behind_a_cold_one_are_not_copied_by_io_submit(large: Path) -> None:
-    cache_second_half(large)
     async with open_aio(large) as file:
-        before = file.context.statistics()
-        await file.read_blocks([0, *range(LARGE // 2, LARGE, 128 << 10)], 128 << 10)
+        before = await read_blocks_behind_a_cold_one(file, large, 128 << 10)
         after = file.context.statistics()
     assert after.submitted_kernel == before.submitted_kernel
 
 
 @pytest.mark.trio
 async def test_hot_small_blocks_behind_a_cold_one_are_copied_in_several_turns(large: Path) -> None:
-    cache_second_half(large)
     async with open_aio(large) as file:
         with counted_turns() as turns:
-            await file.read_blocks([0, *range(LARGE // 2, LARGE, 16 << 10)], 16 << 10)
+            await read_blocks_behind_a_cold_one(file, large, 16 << 10)
     assert turns.count >= LARGE // 2 // (512 << 10)
 
 
