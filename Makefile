@@ -49,6 +49,7 @@ demo: $(READY) ## Write 256 MiB, read it back through every lane, compare, cance
 lint: $(VENV)/.lint ## Check style and types
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
+	$(VENV)/bin/lint-imports --no-cache
 	$(RUN) -m mypy
 	$(RUN) -m mypy --strict tests/typed_usage.py
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" PYTHONPATH=. pyright --verifytypes trio_aio --ignoreexternal
@@ -89,5 +90,5 @@ $(READY): pyproject.toml $(wildcard trio_aio/_native/*.c trio_aio/_native/*.h tr
 	touch $@
 
 $(VENV)/.lint: $(READY)
-	$(RUN) -m pip install --quiet --disable-pip-version-check 'ruff>=0.8' 'mypy>=1.13' 'pyright[nodejs]>=1.1.390'
+	$(RUN) -m pip install --quiet --disable-pip-version-check 'ruff>=0.8' 'mypy>=1.13' 'import-linter>=2.13' 'pyright[nodejs]>=1.1.390'
 	touch $@

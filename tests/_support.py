@@ -20,14 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from trio_aio._buffers import export_buffer
-from trio_aio._descriptor import Descriptor, describe
-from trio_aio._engine import Engine
-from trio_aio._request import Operation, Request
+from trio_aio._engine.descriptor import Descriptor, describe
+from trio_aio._engine.engine import Engine
+from trio_aio._memory.exports import export_buffer
+from trio_aio._requests.transfer import Append
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from trio_aio._requests.base import Request
 
 BLOCK = 4096
 
@@ -136,10 +138,10 @@ class FullPipe:
     def _unread(self) -> int:
         return int.from_bytes(fcntl.ioctl(self.reader, termios.FIONREAD, bytes(4)), sys.byteorder)
 
-    def request(self) -> Request:
+    def request(self) -> Append:
         """Give a request that keeps a worker busy."""
         export = export_buffer(bytes(2 * BLOCK), writable=False)
-        return Request(Operation.APPEND, Descriptor(self.writer, "pipe"), export.address, export.length, owned=export)
+        return Append(Descriptor(self.writer, "pipe"), export.address, export.length, export)
 
     @property
     def begun(self) -> bool:
@@ -234,7 +236,7 @@ class Loop:
 
     def descriptor(self, fd: int) -> Descriptor:
         descriptor = Descriptor(fd, fd)
-        descriptor.load(describe(fd))
+        descriptor.load(describe(fd).value)
         self.engine.learn(descriptor)
         self.settle()
         return descriptor
@@ -247,14 +249,14 @@ class Loop:
 
 def fail_once(engine: Engine, error: Exception) -> None:
     """Let an engine raise an error, as a bug of ours would, behind the next completion that it takes."""
-    complete, errors = engine._complete, iter([error])
+    complete, errors = engine.complete, iter([error])
 
     def complete_and_fail(token: int, result: int, transferred: int) -> None:
         complete(token, result, transferred)
         for each in errors:
             raise each
 
-    engine._complete = complete_and_fail  # type: ignore[method-assign]
+    engine.complete = complete_and_fail  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from trio_aio import AIOContext, open_aio
-from trio_aio._text import AsyncTextFile, text_format
+from trio_aio._files.text import AsyncTextFile, text_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,7 +52,7 @@ class Portal:
         assert engine is not None
 
         async def until_idle() -> None:
-            while engine._dropped or engine.outstanding:
+            while engine.drops or engine.outstanding:
                 await trio.lowlevel.checkpoint()
 
         self.call(until_idle)
@@ -230,7 +230,7 @@ class TextOverBytesIO(Text):
             if not self.closed and not self._bytes.closed:
                 fd = self._copy.fileno()
                 data = os.pread(fd, os.fstat(fd).st_size, 0)
-                position = self._file.buffer._ahead.position
+                position = self._file.buffer._cursor.position
                 if data != self._bytes.getvalue():
                     self._bytes.seek(0)
                     self._bytes.truncate()

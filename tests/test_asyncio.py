@@ -22,10 +22,10 @@ import uvloop
 from anyio.lowlevel import checkpoint
 
 from trio_aio import AIOContext, AsyncFile, current_context, open_aio, read_bytes
-from trio_aio._buffers import export_buffer
-from trio_aio._kernel_lane import FEW
+from trio_aio._memory.exports import export_buffer
 from trio_aio._native import lib
-from trio_aio._request import Operation, Request, State
+from trio_aio._requests.base import State
+from trio_aio._requests.transfer import Append
 
 from ._support import BLOCK, FullPipe, attempts, empty_pipe, full_pipe, is_open, make_file
 from ._tasks import busy, until_blocked, until_idle
@@ -79,7 +79,7 @@ def join_drains() -> None:
 
 async def hang(context: AIOContext, pipe: FullPipe) -> int:
     """Make a request that a worker is busy with until the pipe is released."""
-    return await context._perform(pipe.request())
+    return await context._submit_and_wait(pipe.request())
 
 
 async def until_begun(pipe: FullPipe) -> None:
@@ -120,7 +120,7 @@ def test_a_native_cancel_of_what_has_begun_is_raised_when_it_is_done(how_often: 
         async with AIOContext(max_workers=1) as context:
             with full_pipe() as pipe:
                 request = pipe.request()
-                task = asyncio.ensure_future(context._perform(request))
+                task = asyncio.ensure_future(context._submit_and_wait(request))
                 await until_begun(pipe)
                 for _ in range(how_often):
                     task.cancel()
@@ -274,7 +274,7 @@ async def test_the_loop_rests_while_what_was_cancelled_is_waited_for() -> None:
                 context._engine.cancel = lambda r: (waits.append(r), cancel(r))[1]  # type: ignore[union-attr, method-assign]
                 group.start_soon(cancel_and_count)
                 with pytest.raises(OSError, match="Illegal seek"):
-                    await context._perform(request)
+                    await context._submit_and_wait(request)
             assert (len(waits), repeated) == (1, 0)
 
 
@@ -446,7 +446,7 @@ def test_a_natively_cancelled_writer_is_left_with_nothing_in_flight(disk: Path) 
                 with pytest.raises(asyncio.CancelledError):
                     await task
                 assert path.stat().st_size == 3 * BLOCK
-                assert not file._descriptor.order.requests
+                assert not file._descriptor.order.leases
 
     asyncio.run(main())
 
@@ -466,7 +466,7 @@ def cancel_and_find_it_closed(
             del task
             engine = current_context()._engine
             assert engine is not None
-            while engine._dropped:
+            while engine.drops:
                 await checkpoint()
             await until_idle(current_context())
             assert str(path) not in [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.exists()]  # noqa: ASYNC240
@@ -537,8 +537,11 @@ async def test_requests_of_tasks_that_were_woken_together_are_submitted_together
     path, data = make_file(disk)
     async with open_aio(path, direct=True) as file, anyio.create_task_group() as group:
         context = file.context
+        count = 7
         while not context.statistics().submitted_kernel:
             await file.pread(BLOCK, 0)
+        lane: Any = context._engine.kernel  # type: ignore[union-attr]
+        lane.few, lane.learn_few = count + 1, lambda: None  # so that all wait for the end of the tick
         with empty_pipe() as (reader, _):
             group.start_soon(context.poll, reader, select.POLLIN)  # where nothing is in flight a request does not wait for others
             await until_blocked()
@@ -546,13 +549,13 @@ async def test_requests_of_tasks_that_were_woken_together_are_submitted_together
                 for _ in attempts("a tick whose reads all stayed with the kernel"):
                     before = context.statistics()
                     # So many wait for the end of the tick.
-                    results = await asyncio.gather(*[file.pread(BLOCK, i * BLOCK) for i in range(FEW - 1)])
-                    assert b"".join(results) == data[: (FEW - 1) * BLOCK]
+                    results = await asyncio.gather(*[file.pread(BLOCK, i * BLOCK) for i in range(count)])
+                    assert b"".join(results) == data[: count * BLOCK]
                     after = context.statistics()
                     if after.submitted_workers == before.submitted_workers:  # a busy device may answer EAGAIN
                         break
-                assert after.submitted_kernel - before.submitted_kernel == FEW - 1
-                assert after.submit_calls - before.submit_calls == -(-(FEW - 1) // lib.TAIO_TOGETHER)
+                assert after.submitted_kernel - before.submitted_kernel == count
+                assert after.submit_calls - before.submit_calls == -(-count // lib.TAIO_TOGETHER)
             group.cancel_scope.cancel()
 
 
@@ -666,7 +669,7 @@ def test_a_loop_closed_over_tasks_that_wait(new_loop: Callable[[], asyncio.Abstr
         async def write() -> None:
             export = export_buffer(memory, writable=False)
             request = pipe.request()
-            await current_context()._perform(Request(Operation.APPEND, request.descriptor, export.address, export.length, owned=export))
+            await current_context()._submit_and_wait(Append(request.descriptor, export.address, export.length, export))
 
         async def main() -> None:
             loop = asyncio.get_running_loop()

@@ -14,7 +14,7 @@ from trio_aio import current_context, open_aio
 from trio_aio._backends import current_backend
 from trio_aio._backends._asyncio import AsyncioBackend
 from trio_aio._backends._trio import TrioBackend
-from trio_aio._turns import Turns
+from trio_aio._context.lock import FairLock
 
 from ._support import make_file
 from ._tasks import until_blocked
@@ -98,7 +98,7 @@ def test_a_guests_file_is_not_the_hosts(disk: Path) -> None:
 
 @pytest.mark.anyio
 async def test_turns_are_in_order_and_exclusive() -> None:
-    turns = Turns(current_backend(), lambda: None)
+    turns = FairLock(current_backend(), lambda: None)
     log: list[str] = []
 
     async def take(name: str) -> None:
@@ -116,7 +116,7 @@ async def test_turns_are_in_order_and_exclusive() -> None:
 
 def test_a_turn_that_came_with_a_native_cancel_is_passed_on() -> None:
     async def main() -> None:
-        turns = Turns(current_backend(), lambda: None)
+        turns = FairLock(current_backend(), lambda: None)
         log: list[str] = []
 
         async def take(name: str) -> None:

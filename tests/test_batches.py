@@ -13,11 +13,9 @@ import pytest
 from anyio import create_task_group
 
 from trio_aio import AIOContext, open_aio
-from trio_aio._batches import run_request
-from trio_aio._buffers import export_buffer
+from trio_aio._memory.exports import export_buffer
 from trio_aio._native import lib
-from trio_aio._request import Operation
-from trio_aio._run import Run
+from trio_aio._requests.pieces import Pieces, PiecesRead
 
 from ._support import BLOCK, attempts, content, evict, loop, make_file, opened
 from ._tasks import busy, cancelled_while_blocked, until_idle
@@ -71,7 +69,7 @@ async def test_bad_arguments_of_blocks_are_refused_before_anything_has_happened(
         bad: list[tuple[type[Exception], str, tuple[Any, ...], dict[str, Any]]] = [
             (ValueError, "negative offset: -5", ([0, -5], 10), {}),
             (ValueError, "negative size", ([0], -1), {}),
-            (ValueError, "into has 9 bytes", ([0], 10), {"into": bytearray(9)}),
+            (ValueError, "into must have 10 bytes .*not 9", ([0], 10), {"into": bytearray(9)}),
             (TypeError, "writable", ([0], 10), {"into": bytes(10)}),
             (TypeError, "integers", (array("d", [0.0]), 10), {}),
             (TypeError, "integer", ([0.5], 10), {}),
@@ -172,16 +170,16 @@ def test_a_run_that_a_worker_stopped_says_why_and_not_what_was_left_to_it(disk: 
     with loop() as made, opened(path, os.O_RDONLY) as fd:
         parts = [(i * BLOCK, export_buffer(bytearray(BLOCK), writable=True)) for i in range(4)]
         descriptor = made.descriptor(fd)
-        run = Run.ranges(descriptor, parts, writing=False)
+        pieces = Pieces.ranges(descriptor, parts, writing=False)
         for piece, result in enumerate((BLOCK, lib.TAIO_UNTRIED, -errno.EAGAIN, -errno.EIO)):  # as the kernel lane may leave them
-            run.pieces[piece].result = result
-        run.pieces[1].memory = BLOCK  # nobody's
-        request = run_request(Operation.READ_RUN, descriptor, run)
+            pieces.array[piece].result = result
+        pieces.array[1].memory = BLOCK  # nothing is mapped there
+        request = PiecesRead(descriptor, pieces)
         made.engine.outstanding += 1
-        descriptor.order.enter(request)
+        descriptor.order.lease()
         made.engine.workers.accept(request)
         made.wait_for(request)
-        assert run.failure() == (BLOCK, errno.EFAULT)
+        assert pieces.failure() == (BLOCK, errno.EFAULT)
 
 
 # ---- cancellation

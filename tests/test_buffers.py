@@ -10,32 +10,33 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from trio_aio._buffers import CHUNK, LARGEST_SLAB, PAGE, BufferPool, Chunk, Slab, export_buffer, export_vector, new_bytearray, new_bytes
+from trio_aio._memory.exports import export_buffer, export_vector, new_bytearray, new_bytes
+from trio_aio._memory.slabs import HUGE_PAGE, LARGEST_SLAB, PAGE, BufferPool, HugePage, Slab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 class WarmPool(BufferPool):
-    """A pool whose chunks are made at once; it remembers which."""
+    """A pool whose pages are made at once; it remembers which."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(limit, self._warm)
-        self.made: list[Chunk] = []
+        self.made: list[HugePage] = []
 
-    def _warm(self, chunk: Chunk) -> None:
-        chunk.warm = True
-        self.made.append(chunk)
+    def _warm(self, page: HugePage) -> None:
+        page.warm = True
+        self.made.append(page)
 
 
 @pytest.fixture
 def pool() -> Iterator[WarmPool]:
-    made = WarmPool(CHUNK)
+    made = WarmPool(HUGE_PAGE)
     yield made
     made.clear()
 
 
-@pytest.mark.parametrize("size", [0, 1, PAGE, PAGE + 1, 3 * PAGE, LARGEST_SLAB - 1, LARGEST_SLAB, LARGEST_SLAB + 1, 3 * CHUNK + 5])
+@pytest.mark.parametrize("size", [0, 1, PAGE, PAGE + 1, 3 * PAGE, LARGEST_SLAB - 1, LARGEST_SLAB, LARGEST_SLAB + 1, 3 * HUGE_PAGE + 5])
 def test_a_slab_is_aligned_and_large_enough(pool: WarmPool, size: int) -> None:
     slab = pool.take(size)
     assert slab.address % PAGE == 0
@@ -43,25 +44,25 @@ def test_a_slab_is_aligned_and_large_enough(pool: WarmPool, size: int) -> None:
     export = export_buffer(bytes([7]) * size, writable=False)
     slab.gather([export])
     assert slab.read(size) == bytes([7]) * size
-    pool.give_back(slab)
+    pool.release(slab)
 
 
 def test_slabs_do_not_overlap_and_are_used_again(pool: WarmPool) -> None:
     slabs = [pool.take(size) for size in (PAGE, 3 * PAGE, LARGEST_SLAB) * 20]
     spans = sorted((slab.address, slab.address + slab.capacity) for slab in slabs)
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
-    pool.give_back(slabs[0])
+    pool.release(slabs[0])
     assert pool.take(PAGE) is slabs[0]
-    assert set(Counter(map(id, pool.made)).values()) == {1}  # each chunk was made once
+    assert set(Counter(map(id, pool.made)).values()) == {1}  # each page was made once
 
 
 def test_no_more_than_the_limit_is_kept_warm(pool: WarmPool) -> None:
     slabs = [pool.take(LARGEST_SLAB) for _ in range(8)]
-    chunks = list({id(slab.chunk): slab.chunk for slab in slabs}.values())
-    assert [chunk.warm for chunk in chunks] == [True] * 4
+    pages = list({id(slab.page): slab.page for slab in slabs}.values())
+    assert [page.warm for page in pages] == [True] * 4
     for slab in slabs:
-        pool.give_back(slab)
-    assert sum(chunk.warm for chunk in chunks) == 1
+        pool.release(slab)
+    assert sum(page.warm for page in pages) == 1
     again = [pool.take(LARGEST_SLAB) for _ in range(8)]
     assert len({slab.address for slab in again}) == 8
 
@@ -70,8 +71,8 @@ def test_memory_is_made_for_the_first_request_once(pool: WarmPool) -> None:
     pool.prepare()
     pool.prepare()
     slab = pool.take(PAGE)
-    assert pool.made == [slab.chunk]
-    assert not slab.cold
+    assert pool.made == [slab.page]
+    assert slab.page.warm
 
 
 def test_bytes_are_gathered_and_scattered_in_order(pool: WarmPool) -> None:
@@ -132,4 +133,4 @@ def test_a_slab_may_come_back_to_a_pool_that_was_cleared(pool: WarmPool) -> None
     slabs = [pool.take(PAGE), pool.take(LARGEST_SLAB + 1)]
     pool.clear()
     for slab in slabs:
-        pool.give_back(slab)
+        pool.release(slab)

@@ -16,7 +16,7 @@ from anyio import CancelScope, create_task_group, move_on_after
 from anyio.lowlevel import checkpoint
 
 from trio_aio import AIOContext, AsyncFile, open_aio
-from trio_aio._request import Request, State
+from trio_aio._requests.base import Request, State
 
 from ._support import BLOCK, attempts, content, empty_pipe, evict, full_pipe, make_file, pinned
 from ._tasks import busy, cancel_at_tick, cancel_when_blocked, cancelled_while_blocked, idle, until_blocked, until_idle
@@ -198,7 +198,7 @@ async def test_a_write_that_a_worker_has_begun_is_waited_for(disk: Path) -> None
                 group.start_soon(cancel_twice_then_release)
                 # A pipe has no position: the write succeeds and the lseek behind it fails.
                 with pytest.raises(OSError, match="Illegal seek"):
-                    await context._perform(request)
+                    await context._submit_and_wait(request)
         assert idle(context)
 
 
@@ -317,7 +317,7 @@ async def test_the_slabs_of_abandoned_direct_reads_are_used_again(disk: Path) ->
             with CancelScope() as scope, _cancel_behind_submit(context, scope):
                 await file.pread(BLOCK, 0)
             await until_idle(context)
-        assert sum(chunk.in_use for chunk in {slab.chunk for slab in pool._free[BLOCK]}) == 0
+        assert sum(chunk.in_use for chunk in {slab.page for slab in pool._free[BLOCK]}) == 0
         assert len(pool._free[BLOCK]) == 512
 
 
@@ -341,7 +341,7 @@ async def test_nothing_is_written_to_memory_that_was_let_go(disk: Path) -> None:
             assert not any(map(any, fresh))
             assert [slab.read(BLOCK) for slab in slabs] == before
             for slab in slabs:
-                file.context._engine.buffers.give_back(slab)  # type: ignore[union-attr]
+                file.context._engine.buffers.release(slab)  # type: ignore[union-attr]
 
 
 # ---- at any moment

@@ -12,8 +12,9 @@ import pytest
 from anyio import CancelScope, create_task_group, move_on_after
 from anyio.lowlevel import checkpoint
 
-from trio_aio import RWF, AIOContext, AIOStatistics, _kernel_context, current_context, open_aio
+from trio_aio import RWF, AIOContext, AIOStatistics, current_context, open_aio
 from trio_aio._errors import setup_error
+from trio_aio._lanes import kernel_context as _kernel_context
 
 from ._support import BLOCK, attempts, empty_pipe, evict, make_file, opened, pinned
 from ._tasks import busy, until_blocked

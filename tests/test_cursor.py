@@ -16,8 +16,8 @@ import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from trio_aio import AIOContext, open_aio, write_bytes
-from trio_aio._inode import Inode
-from trio_aio._readahead import ReadAhead
+from trio_aio._engine.shared_file import SharedFile
+from trio_aio._files.cursor import Cursor
 
 from ._support import BLOCK, attempts, content, evict, full_pipe, make_file
 from ._tasks import busy, cancel_when_blocked, cancelled_while_blocked, write_to
@@ -559,7 +559,7 @@ async def test_a_cancelled_wait_for_a_turn_leaves_the_others_their_turns(disk: P
 
 
 def test_a_piece_is_not_kept_if_the_file_has_changed_meanwhile() -> None:
-    ahead = ReadAhead(5, Inode())
+    ahead = Cursor(5, SharedFile())
     version = ahead.version
     ahead.forget()
     ahead.keep(5, b"old", version)
@@ -569,27 +569,27 @@ def test_a_piece_is_not_kept_if_the_file_has_changed_meanwhile() -> None:
 
 
 def test_an_inode_tells_those_alone_that_hold_something_and_does_not_hold_them() -> None:
-    inode = Inode()
-    one, two = ReadAhead(0, inode), ReadAhead(0, inode)
+    inode = SharedFile()
+    one, two = Cursor(0, inode), Cursor(0, inode)
     for ahead in (one, two):
         ahead.keep(0, b"old\n", ahead.version)
         next(ahead.split())
-    assert one.listed
-    assert two.listed
+    assert one.registered
+    assert two.registered
     two.keep(4, b"late", two.version)
     version = two.version
-    inode.changed()
-    assert (one.position, one.held, one.listed, two.position, two.held, two.listed) == (4, 0, False, 4, 0, False)
+    inode.note_change()
+    assert (one.position, one.held, one.registered, two.position, two.held, two.registered) == (4, 0, False, 4, 0, False)
     two.keep(4, b"late", version)
-    assert (two.held, two.listed) == (0, False)
+    assert (two.held, two.registered) == (0, False)
     for _ in range(1000):  # dropped, and no change that would clear the list
-        ReadAhead(0, inode).keep(0, b"piece", inode.version)
+        Cursor(0, inode).keep(0, b"piece", inode.version)
     gc.collect()
     assert len(inode._copies) < 20
 
 
 def test_pieces_grow_while_the_reader_goes_straight_on() -> None:
-    ahead = ReadAhead(0, Inode())
+    ahead = Cursor(0, SharedFile())
     sizes = []
     position = 0
     for _ in range(6):

@@ -1,4 +1,7 @@
-"""`python -m trio_aio doctor`: it tries what it says, on each filesystem, and leaves nothing behind."""
+"""`python -m trio_aio doctor`: each filesystem's report is what is certain of that filesystem, and no file is left behind.
+
+The tests run the doctor as a user does, and read its JSON. Only `io_setup` is replaced, in the one test of a kernel that refuses it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from trio_aio import _doctor
 from trio_aio.__main__ import main
 
 from ._support import attempts, evict, make_file
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DIRECT = ("direct read", "direct overwrite", "direct append", "direct write into a fallocated range")
-# What is certain of each filesystem: whether these four are asynchronous.
+# Whether these four are asynchronous on each filesystem. These are certain.
 ASYNCHRONOUS = {
     "ext4": (True, True, False, True),
     "xfs": (True, True, True, True),
@@ -39,10 +41,11 @@ def examined(path: Path | str, capsys: pytest.CaptureFixture[str], *, status: in
     return report
 
 
-def test_what_is_asynchronous_is_found_by_trying(filesystem: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_on_each_filesystem_reports_asynchronous_requests(filesystem: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kind = filesystem.parent.name
     expected = {name for name, found in zip(DIRECT, ASYNCHRONOUS[kind], strict=True) if found}
-    if kind != "tmpfs":  # where there is nothing to do, so they are done at once
+    # A sync on tmpfs has nothing to do and completes at once.
+    if kind != "tmpfs":
         expected |= {"fsync", "fdatasync"}
     found: set[str] = set()
     for _ in attempts("each request that is asynchronous here seen in flight", most=20):
@@ -51,7 +54,8 @@ def test_what_is_asynchronous_is_found_by_trying(filesystem: Path, capsys: pytes
         requests = report["requests"]
         assert not [tried for tried in requests.values() if tried["error"]]
         assert {"buffered read, cached", "buffered read, not cached", *DIRECT} <= set(requests)
-        # One that is seen in flight is proof. None of some tries is not: where other processes have the processors, all may be complete.
+        # A request that is seen in flight is proof. That none is seen is not: where other processes have the processors, all may have
+        # completed by then.
         found |= {name for name, tried in requests.items() if tried["asynchronous"]}
         assert found - {"fsync", "fdatasync"} <= expected
         assert not list(filesystem.iterdir())
@@ -59,7 +63,7 @@ def test_what_is_asynchronous_is_found_by_trying(filesystem: Path, capsys: pytes
             break
 
 
-def test_direct_io_and_nowait_are_found_by_trying(filesystem: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_on_each_filesystem_reports_direct_and_nowait(filesystem: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = examined(filesystem, capsys)
     kind = filesystem.parent.name
     assert report["direct"] == ("ignored" if kind == "tmpfs" else "accepted")
@@ -71,7 +75,7 @@ def test_direct_io_and_nowait_are_found_by_trying(filesystem: Path, capsys: pyte
     assert bool(appends) == (kind in ("ext4", "overlay"))
 
 
-def test_a_file_is_examined_through_one_beside_it(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_of_file_tries_on_temporary_file(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, data = make_file(disk)
     report = examined(path, capsys)
     assert report["tried_on"] == "a temporary file"
@@ -82,7 +86,7 @@ def test_a_file_is_examined_through_one_beside_it(disk: Path, capsys: pytest.Cap
 
 @pytest.fixture
 def read_only(disk: Path) -> Iterator[Path]:
-    """Give a folder with a file, and no way to write to either."""
+    """Return a read-only folder with a file."""
     path, _ = make_file(disk, 2 << 20)
     evict(path)
     subprocess.run(["mount", "--bind", str(disk), str(disk)], check=True)
@@ -93,7 +97,7 @@ def read_only(disk: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_file_in_a_read_only_place_is_read_only(read_only: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_of_file_in_read_only_folder_only_reads_it(read_only: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = examined(read_only / "file", capsys)
     assert report["tried_on"] == str(read_only / "file")
     assert list(report["requests"]) == ["direct read", "buffered read, cached"]
@@ -101,19 +105,19 @@ def test_a_file_in_a_read_only_place_is_read_only(read_only: Path, capsys: pytes
     assert [line for line in report["advice"] if "Read-only file system" in line]
 
 
-def test_a_read_only_folder_is_said_to_be_one(read_only: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_of_read_only_folder_tries_nothing(read_only: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = examined(read_only, capsys)
     assert (report["tried_on"], report["requests"], report["direct"]) == (None, {}, None)
     assert [line for line in report["advice"] if "Read-only file system" in line]
 
 
-def test_a_file_too_short_to_try_on_is_said_to_be_one(read_only: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_of_short_file_says_that_it_is_too_small(read_only: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = examined("/proc/self/status", capsys)
     assert report["requests"] == {}
     assert [line for line in report["advice"] if "smaller than" in line]
 
 
-def test_a_full_disk_is_said_to_be_full(on_filesystem: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_on_full_disk_says_no_space(on_filesystem: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
     folder = on_filesystem("small_tmpfs")
     with (folder / "filler").open("wb") as filler:
         os.posix_fallocate(filler.fileno(), 0, shutil.disk_usage(folder).free)
@@ -123,7 +127,7 @@ def test_a_full_disk_is_said_to_be_full(on_filesystem: Callable[[str], Path], ca
     assert [path.name for path in folder.iterdir()] == ["filler"]
 
 
-def test_nothing_but_workers_gives_status_1(disk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_with_engine_workers_returns_1(disk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIO_AIO_ENGINE", "workers")
     report = examined(disk, capsys, status=1)
     assert report["engine"] == "workers"
@@ -133,10 +137,11 @@ def test_nothing_but_workers_gives_status_1(disk: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("code", "words"), [(errno.EAGAIN, "sysctl fs.aio-max-nr="), (errno.EPERM, "seccomp"), (errno.ENOSYS, "no native AIO")]
 )
-def test_io_setup_refused_gives_status_1_and_advice(
+def test_doctor_without_io_setup_returns_1_with_advice(
     code: int, words: str, disk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trio_aio import _kernel_context, lowlevel
+    from trio_aio import lowlevel
+    from trio_aio._lanes import kernel_context as _kernel_context
 
     class Refusing:
         def __getattr__(self, name: str) -> Any:
@@ -152,23 +157,26 @@ def test_io_setup_refused_gives_status_1_and_advice(
     report = examined(disk, capsys, status=1)
     assert (report["engine"], report["completions"], report["requests"]) == ("workers", None, {})
     assert words in report["advice"][0]
-    assert report["direct"] == "accepted"  # which takes no native AIO to find out
+    # O_DIRECT can be tried without native AIO.
+    assert report["direct"] == "accepted"
     assert not list(disk.iterdir())
 
 
-def test_a_setting_that_means_nothing_is_reported(disk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_with_invalid_engine_setting_reports_it(
+    disk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TRIO_AIO_ENGINE", "fast")
     report = examined(disk, capsys, status=1)
     assert report["engine"] is None
     assert "TRIO_AIO_ENGINE must be" in report["advice"][0]
 
 
-def test_no_such_path_gives_status_2(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_of_missing_path_returns_2(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", str(disk / "none")]) == 2
     assert "No such file or directory" in capsys.readouterr().err
 
 
-def test_the_text_has_a_line_for_each_finding_and_advice(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_as_text_has_line_for_each_finding(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", str(disk)]) == 0
     text = capsys.readouterr().out
     for words in (
@@ -183,7 +191,7 @@ def test_the_text_has_a_line_for_each_finding_and_advice(disk: Path, capsys: pyt
     assert "\n- Direct appends are not asynchronous here" in text
 
 
-def test_it_works_as_a_program_without_privileges(disk: Path) -> None:
+def test_doctor_without_privileges_works(disk: Path) -> None:
     program = [sys.executable, "-m", "trio_aio", "doctor", str(disk), "--json"]
     if os.geteuid() == 0:
         program = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *program]
@@ -193,11 +201,10 @@ def test_it_works_as_a_program_without_privileges(disk: Path) -> None:
     assert not list(disk.iterdir())
 
 
-def test_a_mount_point_with_a_space_is_found(disk: Path, request: pytest.FixtureRequest) -> None:
+def test_doctor_of_mount_point_with_space_finds_it(disk: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> None:
     folder = disk / "with space"
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=True)
     request.addfinalizer(lambda: subprocess.run(["umount", str(folder)], check=True))
-    report = _doctor.Report(path=str(folder))
-    _doctor._examine_mount(report)
-    assert (report.filesystem, report.mount_point) == ("tmpfs", str(folder))
+    report = examined(folder, capsys)
+    assert (report["filesystem"], report["mount_point"]) == ("tmpfs", str(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import errno
 import gc
 import itertools
@@ -19,18 +20,26 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from trio_aio import _kernel_context
-from trio_aio._batch import Batch
-from trio_aio._batches import run_request
-from trio_aio._buffers import LARGEST_SLAB, Slab, export_buffer, export_vector
-from trio_aio._descriptor import DescriptionRecord, Descriptor, StatRecord
-from trio_aio._engine import DIRECT_LIMIT, TURN, Engine, _skip
+from trio_aio._context.group import RequestGroup
+from trio_aio._engine import completions
+from trio_aio._engine.descriptor import Descriptor
+from trio_aio._engine.drain import drain
+from trio_aio._engine.engine import Engine
+from trio_aio._engine.withdrawal import abandon, cancel_polls, cancel_together
 from trio_aio._errors import setup_error
-from trio_aio._kernel_lane import FEW
-from trio_aio._native import ffi, lib
-from trio_aio._request import Operation, Request, State
-from trio_aio._routing import DETOUR, STRIKES
-from trio_aio._run import Run
+from trio_aio._lanes import kernel_context as _kernel_context
+from trio_aio._lanes.devices import BACKOFF, SLOW_LIMIT
+from trio_aio._memory.exports import export_buffer, export_vector
+from trio_aio._memory.slabs import LARGEST_SLAB, Slab
+from trio_aio._native import lib
+from trio_aio._requests.base import Request, State
+from trio_aio._requests.direct import BufferedWrite, WidenedRead
+from trio_aio._requests.metadata import Allocate, Seek, Stat, Truncate
+from trio_aio._requests.opening import Close, Open
+from trio_aio._requests.pieces import Pieces, PiecesRead
+from trio_aio._requests.poll import Poll
+from trio_aio._requests.sync import Sync
+from trio_aio._requests.transfer import DIRECT_LIMIT, Append, Read, ReadVector, Write
 
 from ._support import BLOCK, Loop, attempts, empty_pipe, evict, full_pipe, loop, make_file, opened, pinned
 
@@ -41,47 +50,47 @@ if TYPE_CHECKING:
 DIRECT = os.O_RDWR | os.O_DIRECT
 
 
-def read(descriptor: Descriptor, size: int, offset: int, flags: int = 0) -> Request:
+def read(descriptor: Descriptor, size: int, offset: int, flags: int = 0) -> Read:
     memory = bytearray(size)
     export = export_buffer(memory, writable=True)
-    request = Request(Operation.READ, descriptor, export.address, size, offset, flags, export)
+    request = Read(descriptor, export.address, size, offset, flags, export)
     request.waiter = memory
     return request
 
 
-def write(descriptor: Descriptor, data: bytes, offset: int) -> Request:
+def write(descriptor: Descriptor, data: bytes, offset: int) -> Write:
     export = export_buffer(data, writable=False)
-    return Request(Operation.WRITE, descriptor, export.address, len(data), offset, owned=export)
+    return Write(descriptor, export.address, len(data), offset, 0, export)
 
 
 def warm_slab(loop: Loop, size: int) -> Slab:
     slab = loop.engine.buffers.take(size)
-    while slab.cold and slab.capacity <= LARGEST_SLAB:
+    while not slab.page.warm and slab.capacity <= LARGEST_SLAB:
         loop.turn()
     return slab
 
 
-def direct_read(loop: Loop, descriptor: Descriptor, size: int, offset: int) -> Request:
+def direct_read(loop: Loop, descriptor: Descriptor, size: int, offset: int) -> Read:
     """A read into memory that is aligned and there."""
     slab = warm_slab(loop, size)
-    return Request(Operation.READ, descriptor, slab.address, size, offset, owned=slab)
+    return Read(descriptor, slab.address, size, offset, 0, slab)
 
 
-def direct_write(loop: Loop, descriptor: Descriptor, data: bytes, offset: int) -> Request:
+def direct_write(loop: Loop, descriptor: Descriptor, data: bytes, offset: int) -> Write:
     slab = warm_slab(loop, len(data))
     slab.gather([export_buffer(data, writable=False)])
-    return Request(Operation.WRITE, descriptor, slab.address, len(data), offset, owned=slab)
+    return Write(descriptor, slab.address, len(data), offset, 0, slab)
 
 
-def poll(fd: int) -> Request:
-    return Request(Operation.POLL, Descriptor(fd, fd), address=select.POLLIN)
+def poll(fd: int) -> Poll:
+    return Poll(Descriptor(fd, fd), select.POLLIN)
 
 
 def closed_like(descriptor: Descriptor) -> Descriptor:
     """Give a descriptor that io_submit refuses (EBADF), on the same device."""
     gone = Descriptor(os.dup(descriptor.fd), "gone")
     gone.direct, gone.size = True, descriptor.size
-    gone.read_route, gone.write_route = descriptor.read_route, descriptor.write_route
+    gone.read_device, gone.write_device = descriptor.read_device, descriptor.write_device
     os.close(gone.fd)
     return gone
 
@@ -106,14 +115,14 @@ def test_workers_read_and_write_like_the_system_calls(engine_loop: Loop, file: t
         descriptor = engine_loop.descriptor(fd)
         memory = bytearray(5000)
         export = export_buffer(memory, writable=True)
-        request = Request(Operation.READ, descriptor, export.address, 5000, 100, owned=export)
+        request = Read(descriptor, export.address, 5000, 100, 0, export)
         assert engine_loop.run(request) == [5000]
         assert memory == data[100:5100]
         assert engine_loop.run(write(descriptor, b"abc", 7)) == [3]
         assert path.read_bytes()[7:10] == b"abc"
         parts = [bytearray(3), bytearray(0), bytearray(4)]
         vector = export_vector(parts, writable=True)
-        request = Request(Operation.READV, descriptor, vector.address, len(vector.exports), 6, owned=vector, nbytes=vector.length)
+        request = ReadVector(descriptor, vector, 6, 0)
         assert engine_loop.run(request) == [7]
         assert b"".join(parts) == data[6:7] + b"abc" + data[10:13]
 
@@ -123,26 +132,26 @@ def test_workers_do_what_else_a_file_needs(engine_loop: Loop, file: tuple[Path, 
     with opened(path, os.O_RDWR | os.O_APPEND) as fd:
         descriptor = engine_loop.descriptor(fd)
         export = export_buffer(b"end", writable=False)
-        assert engine_loop.run(Request(Operation.APPEND, descriptor, export.address, 3, owned=export)) == [len(data) + 3]
-        record = StatRecord()
-        assert engine_loop.run(Request(Operation.STAT, descriptor, owned=record, extra=record.address)) == [0]
-        assert record.result().st_size == len(data) + 3
-        assert engine_loop.run(Request(Operation.TRUNCATE, descriptor, offset=10)) == [0]
+        assert engine_loop.run(Append(descriptor, export.address, 3, export)) == [len(data) + 3]
+        stat = Stat(descriptor)
+        assert engine_loop.run(stat) == [0]
+        assert stat.status().st_size == len(data) + 3
+        assert engine_loop.run(Truncate(descriptor, 10)) == [0]
         assert path.stat().st_size == 10
-        assert engine_loop.run(Request(Operation.FALLOCATE, descriptor, length=BLOCK)) == [0]
-        assert engine_loop.run(Request(Operation.SEEK, descriptor, offset=-1, flags=os.SEEK_END)) == [BLOCK - 1]
-        assert engine_loop.run(Request(Operation.FSYNC, descriptor), Request(Operation.FDATASYNC, descriptor)) == [0, 0]
+        assert engine_loop.run(Allocate(descriptor, 0, BLOCK)) == [0]
+        assert engine_loop.run(Seek(descriptor, -1, os.SEEK_END)) == [BLOCK - 1]
+        assert engine_loop.run(Sync(descriptor, data_only=False), Sync(descriptor, data_only=True)) == [0, 0]
 
 
 def test_workers_open_and_close(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
     path, data = file
-    record, name = DescriptionRecord(), export_buffer(os.fsencode(path) + b"\0", writable=False)
-    request = Request(Operation.OPEN, Descriptor(-1), name.address, flags=os.O_RDONLY | os.O_CLOEXEC, owned=name, extra=record.address)
+    request = Open(Descriptor(-1), os.fsencode(path), os.O_RDONLY | os.O_CLOEXEC)
+    record = request.record
     [fd] = engine_loop.run(request)
     assert os.fstat(fd).st_size == record.value.size == len(data)
     assert (request.descriptor.fd, request.descriptor.unclaimed) == (fd, True)  # until somebody takes it over
     request.descriptor.unclaimed = False
-    assert engine_loop.run(Request(Operation.CLOSE, Descriptor(fd))) == [0]
+    assert engine_loop.run(Close(Descriptor(fd))) == [0]
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
 
@@ -167,7 +176,7 @@ def test_the_kernel_lane_reads_and_overwrites_direct_files(engine_loop: Loop, fi
         assert engine_loop.run(request) == [BLOCK]
         assert request.owned.read(BLOCK) == data[BLOCK : 2 * BLOCK]
         assert engine_loop.run(direct_write(engine_loop, descriptor, data[:BLOCK], 2 * BLOCK)) == [BLOCK]
-        assert engine_loop.run(Request(Operation.FDATASYNC, descriptor)) == [0]
+        assert engine_loop.run(Sync(descriptor, data_only=True)) == [0]
         assert engine_loop.engine.submitted_kernel == 3
         assert path.read_bytes()[2 * BLOCK : 3 * BLOCK] == data[:BLOCK]
 
@@ -205,22 +214,52 @@ def test_appends_and_large_requests_of_direct_files_go_to_the_workers(engine_loo
         assert engine_loop.engine.submitted_kernel == 1
 
 
-def test_memory_that_was_never_touched_is_for_the_workers(disk: Path) -> None:
+def test_direct_read_into_new_memory_waits_for_it_and_then_takes_the_kernel_lane(disk: Path) -> None:
     path, data = make_file(disk)
     with loop(max_workers=1) as made, opened(path, DIRECT) as fd, full_pipe() as pipe:
-        made.submit(pipe.request())  # the only worker is busy, so nobody makes the memory
+        made.submit(pipe.request())  # the only worker is busy, so no worker touches the memory
         descriptor = Descriptor(fd, fd)
         descriptor.direct, descriptor.size = True, len(data)
-        slab = made.engine.buffers.take(BLOCK)
-        assert slab.cold
-        request = Request(Operation.READ, descriptor, slab.address, BLOCK, 0, owned=slab)
-        request.cold = slab.cold
+        request = WidenedRead(descriptor, BLOCK, 0, 0)
         made.submit(request)
-        assert request.state is State.WORKER_IN_FLIGHT
+        assert request.slab is not None
+        page = request.slab.page
+        assert (request.state, page.warm, page.waiting) == (State.HELD, False, [request])
         pipe.release()
-        made.settle()
-        assert not slab.cold
-        assert slab.read(BLOCK) == data[:BLOCK]
+        made.wait_for(request)
+        assert page.warm
+        assert (request.data, made.engine.submitted_kernel) == (data[:BLOCK], 1)
+        assert page.in_use == 0
+
+
+def test_cancel_of_a_direct_read_that_waits_for_new_memory(disk: Path) -> None:
+    path, data = make_file(disk)
+    with loop(max_workers=1) as made, opened(path, DIRECT) as fd, full_pipe() as pipe:
+        made.submit(pipe.request())
+        descriptor = Descriptor(fd, fd)
+        descriptor.direct, descriptor.size = True, len(data)
+        requests = [WidenedRead(descriptor, BLOCK, i * BLOCK, 0) for i in range(3)]
+        made.submit(*requests)
+        assert requests[1].slab is not None
+        page = requests[1].slab.page
+        assert made.engine.cancel(requests[1])
+        assert (requests[1].state, page.waiting, page.in_use) == (State.WITHDRAWN, [requests[0], requests[2]], 2)
+        pipe.release()
+        made.wait_for(requests[0], requests[2])
+        assert [request.data for request in requests] == [data[:BLOCK], b"", data[2 * BLOCK : 3 * BLOCK]]
+        assert (made.engine.submitted_kernel, made.engine.cancelled) == (2, 1)
+
+
+def test_first_burst_of_direct_reads_takes_the_kernel_lane(disk: Path) -> None:
+    path, data = make_file(disk)
+    with loop(64) as made, opened(path, DIRECT) as fd:
+        descriptor = Descriptor(fd, fd)
+        descriptor.direct, descriptor.size = True, len(data)
+        requests = [WidenedRead(descriptor, BLOCK, i % 64 * BLOCK, 0) for i in range(500)]
+        made.submit(*requests)
+        made.wait_for(*requests)
+        assert all(request.data == data[i % 64 * BLOCK :][:BLOCK] for i, request in enumerate(requests))
+        assert (made.engine.submitted_kernel, made.engine.submitted_workers) == (500, 0)
 
 
 # ---- the inline lane
@@ -257,11 +296,11 @@ def test_a_device_that_does_not_know_nowait_is_not_asked_again(engine_loop: Loop
     with opened(path, os.O_RDONLY) as fd:
         descriptor = engine_loop.descriptor(fd)
         assert engine_loop.engine.inline.read(descriptor, BLOCK, 0) is None
-        assert descriptor.read_route is not None
-        assert not descriptor.read_route.nowait
+        assert descriptor.read_device is not None
+        assert not descriptor.read_device.nowait
     with opened(path, os.O_RDONLY) as fd:
         other = engine_loop.descriptor(fd)
-        assert other.read_route is descriptor.read_route
+        assert other.read_device is descriptor.read_device
 
 
 # ---- completions
@@ -289,8 +328,8 @@ def test_a_completion_with_an_old_token_is_nobodys(engine_loop: Loop, file: tupl
         descriptor = engine_loop.descriptor(fd)
         request = read(descriptor, 10, 0)
         engine_loop.run(request)
-        with pytest.raises(RuntimeError, match="no request has"):
-            engine_loop.engine._complete(request.token, 10, 10)
+        with pytest.raises(RuntimeError, match="belongs to no request"):
+            engine_loop.engine.complete(request.token, 10, 10)
         again = read(descriptor, 10, 0)
         engine_loop.run(again)
         assert again.token != request.token
@@ -325,15 +364,17 @@ def test_a_bad_request_in_the_middle_of_a_batch_fails_alone(file: tuple[Path, by
         descriptor = made.descriptor(fd)
         watch = poll(reader)
         made.submit(watch)  # something is in flight: what follows is gathered
-        requests = [direct_read(made, descriptor, BLOCK, i * BLOCK) for i in range(FEW - 1)]
+        assert made.engine.kernel is not None
+        made.engine.kernel.few = 8
+        requests = [direct_read(made, descriptor, BLOCK, i * BLOCK) for i in range(7)]
         gone = closed_like(descriptor)
-        bad = (0, 3, 4, FEW - 2)
+        bad = (0, 3, 4, 6)
         for i in bad:
             requests[i].descriptor = gone
         made.submit(*requests)
         assert all(request.state is State.KERNEL_PREPARED for request in requests)
         made.wait_for(*requests)
-        assert [request.result for request in requests] == [-errno.EBADF if i in bad else BLOCK for i in range(FEW - 1)]
+        assert [request.result for request in requests] == [-errno.EBADF if i in bad else BLOCK for i in range(7)]
         os.write(writer, b"x")
         made.wait_for(watch)
 
@@ -353,20 +394,50 @@ def test_the_slot_of_a_refused_request_goes_to_the_next_though_nothing_completes
         assert not queued
 
 
-@pytest.mark.parametrize("batches", [[FEW - 1], [FEW, FEW - 1]])
-def test_a_lone_request_goes_at_once_and_those_of_one_tick_with_few_calls(file: tuple[Path, bytes], batches: list[int]) -> None:
+@pytest.mark.parametrize("few", [1, 3, 4])
+def test_lone_request_is_submitted_at_once_and_others_in_batches(file: tuple[Path, bytes], few: int) -> None:
     with empty_pipe() as (reader, writer), loop(16, gather=True) as made, opened(file[0], DIRECT) as fd:
         descriptor = made.descriptor(fd)
-        requests = [direct_read(made, descriptor, BLOCK, i * BLOCK) for i in range(sum(batches))]
+        requests = [direct_read(made, descriptor, BLOCK, i * BLOCK) for i in range(2 * few + few - 1)]
         watch = poll(reader)
         made.submit(watch)
         assert (watch.state, made.engine.submit_calls) == (State.KERNEL_IN_FLIGHT, 1)
+        assert made.engine.kernel is not None
+        made.engine.kernel.few = few
         made.submit(*requests)
-        assert {request.state for request in requests[-(FEW - 1) :]} == {State.KERNEL_PREPARED}
+        assert made.engine.submit_calls == 1 + 2
+        assert {request.state for request in requests[2 * few :]} == ({State.KERNEL_PREPARED} if few > 1 else set())
         made.wait_for(*requests)
-        assert made.engine.submit_calls == 1 + sum(-(-count // lib.TAIO_TOGETHER) for count in batches)
+        assert made.engine.submit_calls == 1 + 2 + (few > 1)
         os.write(writer, b"x")
         made.wait_for(watch)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "in_flight", "few"),
+    [
+        (-1, 64, 4),  # not known: as before
+        (0, 64, 4),
+        (1, 64, 4),
+        (2, 64, 8),
+        (4, 64, 16),
+        (4, 16, 8),  # never more than half of what is in flight
+        (4, 3, 1),
+        (4, 1, 1),
+        (100, 64, 32),
+    ],
+)
+def test_batch_size_is_learned_from_what_calls_cost(monkeypatch: pytest.MonkeyPatch, fixed: float, in_flight: int, few: int) -> None:
+    with loop(64) as made:
+        assert made.engine.has_kernel_lane()
+        lane = made.engine.kernel
+        assert lane is not None
+        assert lane.fixed_cost < 0  # no call yet
+        with monkeypatch.context() as patch:
+            patch.setattr(type(lane), "fixed_cost", fixed)
+            patch.setattr(type(lane), "in_flight", in_flight)
+            lane.learn_few()
+        assert lane.few == few
 
 
 def test_a_run_goes_on_as_its_completions_are_taken(file: tuple[Path, bytes]) -> None:
@@ -375,9 +446,8 @@ def test_a_run_goes_on_as_its_completions_are_taken(file: tuple[Path, bytes]) ->
     with loop(4) as made, opened(path, DIRECT) as fd:
         into = mmap.mmap(-1, len(data))
         descriptor = made.descriptor(fd)
-        offsets = ffi.new("int64_t[]", [i * BLOCK for i in range(blocks)])
-        run = Run.blocks(descriptor, offsets, BLOCK, export_buffer(into, writable=True))
-        request = run_request(Operation.READ_RUN, descriptor, run)
+        offsets = array.array("q", [i * BLOCK for i in range(blocks)])
+        request = PiecesRead(descriptor, Pieces.blocks(descriptor, offsets, BLOCK, export_buffer(into, writable=True)))
         made.submit(request)
         watch = select.poll()
         watch.register(made.engine.event_fd, select.POLLIN)
@@ -388,6 +458,10 @@ def test_a_run_goes_on_as_its_completions_are_taken(file: tuple[Path, bytes]) ->
         assert made.engine.submit_calls >= blocks // lib.TAIO_TOGETHER
 
 
+class LargePoll(Poll):
+    nbytes = BLOCK
+
+
 def test_the_bytes_in_the_kernel_lane_are_bounded() -> None:
     with loop(64, gather=True) as made:
         assert made.engine.has_kernel_lane()
@@ -395,9 +469,7 @@ def test_the_bytes_in_the_kernel_lane_are_bounded() -> None:
         assert lane is not None
         lane.byte_limit = 3 * BLOCK
         with empty_pipe() as (reader, writer):
-            requests = [poll(reader) for _ in range(5)]
-            for request in requests:
-                request.nbytes = BLOCK
+            requests = [LargePoll(Descriptor(reader, reader), select.POLLIN) for _ in range(5)]
             made.submit(*requests)
             assert [request.state is State.KERNEL_QUEUED for request in requests] == [False, False, False, True, True]
             os.write(writer, b"x")
@@ -412,7 +484,7 @@ def test_no_wake_up_is_missed_one_request_at_a_time(file: tuple[Path, bytes], di
         slab = made.engine.buffers.take(BLOCK)
         made.settle()
         for i in range(20_000 if direct else 100_000):
-            request = Request(Operation.READ, descriptor, slab.address, BLOCK, i % 64 * BLOCK)
+            request = Read(descriptor, slab.address, BLOCK, i % 64 * BLOCK, 0, None)
             made.submit(request)
             while not request.finished:
                 made.turn()
@@ -425,7 +497,7 @@ def test_no_wake_up_is_missed_at_any_depth(file: tuple[Path, bytes]) -> None:
         descriptor = made.descriptor(fd)
         slab = made.engine.buffers.take(BLOCK)
         for _ in range(3000):
-            made.run(*[Request(Operation.READ, descriptor, slab.address, 8, 0) for _ in range(chance.randrange(1, 20))])
+            made.run(*[Read(descriptor, slab.address, 8, 0, 0, None) for _ in range(chance.randrange(1, 20))])
 
 
 def test_there_are_never_more_workers_than_allowed(file: tuple[Path, bytes]) -> None:
@@ -439,10 +511,10 @@ def test_a_vector_is_advanced_over_its_parts() -> None:
     parts = [bytearray(3), bytearray(5), bytearray(0), bytearray(4)]
     for done in range(12):
         vector = export_vector(parts, writable=True)
-        request = Request(Operation.READV, Descriptor(0), vector.address, len(vector.exports), 100, owned=vector, nbytes=vector.length)
-        _skip(request, done)
+        request = ReadVector(Descriptor(0), vector, 100, 0)
+        request.skip(done)
         assert (request.offset, request.nbytes) == (100 + done, 12 - done)
-        assert request.length == sum(1 for end in itertools.accumulate([3, 5, 0, 4]) if end > done)
+        assert request.parts == sum(1 for end in itertools.accumulate([3, 5, 0, 4]) if end > done)
 
 
 # ---- what a device was found to do
@@ -453,10 +525,16 @@ def answer(engine: Engine, request: Request, result: int) -> None:
     assert engine.has_kernel_lane()
     assert engine.kernel is not None
     engine.outstanding += 1
-    request.descriptor.order.enter(request)
-    engine.kernel._occupy(request)
-    request.state, request.probing = State.KERNEL_IN_FLIGHT, True
-    engine._complete(request.token, result, 0)
+    order = request.descriptor.order
+    if request.ordered:
+        order.enter(request)
+    else:
+        order.leases += 1
+    engine.kernel.occupy(request)
+    request.state = State.KERNEL_IN_FLIGHT
+    if isinstance(request, (Read, Write)):
+        request.probing = True
+    engine.complete(request.token, result, 0)
 
 
 def test_a_request_that_would_have_slept_goes_on_to_a_worker(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
@@ -464,7 +542,7 @@ def test_a_request_that_would_have_slept_goes_on_to_a_worker(engine_loop: Loop, 
     engine = engine_loop.engine
     with opened(path, DIRECT) as fd:
         descriptor = engine_loop.descriptor(fd)
-        for strikes in range(1, STRIKES + 1):
+        for strikes in range(1, SLOW_LIMIT + 1):
             request = direct_read(engine_loop, descriptor, BLOCK, 0)
             answer(engine, request, -errno.EAGAIN)
             assert request.state is State.WORKER_IN_FLIGHT
@@ -472,15 +550,15 @@ def test_a_request_that_would_have_slept_goes_on_to_a_worker(engine_loop: Loop, 
             engine_loop.wait_for(request)
             assert request.owned.read(BLOCK) == data[:BLOCK]
         for tried in attempts("a read that the device did not answer with EAGAIN"):
-            for _ in range(DETOUR):
+            for _ in range(BACKOFF):
                 engine_loop.run(direct_read(engine_loop, descriptor, BLOCK, 0))
             assert engine.submitted_kernel == tried
             engine_loop.run(direct_read(engine_loop, descriptor, BLOCK, 0))
             assert engine.submitted_kernel == tried + 1
-            if engine.retried == STRIKES + tried:
+            if engine.retried == SLOW_LIMIT + tried:
                 break
-        assert descriptor.read_route is not None
-        assert descriptor.read_route.strikes == 0  # it was asynchronous: all is forgiven
+        assert descriptor.read_device is not None
+        assert descriptor.read_device.slow == 0  # it was asynchronous: all is forgiven
 
 
 def test_a_request_that_was_interrupted_is_made_again_by_a_worker(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
@@ -488,7 +566,7 @@ def test_a_request_that_was_interrupted_is_made_again_by_a_worker(engine_loop: L
     with opened(path, DIRECT) as fd:
         descriptor = engine_loop.descriptor(fd)
         request = direct_read(engine_loop, descriptor, BLOCK, 0)
-        sync = Request(Operation.FSYNC, descriptor)
+        sync = Sync(descriptor, data_only=False)
         for interrupted in (request, sync):
             answer(engine_loop.engine, interrupted, -errno.EINTR)
         engine_loop.wait_for(request, sync)
@@ -517,7 +595,7 @@ def test_a_direct_file_without_nowait_is_tried_without_it_and_found_synchronous(
     path, data = make_file(on_filesystem("tmpfs"))
     with opened(path, DIRECT) as fd:
         descriptor = engine_loop.descriptor(fd)
-        route = descriptor.read_route
+        route = descriptor.read_device
         assert route is not None
         for kernel, workers in ((1, 1), (2, 1), (2, 2)):  # NOWAIT refused; synchronous; a detour
             request = direct_read(engine_loop, descriptor, BLOCK, 0)
@@ -525,29 +603,29 @@ def test_a_direct_file_without_nowait_is_tried_without_it_and_found_synchronous(
             assert request.owned.read(BLOCK) == data[:BLOCK]
             assert (engine_loop.engine.submitted_kernel, engine_loop.engine.submitted_workers) == (kernel, workers)
         assert not route.nowait
-        assert route.detour == DETOUR - 1
+        assert route.left == BACKOFF - 1
 
 
 def test_a_request_that_was_refused_says_nothing_of_the_device(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
     with opened(file[0], DIRECT) as fd:
         descriptor = engine_loop.descriptor(fd)
-        route = descriptor.read_route
+        route = descriptor.read_device
         assert route is not None
         route.nowait = False  # from here on one strike is enough
         assert engine_loop.run(direct_read(engine_loop, closed_like(descriptor), BLOCK, 0)) == [-errno.EBADF]
-        assert (route.strikes, route.detour) == (0, 0)
+        assert (route.slow, route.left) == (0, 0)
 
 
 def test_what_would_have_slept_is_not_tried_again_for_nobody(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
     with opened(file[0], DIRECT) as fd:
         engine, request = engine_loop.engine, direct_read(engine_loop, engine_loop.descriptor(fd), BLOCK, 0)
-        complete = engine._complete
+        complete = engine.complete
 
         def complete_late(token: int, result: int, transferred: int) -> None:
             request.cancel_requested = True  # io_cancel refuses, as for all disk I/O
             complete(token, -errno.EAGAIN, transferred)
 
-        engine._complete = complete_late  # type: ignore[method-assign]
+        engine.complete = complete_late  # type: ignore[method-assign]
         before = engine.submitted_workers
         engine_loop.run(request)
         assert request.took_no_effect
@@ -562,7 +640,7 @@ def test_a_sync_waits_for_the_writes_before_it_and_not_for_later_ones(file: tupl
         descriptor = made.descriptor(fd)
         made.submit(pipe.request())
         first, second = write(descriptor, b"1", 0), write(descriptor, b"2", 1)
-        sync, later = Request(Operation.FSYNC, descriptor), write(descriptor, b"3", 2)
+        sync, later = Sync(descriptor, data_only=False), write(descriptor, b"3", 2)
         made.submit(first, second, sync, later)
         assert sync.state is State.HELD
         pipe.release()
@@ -577,18 +655,17 @@ def test_a_sync_that_starts_may_find_the_write_that_the_next_one_waits_for_done(
         assert made.engine.has_kernel_lane()
         lane = made.engine.kernel
         assert lane is not None
-        submit = lane.submit
+        start = lane.start
 
-        def submit_when_the_second_write_is_done() -> Any:
+        def start_when_the_second_write_is_done(*arguments: Any) -> None:
             before.release()
             while not after.begun:  # what the only worker did before is complete
                 os.sched_yield()
-            return submit()
+            start(*arguments)
 
-        lane.submit = submit_when_the_second_write_is_done  # type: ignore[method-assign]
-        syncs = [Request(Operation.FSYNC, descriptor) for _ in range(2)]
+        lane.start = start_when_the_second_write_is_done  # type: ignore[method-assign]
+        syncs = [Sync(descriptor, data_only=False) for _ in range(2)]
         first, second = write(descriptor, b"", 0), write(descriptor, b"", 0)
-        first.cold = second.cold = True  # for the workers
         made.submit(first, syncs[0], before.request(), second, syncs[1], after.request())
         assert [sync.state for sync in syncs] == [State.HELD] * 2
         try:
@@ -602,7 +679,7 @@ def test_a_close_waits_for_all_requests_of_its_descriptor(file: tuple[Path, byte
     with loop(8, 1) as made, full_pipe() as pipe:
         descriptor = made.descriptor(os.open(file[0], os.O_RDONLY))
         made.submit(pipe.request())
-        request, closing = read(descriptor, 10, 0), Request(Operation.CLOSE, descriptor)
+        request, closing = read(descriptor, 10, 0), Close(descriptor)
         made.submit(request, closing)
         assert closing.state is State.HELD
         assert not made.engine.cancel(closing)  # a close happens whatever becomes of its task
@@ -618,13 +695,13 @@ def test_a_borrowed_descriptor_is_not_closed(engine_loop: Loop, file: tuple[Path
     with opened(file[0], os.O_RDONLY) as fd:
         descriptor = engine_loop.descriptor(fd)
         descriptor.borrowed = True
-        assert engine_loop.run(Request(Operation.CLOSE, descriptor)) == [0]
+        assert engine_loop.run(Close(descriptor)) == [0]
         os.fstat(fd)
 
 
 def test_a_dropped_descriptor_is_closed_by_a_worker_whoever_drops_it(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
     descriptor = engine_loop.descriptor(os.open(file[0], os.O_RDONLY))
-    thread = threading.Thread(target=engine_loop.engine.drop, args=(descriptor,))
+    thread = threading.Thread(target=engine_loop.engine.drops.add, args=(descriptor, Close(descriptor)))
     thread.start()
     thread.join()
     engine_loop.turn()
@@ -636,7 +713,7 @@ def test_a_dropped_descriptor_is_closed_by_a_worker_whoever_drops_it(engine_loop
 def test_a_descriptor_dropped_after_the_end_is_closed_at_once(file: tuple[Path, bytes]) -> None:
     with loop() as made:
         descriptor = made.descriptor(os.open(file[0], os.O_RDONLY))
-    made.engine.drop(descriptor)
+    made.engine.drops.add(descriptor, Close(descriptor))
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor.fd)
 
@@ -660,7 +737,7 @@ def test_cancel_of_a_request_in_a_workers_queue_or_before_it(file: tuple[Path, b
             made.submit(request)
             assert request.state is state
             assert cancelled(made.engine, request)
-            assert descriptor.order.requests == 0
+            assert descriptor.order.leases == 0
             pipe.release()
             made.settle()
             while made.engine.in_flight:  # the slot comes back with the completion
@@ -672,7 +749,7 @@ def test_cancel_of_a_held_sync(file: tuple[Path, bytes]) -> None:
     with loop(8, 1) as made, opened(file[0], os.O_RDWR) as fd, full_pipe() as pipe:
         descriptor = made.descriptor(fd)
         made.submit(pipe.request())
-        first, sync = write(descriptor, b"1", 0), Request(Operation.FSYNC, descriptor)
+        first, sync = write(descriptor, b"1", 0), Sync(descriptor, data_only=False)
         made.submit(first, sync)
         assert cancelled(made.engine, sync)
         pipe.release()
@@ -736,10 +813,10 @@ def test_an_abandoned_request_keeps_its_memory_until_it_is_over(file: tuple[Path
         made.submit(busy)
         memory = Memory(BLOCK)
         export = export_buffer(memory, writable=True)
-        request = Request(Operation.READ, descriptor, export.address, BLOCK, 0, owned=(export, memory))
+        request = Read(descriptor, export.address, BLOCK, 0, 0, (export, memory))
         watch = weakref.ref(memory)
         made.submit(request)
-        made.engine.abandon(request)
+        abandon(made.engine, request)
         del memory, export, request
         gc.collect()
         assert watch() is not None
@@ -755,15 +832,15 @@ def test_an_engine_can_be_drained_by_a_thread(file: tuple[Path, bytes]) -> None:
     with full_pipe() as pipe:
         descriptor = made.descriptor(os.open(file[0], os.O_RDONLY))
         made.submit(pipe.request())
-        closing = [read(descriptor, 10, 0), Request(Operation.CLOSE, descriptor)]
+        closing = [read(descriptor, 10, 0), Close(descriptor)]
         made.submit(*closing)
-        thread = threading.Thread(target=made.engine.drain)
+        thread = threading.Thread(target=drain, args=(made.engine,))
         for request in closing:
             request.waiter = None
         thread.start()
         pipe.release()
         thread.join()
-    assert made.engine.closed
+    assert made.engine.drops.closed
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor.fd)
 
@@ -773,14 +850,14 @@ def test_draining_a_long_queue_does_not_recurse(on_filesystem: Callable[[str], P
     made = Loop(1, 1, gather=True)
     with opened(path, DIRECT) as fd, empty_pipe() as (reader, writer):
         descriptor = made.descriptor(fd)
-        assert descriptor.read_route is not None
-        descriptor.read_route.nowait = False
+        assert descriptor.read_device is not None
+        descriptor.read_device.nowait = False
         requests = [poll(reader), *(direct_read(made, descriptor, BLOCK, 0) for _ in range(sys.getrecursionlimit()))]
         made.submit(*requests)
         for request in requests:
             request.waiter = None
         os.write(writer, b"x")
-        made.engine.drain()
+        drain(made.engine)
     assert {request.result for request in requests[1:]} == {BLOCK}
 
 
@@ -789,7 +866,7 @@ def test_closing_ends_polls_with_an_error_wherever_they_are() -> None:
         requests = [poll(reader) for _ in range(4)]
         made.submit(*requests)
         assert [request.state.name for request in requests] == ["KERNEL_IN_FLIGHT", "KERNEL_PREPARED", "KERNEL_QUEUED", "KERNEL_QUEUED"]
-        made.engine.cancel_polls()
+        cancel_polls(made.engine)
         made.wait_for(requests[0])
         results = [request.result for request in requests]
         os.write(writer, b"x")  # for those that were forgotten
@@ -805,7 +882,7 @@ def test_a_poll_that_its_task_cancelled_stays_so_when_the_context_closes(engine_
         request = poll(reader)
         engine_loop.submit(request)
         assert not engine_loop.engine.cancel(request)
-        engine_loop.engine.cancel_polls()
+        cancel_polls(engine_loop.engine)
         engine_loop.wait_for(request)
         assert request.took_no_effect
 
@@ -834,26 +911,28 @@ def test_writes_that_are_cancelled_together_do_not_start_in_each_others_place(fi
     with loop(1, 1) as made, opened(file[0], DIRECT) as fd, full_pipe() as pipe:
         descriptor = made.descriptor(fd)
         assert made.engine.has_kernel_lane()
-        queued, held = direct_write(made, descriptor, b"1" * BLOCK, 0), write(descriptor, b"2", BLOCK)
+        export = export_buffer(b"2", writable=False)
+        queued = direct_write(made, descriptor, b"1" * BLOCK, 0)
+        held = BufferedWrite(descriptor, export.address, 1, BLOCK, 0, export)
         behind = direct_write(made, descriptor, b"3" * BLOCK, 2 * BLOCK)
-        queued.cold = held.buffered = True
+        descriptor.size = 0  # for the workers: they make the file longer, as far as the engine knows
         made.submit(pipe.request())
         made.submit(queued, held, behind)
         assert [request.state for request in (queued, held, behind)] == [State.WORKER_QUEUED, State.HELD, State.HELD]
-        pump = made.engine.workers.pump
+        start_queued = made.engine.workers.start_queued
 
-        def pump_until_it_is_begun() -> None:
-            pump()
+        def start_queued_until_it_is_begun() -> None:
+            start_queued()
             while queued.state is State.WORKER_IN_FLIGHT and os.pread(fd_of_cache, 1, 0) != b"1":
                 os.sched_yield()
 
-        made.engine.workers.pump = pump_until_it_is_begun  # type: ignore[method-assign]
+        made.engine.workers.start_queued = start_queued_until_it_is_begun  # type: ignore[method-assign]
         watch = select.poll()
         watch.register(made.engine.event_fd, select.POLLIN)
         pipe.release()
         assert watch.poll(60_000)  # the slot will be free once somebody looks
         with opened(file[0], os.O_RDONLY) as fd_of_cache:
-            assert made.engine.cancel_together([queued, held])
+            assert cancel_together(made.engine, [queued, held])
             made.wait_for(behind)
     assert file[0].read_bytes() == file[1][: 2 * BLOCK] + b"3" * BLOCK + file[1][3 * BLOCK :]
 
@@ -900,9 +979,9 @@ def test_what_else_fails_in_a_turn_takes_no_completion_with_it(file: tuple[Path,
             raise MemoryError
             yield
 
-        batches = [Batch(made.engine, no_memory(), 1) for _ in range(2)]
+        batches = [RequestGroup(made.engine, no_memory(), 1) for _ in range(2)]
         for batch in batches:
-            made.engine.rest(batch)
+            made.engine.completions.rest(batch)
         for _ in batches:
             with pytest.raises(MemoryError):
                 made.turn()
@@ -910,10 +989,12 @@ def test_what_else_fails_in_a_turn_takes_no_completion_with_it(file: tuple[Path,
         assert made.woken == writes
 
 
-def test_completions_that_come_all_at_once_are_served_a_few_in_each_turn(file: tuple[Path, bytes]) -> None:
-    count = 2 * TURN + 5
+def test_turn_of_the_reaper_is_bounded_in_time(file: tuple[Path, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    count, looks = 41, completions.LOOKS
+    clock = iter(i * 0.75 * completions.TURN for i in itertools.count())  # each look is three quarters of a turn after the last
+    monkeypatch.setattr(completions, "perf_counter", clock.__next__)
     with writes_done(file[0], count) as (made, writes):
-        for done in (TURN, 2 * TURN, count):
+        for done in (3 * looks, count):  # the first look starts the clock, the third comes too late
             made.turn()
             for _ in range(2):
                 made.engine.reap(drain=False)  # as `flush` does within a turn
@@ -941,7 +1022,7 @@ def test_a_larger_kernel_context_replaces_the_spare() -> None:
 def test_a_smaller_spare_is_not_used_and_the_spare_is_not_the_childs() -> None:
     program = """
     import os
-    from trio_aio import _kernel_context as contexts
+    from trio_aio._lanes import kernel_context as contexts
     spare = contexts.acquire(4)
     contexts.release(spare)
     pid = os.fork()

@@ -64,8 +64,12 @@ async def _open(context: AIOContext, device: Misbehaving, direct: bool, **option
         await file.pread(1, 0)
         await file.pwrite((device.source / "file").read_bytes()[:1], 0)
         now = context.statistics()
-        if (now.submitted_kernel, now.retried) == (before.submitted_kernel + 2, before.retried):
-            break  # else it was found out that this filesystem has no RWF_NOWAIT, or memory had to be made
+        kernel_did_both = (now.submitted_kernel, now.retried) == (before.submitted_kernel + 2, before.retried)
+        devices = (file._descriptor.read_device, file._descriptor.write_device)
+        # Otherwise it was found out that this filesystem has no RWF_NOWAIT, memory had to be made, or the filesystem had answered before
+        # io_submit returned, as it may on a busy machine: the next 64 requests would go to workers.
+        if kernel_did_both and not any(device.left for device in devices):
+            break
     await until_idle(context)
     return file
 

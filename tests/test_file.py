@@ -341,7 +341,7 @@ async def test_cursor_calls_take_turns_in_order(disk: Path) -> None:
 
 async def test_a_turn_is_not_for_another_thread(disk: Path) -> None:
     path, _ = make_file(disk)
-    async with open_aio(path) as file, file._turns:
+    async with open_aio(path) as file, file._lock:
         for call in (lambda: file.read(1), lambda: file.seek(0)):
             with pytest.raises(RuntimeError, match="another thread"):
                 await anyio.to_thread.run_sync(anyio.run, call)

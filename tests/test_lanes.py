@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trio_aio import _inline_lane
-from trio_aio._buffers import export_buffer
-from trio_aio._descriptor import Descriptor
-from trio_aio._lane import _GENERATION, _MAX_TOKEN, SLOT_MASK, Lane
+from trio_aio._engine.descriptor import Descriptor
+from trio_aio._lanes import inline as _inline_lane
+from trio_aio._lanes.devices import BACKOFF, SLOW_LIMIT, DeviceRecord, DeviceRecords
+from trio_aio._lanes.slots import _GENERATION, _MAX_TOKEN, SLOT_MASK, Lane
+from trio_aio._lanes.workers import GATHER, WorkerLane
+from trio_aio._memory.exports import export_buffer
 from trio_aio._native import lib
-from trio_aio._request import Operation, Request, State
-from trio_aio._routing import DETOUR, STRIKES, Route, Routes
-from trio_aio._worker_lane import GATHER, WorkerLane
+from trio_aio._requests.base import Request, State
+from trio_aio._requests.direct import BufferedWrite
+from trio_aio._requests.metadata import Seek, Stat
+from trio_aio._requests.transfer import Read, Write
 
 from ._support import BLOCK, attempts, empty_pipe, evict, full_pipe, loop, make_file, opened, pinned
 
@@ -25,22 +28,32 @@ if TYPE_CHECKING:
 FIRST = 100
 
 
-class StillLane(Lane):
+class Sized(Request):
+    """A request that moves a number of bytes."""
+
+    __slots__ = ("nbytes",)
+
+    def __init__(self, nbytes: int) -> None:
+        super().__init__(Descriptor(-1))
+        self.nbytes: int = nbytes
+
+
+class StillLane(Lane[Sized]):
     """A lane whose requests are complete when the test says so."""
 
     queued_state = State.WORKER_QUEUED
 
     def __init__(self, slots: int) -> None:
         super().__init__(FIRST, slots)
-        self.started: list[Request] = []
+        self.started: list[Sized] = []
 
-    def _start(self, request: Request, slot: int) -> None:
-        request.advance(State.WORKER_IN_FLIGHT)
+    def start_in_slot(self, request: Sized, slot: int) -> None:
+        request.state = State.WORKER_IN_FLIGHT
         self.started.append(request)
 
 
-def accepted(lane: Lane, *sizes: int) -> list[Request]:
-    requests = [Request(Operation.READ, Descriptor(-1), nbytes=size) for size in sizes]
+def accepted(lane: StillLane, *sizes: int) -> list[Sized]:
+    requests = [Sized(size) for size in sizes]
     for request in requests:
         lane.accept(request)
     return requests
@@ -53,7 +66,7 @@ def test_requests_start_in_the_order_they_came() -> None:
     assert list(lane.waiting()) == requests[2:]
     for i in (1, 0, 2, 3, 4):  # whichever is complete first
         assert lane.take(requests[i].token) is requests[i]
-        lane.pump()
+        lane.start_queued()
     assert (lane.started, lane.in_flight, lane.queued) == (requests, 0, 0)
 
 
@@ -62,7 +75,7 @@ def test_a_newcomer_does_not_overtake_the_queue() -> None:
     first, second = accepted(lane, 1, 1)
     lane.take(first.token)
     [late] = accepted(lane, 1)  # there is a slot, but `second` was here before
-    lane.pump()
+    lane.start_queued()
     assert (lane.started, late.state) == ([first, second], State.WORKER_QUEUED)
 
 
@@ -72,7 +85,7 @@ def test_any_request_may_leave_the_queue() -> None:
     lane.withdraw_queued(requests[2])
     for i in (0, 1, 3):
         lane.take(requests[i].token)
-        lane.pump()
+        lane.start_queued()
     assert lane.started == [requests[0], requests[1], requests[3]]
 
 
@@ -83,17 +96,17 @@ def test_a_token_is_good_for_one_completion() -> None:
     [second] = accepted(lane, 1)
     assert second.token == first.token + _GENERATION
     assert second.token & SLOT_MASK == first.token & SLOT_MASK == FIRST
-    with pytest.raises(RuntimeError, match="no request has"):
+    with pytest.raises(RuntimeError, match="belongs to no request"):
         lane.take(first.token)
     assert lane.holders == [second]
     assert lane.take(second.token) is second
-    with pytest.raises(RuntimeError, match="no request has"):
+    with pytest.raises(RuntimeError, match="belongs to no request"):
         lane.take(second.token)
 
 
 def test_generations_start_again_before_a_token_would_be_negative() -> None:
     lane = StillLane(1)
-    lane._tokens[0] = _MAX_TOKEN & ~SLOT_MASK | FIRST
+    lane.tokens[0] = _MAX_TOKEN & ~SLOT_MASK | FIRST
     [last] = accepted(lane, 1)
     assert last.token <= _MAX_TOKEN < last.token + _GENERATION
     lane.take(last.token)
@@ -106,17 +119,17 @@ def test_bytes_are_bounded_unless_it_is_one_request_alone() -> None:
     requests = accepted(lane, 6, 5, 1, 20)
     assert lane.started == requests[:1]  # the third would fit, and waits its turn
     for request in requests:
-        request.nbytes -= 1  # a lane may have moved a part of it: what counted is given back
+        request.nbytes -= 1  # a lane may have moved a part of it: the lane subtracts what it added
         lane.take(request.token)
-        lane.pump()
-    assert (lane.started, lane._bytes) == (requests, 0)
+        lane.start_queued()
+    assert (lane.started, lane.bytes_in_flight) == (requests, 0)
 
 
 def test_a_withdrawn_workers_slot_comes_free_with_its_completion() -> None:
     with loop(2, 1) as made, full_pipe() as pipe:
         busy = pipe.request()
         made.submit(busy)
-        requests = [Request(Operation.STAT, Descriptor(-1)) for _ in range(2)]
+        requests = [Stat(Descriptor(-1)) for _ in range(2)]
         made.submit(*requests)
         assert made.engine.cancel(requests[0])
         assert (made.engine.workers.in_flight, requests[1].state) == (2, State.WORKER_QUEUED)
@@ -136,7 +149,7 @@ def test_what_a_worker_has_begun_is_not_withdrawn() -> None:
         assert not made.engine.cancel(busy)
         pipe.release()
         made.wait_for(busy)
-        assert busy.transferred == busy.length
+        assert busy.transferred == busy.nbytes
 
 
 @pytest.mark.parametrize("hired", [0, 1])
@@ -156,28 +169,28 @@ def test_without_more_threads_those_there_are_do_it(monkeypatch: pytest.MonkeyPa
         return
     with loop(4, 4) as made, full_pipe() as pipe, empty_pipe() as (reader, _):
         made.submit(pipe.request())
-        requests = [Request(Operation.SEEK, Descriptor(reader)) for _ in range(6)]
+        requests = [Seek(Descriptor(reader), 0, 0) for _ in range(6)]
         made.submit(*requests)
         pipe.release()
         made.wait_for(*requests)
         assert (len(made.engine.workers.threads), made.engine.workers.max_workers) == (1, 1)
 
 
-def test_a_route_makes_a_detour_after_strikes_in_a_row_and_tries_again() -> None:
-    route = Route()
-    for _ in range(STRIKES - 1):
-        route.strike()
-    route.clear()
-    for _ in range(STRIKES):
-        assert route.is_open()
-        route.strike()
-    assert [route.is_open() for _ in range(DETOUR + 1)] == [False] * DETOUR + [True]
-    route.strike()  # the one that tried again decides
-    assert not route.is_open()
+def test_device_is_left_alone_after_slow_requests_in_a_row_and_tried_again() -> None:
+    route = DeviceRecord()
+    for _ in range(SLOW_LIMIT - 1):
+        route.note_slow()
+    route.note_fast()
+    for _ in range(SLOW_LIMIT):
+        assert route.should_try()
+        route.note_slow()
+    assert [route.should_try() for _ in range(BACKOFF + 1)] == [False] * BACKOFF + [True]
+    route.note_slow()  # the one that tried again decides
+    assert not route.should_try()
 
 
-def test_routes_are_told_apart_by_device_and_kind() -> None:
-    routes = Routes()
+def test_device_records_differ_by_device_kind_and_direction() -> None:
+    routes = DeviceRecords()
     kinds = [(device, direct, writing) for device in (1, 2) for direct in (False, True) for writing in (False, True)]
     found = {id(routes.find(device, direct=direct, writing=writing)) for device, direct, writing in kinds}
     assert len(found) == 8
@@ -185,7 +198,7 @@ def test_routes_are_told_apart_by_device_and_kind() -> None:
 
 
 def test_where_nothing_is_in_the_page_cache_many_times_in_a_row_requests_go_to_the_workers_unasked(disk: Path) -> None:
-    path, data = make_file(disk, (_inline_lane.MISSES + 2 * _inline_lane.DETOUR) * BLOCK)
+    path, data = make_file(disk, (_inline_lane.MISSES + 2 * _inline_lane.BACKOFF) * BLOCK)
     for _ in attempts("as many misses in a row as it takes"):
         with path.open("rb", buffering=0) as file, full_pipe() as pipe, loop(4, 1) as lp:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # a miss reads its own page alone
@@ -199,7 +212,7 @@ def test_where_nothing_is_in_the_page_cache_many_times_in_a_row_requests_go_to_t
             with pinned(path, 0, BLOCK):
                 assert inline.read(descriptor, BLOCK, 0) == data[:BLOCK]  # no worker is at work: asking costs nobody anything
                 lp.submit(pipe.request())
-                for _ in range(_inline_lane.DETOUR):
+                for _ in range(_inline_lane.BACKOFF):
                     assert inline.read(descriptor, BLOCK, 0) is None
                 assert inline.misses == _inline_lane.MISSES  # they were not asked
                 assert inline.read(descriptor, BLOCK, 0) == data[:BLOCK]
@@ -211,11 +224,11 @@ def test_where_nothing_is_in_the_page_cache_many_times_in_a_row_requests_go_to_t
 # ---- chains
 
 
-def missed(descriptor: Descriptor, number: int) -> tuple[Request, bytearray]:
+def missed(descriptor: Descriptor, number: int) -> tuple[Read, bytearray]:
     """Give a read of a block that the inline lane has left, and its memory."""
     memory = bytearray(BLOCK)
     export = export_buffer(memory, writable=True)
-    request = Request(Operation.READ, descriptor, export.address, BLOCK, number * BLOCK, owned=export)
+    request = Read(descriptor, export.address, BLOCK, number * BLOCK, 0, export)
     request.missed = True
     return request, memory
 
@@ -251,7 +264,7 @@ def test_reads_of_two_devices_share_no_chain(disk: Path) -> None:
     path, data = make_file(disk, 64 * BLOCK)
     with path.open("rb", buffering=0) as file, full_pipe() as pipe, loop(64, 1, gather=True) as lp:
         one, other = lp.descriptor(file.fileno()), lp.descriptor(file.fileno())
-        other.read_route = Route()
+        other.read_device = DeviceRecord()
         lp.submit(pipe.request())
         reads = [missed(descriptor, number) for number, descriptor in enumerate((one, one, one, other, other, one))]
         gathered = []
@@ -269,7 +282,7 @@ def test_the_end_of_the_file_and_an_error_are_found_in_a_chain_too(disk: Path) -
     evict(path)
     with path.open("rb", buffering=0) as file, full_pipe() as pipe, loop(64, 1, gather=True) as lp:
         descriptor, gone = lp.descriptor(file.fileno()), Descriptor(os.dup(file.fileno()), "gone")
-        gone.read_route = descriptor.read_route
+        gone.read_device = descriptor.read_device
         os.close(gone.fd)
         lp.submit(pipe.request())
         reads = [missed(of, number) for of, number in ((descriptor, 0), (descriptor, 1), (gone, 0), (descriptor, 2), (descriptor, 0))]
@@ -290,8 +303,7 @@ def test_writes_of_one_file_are_gathered_if_they_go_through_the_page_cache(disk:
         writes = []
         for number in range(5):
             export = export_buffer(b"%d" % number, writable=False)
-            request = Request(Operation.WRITE, descriptor, export.address, 1, number, owned=export, extra=lib.TAIO_REOPEN if direct else 0)
-            request.buffered = direct
+            request = (BufferedWrite if direct else Write)(descriptor, export.address, 1, number, 0, export)
             writes.append(request)
             lp.submit(request)
         assert [chain.length for chain in lp.engine.workers.gathered.values()] == [4]

@@ -21,7 +21,8 @@ from anyio import CancelScope, create_task_group
 from anyio.lowlevel import checkpoint
 
 from trio_aio import AIOContext, AsyncFile, current_context, open_aio
-from trio_aio._context import MAX_WORKERS
+from trio_aio._context.context import MAX_WORKERS
+from trio_aio._engine.withdrawal import abandon as abandon_request
 
 from ._support import BLOCK, content, empty_pipe, fail_once, full_pipe, is_open, make_file, pinned
 from ._tasks import busy, cancelled_while_blocked, until_blocked, until_idle, write_to
@@ -216,8 +217,8 @@ async def test_a_file_closed_by_two_tasks_while_its_context_closes_is_closed_onc
         file = await open_aio(path, context=context)
         closed: list[int] = []
         engine: Any = context._engine
-        drop = engine.drop
-        engine.drop = lambda descriptor: (closed.append(descriptor.fd), drop(descriptor))
+        drop = engine.drops.add
+        engine.drops.add = lambda descriptor, request: (closed.append(descriptor.fd), drop(descriptor, request))
         async with busy(context) as pipe, create_task_group() as group:
             group.start_soon(context.aclose)
             await until_blocked()
@@ -226,7 +227,7 @@ async def test_a_file_closed_by_two_tasks_while_its_context_closes_is_closed_onc
             await until_blocked()
             pipe.release()
         assert closed == [file._descriptor.fd]
-        del engine.drop
+        del engine.drops.add
 
 
 @pytest.mark.anyio
@@ -367,9 +368,9 @@ async def test_no_wake_up_is_missed(disk: Path, lane: str, count: int) -> None:
     path, data = make_file(disk)
     cached = pinned(path) if lane == "inline" else nullcontext()
     async with open_aio(path, direct=lane == "kernel") as file:
-        assert file._descriptor.read_route is not None
+        assert file._descriptor.read_device is not None
         if lane == "workers":
-            file._descriptor.read_route.nowait = False
+            file._descriptor.read_device.nowait = False
         with cached:
             for i in range(count):
                 assert await file.pread(512, i % 512 * 512) == data[i % 512 * 512 :][:512]
@@ -422,7 +423,7 @@ def test_a_run_may_end_with_files_open_and_requests_abandoned(run: Run, disk: Pa
             engine: Any = context._engine
             with CancelScope() as scope:
                 async with create_task_group() as group:
-                    group.start_soon(lambda: context._perform(pipe.request(), abandon=True))
+                    group.start_soon(lambda: context._submit_and_wait(pipe.request(), abandon=True))
                     while not pipe.begun:
                         await checkpoint()
                     scope.cancel()
@@ -555,7 +556,7 @@ async def test_the_engine_of_a_context_that_drains_in_a_thread_can_be_asked(disk
             async with create_task_group() as group:
                 request = pipe.request()
                 context._engine.submit(request)  # type: ignore[union-attr]
-                context._engine.abandon(request)  # type: ignore[union-attr]
+                abandon_request(engine, request)
                 assert await cancelled_while_blocked(lambda: file.pread(1 << 20, 0))
                 group.start_soon(context.aclose)
             assert engine.kernel is None

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trio_aio import AIOContext, _kernel_context, open_aio
-from trio_aio._descriptor import Descriptor
-from trio_aio._kernel_context import KernelContext
-from trio_aio._request import Operation, Request, State
+from trio_aio import AIOContext, open_aio
+from trio_aio._engine.descriptor import Descriptor
+from trio_aio._lanes import kernel_context as _kernel_context
+from trio_aio._lanes.kernel_context import KernelContext
+from trio_aio._requests.base import Request, State
+from trio_aio._requests.poll import Poll
+from trio_aio._requests.transfer import Read
 from trio_aio.lowlevel import io_destroy, io_setup
 
 from ._programs import run
@@ -84,25 +87,25 @@ def test_a_ring_filled_to_the_brim_loses_nothing(disk: Path, monkeypatch: pytest
         descriptor = made.descriptor(fd)
         made.warm()
         memory = made.engine.buffers.take(BLOCK)
-        polls = [Request(Operation.POLL, Descriptor(reader), address=select.POLLIN) for _ in range(500)]
+        polls = [Poll(Descriptor(reader), select.POLLIN) for _ in range(500)]
         made.submit(*polls)
         made.flush()
         refused = [request for request in polls if request.finished]
         assert {request.result for request in refused} == {-errno.EAGAIN}  # nobody would say when there is room
         polls = [request for request in polls if request.state is State.KERNEL_IN_FLIGHT]
         assert len(polls) + len(refused) == 500
-        lone = Request(Operation.READ, descriptor, memory.address, BLOCK, BLOCK)
+        lone = Read(descriptor, memory.address, BLOCK, BLOCK, 0, None)
         assert made.run(lone) == [BLOCK]  # it does not wait for the polls
         assert memory.read(BLOCK) == data[BLOCK : 2 * BLOCK]
         assert not any(request.finished for request in polls)
-        reads = [Request(Operation.READ, descriptor, memory.address, BLOCK, i % 64 * BLOCK) for i in range(2000)]
+        reads = [Read(descriptor, memory.address, BLOCK, i % 64 * BLOCK, 0, None) for i in range(2000)]
         made.submit(*reads)
         made.flush()
         os.write(writer, b"x")
         made.wait_for(*polls, *reads)
         assert [request.result for request in reads] == [BLOCK] * len(reads)
         assert all(request.result & select.POLLIN for request in polls)
-        made.engine.buffers.give_back(memory)
+        made.engine.buffers.release(memory)
     io_destroy(ctx)
 
 
@@ -118,7 +121,7 @@ def test_a_hundred_thousand_requests_at_once_all_complete_in_order_in_bounded_me
         made.warm()
         memory = made.engine.buffers.take(BLOCK)
         made.settle()
-        requests = [Request(Operation.READ, descriptor, memory.address, 512, i % 512 * 512) for i in range(MANY)]
+        requests = [Read(descriptor, memory.address, 512, i % 512 * 512, 0, None) for i in range(MANY)]
         started = _record_starts(made)
         tracemalloc.start()
         try:
@@ -133,7 +136,7 @@ def test_a_hundred_thousand_requests_at_once_all_complete_in_order_in_bounded_me
         assert started == requests
         assert (made.engine.in_flight, made.engine.queued, made.engine.outstanding) == (0, 0, 0)
         assert peak < 1000 * MANY  # bytes: what the engine adds to a request, its place in the queue above all
-        made.engine.buffers.give_back(memory)
+        made.engine.buffers.release(memory)
 
 
 def _record_starts(made: Loop) -> list[Request]:
@@ -146,13 +149,13 @@ def _record_starts(made: Loop) -> list[Request]:
         lanes.append(made.engine.kernel)  # type: ignore[arg-type]
     for lane in lanes:
 
-        def start(request: Request, slot: int, start: Callable[[Request, int], None] = lane._start) -> None:
+        def start(request: Request, slot: int, start: Callable[[Request, int], None] = lane.begin) -> None:
             if request not in seen:  # else the kernel lane could not do it at once
                 seen.add(request)
                 started.append(request)
             start(request, slot)
 
-        lane._start = start  # type: ignore[method-assign]
+        lane.begin = start  # type: ignore[method-assign]
     return started
 
 

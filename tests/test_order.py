@@ -2,78 +2,80 @@
 
 from __future__ import annotations
 
-from trio_aio._descriptor import Descriptor
-from trio_aio._order import Gate, Order
-from trio_aio._request import Operation, Request
+from trio_aio._engine.descriptor import Descriptor
+from trio_aio._engine.order import Order
+from trio_aio._engine.shared_file import Gate
+from trio_aio._requests.direct import BufferedWrite
+from trio_aio._requests.opening import Close
+from trio_aio._requests.sync import Sync
+from trio_aio._requests.transfer import Write
 
 DESCRIPTOR = Descriptor(-1)
 
 
-def request(operation: Operation, *, buffered: bool = False) -> Request:
-    made = Request(operation, DESCRIPTOR)
-    made.buffered = buffered
-    return made
+def writes(kinds: str) -> list[Write]:
+    """Return direct writes ("d") and writes through the page cache ("b")."""
+    return [(BufferedWrite if kind == "b" else Write)(DESCRIPTOR, 0, 1, 0, 0, None) for kind in kinds]
 
 
-def _writes(kinds: str) -> list[Request]:
-    return [request(Operation.WRITE, buffered=kind == "b") for kind in kinds]
+def syncs(count: int, *, data_only: bool = False) -> list[Sync]:
+    return [Sync(DESCRIPTOR, data_only=data_only) for _ in range(count)]
 
 
 def test_one_kind_of_write_passes_the_gate_at_a_time_in_order() -> None:
     gate = Gate()
-    one, two, three, four, five = _writes("ddbbd")
+    one, two, three, four, five = writes("ddbbd")
     assert [gate.enter(request) for request in (one, two, three, four, five)] == [True, True, False, False, False]
     gate.leave()
     assert gate.ready() == []
     gate.leave()
     assert gate.ready() == [three, four]  # the fifth came later, and does not overtake them
     gate.withdraw(five)
-    (six,) = _writes("b")
+    (six,) = writes("b")
     assert gate.enter(six)
 
 
-def test_a_withdrawn_write_opens_the_gate_for_those_behind_it() -> None:
+def test_withdrawn_write_opens_the_gate_for_those_behind_it() -> None:
     gate = Gate()
-    one, two, three = _writes("dbd")
+    one, two, three = writes("dbd")
     assert [gate.enter(request) for request in (one, two, three)] == [True, False, False]
     gate.withdraw(two)
     assert gate.ready() == [three]
 
 
-def test_a_close_is_held_until_all_others_are_over() -> None:
+def test_close_is_held_until_all_leases_have_ended() -> None:
     order = Order()
-    read, stat, close = request(Operation.READ), request(Operation.STAT), request(Operation.CLOSE)
-    assert order.enter(read)
-    assert order.enter(stat)
+    close = Close(DESCRIPTOR)
+    order.lease()
+    order.lease()
     assert not order.enter(close)
-    assert not order.leave(read)
-    assert list(order.leave(stat)) == [close]
-    assert Order().enter(close)
+    assert not order.end_lease()
+    assert list(order.end_lease()) == [close]
 
 
-def test_syncs_that_ask_while_one_is_out_share_the_next_which_has_not_begun() -> None:
+def test_syncs_that_are_asked_for_while_one_is_in_flight_share_the_next() -> None:
     order = Order()
-    first, second, third, fourth = (request(Operation.FDATASYNC) for _ in range(4))
+    first, second, third, fourth = syncs(4, data_only=True)
     assert order.enter(first)
     assert not order.enter(second)
-    third.operation = Operation.FSYNC
+    third.data_only = False
     assert not order.enter(third)
     assert (second.followers, third.leader) == ([third], second)
-    assert second.operation is Operation.FSYNC  # for both
+    assert not second.data_only  # for both
     assert order.leave(first) == [second]
-    assert not order.enter(fourth)  # the second has begun: too early for the fourth
+    assert not order.enter(fourth)  # the second has started: too early for the fourth
     assert fourth.leader is None
     order.leave(third)
     assert order.leave(second) == [fourth]
 
 
-def test_a_sync_waits_for_the_writes_before_it_and_who_joins_brings_more() -> None:
+def test_sync_waits_for_the_writes_before_it_and_a_follower_brings_more() -> None:
     order = Order()
-    one, two, three = _writes("ddd")
-    first, second, third, fourth = (request(Operation.FSYNC) for _ in range(4))
+    one, two, three = writes("ddd")
+    first, second, third, fourth = syncs(4)
     assert order.enter(one)
     assert not order.enter(first)
-    assert not order.enter(second)  # asks for no more than the first does
+    assert not order.enter(second)  # waits for no more than the first does
     assert second.leader is first
     assert order.enter(two)
     assert not order.enter(third)  # would put the first off
@@ -88,11 +90,11 @@ def test_a_sync_waits_for_the_writes_before_it_and_who_joins_brings_more() -> No
     assert order.leave(three) == [third]
 
 
-def test_what_waits_can_be_withdrawn() -> None:
+def test_waiting_requests_can_be_withdrawn() -> None:
     order = Order()
     order.gate = Gate()
-    write, buffered = _writes("db")
-    leader, follower = request(Operation.FSYNC), request(Operation.FSYNC)
+    write, buffered = writes("db")
+    leader, follower = syncs(2)
     assert order.enter(write)
     assert not order.enter(buffered)
     assert not order.enter(leader)
@@ -102,4 +104,4 @@ def test_what_waits_can_be_withdrawn() -> None:
         assert order.leave(waiting) == []
     assert leader.followers == []
     assert order.leave(write) == []
-    assert (order.requests, order.writes) == (0, set())
+    assert (order.leases, order.writes) == (0, set())

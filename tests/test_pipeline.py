@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from trio_aio._pipeline import Writer
+    from trio_aio._bulk.chunks import Writer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.backends("trio", "asyncio")]
 
@@ -72,7 +72,7 @@ async def test_leaving_the_loop_early_leaves_nothing_in_flight(disk: Path, direc
             await until_idle(context)  # a withdrawn request's slot comes back a moment later
             assert await gathered(chunks) == []
         pool = context._engine.buffers  # type: ignore[union-attr]
-        assert not any(slab.chunk.in_use for slabs in pool._free.values() for slab in slabs)
+        assert not any(slab.page.in_use for slabs in pool._free.values() for slab in slabs)
 
 
 @MODES
@@ -251,7 +251,7 @@ async def test_a_writer_is_for_one_task_inside_async_with(disk: Path) -> None:
         with pytest.raises(RuntimeError, match="async with"):
             await writer.write(b"x")
         async with writer:
-            with pytest.raises(RuntimeError, match="in use"):
+            with pytest.raises(RuntimeError, match="already open"):
                 await writer.__aenter__()
             async with busy(context) as pipe, create_task_group() as group:
                 group.start_soon(writer.write, b"0" * 25)

@@ -43,7 +43,7 @@ def test_an_autojump_clock_waits_for_a_request_as_long_as_it_is_told(threshold: 
                             pipe.release()
 
                     with pytest.raises(OSError, match="Illegal seek"):
-                        await context._perform(pipe.request())
+                        await context._submit_and_wait(pipe.request())
                     assert scope.cancel_called == (threshold == 0)
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=threshold))

@@ -19,12 +19,15 @@ import trio
 import trio.testing
 
 from trio_aio import AIOContext, open_aio
-from trio_aio._batch import Batch
-from trio_aio._buffers import export_buffer
-from trio_aio._copying import PIECE
-from trio_aio._descriptor import Alignment, Descriptor
-from trio_aio._request import Operation, Request, State
-from trio_aio._run import Run
+from trio_aio._context.copying import PIECE
+from trio_aio._context.group import RequestGroup
+from trio_aio._engine.descriptor import Alignment, Descriptor
+from trio_aio._memory.exports import export_buffer
+from trio_aio._requests.base import Request, State
+from trio_aio._requests.direct import BufferedWrite
+from trio_aio._requests.pieces import Pieces, PiecesRead, PiecesWrite
+from trio_aio._requests.poll import Poll
+from trio_aio._requests.sync import Sync
 from trio_aio.testing import FaultyContext
 
 from ._support import BLOCK, Loop, attempts, empty_pipe, evict, full_pipe, loop, make_file, opened, pinned
@@ -79,7 +82,7 @@ async def test_a_writer_whose_file_is_closed_meanwhile_writes_to_nobody_elses_fi
             nursery.start_soon(file.aclose)  # waits for the first block
             await trio.testing.wait_all_tasks_blocked()
             pipe.release()
-            while file._descriptor.order._closing is not None:
+            while file._descriptor.order._close is not None:
                 await trio.lowlevel.checkpoint()
             nursery.start_soon(open_other)
         assert strangers[0].fileno() == number
@@ -303,15 +306,13 @@ def wake_ups(context: AIOContext) -> str:
 # ---- writes that are given up together
 
 
-def two_writes(lp: Loop, descriptor: Descriptor) -> tuple[Batch, list[Request]]:
+def two_writes(lp: Loop, descriptor: Descriptor, *, second_buffered: bool = False) -> tuple[RequestGroup[PiecesWrite], list[PiecesWrite]]:
     """Give a batch of two writes that has not been started: the first for the kernel lane, the second, beyond the end, for a worker."""
     requests = []
     for offset in (0, 1 << 30):
-        run = Run.ranges(descriptor, [(offset, export_buffer(mmap.mmap(-1, BLOCK), writable=False))], writing=True)
-        request = Request(Operation.WRITE_RUN, descriptor, run.address, 0, offset, 0, run, 0, BLOCK)
-        request.run = run
-        requests.append(request)
-    return Batch(lp.engine, requests, 2, writing=True), requests
+        pieces = Pieces.ranges(descriptor, [(offset, export_buffer(mmap.mmap(-1, BLOCK), writable=False))], writing=True)
+        requests.append(PiecesWrite(descriptor, pieces, buffered=second_buffered and offset > 0))
+    return RequestGroup(lp.engine, requests, 2, writing=True), requests
 
 
 @contextmanager
@@ -321,7 +322,7 @@ def crowded(disk: Path) -> Iterator[tuple[Loop, Descriptor, Request]]:
     with loop(1, 1, gather=True) as lp, opened(path, os.O_RDWR | os.O_DIRECT) as fd, empty_pipe() as (reader, _writer):
         lp.warm()
         descriptor = lp.descriptor(fd)
-        watch = Request(Operation.POLL, Descriptor(reader, reader), address=select.POLLIN)
+        watch = Poll(Descriptor(reader, reader), select.POLLIN)
         lp.submit(watch)
         lp.flush()
         try:
@@ -337,7 +338,7 @@ def test_writes_that_nobody_was_given_are_given_up_together(disk: Path) -> None:
         lp.submit(pipe.request())
         batch, (first, second) = two_writes(lp, descriptor)
         batch.start()
-        sync = Request(Operation.FSYNC, descriptor)
+        sync = Sync(descriptor, data_only=False)
         lp.submit(sync)
         assert (first.state, second.state, sync.state) == (State.KERNEL_QUEUED, State.WORKER_QUEUED, State.HELD)
         assert batch.cancel()
@@ -351,10 +352,10 @@ def test_writes_of_which_a_worker_has_one_all_go_on(disk: Path) -> None:
         batch, (first, second) = two_writes(lp, descriptor)
         batch.waiter = lp
         batch.start()
-        while second.run is not None and second.run.pieces[0].result < 0:  # a worker has it, its completion is not taken yet
+        while second.pieces.array[0].result < 0:  # a worker has it, its completion is not taken yet
             os.sched_yield()
         assert (first.state, second.state) == (State.KERNEL_QUEUED, State.WORKER_IN_FLIGHT)
-        sync = Request(Operation.FSYNC, descriptor)
+        sync = Sync(descriptor, data_only=False)
         lp.submit(sync)
         assert not batch.cancel()
         assert (first.state, second.state) == (State.KERNEL_QUEUED, State.WORKER_IN_FLIGHT)
@@ -380,14 +381,14 @@ async def test_a_single_read_need_not_wait_for_a_whole_run(disk: Path, slots: in
         while not context.statistics().submitted_kernel:  # memory for a single read has to be made first
             await file.pread(BLOCK, 0)
         lane: Any = context._engine.kernel  # type: ignore[union-attr]
-        accept, start, take_back = lane.accept, lane._start, lane.take_back
+        accept, start, take_back = lane.accept, lane.begin, lane.take_slot_back
         for _ in attempts("a single read that came behind a run with most pieces to go"):
             before: list[int] = []  # pieces submitted when the single read came, and when it got its slot
             left: list[int] = []  # pieces submitted when the run left the lane: the rest is for a worker
 
             def note(request: Request, before: list[int] = before, left: list[int] = left) -> None:
-                if request.run is None:
-                    before.append(lane._runs[0].run.native.next if lane._runs else left[0] if left else blocks)
+                if not isinstance(request, PiecesRead):
+                    before.append(lane._many[0].pieces.native.next if lane._many else left[0] if left else blocks)
 
             def note_accept(request: Request, note: Callable[[Request], None] = note) -> None:
                 note(request)
@@ -397,18 +398,19 @@ async def test_a_single_read_need_not_wait_for_a_whole_run(disk: Path, slots: in
                 note(request)
                 start(request, slot)
 
-            def note_leaving(request: Request, token: int, left: list[int] = left) -> bool:
+            def note_leaving(request: PiecesRead, token: int, left: list[int] = left) -> bool:
                 was_last: bool = take_back(request, token)
                 if was_last:
-                    left.append(request.run.native.next)  # type: ignore[union-attr]
+                    left.append(request.pieces.native.next)
                 return was_last
 
-            lane.accept, lane._start, lane.take_back = note_accept, note_start, note_leaving
+            lane.accept, lane.begin, lane.take_slot_back = note_accept, note_start, note_leaving
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(partial(file.read_blocks, range(0, 64 << 20, 1 << 20), 1 << 20, into=into))
                 await trio.lowlevel.checkpoint()
                 await file.pread(BLOCK, 0)
-            del lane.accept, lane._start, lane.take_back
+            del lane.accept, lane.take_slot_back
+            lane.begin = start
             if len(before) == 2 and before[0] < blocks // 2:  # otherwise a worker read it, or the run was too quick
                 break
     came, started = before
@@ -572,11 +574,9 @@ def test_writes_that_wait_at_the_gate_are_given_up_without_letting_each_other_th
         descriptor = lp.descriptor(fd)
         gate = descriptor.order.gate
         assert gate is not None
-        others = Request(Operation.WRITE, descriptor)
-        others.buffered = True
+        others = BufferedWrite(descriptor, 0, 0, 0, 0, None)
         assert gate.enter(others)
-        batch, (first, second) = two_writes(lp, descriptor)
-        second.buffered = True
+        batch, (first, second) = two_writes(lp, descriptor, second_buffered=True)
         batch.start()
         assert (first.state, second.state) == (State.HELD, State.HELD)
         before = lp.engine.submitted_workers
@@ -594,10 +594,10 @@ async def test_blocks_of_no_bytes_are_read_wherever_they_are(on_filesystem: Call
     async with open_aio(path, direct=direct) as file:
         await file.read_blocks([0, BLOCK], BLOCK)
         await file.read_blocks([0, BLOCK], BLOCK)  # what the device does not know is known now
-        route = file._descriptor.read_route
+        route = file._descriptor.read_device
         assert route is not None
         for _ in range(3):
-            route.detour = 0
+            route.left = 0
             assert await file.read_blocks([0, BLOCK], 0) == b""
         assert await file.pread(BLOCK, 0) == bytes(BLOCK)
 

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import errno
 import gc
+import importlib
 import os
+import pkgutil
 import random
 import select
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from trio_aio import open_aio
-from trio_aio._request import Operation, Request
-from trio_aio.testing import _NAMES, FaultyContext
+from trio_aio import _requests, open_aio
+from trio_aio._requests.base import Request
+from trio_aio._requests.metadata import Stat
+from trio_aio.testing import FaultyContext
+from trio_aio.testing._rules import OperationName
 
 from ._support import BLOCK, content, empty_pipe, fail_once, full_pipe, is_open, make_file, opened
 from ._tasks import cancelled_while_blocked, until_idle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
     from trio_aio import AsyncFile
@@ -66,8 +70,18 @@ async def test_without_a_fault_it_is_a_context_like_any_other(disk: Path, contex
 
 
 async def test_every_operation_has_a_name_for_users() -> None:
-    # The first is the engine's own; whole files are for the context of the run, which is never a faulty one.
-    assert set(Operation) - set(_NAMES) == {Operation.POPULATE, Operation.READ_FILE, Operation.WRITE_FILE}
+    def kinds(kind: type[Request]) -> Iterator[type[Request]]:
+        for each in kind.__subclasses__():
+            yield each
+            yield from kinds(each)
+
+    for module in pkgutil.iter_modules(_requests.__path__):
+        importlib.import_module(f"trio_aio._requests.{module.name}")
+    public = [kind for kind in kinds(Request) if kind.__module__.startswith("trio_aio.") and not kind.__name__.startswith("_")]
+    # Whole files are for the context of the run, which is never a faulty one. The others are bases.
+    bases = {"Transfer", "InSlab", "PiecesRequest"}
+    assert {kind.__name__ for kind in public if kind.fault_name is None} - bases == {"ReadWhole", "WriteWhole"}
+    assert {kind.fault_name for kind in public} - {None} == set(get_args(OperationName))
 
 
 async def test_what_cannot_be_meant_is_refused() -> None:
@@ -90,7 +104,7 @@ async def test_what_cannot_be_meant_is_refused() -> None:
             ask()
     with pytest.raises(TypeError):
         context.short(1.5)  # type: ignore[arg-type]
-    assert not context._faults
+    assert not context._faults.rules
 
 
 # ---- which requests
@@ -141,7 +155,7 @@ async def test_times_says_how_often_and_the_end_of_with_takes_it_back(disk: Path
             assert await failures(3) == [True, True, True]
         assert await failures(1) == [False]
         assert fault.hits == 3
-        assert not context._faults
+        assert not context._faults.rules
 
 
 async def test_the_fault_that_was_asked_for_first_comes_first(disk: Path, context: FaultyContext) -> None:
@@ -714,7 +728,7 @@ async def test_a_completion_that_raises_leaves_the_answers_behind_it_for_the_nex
         engine = context._engine
         assert engine is not None
         fail_once(engine, RuntimeError("a bug"))
-        requests = [Request(Operation.STAT, file._descriptor) for _ in range(3)]
+        requests = [Stat(file._descriptor) for _ in range(3)]
         with context.fail(errno.EIO, operation="stat"):
             for request in requests:
                 engine.submit(request)
@@ -733,7 +747,7 @@ async def test_reads_that_are_given_up_are_not_remembered(disk: Path) -> None:
             with context.short(100, operation="read"):
                 for _ in range(5):
                     assert await cancelled_while_blocked(lambda: file.pread(BLOCK, 0))
-                assert not engine._cuts
+                assert not context._faults._cuts
             pipe.release()
             await until_idle(context)
         assert await file.pread(BLOCK, 0) == data[:BLOCK]

@@ -10,14 +10,17 @@ import sys
 if sys.platform != "linux":
     raise ImportError(f"trio_aio works on Linux only: it is built on the Linux kernel's native AIO, which {sys.platform} does not have")
 
-from trio_aio._context import AIOContext, AIOStatistics, current_context
-from trio_aio._descriptor import Alignment
-from trio_aio._file import AsyncFile
-from trio_aio._open import FileOpener, open_aio
-from trio_aio._pipeline import Chunks, Writer
-from trio_aio._streams import FileReadStream, FileWriteStream
-from trio_aio._text import AsyncTextFile
-from trio_aio._whole import read_bytes, read_text, write_bytes, write_text
+from trio_aio._bulk.chunks import Chunks
+from trio_aio._bulk.writer import Writer
+from trio_aio._context.context import AIOContext
+from trio_aio._context.shared import current_context
+from trio_aio._context.statistics import AIOStatistics
+from trio_aio._engine.descriptor import Alignment
+from trio_aio._files.binary import AsyncFile
+from trio_aio._files.open import FileOpener, open_aio
+from trio_aio._files.streams import FileReadStream, FileWriteStream
+from trio_aio._files.text import AsyncTextFile
+from trio_aio._files.whole import read_bytes, read_text, write_bytes, write_text
 from trio_aio.lowlevel import RWF
 
 __all__ = (

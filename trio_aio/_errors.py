@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
-__all__ = ("os_error", "setup_error")
+__all__ = ("aio_limit", "os_error", "setup_error")
 
 
 def os_error(code: int, filename: object = None, detail: str = "") -> OSError:
@@ -41,12 +41,17 @@ def _setup_advice(code: int) -> str:
     return "io_setup"
 
 
-def _aio_limit(name: str) -> int | None:
+def aio_limit(name: str) -> int | None:
+    """Return the number in `/proc/sys/fs/<name>`, None if it cannot be read. name: "aio-nr" or "aio-max-nr"."""
     try:
         with open(f"/proc/sys/fs/{name}", encoding="ascii") as file:
             return int(file.read())
     except (OSError, ValueError):
         return None
+
+
+# The name that `_setup_advice` uses, and that tests of it replace.
+_aio_limit = aio_limit
 
 
 def _shown(number: int | None) -> str:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-    from trio_aio._native._ext import CData
+    from trio_aio._native import CData
 
 __all__ = (
     "EFD_CLOEXEC",

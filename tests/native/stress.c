@@ -45,7 +45,7 @@ struct holder {
     struct taio_description description;
     struct taio_stat stat;
     struct holder *leader; /* of a slot that a run has in the ring: whose region it is on */
-    struct taio_run run;
+    struct taio_pieces run;
     struct taio_piece pieces[PIECES];
     char *bounce;
     unsigned out;      /* slots of the ring that its run has, its own too */
@@ -61,7 +61,7 @@ static struct taio_ring *ring;
 static struct taio_pool *pool;
 static unsigned chain_first, chain_last, chained; /* what is gathered for the pool: reads, or writes */
 static int chain_reads;
-static struct taio_second second = {TAIO_NOT_YET}; /* of direct_fd */
+static struct taio_buffered_fd second = {TAIO_NOT_YET}; /* of direct_fd */
 static uint64_t next_token, submits, completions, withdrawals, cancels, refusals;
 
 static uint64_t draw(uint64_t below) /* xorshift: the same on every machine */
@@ -147,7 +147,7 @@ static void make_run(struct holder *h, int64_t offset, int fd, int writing, unsi
         at += length;
     }
     unsigned run_unit = fd == buffered_fd ? 1 : UNIT;
-    h->run = (struct taio_run){.pieces = h->pieces, .count = count, .unit = run_unit, .memory_unit = run_unit, .fd = fd, .writing = writing};
+    h->run = (struct taio_pieces){.pieces = h->pieces, .count = count, .unit = run_unit, .memory_unit = run_unit, .fd = fd, .writing = writing};
     memset(h->memory, UNTOUCHED, REGION);
     if (writing)
         fill(h->memory, REGION, h->writing, offset);
@@ -157,7 +157,7 @@ static void begin_run(unsigned slot)
 {
     struct holder *h = &holders[slot];
     int bounced = (int)draw(2), writing = !bounced && draw(2);
-    begin(h, RING_RUN, TAIO_RUN);
+    begin(h, RING_RUN, TAIO_PIECES);
     make_run(h, place(slot), direct_fd, writing, bounced ? 1 : UNIT);
     h->run.width = 1 + (unsigned)draw(8);
     h->leader = h;
@@ -177,9 +177,9 @@ static void begin_run(unsigned slot)
         if (i > 0 && holders[other].lane != NOBODY)
             continue;
         if (i > 0)
-            begin(&holders[other], RING_RUN, TAIO_RUN);
+            begin(&holders[other], RING_RUN, TAIO_PIECES);
         holders[other].leader = h;
-        if (!taio_ring_prepare_run(ring, other, holders[other].token, &h->run, h->out)) {
+        if (!taio_ring_prepare_pieces(ring, other, holders[other].token, &h->run, h->out)) {
             CHECK(i > 0);
             holders[other].lane = NOBODY;
             submits--;
@@ -199,7 +199,7 @@ static void leave_run(struct holder *h)
         return;
     leader->lane = NOBODY;
     CHECK(leader->run.out == 0);
-    int whole = taio_run_check(&leader->run) == leader->run.count;
+    int whole = taio_pieces_first_open(&leader->run) == leader->run.count;
     CHECK(whole || leader->refused || leader->stopped);
     for (unsigned i = 0; i < leader->run.count; i++) {
         const struct taio_piece *piece = &leader->pieces[i];
@@ -258,7 +258,7 @@ static int to_ring(unsigned slot)
 /* By a descriptor of one's own, or by the one that is kept. */
 static uint64_t through_cache(void)
 {
-    return TAIO_REOPEN | (draw(2) ? (uint64_t)(uintptr_t)&second : 0);
+    return TAIO_BUFFERED_FD | (draw(2) ? (uint64_t)(uintptr_t)&second : 0);
 }
 
 static void hand_over_chain(void)
@@ -305,7 +305,7 @@ static void to_pool(unsigned slot)
         memory = (uint64_t)(uintptr_t)h->parts;
         length = PARTS;
         break;
-    case TAIO_RUN:
+    case TAIO_PIECES:
         make_run(h, offset, fd, (int)draw(2), 1);
         if (fd == direct_fd && h->run.writing)
             make_run(h, offset, fd, 1, UNIT);
@@ -395,8 +395,8 @@ static void complete(const struct taio_completion *c)
             CHECK(is_filled(h->memory + h->before, (size_t)h->expected, h->value, h->offset));
             CHECK(is_untouched(h->memory + h->before + h->expected, REGION - h->before - (size_t)h->expected));
             break;
-        case TAIO_RUN:
-            CHECK(taio_run_check(&h->run) == h->run.count && c->transferred == REGION);
+        case TAIO_PIECES:
+            CHECK(taio_pieces_first_open(&h->run) == h->run.count && c->transferred == REGION);
             if (h->run.writing)
                 h->value = h->writing;
             else

@@ -1,4 +1,4 @@
-"""The seam to the async library: all that the rest of the package wants of one, and the choice of the one that runs."""
+"""The seam to the event loop: all that the rest of the package needs of one, and the choice of the one that runs."""
 
 from __future__ import annotations
 
@@ -12,31 +12,41 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-__all__ = ("Backend", "Deferred", "Performable", "Waitable", "async_resource", "current_backend", "resources")
+__all__ = ("Backend", "Deferred", "Performable", "Waitable", "Waiter", "async_resource", "current_backend", "resources")
 
 _Type = TypeVar("_Type", bound=type)
 resources: list[type] = []
 
 
 def async_resource(cls: _Type) -> _Type:
-    """Make a class with ``aclose`` an ``anyio.abc.AsyncResource``, and a ``trio.abc.AsyncResource`` once trio is there."""
+    """Make a class with ``aclose`` an ``anyio.abc.AsyncResource``, and a ``trio.abc.AsyncResource`` once trio is imported."""
     AsyncResource.register(cls)
     resources.append(cls)
     return cls
 
 
 class Waitable(Protocol):
-    """What a task can wait for: it is done, or its waiter will be woken."""
+    """What a task can wait for: it is finished, or its waiter will be woken."""
 
     waiter: Any
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing to wait for any more."""
+        """Whether there is nothing left to wait for."""
+
+
+class Waiter:
+    """The plainest `Waitable`: set `finished`, then wake it."""
+
+    __slots__ = ("finished", "waiter")
+
+    def __init__(self) -> None:
+        self.waiter: Any = None
+        self.finished: bool = False
 
 
 class Performable(Waitable, Protocol):
-    """What is submitted, waited for and perhaps cancelled."""
+    """What a task submits, waits for and perhaps cancels."""
 
     @property
     def took_no_effect(self) -> bool:
@@ -52,62 +62,62 @@ class Backend(Protocol):
     identity: object
     """This run."""
     native_cancellation: tuple[type[BaseException], ...]
-    """What comes through every shield: asyncio's Task.cancel, once the wait is over."""
+    """The exceptions that pass every shield: asyncio's Task.cancel, once the wait has ended."""
 
     def current(self) -> object:
-        """Give the run that the caller is in; RuntimeError outside any."""
+        """Return the run that the caller is in. RuntimeError outside a run."""
 
     async def checkpoint_if_cancelled(self) -> None:
-        """Raise Cancelled if that is due; else do nothing."""
+        """Raise Cancelled if that is due; otherwise do nothing."""
 
     async def cancel_shielded_checkpoint(self) -> None:
-        """Let other tasks run, whatever is due."""
+        """Let other tasks run, even if a cancellation is due."""
 
     async def perform(self, submit: Callable[[_T], None], request: _T, cancel: Callable[[_T], bool]) -> None:
-        """Checkpoint if cancelled, submit a request (or a batch of them) and wait until it is finished.
+        """Checkpoint if cancelled, submit a request or a group of them, and wait until it is finished.
 
-        Cancelled is raised before `submit`; or if `cancel`, called when the task is cancelled, gives True (then nobody will be woken);
-        or, after a `cancel` that gave False, once the request is finished and `took_no_effect`. asyncio's native cancellation cannot be
-        put off: it is raised in any case once the request is finished.
+        Cancelled is raised before `submit`; or if `cancel`, called when the task is cancelled, returns True (then no task will be woken);
+        or, after a `cancel` that returned False, once the request is finished and `took_no_effect`. asyncio's native cancellation cannot
+        be put off: it is always raised once the request is finished.
         """
 
     async def wait(self, waitable: Waitable, cancel: Callable[[], bool], start: Callable[[], None] | None = None) -> None:
-        """Call `start` and wait until it is finished: a checkpoint.
+        """Call `start` and wait until `waitable` is finished: a checkpoint.
 
-        Cancelled is raised if `cancel`, called when that is due, gives True. asyncio's native cancellation, which cannot be put off, is
+        Cancelled is raised if `cancel`, called when that is due, returns True. asyncio's native cancellation, which cannot be put off, is
         also raised when it is finished.
         """
 
     async def wait_readable(self, fd: int) -> bool:
-        """Wait until a descriptor is readable; cancellable at once. False: `notify_closing` was called for it."""
+        """Wait until an fd is readable. Can be cancelled at once. False: `notify_closing` was called for it."""
 
     def notify_closing(self, fd: int) -> None:
-        """End the `wait_readable` of a descriptor."""
+        """End the `wait_readable` of an fd."""
 
     def wake(self, waitable: Waitable) -> None:
-        """Wake its waiter."""
+        """Wake the task that waits for it."""
 
     def start_reaper(self, fd: int, reap: Callable[[], bool], drained: Callable[[], bool], end: Callable[[], None]) -> None:
-        """Start a task that belongs to the run: it calls `reap` whenever `fd` is readable, until that gives True.
+        """Start the reaper, which belongs to the run: it calls `reap` whenever `fd` is readable, until that returns True.
 
-        When the run ends first, it goes on until `drained` gives True, then calls `end`.
+        If the run ends first, it continues until `drained` returns True, then calls `end`.
         """
 
     def at_end_of_tick(self, flush: Callable[[], None]) -> None:
-        """Call `flush` once when the tasks of this tick have had their turn."""
+        """Call `flush` once, when the tasks of this tick have run."""
 
     def shielded(self) -> Any:
-        """Give a context manager in which cancellation is not delivered."""
+        """Return a context manager in which cancellation is not delivered."""
 
     async def run_in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call foreign code that may block; not cancellable once it has begun."""
+        """Call foreign code that may block. It cannot be cancelled once it has started."""
 
     def run_local(self, make: Callable[[Backend], Any]) -> Any:
-        """Give the object that `make` made for this run when it was first asked for."""
+        """Return the object that `make` made for this run at the first call."""
 
 
 class Deferred:
-    """Puts a native cancellation off to the end of a call that must not stop half-way: ``with deferred: await ...``, then `deliver`."""
+    """Puts off a native cancellation to the end of a call that must not stop half-way: ``with deferred: await ...``, then `deliver`."""
 
     def __init__(self, backend: Backend) -> None:
         self._kinds: tuple[type[BaseException], ...] = backend.native_cancellation
@@ -129,9 +139,9 @@ class Deferred:
 
 
 def current_backend() -> Backend:
-    """Give the backend of the run that the caller is in; RuntimeError outside any."""
+    """Return the backend of the run that the caller is in. RuntimeError outside a run."""
     trio = sys.modules.get("trio")
-    # A trio that is a guest of asyncio is there in the host's tasks too, but they are not its tasks.
+    # While trio is a guest of asyncio, trio.lowlevel sees a run in the host's tasks too; but those are not trio's tasks.
     if trio is not None and trio.lowlevel.in_trio_task():
         return _load("_trio")
     asyncio = sys.modules.get("asyncio")

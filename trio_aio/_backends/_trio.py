@@ -11,6 +11,7 @@ Ticks. trio runs all tasks that are ready, then waits for I/O. An instrument hea
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -70,13 +71,14 @@ class TrioBackend:
     def __init__(self) -> None:
         self.identity: object = current_trio_token()
         self._end_of_tick: _EndOfTick | None = None
+        self._refused: dict[object, Callable[[], Any]] = {}  # cancellations that a request did not take, until it completes
 
     current = staticmethod(current_trio_token)
     checkpoint_if_cancelled = staticmethod(checkpoint_if_cancelled)
     cancel_shielded_checkpoint = staticmethod(cancel_shielded_checkpoint)
     notify_closing = staticmethod(notify_closing)
 
-    # KeyboardInterrupt between submit and wait would leave a request that nobody waits for.
+    # A KeyboardInterrupt between submit and wait would leave a request that no task waits for.
     @enable_ki_protection
     async def perform(self, submit: Callable[[_T], None], request: _T, cancel: Callable[[_T], bool]) -> None:
         await checkpoint_if_cancelled()
@@ -84,19 +86,18 @@ class TrioBackend:
         if request.finished:
             await cancel_shielded_checkpoint()
             return
-        deliver: Callable[[], Any] | None = None
-
-        def abort(raise_cancel: Callable[[], Any]) -> Abort:
-            nonlocal deliver
-            if cancel(request):
-                return Abort.SUCCEEDED
-            deliver = raise_cancel
-            return Abort.FAILED
-
         request.waiter = current_task()
-        await wait_task_rescheduled(abort)
-        if deliver is not None and request.took_no_effect:
-            deliver()
+        await wait_task_rescheduled(partial(self._abort, cancel, request))
+        if self._refused:
+            deliver = self._refused.pop(request, None)
+            if deliver is not None and request.took_no_effect:
+                deliver()
+
+    def _abort(self, cancel: Callable[[_T], bool], request: _T, raise_cancel: Callable[[], Any]) -> Abort:
+        if cancel(request):
+            return Abort.SUCCEEDED
+        self._refused[request] = raise_cancel
+        return Abort.FAILED
 
     @enable_ki_protection
     async def wait(self, waitable: Waitable, cancel: Callable[[], bool], start: Callable[[], None] | None = None) -> None:

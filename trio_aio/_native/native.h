@@ -89,7 +89,7 @@ struct taio_completion {
     int64_t transferred; /* bytes moved, also where `result` is an error that came after them */
 };
 
-/* ---- runs (run.c): many reads, or many writes, of one file that are handed over together ---- */
+/* ---- runs (pieces.c): many reads, or many writes, of one file that are handed over together ---- */
 
 #define TAIO_UNTRIED INT64_MIN
 
@@ -100,7 +100,7 @@ struct taio_piece {
     int64_t result;  /* bytes moved, -errno, or TAIO_UNTRIED */
 };
 
-struct taio_run {
+struct taio_pieces {
     struct taio_piece *pieces;
     uint64_t count, next; /* pieces before `next` were begun, or are whole, in the lane that has the run now */
     uint64_t bits;        /* all offsets and lengths, or-ed: what they have in common is their alignment */
@@ -118,22 +118,22 @@ struct taio_run {
 };
 
 /* Make pieces of `length` bytes, side by side from `memory`. -EINVAL: an offset is negative, and *bad is its index. */
-int taio_run_blocks(struct taio_run *run, const int64_t *offsets, uint64_t length, uint64_t memory, uint64_t *bad);
+int taio_pieces_blocks(struct taio_pieces *run, const int64_t *offsets, uint64_t length, uint64_t memory, uint64_t *bad);
 /* Read from the page cache alone, until a piece is not there or `limit` bytes were moved: 0 when all is done, 1 if the limit was
  * reached, or -errno of the piece at `next`. */
-int taio_run_inline(struct taio_run *run, uint64_t limit);
+int taio_pieces_inline(struct taio_pieces *run, uint64_t limit);
 /* Say whether `piece` is to be tried (again), by a lane that may sleep more than the last. */
-int taio_piece_is_open(const struct taio_run *run, const struct taio_piece *piece);
+int taio_piece_is_open(const struct taio_pieces *run, const struct taio_piece *piece);
 /* The first piece that is not whole: its index, or `count`. */
-uint64_t taio_run_check(const struct taio_run *run);
+uint64_t taio_pieces_first_open(const struct taio_pieces *run);
 /* Let a run end with a piece that failed, of which `moved` bytes are done. */
-void taio_run_fail(struct taio_run *run, struct taio_piece *piece, int64_t moved);
+void taio_pieces_fail(struct taio_pieces *run, struct taio_piece *piece, int64_t moved);
 /* The bytes that were moved. */
-uint64_t taio_run_moved(const struct taio_run *run);
+uint64_t taio_pieces_moved(const struct taio_pieces *run);
 
 /* ---- the kernel lane (ring.c) ---- */
 
-/* Requests in one io_submit. 64 reads of 4 KiB: 62,000 a second all in one call, 71,000 in fours, 69,000 in eights. */
+/* Requests in one io_submit, until something better was learned. */
 #define TAIO_TOGETHER 4
 
 struct taio_ring;
@@ -146,9 +146,18 @@ void taio_ring_use_getevents(struct taio_ring *ring);
 /* Put a request behind those waiting for taio_ring_submit. `slot` is free: its last completion has been taken. */
 void taio_ring_prepare(struct taio_ring *ring, unsigned slot, uint64_t token, int opcode, int fd, uint64_t memory,
                        uint64_t length, int64_t offset, int rw_flags);
+/* The same, and if `alone` (no other request is in flight) call io_submit at once. Returns TAIO_PREPARED: it waits for taio_ring_submit;
+ * TAIO_SUBMITTED; TAIO_SUBMITTED_EVENT: submitted, and an event is in the ring; or -errno: refused, and the slot is free again. */
+enum { TAIO_SUBMITTED, TAIO_SUBMITTED_EVENT, TAIO_PREPARED };
+int taio_ring_start(struct taio_ring *ring, unsigned slot, uint64_t token, int opcode, int fd, uint64_t memory, uint64_t length,
+                    int64_t offset, int rw_flags, int alone);
+/* Set how many requests one io_submit takes at most. */
+void taio_ring_set_together(struct taio_ring *ring, unsigned count);
+/* What the fixed part of an io_submit costs, measured over the last calls, in units of the part for each request; below 0: not known. */
+double taio_ring_fixed_cost(const struct taio_ring *ring);
 /* Give a run a slot: its next piece is prepared, and whenever that is complete the one after it, which taio_ring_reap submits, until the
  * run has no more, or more slots than its width; then a completion gives the slot back. `place`: which part of the run's bounce memory. 0: it has no piece for it. */
-int taio_ring_prepare_run(struct taio_ring *ring, unsigned slot, uint64_t token, struct taio_run *run, unsigned place);
+int taio_ring_prepare_pieces(struct taio_ring *ring, unsigned slot, uint64_t token, struct taio_pieces *run, unsigned place);
 /* Take a prepared request back before it was submitted: 1 if it was there. */
 int taio_ring_withdraw(struct taio_ring *ring, unsigned slot);
 unsigned taio_ring_prepared(struct taio_ring *ring);
@@ -162,7 +171,7 @@ int taio_ring_cancel(struct taio_ring *ring, unsigned slot); /* 0: accepted, the
 /* ---- the workers (workers.c) ---- */
 
 enum taio_operation {
-    /* Reads and writes. extra: 0; TAIO_REOPEN, or that and the address of a struct taio_second: write through a descriptor of the same file
+    /* Reads and writes. extra: 0; TAIO_BUFFERED_FD, or that and the address of a struct taio_buffered_fd: write through a descriptor of the same file
      * without O_DIRECT, made for this one write or kept there; or what offsets and lengths must be multiples of, and the bytes are moved
      * through page-aligned memory of the worker's own. */
     TAIO_READ,      /* until `length` bytes, the end of the file or an error */
@@ -173,23 +182,23 @@ enum taio_operation {
     TAIO_FSYNC,
     TAIO_FDATASYNC,
     TAIO_OPEN,      /* memory: path; fd: directory; length: creation mode; extra: struct taio_description */
-    TAIO_CLOSE,     /* extra: 0, or a struct taio_second to be closed as well; flags: 1 if nothing else is */
+    TAIO_CLOSE,     /* extra: 0, or a struct taio_buffered_fd to be closed as well; flags: 1 if nothing else is */
     TAIO_STAT,      /* extra: struct taio_stat */
     TAIO_TRUNCATE,  /* to `offset` */
     TAIO_SEEK,      /* lseek to `offset`; flags: whence; the result is the position */
     TAIO_FALLOCATE, /* `length` bytes from `offset`; flags: mode */
     TAIO_DESCRIBE,  /* extra: struct taio_description */
-    TAIO_RUN,       /* memory: struct taio_run; the pieces that are not whole, in order */
+    TAIO_PIECES,       /* memory: struct taio_pieces; the pieces that are not whole, in order */
     TAIO_POPULATE,  /* have the pages of `length` bytes at `memory` made */
     TAIO_READ_FILE, /* open, read and close; memory: path; length: creation mode; extra: struct taio_whole */
     TAIO_WRITE_FILE /* open, write and close; likewise */
 };
 
-#define TAIO_REOPEN 1
+#define TAIO_BUFFERED_FD 1
 
 /* A descriptor of the same file without O_DIRECT, opened when it is first needed. It is kept since the process loses its record locks
  * (fcntl(2)) with every descriptor of the file that it closes. */
-struct taio_second {
+struct taio_buffered_fd {
     int32_t fd; /* or TAIO_NOT_YET, or TAIO_OPENING: a worker is at it */
 };
 #define TAIO_NOT_YET (-1)
@@ -209,7 +218,7 @@ struct taio_scratch {
 int taio_reopen(int fd);
 int64_t taio_transfer(struct taio_transfer *transfer);
 int64_t taio_transfer_bounced(struct taio_transfer *transfer, uint64_t unit, struct taio_scratch *scratch);
-int64_t taio_serve_run(struct taio_run *run, struct taio_scratch *scratch); /* gives the bytes moved */
+int64_t taio_pieces_serve(struct taio_pieces *run, struct taio_scratch *scratch); /* gives the bytes moved */
 void taio_scratch_free(struct taio_scratch *scratch);
 
 #define TAIO_CHAIN 16

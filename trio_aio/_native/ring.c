@@ -19,19 +19,26 @@ struct kernel_ring { /* fs/aio.c, struct aio_ring */
     struct io_event events[];
 };
 
+/* What io_submit costs, as weighted averages over the last calls: n requests took t nanoseconds. */
+struct cost {
+    double n, t, nn, nt;
+};
+
 struct taio_ring {
     uint64_t context;
     struct kernel_ring *mapped; /* NULL: ask io_getevents */
     int event_fd;
     unsigned slots, prepared;
+    unsigned together; /* requests in one io_submit, at most */
     uint64_t calls; /* of io_submit */
+    struct cost cost;
     struct iocb **batch;  /* the first `prepared` wait for io_submit, in order */
-    struct run_slot *run; /* for each slot: the run that has it */
+    struct pieces_slot *run; /* for each slot: the run that has it */
     struct iocb iocbs[];
 };
 
-struct run_slot {
-    struct taio_run *run; /* NULL: an ordinary request has the slot, or nobody */
+struct pieces_slot {
+    struct taio_pieces *run; /* NULL: an ordinary request has the slot, or nobody */
     struct taio_piece *piece;
     unsigned place;
 };
@@ -51,6 +58,7 @@ struct taio_ring *taio_ring_new(uint64_t context, unsigned slots, int event_fd)
     ring->context = context;
     ring->event_fd = event_fd;
     ring->slots = slots;
+    ring->together = TAIO_TOGETHER;
     if (mapped->magic == AIO_RING_MAGIC && mapped->incompat_features == 0 && mapped->header_length == sizeof *mapped)
         ring->mapped = mapped;
     return ring;
@@ -92,8 +100,8 @@ void taio_ring_prepare(struct taio_ring *ring, unsigned slot, uint64_t token, in
 
 static int prepare_next_piece(struct taio_ring *ring, unsigned slot, uint64_t token)
 {
-    struct run_slot *s = &ring->run[slot];
-    struct taio_run *run = s->run;
+    struct pieces_slot *s = &ring->run[slot];
+    struct taio_pieces *run = s->run;
     while (run->next < run->count && !taio_piece_is_open(run, &run->pieces[run->next]))
         run->next++;
     if (run->next == run->count || run->stop)
@@ -113,9 +121,9 @@ static int prepare_next_piece(struct taio_ring *ring, unsigned slot, uint64_t to
     return 1;
 }
 
-int taio_ring_prepare_run(struct taio_ring *ring, unsigned slot, uint64_t token, struct taio_run *run, unsigned place)
+int taio_ring_prepare_pieces(struct taio_ring *ring, unsigned slot, uint64_t token, struct taio_pieces *run, unsigned place)
 {
-    ring->run[slot] = (struct run_slot){run, NULL, place};
+    ring->run[slot] = (struct pieces_slot){run, NULL, place};
     if (!prepare_next_piece(ring, slot, token)) {
         ring->run[slot].run = NULL;
         return 0;
@@ -125,10 +133,10 @@ int taio_ring_prepare_run(struct taio_ring *ring, unsigned slot, uint64_t token,
 }
 
 /* Note how a piece ended, and go on with the next in the same slot. 0: the slot is free. */
-static int go_on_with_run(struct taio_ring *ring, unsigned slot, uint64_t token, int64_t result)
+static int continue_pieces(struct taio_ring *ring, unsigned slot, uint64_t token, int64_t result)
 {
-    struct run_slot *s = &ring->run[slot];
-    struct taio_run *run = s->run;
+    struct pieces_slot *s = &ring->run[slot];
+    struct taio_pieces *run = s->run;
     struct taio_piece *piece = s->piece;
     if (result > 0 && run->bounce != 0) {
         int64_t before = piece->offset % (int64_t)run->unit;
@@ -140,7 +148,7 @@ static int go_on_with_run(struct taio_ring *ring, unsigned slot, uint64_t token,
     }
     piece->result = result;
     if (!taio_piece_is_open(run, piece) && result != (int64_t)piece->length)
-        taio_run_fail(run, piece, 0);
+        taio_pieces_fail(run, piece, 0);
     if (run->out <= run->width && prepare_next_piece(ring, slot, token))
         return 1;
     s->run = NULL;
@@ -190,12 +198,65 @@ uint64_t taio_ring_calls(struct taio_ring *ring)
     return ring->calls;
 }
 
-/* In one call the kernel would keep all back until it has the last (blk_start_plug), and the device would be idle meanwhile. */
+static void note_cost(struct cost *cost, double n, double t)
+{
+    const double weight = 1.0 / 64;
+    if (cost->t > 0 && t > 8 * cost->t)
+        t = 8 * cost->t; /* the thread lost its processor meanwhile: that says nothing about io_submit */
+    cost->n += weight * (n - cost->n);
+    cost->t += weight * (t - cost->t);
+    cost->nn += weight * (n * n - cost->nn);
+    cost->nt += weight * (n * t - cost->nt);
+}
+
+double taio_ring_fixed_cost(const struct taio_ring *ring)
+{
+    const struct cost *cost = &ring->cost;
+    double variance = cost->nn - cost->n * cost->n;
+    if (cost->n <= 0 || variance < 0.05 * cost->nn)
+        return -1;
+    double each = (cost->nt - cost->n * cost->t) / variance, fixed = cost->t - each * cost->n;
+    return each <= 0 ? ring->slots : fixed <= 0 ? 0 : fixed / each;
+}
+
+/* The kernel gives the device nothing before it has all requests of one call (blk_start_plug), so a call takes only a few of them. */
 static long submit_some(struct taio_ring *ring, unsigned first)
 {
     unsigned count = ring->prepared - first;
+    struct timespec before, after;
+    if (count > ring->together)
+        count = ring->together;
     ring->calls++;
-    return taio_io_submit(ring->context, count < TAIO_TOGETHER ? count : TAIO_TOGETHER, ring->batch + first);
+    clock_gettime(CLOCK_MONOTONIC, &before);
+    long n = taio_io_submit(ring->context, count, ring->batch + first);
+    clock_gettime(CLOCK_MONOTONIC, &after);
+    if (n > 0)
+        note_cost(&ring->cost, (double)n, 1e9 * (double)(after.tv_sec - before.tv_sec) + (double)(after.tv_nsec - before.tv_nsec));
+    return n;
+}
+
+static int has_event(const struct taio_ring *ring)
+{
+    const struct kernel_ring *mapped = ring->mapped;
+    return mapped == NULL || __atomic_load_n(&mapped->tail, __ATOMIC_ACQUIRE) != mapped->head;
+}
+
+int taio_ring_start(struct taio_ring *ring, unsigned slot, uint64_t token, int opcode, int fd, uint64_t memory, uint64_t length,
+                    int64_t offset, int rw_flags, int alone)
+{
+    taio_ring_prepare(ring, slot, token, opcode, fd, memory, length, offset, rw_flags);
+    if (!alone || ring->prepared > 1)
+        return TAIO_PREPARED;
+    long n = submit_some(ring, 0);
+    if (n == 0 || n == -EAGAIN)
+        return TAIO_PREPARED; /* no room in the ring */
+    ring->prepared = 0;
+    return n < 0 ? (int)n : has_event(ring) ? TAIO_SUBMITTED_EVENT : TAIO_SUBMITTED;
+}
+
+void taio_ring_set_together(struct taio_ring *ring, unsigned count)
+{
+    ring->together = count;
 }
 
 int taio_ring_submit(struct taio_ring *ring, struct taio_completion *out, int room)
@@ -214,7 +275,7 @@ int taio_ring_submit(struct taio_ring *ring, struct taio_completion *out, int ro
         unsigned slot = (unsigned)token;
         if (ring->run[slot].run != NULL) {
             ring->run[slot].run->width = 0; /* nothing may be prepared while we walk the batch: its stay in this lane ends */
-            go_on_with_run(ring, slot, token, n);
+            continue_pieces(ring, slot, token, n);
         }
         out[refused++] = (struct taio_completion){token, n, 0};
     }
@@ -230,10 +291,10 @@ int taio_ring_cancel(struct taio_ring *ring, unsigned slot)
 }
 
 /* 1: it is a completion for the loop. 0: its run goes on. */
-static int deliver(struct taio_ring *ring, struct taio_completion *out, const struct io_event *event)
+static int take_event(struct taio_ring *ring, struct taio_completion *out, const struct io_event *event)
 {
     unsigned slot = (unsigned)event->data; /* a token's lower half: see _lane.py */
-    if (ring->run[slot].run != NULL && go_on_with_run(ring, slot, event->data, event->res))
+    if (ring->run[slot].run != NULL && continue_pieces(ring, slot, event->data, event->res))
         return 0;
     out->token = event->data;
     out->result = event->res;
@@ -243,7 +304,7 @@ static int deliver(struct taio_ring *ring, struct taio_completion *out, const st
 
 /* Submit what is prepared from `first` on: pieces of runs that go on. What the kernel does not take is for taio_ring_submit. Gives where
  * the next begins. */
-static unsigned go_on(struct taio_ring *ring, unsigned first)
+static unsigned submit_rest(struct taio_ring *ring, unsigned first)
 {
     unsigned next = first;
     long n = 1;
@@ -267,11 +328,11 @@ static int reap_by_call(struct taio_ring *ring, struct taio_completion *out, int
         if (n <= 0)
             break;
         for (long i = 0; i < n; i++)
-            taken += deliver(ring, &out[taken], &events[i]);
+            taken += take_event(ring, &out[taken], &events[i]);
         if (n < want)
             break;
     }
-    go_on(ring, first);
+    submit_rest(ring, first);
     return taken;
 }
 
@@ -285,15 +346,15 @@ int taio_ring_reap(struct taio_ring *ring, struct taio_completion *out, int room
     int taken = 0;
     unsigned before = head, first = ring->prepared;
     while (head != tail && taken < room) { /* not to where the tail is by now: a device that is synchronous would never let us go */
-        taken += deliver(ring, &out[taken], &mapped->events[head]);
+        taken += take_event(ring, &out[taken], &mapped->events[head]);
         head = head + 1 == mapped->nr ? 0 : head + 1;
-        if (ring->prepared - first == TAIO_TOGETHER) {
+        if (ring->prepared - first >= ring->together) {
             __atomic_store_n(&mapped->head, head, __ATOMIC_RELEASE); /* only now may the kernel write there again */
-            first = go_on(ring, first);
+            first = submit_rest(ring, first);
         }
     }
     if (head != before)
         __atomic_store_n(&mapped->head, head, __ATOMIC_RELEASE);
-    go_on(ring, first);
+    submit_rest(ring, first);
     return taken;
 }

@@ -53,7 +53,7 @@ int taio_reopen(int fd)
     return second < 0 ? -errno : second;
 }
 
-static ssize_t call_by(int fd, const struct taio_transfer *t, const struct iovec *vector, int parts, int64_t offset)
+static ssize_t transfer_once(int fd, const struct taio_transfer *t, const struct iovec *vector, int parts, int64_t offset)
 {
     ssize_t n;
     do
@@ -65,15 +65,15 @@ static ssize_t call_by(int fd, const struct taio_transfer *t, const struct iovec
 /* XFS answers a direct read with EIO where it comes upon blocks that a write through the page cache has reserved and not yet been given
  * (iomap_dio_iter, IOMAP_DELALLOC): beside such a write, and for as long as the file is open where some lie behind its end. The page
  * cache has what is there; where it is the device that failed, it fails again. */
-static ssize_t call(const struct taio_transfer *t, const struct iovec *vector, int parts, int64_t offset)
+static ssize_t transfer_or_retry(const struct taio_transfer *t, const struct iovec *vector, int parts, int64_t offset)
 {
-    ssize_t n = call_by(t->fd, t, vector, parts, offset);
+    ssize_t n = transfer_once(t->fd, t, vector, parts, offset);
     if (n != -EIO || t->writing || (t->flags & RWF_NOWAIT) != 0 || !(fcntl(t->fd, F_GETFL) & O_DIRECT))
         return n;
     int second = taio_reopen(t->fd);
     if (second < 0)
         return n;
-    n = call_by(second, t, vector, parts, offset);
+    n = transfer_once(second, t, vector, parts, offset);
     close(second);
     return n;
 }
@@ -84,7 +84,7 @@ int64_t taio_transfer(struct taio_transfer *t)
     struct rest rest = {t->vector, t->parts};
     advance(&rest, 0);
     while (rest.parts > 0) {
-        ssize_t n = call(t, rest.vector, rest.parts < IOV_MAX ? (int)rest.parts : IOV_MAX, t->offset + t->transferred);
+        ssize_t n = transfer_or_retry(t, rest.vector, rest.parts < IOV_MAX ? (int)rest.parts : IOV_MAX, t->offset + t->transferred);
         if (n == -EINVAL && !t->writing && t->transferred > 0 && (t->offset + t->transferred) % SMALLEST_BLOCK != 0)
             return t->transferred; /* O_DIRECT: the count was short because the file ended there, and it has grown since */
         if (n < 0)
@@ -133,7 +133,7 @@ int64_t taio_transfer_bounced(struct taio_transfer *t, uint64_t unit, struct tai
         if (t->writing)
             copy(rest, memory, length, 1);
         struct iovec one = {memory, length};
-        ssize_t n = call(t, &one, 1, t->offset + t->transferred - (int64_t)before);
+        ssize_t n = transfer_or_retry(t, &one, 1, t->offset + t->transferred - (int64_t)before);
         if (n < 0)
             return n;
         if ((uint64_t)n <= before)
@@ -148,7 +148,7 @@ int64_t taio_transfer_bounced(struct taio_transfer *t, uint64_t unit, struct tai
     return t->transferred;
 }
 
-int64_t taio_serve_run(struct taio_run *run, struct taio_scratch *scratch)
+int64_t taio_pieces_serve(struct taio_pieces *run, struct taio_scratch *scratch)
 {
     int64_t transferred = 0;
     for (; run->next < run->count && !__atomic_load_n(&run->stop, __ATOMIC_RELAXED); run->next++) {
@@ -162,7 +162,7 @@ int64_t taio_serve_run(struct taio_run *run, struct taio_scratch *scratch)
         piece->result = misaligned ? taio_transfer_bounced(&t, run->unit, scratch) : taio_transfer(&t);
         transferred += t.transferred;
         if (piece->result < 0)
-            taio_run_fail(run, piece, before > t.transferred ? before : t.transferred);
+            taio_pieces_fail(run, piece, before > t.transferred ? before : t.transferred);
     }
     return transferred;
 }

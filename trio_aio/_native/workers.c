@@ -159,7 +159,7 @@ static void move_bytes(struct slot *s, struct taio_scratch *scratch)
     int writing = s->operation == TAIO_WRITE || s->operation == TAIO_WRITEV;
     struct taio_transfer t = {s->fd, s->flags, writing, whole ? &one : s->memory, whole ? 1 : s->length, s->offset, 0};
     uint64_t unit = (uint64_t)(uintptr_t)s->extra;
-    s->result = unit > TAIO_REOPEN ? taio_transfer_bounced(&t, unit, scratch) : taio_transfer(&t);
+    s->result = unit > TAIO_BUFFERED_FD ? taio_transfer_bounced(&t, unit, scratch) : taio_transfer(&t);
     s->transferred = t.transferred;
 }
 
@@ -314,9 +314,9 @@ static void execute_on_own_descriptor(struct slot *s, struct taio_scratch *scrat
     case TAIO_WRITEV:
         move_bytes(s, scratch);
         return;
-    case TAIO_RUN:
-        ((struct taio_run *)s->memory)->fd = s->fd;
-        s->transferred = taio_serve_run(s->memory, scratch);
+    case TAIO_PIECES:
+        ((struct taio_pieces *)s->memory)->fd = s->fd;
+        s->transferred = taio_pieces_serve(s->memory, scratch);
         s->result = 0;
         return;
     case TAIO_OPEN:
@@ -334,8 +334,8 @@ static void execute_on_own_descriptor(struct slot *s, struct taio_scratch *scrat
         append(s);
         return;
     case TAIO_CLOSE: /* never again on EINTR: the descriptor is gone, and may be somebody else's by then */
-        if (s->extra != NULL && ((struct taio_second *)s->extra)->fd >= 0)
-            close(((struct taio_second *)s->extra)->fd);
+        if (s->extra != NULL && ((struct taio_buffered_fd *)s->extra)->fd >= 0)
+            close(((struct taio_buffered_fd *)s->extra)->fd);
         s->result = !s->flags && close(s->fd) < 0 && errno != EINTR ? -errno : 0;
         return;
     case TAIO_SEEK:
@@ -358,11 +358,11 @@ static void execute_on_own_descriptor(struct slot *s, struct taio_scratch *scrat
 
 static int reopens(const struct slot *s)
 {
-    int may = s->operation == TAIO_WRITE || s->operation == TAIO_WRITEV || s->operation == TAIO_APPEND || s->operation == TAIO_RUN;
-    return may && ((uintptr_t)s->extra & TAIO_REOPEN) != 0;
+    int may = s->operation == TAIO_WRITE || s->operation == TAIO_WRITEV || s->operation == TAIO_APPEND || s->operation == TAIO_PIECES;
+    return may && ((uintptr_t)s->extra & TAIO_BUFFERED_FD) != 0;
 }
 
-static int second_descriptor(struct taio_second *second, int fd)
+static int second_descriptor(struct taio_buffered_fd *second, int fd)
 {
     for (;;) {
         int32_t known = TAIO_NOT_YET;
@@ -383,7 +383,7 @@ static void execute(struct slot *s, struct taio_scratch *scratch)
         execute_on_own_descriptor(s, scratch);
         return;
     }
-    struct taio_second *kept = (struct taio_second *)((uintptr_t)s->extra & ~(uintptr_t)TAIO_REOPEN);
+    struct taio_buffered_fd *kept = (struct taio_buffered_fd *)((uintptr_t)s->extra & ~(uintptr_t)TAIO_BUFFERED_FD);
     int second = kept != NULL ? second_descriptor(kept, s->fd) : taio_reopen(s->fd);
     if (second < 0) {
         s->result = second;

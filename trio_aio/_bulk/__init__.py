@@ -1,0 +1,1 @@
+"""Calls of many requests: read and write many ranges, read ahead, write behind."""

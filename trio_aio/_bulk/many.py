@@ -1,0 +1,214 @@
+"""Calls of many reads, or many writes, at once: `read_blocks`, `read_ranges`, `write_ranges`.
+
+One C call prepares all pieces, and C takes them through their lane (`_requests.pieces`). Pieces that are in the page cache are copied on
+the event loop's thread, some hundred KiB at a time. Cold pages are asked for with RWF_NOWAIT in one ``io_submit``, which starts the
+read-ahead of all with one doorbell, and a worker collects them.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING, Any
+
+from trio_aio._arguments import checked_offset, checked_size
+from trio_aio._context.copying import shortened
+from trio_aio._context.group import RequestGroup
+from trio_aio._errors import os_error
+from trio_aio._memory.exports import Export, export_buffer, new_bytearray, new_bytes
+from trio_aio._requests.direct import is_block_write
+from trio_aio._requests.pieces import Pieces, PiecesRead, PiecesWrite
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from _typeshed import ReadableBuffer
+
+    from trio_aio._backends import Backend
+    from trio_aio._context.context import AIOContext
+    from trio_aio._engine.descriptor import Descriptor
+    from trio_aio._engine.engine import Engine
+
+__all__ = ("read_blocks", "read_ranges", "write_ranges")
+
+_INLINE = 512 << 10  # bytes moved on the loop's thread before other tasks run
+_COLD_PIECES = 128  # whose read-ahead is started at once: more would wait in io_submit for the device's queue (nr_requests)
+_PIECES = 512  # of a direct file in one request; the next request is in flight meanwhile
+_MERGED = 1 << 20  # bytes: ranges are not merged into larger requests
+_RANGES = 256  # that are worked on before other tasks run
+
+
+def _int64(offsets: Sequence[int] | ReadableBuffer) -> tuple[Any, int]:
+    """Return offsets as a buffer of int64, and their number."""
+    try:
+        view = memoryview(offsets)  # type: ignore[arg-type]
+    except TypeError:
+        numbers: Any = array("q", offsets)  # type: ignore[arg-type]
+    else:
+        if view.ndim != 1 or view.format not in tuple("bBhHiIlLqQ"):
+            raise TypeError(f"offsets must be integers in one dimension, not of format {view.format!r} in {view.ndim}")
+        numbers = offsets if view.format in ("q", "l") and view.itemsize == 8 and view.contiguous else array("q", view.tolist())
+    return numbers, len(memoryview(numbers))
+
+
+async def read_blocks(
+    context: AIOContext,
+    descriptor: Descriptor,
+    offsets: Sequence[int] | ReadableBuffer,
+    size: int,
+    into: Any,
+    abandon: bool,
+) -> Any:
+    """Read blocks; see `PositionalFile.read_blocks`."""
+    size = checked_size(size)
+    numbers, count = _int64(offsets)
+    total = count * size
+    if into is None:
+        into = new_bytearray(total)
+    export = export_buffer(into, writable=True)
+    if export.length != total:
+        raise ValueError(f"into must have {total} bytes ({count} blocks of {size}), not {export.length}")
+    pieces = Pieces.blocks(descriptor, numbers, size, export)
+    await _read(context, descriptor, pieces, abandon)
+    if (first := pieces.first_open) < pieces.count:
+        piece = pieces.array[first]
+        raise EOFError(f"{descriptor.name!r} ends before the end of the block at offset {piece.offset}: {piece.result} of {size} bytes")
+    return into
+
+
+async def read_ranges(
+    context: AIOContext, descriptor: Descriptor, ranges: Iterable[tuple[int, int]], max_gap: int, abandon: bool
+) -> list[bytes]:
+    """Read ranges; see `PositionalFile.read_ranges`."""
+    max_gap = checked_size(max_gap, "max_gap")
+    wanted = [(checked_offset(offset), checked_size(size)) for offset, size in ranges]
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    merged: list[tuple[int, int, list[int]]] = []  # start, end, the ranges in it
+    for i in order:
+        start, end = wanted[i][0], wanted[i][0] + wanted[i][1]
+        if start == end:
+            continue
+        if merged and start <= merged[-1][1] + max_gap and max(end, merged[-1][1]) - merged[-1][0] <= _MERGED:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]), merged[-1][2])
+            merged[-1][2].append(i)
+        else:
+            merged.append((start, end, [i]))
+    memory: list[bytes | bytearray] = []
+    parts = []
+    for number, (start, end, _) in enumerate(merged, 1):
+        part = new_bytes(end - start)
+        memory.append(part)
+        parts.append((start, export_buffer(part, writable=False)))
+        if number % _RANGES == 0:
+            await context._checkpoint()
+    pieces = Pieces.ranges(descriptor, parts, writing=False)
+    await _read(context, descriptor, pieces, abandon)
+    backend = context._backend
+    assert backend is not None
+    found = [b""] * len(wanted)
+    for number, ((start, end, inside), part) in enumerate(zip(merged, memory, strict=True), 1):
+        have = pieces.array[number - 1].result
+        if len(inside) == 1 and have == end - start and isinstance(part, bytes):
+            found[inside[0]] = part
+        else:
+            view = memoryview(part)[:have]
+            for i in inside:
+                offset, size = wanted[i]
+                found[i] = await shortened(backend, view[offset - start : offset - start + size])
+        if number % _RANGES == 0:
+            await backend.cancel_shielded_checkpoint()
+    return found
+
+
+async def _read(context: AIOContext, descriptor: Descriptor, pieces: Pieces, abandon: bool) -> None:
+    """Read pieces as far as the file goes. OSError that names the offset."""
+    engine = context._check()
+    backend = context._backend
+    assert backend is not None
+    await backend.checkpoint_if_cancelled()
+    descriptor.order.lease()  # for all of the call: no close between its requests
+    try:
+        await _read_leased(context, engine, backend, descriptor, pieces, abandon)
+    finally:
+        engine.end_lease(descriptor)
+
+
+async def _read_leased(
+    context: AIOContext, engine: Engine, backend: Backend, descriptor: Descriptor, pieces: Pieces, abandon: bool
+) -> None:
+    answer = -1
+    if not descriptor.direct and descriptor.read_device.nowait:
+        while (answer := pieces.read_inline(_INLINE)) == 1:
+            await backend.cancel_shielded_checkpoint()
+            await backend.checkpoint_if_cancelled()
+            context._check()
+        engine.inline.count_pieces(descriptor, pieces.native.next, pieces.moved, answer)
+    if answer == 0 or not pieces.count:
+        await backend.cancel_shielded_checkpoint()
+        return
+    await _run_group(context, descriptor, _reading(descriptor, pieces), 2, abandon=abandon)
+
+
+def _reading(descriptor: Descriptor, pieces: Pieces) -> Iterator[PiecesRead]:
+    first: int = pieces.native.next
+    most = _PIECES if descriptor.direct else max(1, min(_COLD_PIECES, _INLINE // max(pieces.largest, 1)))
+    for start in range(first, pieces.count, most):
+        yield PiecesRead(descriptor, pieces.part(descriptor, start, min(most, pieces.count - start)))
+
+
+async def write_ranges(context: AIOContext, descriptor: Descriptor, ranges: Iterable[tuple[int, ReadableBuffer]]) -> int:
+    """Write ranges; see `PositionalFile.write_ranges`."""
+    parts = [(checked_offset(offset), export_buffer(data, writable=False)) for offset, data in ranges]
+    parts = [part for part in parts if part[1].length]
+    overwriting: list[tuple[int, Export]] = []  # the kernel lane may do these
+    others: list[tuple[int, Export]] = []
+    buffered: list[tuple[int, Export]] = []
+    for offset, export in parts:
+        if not is_block_write(descriptor, offset, export.length, 0):
+            buffered.append((offset, export))
+        elif descriptor.direct and offset + export.length <= descriptor.size:
+            overwriting.append((offset, export))
+        else:
+            others.append((offset, export))
+    requests = [
+        PiecesWrite(descriptor, Pieces.ranges(descriptor, group, writing=True, through_cache=through_cache), buffered=through_cache)
+        for group, through_cache in ((overwriting, False), (others, False), (buffered, True))
+        if group
+    ]
+    if not requests:
+        await context._checkpoint()
+        return 0
+    engine = context._check()
+    descriptor.order.lease()
+    try:
+        await _run_group(context, descriptor, requests, len(requests), writing=True)
+    finally:
+        engine.end_lease(descriptor)
+    return sum(export.length for _, export in parts)
+
+
+async def _run_group(
+    context: AIOContext,
+    descriptor: Descriptor,
+    requests: Iterable[PiecesRead | PiecesWrite],
+    depth: int,
+    *,
+    writing: bool = False,
+    abandon: bool = False,
+) -> None:
+    """Submit requests, `depth` in flight at once, and wait for all. OSError that names the offset of a piece that failed."""
+    group = RequestGroup(context._check(), requests, depth, writing=writing)
+    assert context._backend is not None
+    await context._backend.perform(RequestGroup.start, group, _cancel_or_abandon if abandon else RequestGroup.cancel)
+    for request in group.failed:
+        offset, code = request.pieces.failure() or (None, request.result)
+        detail = "" if offset is None else f"{'writing' if writing else 'reading'} at offset {offset}"
+        error = os_error(code, descriptor.name, detail)
+        if writing:
+            error.characters_written = group.transferred  # type: ignore[attr-defined]
+        raise error
+
+
+def _cancel_or_abandon(group: RequestGroup[PiecesRead | PiecesWrite]) -> bool:
+    if not group.cancel():
+        group.abandon()
+    return True

@@ -1,0 +1,307 @@
+"""`Operations`: reads, writes, syncs and polls as a context makes them. Each chooses the request's class and waits for it."""
+
+from __future__ import annotations
+
+import errno
+import operator
+import os
+import select
+import stat
+from typing import TYPE_CHECKING
+
+from trio_aio._arguments import NO_FLAGS, checked_flags, checked_offset, checked_size
+from trio_aio._context.copying import PIECE, joined, shortened
+from trio_aio._engine.descriptor import Descriptor, describe
+from trio_aio._errors import os_error
+from trio_aio._lanes.inline import INLINE_LIMIT
+from trio_aio._memory.exports import export_buffer, export_vector, new_bytes
+from trio_aio._memory.slabs import LARGEST_SLAB
+from trio_aio._requests.direct import (
+    BouncedWrite,
+    BufferedAppend,
+    BufferedWrite,
+    BufferedWriteVector,
+    WidenedRead,
+    fits_slab,
+    is_block_write,
+    is_read_aligned,
+    is_write_aligned,
+)
+from trio_aio._requests.metadata import Seek
+from trio_aio._requests.poll import Poll
+from trio_aio._requests.sync import Sync
+from trio_aio._requests.transfer import Append, Read, ReadVector, Write, WriteVector
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+    from trio_aio._backends import Backend
+    from trio_aio._engine.engine import Engine
+    from trio_aio._requests.base import Request
+
+__all__ = ("Operations",)
+
+
+class Operations:
+    """The operations of a context, which is the one subclass."""
+
+    _backend: Backend | None
+
+    def __init__(self) -> None:
+        self._by_fd: dict[int, Descriptor] = {}  # in use by calls with an fd: a sync must find the writes before it
+        self._watches: set[int] = set()  # epoll descriptors of polls without native AIO
+
+    def _check(self) -> Engine:
+        """Return the engine. RuntimeError where it may not be used."""
+        raise NotImplementedError
+
+    async def _submit_and_wait(self, request: Request, *, abandon: bool = False) -> int:
+        """Submit a request and wait for it. Return its result or raise its error."""
+        raise NotImplementedError
+
+    async def _checkpoint(self) -> None:
+        """Let other tasks run, and do nothing else."""
+        raise NotImplementedError
+
+    # ---- by fd
+
+    async def pread(self, fd: int, size: int, offset: int, *, flags: int = NO_FLAGS) -> bytes:
+        """Return `size` bytes at `offset` of an open fd, fewer only at the end of the file. preadv2(2).
+
+        size, offset: bytes, 0 to 2**63 - 1. flags: `RWF`. The caller keeps `fd` open meanwhile.
+        Cancelled before a worker or the kernel has started it: it never runs. Later: the result is returned.
+        OSError as pread(2); ValueError for a negative number.
+        """
+        size, offset, flags = checked_size(size), checked_offset(offset), checked_flags(flags)
+        descriptor = self._use(fd)
+        try:
+            return await self._pread(descriptor, size, offset, flags, False)
+        finally:
+            self._end_use(descriptor)
+
+    async def preadinto(self, fd: int, buffer: WriteableBuffer, offset: int, *, flags: int = NO_FLAGS) -> int:
+        """Read into a writable buffer, and return the number of bytes, fewer than it holds only at the end of the file.
+
+        Otherwise as `pread`.
+        """
+        offset, flags = checked_offset(offset), checked_flags(flags)
+        descriptor = self._use(fd)
+        try:
+            return await self._preadinto(descriptor, buffer, offset, flags, False)
+        finally:
+            self._end_use(descriptor)
+
+    async def pwrite(self, fd: int, data: ReadableBuffer, offset: int, *, flags: int = NO_FLAGS) -> int:
+        """Write all of `data` at `offset` of an open fd, and return its length in bytes. pwritev2(2).
+
+        OSError as pwrite(2); its ``characters_written`` says how many bytes were written before. Cancelled: as `pread`.
+        """
+        offset, flags = checked_offset(offset), checked_flags(flags)
+        descriptor = self._use(fd)
+        try:
+            return await self._pwrite(descriptor, data, offset, flags)
+        finally:
+            self._end_use(descriptor)
+
+    async def fsync(self, fd: int) -> None:
+        """Make durable what was written to `fd` through this context: every write that was started before. fsync(2)."""
+        await self._sync(fd, data_only=False)
+
+    async def fdatasync(self, fd: int) -> None:
+        """As `fsync`, without metadata that is not needed to read the data back. fdatasync(2)."""
+        await self._sync(fd, data_only=True)
+
+    async def _sync(self, fd: int, *, data_only: bool) -> None:
+        descriptor = self._use(fd)
+        try:
+            await self._submit_and_wait(Sync(descriptor, data_only=data_only))
+        finally:
+            self._end_use(descriptor)
+
+    async def poll(self, fd: int, events: int) -> int:
+        """Wait until one of `events` (a mask of ``select.POLLIN`` and so on) is ready on `fd`, and return those that are.
+
+        ``IOCB_CMD_POLL``; a private epoll(7) where there is no native AIO. A regular file is always ready.
+        Cancelled: raised when the kernel has confirmed the io_cancel.
+        OSError: EBADF; ECANCELED if the context is closed meanwhile; EAGAIN if the kernel has no memory for it.
+        """
+        events = operator.index(events)
+        if not 0 <= events < 1 << 16:
+            raise ValueError(f"events must be a mask of select.POLL* (16 bits), not {events:#x}")
+        number = _checked_fd(fd)
+        if self._check().has_kernel_lane():
+            ready = await self._submit_and_wait(Poll(Descriptor(number, fd), events))
+            return ready & (events | select.POLLERR | select.POLLHUP)  # the kernel adds related events: POLLRDNORM
+        return await self._poll_by_epoll(number, events)
+
+    async def _poll_by_epoll(self, fd: int, events: int) -> int:
+        backend = self._backend
+        assert backend is not None
+        await self._checkpoint()
+        with select.epoll() as watch:
+            try:
+                watch.register(fd, events)
+            except PermissionError:  # epoll does not take regular files; poll(2) says that they are ready
+                return events & (select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM)
+            except OSError as error:
+                raise os_error(error.errno or 0, fd) from None
+            self._watches.add(watch.fileno())
+            try:
+                while not (ready := watch.poll(0, 1)):  # another task may have been faster
+                    if not await backend.wait_readable(watch.fileno()):
+                        raise os_error(errno.ECANCELED, fd)
+            finally:
+                self._watches.discard(watch.fileno())
+            return ready[0][1]
+
+    def _use(self, fd: int) -> Descriptor:
+        """Return the one `Descriptor` that all calls with this fd share while any of them is in progress."""
+        number = _checked_fd(fd)
+        engine = self._check()
+        descriptor = self._by_fd.get(number)
+        if descriptor is None:
+            descriptor = Descriptor(number, number)
+            descriptor.load(describe(number).value)
+            engine.learn(descriptor)
+            self._by_fd[number] = descriptor
+        descriptor.users += 1
+        return descriptor
+
+    def _end_use(self, descriptor: Descriptor) -> None:
+        descriptor.users -= 1
+        if not descriptor.users:
+            del self._by_fd[descriptor.fd]
+
+    # ---- reads
+
+    async def _pread(self, descriptor: Descriptor, size: int, offset: int, flags: int, abandon: bool) -> bytes:
+        if size == 0:
+            await self._checkpoint()
+            return b""
+        engine = self._check()
+        backend = self._backend
+        assert backend is not None
+        if descriptor.direct and fits_slab(descriptor, offset, size):
+            read = WidenedRead(descriptor, size, offset, flags)
+            await self._submit_and_wait(read, abandon=abandon)
+            return read.data
+        if self._suits_inline(descriptor, size, flags):
+            await backend.checkpoint_if_cancelled()
+            data = engine.inline.read(descriptor, size, offset)
+            if data is not None:
+                await backend.cancel_shielded_checkpoint()
+                return data
+        return await self._pread_by_worker(descriptor, size, offset, flags, abandon)
+
+    @staticmethod
+    def _suits_inline(descriptor: Descriptor, size: int, flags: int) -> bool:
+        return size <= INLINE_LIMIT and not flags and not descriptor.direct and descriptor.read_device.nowait
+
+    async def _pread_by_worker(self, descriptor: Descriptor, size: int, offset: int, flags: int, abandon: bool) -> bytes:
+        if size > PIECE:  # a short result would have to be copied, so ask for the size first; a network filesystem's may be old
+            left = describe(descriptor.fd).value.size - offset if stat.S_ISREG(descriptor.mode) else 0
+            if 0 < left < size:
+                data = await self._pread_by_worker(descriptor, left, offset, flags, abandon)
+                if len(data) < left:
+                    return data
+                more = await self._pread(descriptor, min(size - left, INLINE_LIMIT), offset + left, flags, abandon)
+                if not more:
+                    return data
+                left += len(more)
+                return await joined(self._backend, (data, more, await self._pread(descriptor, size - left, offset + left, flags, abandon)))
+        memory = new_bytes(size, for_worker=True)
+        export = export_buffer(memory, writable=False)
+        request = Read(descriptor, export.address, size, offset, flags, export, descriptor.read_bounce)
+        request.missed = self._suits_inline(descriptor, size, flags)
+        n = await self._submit_and_wait(request, abandon=abandon)
+        return memory if n == size and isinstance(memory, bytes) else await shortened(self._backend, memoryview(memory)[:n])
+
+    async def _preadinto(self, descriptor: Descriptor, buffer: WriteableBuffer, offset: int, flags: int, abandon: bool) -> int:
+        export = export_buffer(buffer, writable=True)
+        size = export.length
+        engine = self._check()
+        if not size:
+            await self._checkpoint()
+            return 0
+        backend = self._backend
+        assert backend is not None
+        n = -1
+        if self._suits_inline(descriptor, size, flags):
+            await backend.checkpoint_if_cancelled()
+            n = engine.inline.read_into(descriptor, export.address, size, offset)
+            if n >= 0:
+                await backend.cancel_shielded_checkpoint()
+                return n
+        bounce = 0
+        if not is_read_aligned(descriptor, offset, size, (export,)):
+            if fits_slab(descriptor, offset, size):
+                return await self._submit_and_wait(WidenedRead(descriptor, size, offset, flags, (export,)), abandon=abandon)
+            bounce = descriptor.read_bounce
+        request = Read(descriptor, export.address, size, offset, flags, export, bounce)
+        request.partly_read = n == -2
+        request.missed = self._suits_inline(descriptor, size, flags)
+        return await self._submit_and_wait(request, abandon=abandon)
+
+    async def _preadv(self, descriptor: Descriptor, buffers: Sequence[WriteableBuffer], offset: int, flags: int, abandon: bool) -> int:
+        vector = export_vector(buffers, writable=True)
+        size = vector.length
+        if not size:
+            await self._checkpoint()
+            return 0
+        bounce = 0
+        if not is_read_aligned(descriptor, offset, size, vector.exports):
+            if fits_slab(descriptor, offset, size):
+                read = WidenedRead(descriptor, size, offset, flags, vector.exports)
+                return await self._submit_and_wait(read, abandon=abandon)
+            bounce = descriptor.read_bounce
+        return await self._submit_and_wait(ReadVector(descriptor, vector, offset, flags, bounce), abandon=abandon)
+
+    # ---- writes
+
+    async def _pwrite(self, descriptor: Descriptor, data: ReadableBuffer, offset: int, flags: int) -> int:
+        export = export_buffer(data, writable=False)
+        size = export.length
+        if not size:
+            await self._checkpoint()
+            return 0
+        if not is_block_write(descriptor, offset, size, flags):
+            return await self._submit_and_wait(BufferedWrite(descriptor, export.address, size, offset, flags, export))
+        bounce = 0
+        if not is_write_aligned(descriptor, (export,)):
+            if size <= LARGEST_SLAB:
+                return await self._submit_and_wait(BouncedWrite(descriptor, (export,), size, offset, flags))
+            bounce = descriptor.write_bounce
+        return await self._submit_and_wait(Write(descriptor, export.address, size, offset, flags, export, bounce))
+
+    async def _pwritev(self, descriptor: Descriptor, buffers: Sequence[ReadableBuffer], offset: int, flags: int) -> int:
+        vector = export_vector(buffers, writable=False)
+        size = vector.length
+        if not size:
+            await self._checkpoint()
+            return 0
+        if not is_block_write(descriptor, offset, size, flags):
+            return await self._submit_and_wait(BufferedWriteVector(descriptor, vector, offset, flags))
+        bounce = 0
+        if not is_write_aligned(descriptor, vector.exports):
+            if size <= LARGEST_SLAB:
+                return await self._submit_and_wait(BouncedWrite(descriptor, vector.exports, size, offset, flags))
+            bounce = descriptor.write_bounce
+        return await self._submit_and_wait(WriteVector(descriptor, vector, offset, flags, bounce))
+
+    async def _append(self, descriptor: Descriptor, data: ReadableBuffer) -> tuple[int, int]:
+        """Write to a descriptor with O_APPEND. Return the position behind it and the number of bytes; of nothing: the end of the file."""
+        export = export_buffer(data, writable=False)
+        size = export.length
+        if not size:
+            return await self._submit_and_wait(Seek(descriptor, 0, os.SEEK_END)), 0
+        kind = BufferedAppend if descriptor.o_direct else Append
+        return await self._submit_and_wait(kind(descriptor, export.address, size, export)), size
+
+
+def _checked_fd(fd: int) -> int:
+    fd = operator.index(fd)
+    if not 0 <= fd < 1 << 31:
+        raise os_error(errno.EBADF, fd)
+    return fd

@@ -1,0 +1,39 @@
+"""`AIOStatistics`: what a context has done and is doing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ("AIOStatistics",)
+
+
+@dataclass(frozen=True)
+class AIOStatistics:
+    """What a context has done and is doing: numbers of requests, unless a field says bytes or calls."""
+
+    engine: str
+    """"aio" or "workers"."""
+    max_in_flight: int
+    """The most requests in flight at once, in the kernel and with the workers each."""
+    in_flight: int
+    """In flight now."""
+    queued: int
+    """Waiting for a slot."""
+    submitted_kernel: int
+    """Sent to the kernel lane (``io_submit``)."""
+    submitted_inline: int
+    """Served by the inline lane, from the page cache on the event loop's thread."""
+    submitted_workers: int
+    """Sent to the workers, with those that the kernel lane could not serve (`retried`)."""
+    submit_calls: int
+    """System calls ``io_submit``: one serves several requests."""
+    completed: int
+    """Ended with a result or an error."""
+    cancelled: int
+    """Never ran, or stopped by ``io_cancel``, or abandoned."""
+    retried: int
+    """The kernel lane would have slept (RWF_NOWAIT: EAGAIN, or not known there), so a worker did it."""
+    bytes_read: int
+    """By all lanes."""
+    bytes_written: int
+    """By all lanes."""

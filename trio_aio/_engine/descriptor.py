@@ -1,0 +1,181 @@
+"""An open descriptor as the engine sees it: what it can do, and which requests use it.
+
+After close(2) an fd number may name another file, and the kernel resolves it only at submission. So every request leases its descriptor,
+and the close waits for the last lease.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trio_aio._engine.order import Order
+from trio_aio._errors import os_error
+from trio_aio._lanes.devices import DeviceRecord
+from trio_aio._native import ffi, lib
+
+if TYPE_CHECKING:
+    from trio_aio._engine.shared_file import SharedFile
+    from trio_aio._native import CData
+
+__all__ = ("Alignment", "DescriptionRecord", "Descriptor", "cached_size", "describe", "kind_of")
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What direct I/O on a file asks of its requests, in bytes.
+
+    ``offset`` is what offsets and lengths must be multiples of, ``memory`` what addresses must. Both are 1 for a buffered file.
+    Source: ``statx(2)``, STATX_DIOALIGN.
+    """
+
+    offset: int
+    memory: int
+
+
+def kind_of(mode: int) -> str:
+    """Return the kind of file that `mode` (st_mode) stands for, in words."""
+    for test, name in (
+        (stat.S_ISFIFO, "a FIFO"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a character device"),
+        (stat.S_ISDIR, "a directory"),
+        (stat.S_ISBLK, "a block device"),
+        (stat.S_ISREG, "a regular file"),
+    ):
+        if test(mode):
+            return name
+    return "no regular file"
+
+
+BUFFERED = Alignment(1, 1)
+UNKNOWN_DEVICE = DeviceRecord()  # of a descriptor that the engine has not learned
+
+
+# Of `take_unclaimed`: the event loop and a finalizer in any thread may ask for one descriptor. Reentrant: the collector may run inside.
+_claims = threading.RLock()
+
+
+def _renew_claims() -> None:
+    global _claims
+    _claims = threading.RLock()  # another thread of the parent may have held it
+
+
+os.register_at_fork(after_in_child=_renew_claims)
+
+
+class Descriptor:
+    """A file descriptor, its traits, and the requests that lease it."""
+
+    def __init__(self, fd: int, name: object = None) -> None:
+        self.fd: int = fd
+        self.name: object = name
+        self.unclaimed: bool = False  # a request has opened it, and no file has taken it over: it is closed with this object
+        self.borrowed: bool = False  # the caller closes it (closefd=False)
+        self.mode: int = 0  # st_mode
+        self.device: int = 0
+        self.inode_number: int = 0
+        self.shared_file: SharedFile | None = None  # set by `Engine.learn`
+        self.direct: bool = False
+        self.o_direct: bool = False  # has the flag, whatever its filesystem makes of it
+        self.append: bool = False
+        self.size: int = 0  # no less than this when last seen: what lies below it is an overwrite
+        self.alignment: Alignment = BUFFERED
+        self.read_unit: int = 1  # what offsets and lengths of reads must be multiples of
+        self.read_device: DeviceRecord = UNKNOWN_DEVICE  # what its device was found to do; set by `Engine.learn`
+        self.write_device: DeviceRecord = UNKNOWN_DEVICE
+        self.users: int = 0  # calls by fd that share this object
+        self.buffered_fd: CData = ffi.NULL  # see `keep_buffered_fd`
+        self.order: Order = Order()  # what leases it, and what waits for what
+
+    def own(self, fd: int) -> None:
+        """Take over what a request has opened, until a file does. An exception may come first: KeyboardInterrupt, at any moment."""
+        self.fd, self.unclaimed = fd, True
+
+    def take_unclaimed(self) -> bool:
+        """Return whether the descriptor belongs to the caller now: true for one caller, in any thread, if no file has taken it over."""
+        with _claims:
+            unclaimed, self.unclaimed = self.unclaimed, False
+        return unclaimed
+
+    def close_unclaimed(self) -> None:
+        """Close it now if no file has taken it over."""
+        if self.take_unclaimed():
+            os.close(self.fd)
+
+    def __del__(self) -> None:
+        if self.unclaimed:
+            self.close_unclaimed()
+
+    def keep_buffered_fd(self) -> None:
+        """Let writes through the page cache share one more descriptor, without O_DIRECT, which is closed with the first."""
+        self.buffered_fd = ffi.new("struct taio_buffered_fd *", [lib.TAIO_NOT_YET])
+
+    @property
+    def buffered_fd_address(self) -> int:
+        """Where the descriptor without O_DIRECT is kept; 0 if there is none."""
+        return int(ffi.cast("uintptr_t", self.buffered_fd))
+
+    @property
+    def through_cache(self) -> int:
+        """The value that makes a worker write through the page cache (native.h, TAIO_WRITE)."""
+        return lib.TAIO_BUFFERED_FD | self.buffered_fd_address
+
+    def close_now(self) -> None:
+        """Close now what belongs to us. No request uses it any more."""
+        if self.buffered_fd and self.buffered_fd.fd >= 0:
+            os.close(self.buffered_fd.fd)
+        if not self.borrowed:
+            os.close(self.fd)
+
+    @property
+    def read_bounce(self) -> int:
+        """The value that makes a worker read through its own aligned memory (native.h, TAIO_READ); 0 where that is not needed."""
+        unit = self.read_unit if self.read_unit > 1 else self.alignment.memory  # a read may be widened by more than it must
+        return unit if unit > 1 else 0
+
+    @property
+    def write_bounce(self) -> int:
+        """The value that makes a worker write whole blocks through its own aligned memory; 0 where that is not needed."""
+        if self.alignment.offset > 1:
+            return self.alignment.offset
+        return self.through_cache if self.alignment.memory > 1 else 0
+
+    def load(self, description: CData) -> None:
+        """Take over what the kernel says: a struct taio_description."""
+        self.mode = description.mode
+        self.device = description.device
+        self.inode_number = description.inode
+        # Alignments of 0: the file cannot do it, and the kernel goes through the page cache.
+        self.o_direct = bool(description.open_flags & os.O_DIRECT)
+        self.direct = self.o_direct and not (description.has_dioalign and not description.dio_offset)
+        self.append = bool(description.open_flags & os.O_APPEND)
+        self.size = description.size
+        if self.direct and description.has_dioalign:
+            self.alignment = Alignment(description.dio_offset, description.dio_memory)
+            self.read_unit = description.dio_read_offset or description.dio_offset
+
+
+class DescriptionRecord:
+    """Memory where a worker, or `describe`, writes what a descriptor is: a struct taio_description."""
+
+    def __init__(self) -> None:
+        self.value: CData = ffi.new("struct taio_description *")
+        self.address: int = int(ffi.cast("uintptr_t", self.value))
+
+
+def describe(fd: int) -> DescriptionRecord:
+    """Return what the kernel says of `fd`, from memory alone. OSError (EBADF)."""
+    record = DescriptionRecord()
+    error = lib.taio_describe(fd, record.value)
+    if error < 0:
+        raise os_error(-error, fd)
+    return record
+
+
+def cached_size(path: bytes) -> int:
+    """Return the size of a file if the kernel has it in memory, otherwise a negative number. Never sleeps."""
+    return lib.taio_cached_size(path)

@@ -1,0 +1,63 @@
+"""What finalizers leave to the engine: descriptors to be closed, and reads that no task will take.
+
+A finalizer runs at any moment, in any thread, perhaps while the engine closes. So this is the one part of the engine that has a lock. It
+is reentrant, because the collector may run a finalizer inside.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from os import eventfd_write
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_aio._engine.descriptor import Descriptor
+    from trio_aio._engine.protocols import Request
+
+__all__ = ("Drops",)
+
+
+class Drops:
+    """A list that any thread may add to, until the engine is closed."""
+
+    def __init__(self, event_fd: int) -> None:
+        self._event_fd: int = event_fd
+        self._lock: threading.RLock = threading.RLock()
+        self._list: deque[tuple[Descriptor | None, Request]] = deque()
+        self.closed: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self._list)
+
+    def add(self, descriptor: Descriptor | None, request: Request) -> None:
+        """Leave a close of `descriptor` to the engine, or, without one, a read that no task will take.
+
+        The request was made before: a finalizer may run when there is no memory.
+        """
+        if not self.call(lambda: self._list.append((descriptor, request))) and descriptor is not None and not descriptor.order.leases:
+            descriptor.close_now()
+
+    def call(self, function: Callable[[], object]) -> bool:
+        """Call a function and wake the reaper, unless the engine is closed. Return whether it was called."""
+        with self._lock:
+            if self.closed:
+                return False
+            function()
+            eventfd_write(self._event_fd, 1)
+            return True
+
+    def take(self) -> tuple[Descriptor | None, Request] | None:
+        """Take the oldest; None if there is none."""
+        with self._lock:
+            return self._list.popleft() if self._list else None
+
+    def close(self) -> None:
+        """Take no more, and close now the descriptors that are left."""
+        with self._lock:
+            self.closed = True
+        for descriptor, _ in self._list:
+            if descriptor is not None:
+                descriptor.close_now()

@@ -1,0 +1,350 @@
+"""The engine: takes requests, chooses a lane for each, and gives completions to their requests. It never awaits and knows no event loop.
+
+How the kernel works. Nothing orders the requests in flight: a sync may overtake a write, and close(2) takes the descriptor away from
+requests that were not submitted. Some requests that look asynchronous are not, depending on the file and the moment.
+
+What we do about it. A request takes the kernel lane if it says that it can, otherwise the workers. What the kernel lane could not do
+without sleeping continues with a worker. Each request leases its descriptor; changes, syncs and closes enter the order of their file
+(`order`). Both lanes signal one eventfd, and the reaper then calls `reap`.
+
+All methods are for one thread, the event loop's. Other threads use `drops` only.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from functools import partial
+from os import EFD_CLOEXEC, EFD_NONBLOCK, eventfd, eventfd_write
+from typing import TYPE_CHECKING, Any
+
+from trio_aio._engine.completions import Completions
+from trio_aio._engine.drops import Drops
+from trio_aio._engine.known_files import KnownFiles
+from trio_aio._engine.new_memory import populate
+from trio_aio._engine.withdrawal import empty_full_ring, take_dropped
+from trio_aio._lanes.inline import InlineLane
+from trio_aio._lanes.kernel import KernelLane
+from trio_aio._lanes.protocols import State
+from trio_aio._lanes.workers import WorkerLane
+from trio_aio._memory.slabs import BufferPool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from trio_aio._engine.descriptor import Descriptor
+    from trio_aio._engine.protocols import Hook, Request
+
+__all__ = ("Engine",)
+
+_POOLED = 16 << 20  # bytes of aligned memory kept for the next direct request
+
+_ECANCELED = -errno.ECANCELED
+_WITHDRAWN, _COMPLETED, _PREPARED = State.WITHDRAWN, State.COMPLETED, State.KERNEL_PREPARED
+
+
+class Engine:
+    """The lanes, and the requests in them.
+
+    `wake` is called with each completed request that has a waiter, `plug` when `flush` should be called at the end of the event loop's
+    tick. `insist`: make the kernel lane now, and raise OSError if that fails. `hook`: a test's faults.
+    """
+
+    def __init__(
+        self,
+        max_in_flight: int,
+        max_workers: int,
+        *,
+        use_kernel: bool,
+        insist: bool,
+        wake: Callable[[Any], None],
+        plug: Callable[[], None],
+        hook: Hook | None = None,
+    ) -> None:
+        self.max_in_flight: int = max_in_flight
+        self.setup_error: OSError | None = None  # why there is no kernel lane
+        self.completed: int = 0
+        self.cancelled: int = 0
+        self.retried: int = 0
+        self.submitted_kernel: int = 0
+        self.submitted_workers: int = 0
+        self._submit_calls: int = 0  # of a kernel lane that is closed
+        self.bytes_read: int = 0
+        self.bytes_written: int = 0
+        self.outstanding: int = 0  # requests that were submitted and have not ended
+        self.abandoned: int = 0  # those of them that no task waits for
+        self.files: KnownFiles = KnownFiles()
+        self.kernel: KernelLane | None = None
+        self.may_use_kernel: bool = use_kernel
+        self.hook: Hook | None = hook
+        self.wake: Callable[[Any], None] = wake
+        self.plug: Callable[[], None] = plug
+        self.plugged: bool = False
+        self._stopping: bool = False
+        self.orphaned: bool = False  # the event loop has ended: no task takes a result any more
+        self.event_fd: int = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        self.drops: Drops = Drops(self.event_fd)
+        try:
+            if insist:
+                self._set_up_kernel()
+            self.workers: WorkerLane = WorkerLane(max_in_flight, max_in_flight, max_workers, self.event_fd)
+        except BaseException:
+            self._tear_down_kernel()
+            os.close(self.event_fd)
+            raise
+        self.inline: InlineLane = InlineLane(self.workers)
+        self.buffers: BufferPool = BufferPool(_POOLED, partial(populate, self))
+        self.completions: Completions = Completions(self)
+        if hook is not None:
+            hook.install(self)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that the kernel or a worker has, or will get at the end of this tick."""
+        return self.workers.in_flight + (self.kernel.in_flight if self.kernel is not None else 0)
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait for a slot."""
+        return self.workers.queued + (self.kernel.queued if self.kernel is not None else 0)
+
+    @property
+    def submit_calls(self) -> int:
+        """How many times ``io_submit`` was called."""
+        return self.kernel.submit_calls if self.kernel is not None else self._submit_calls
+
+    def has_kernel_lane(self) -> bool:
+        """Return whether native AIO can be had. Calls ``io_setup`` to find out."""
+        if self.kernel is None and self.may_use_kernel:
+            try:
+                self._set_up_kernel()
+            except OSError as error:
+                self.may_use_kernel = False
+                self.setup_error = error
+        return self.kernel is not None
+
+    # ---- the way in
+
+    def learn(self, descriptor: Descriptor) -> None:
+        """Connect a descriptor with what is known of its device and its file. A direct one will need aligned memory."""
+        self.files.connect(descriptor)
+        if descriptor.direct:
+            self.buffers.prepare()
+
+    def submit(self, request: Request) -> None:
+        """Start a request. It may have completed when this returns; otherwise its waiter will be woken.
+
+        ValueError if a close of its descriptor was asked for, unless the request belongs to a group, which has a lease.
+        """
+        order = request.descriptor.order
+        if order.closing and request.group is None:
+            order.check()
+        self.outstanding += 1
+        if self.hook is not None:
+            self.hook.submitted(request)
+        try:
+            if not request.ordered:
+                order.leases += 1
+                self.dispatch(request)
+                return
+            request.admit(self)
+            if order.enter(request):
+                request.start(self)
+            else:
+                request.state = State.HELD
+        except BaseException:
+            if request.state < State.KERNEL_QUEUED:  # no lane has it (no memory, say): it owns nothing, and no task waits
+                request.waiter = request.group = None
+                request.state = _WITHDRAWN
+                self.release(request)
+            raise
+
+    def end_lease(self, descriptor: Descriptor) -> None:
+        """End what ``descriptor.order.lease()`` started."""
+        for waiting in descriptor.order.end_lease():
+            waiting.start(self)
+
+    def dispatch(self, request: Request) -> None:
+        """Give a request to the lane that suits it."""
+        can = request.can_submit(self)
+        if can is None:
+            return
+        if not can or not (self.kernel is not None or self.has_kernel_lane()):
+            self.to_workers(request)
+            return
+        if self.hook is not None and not self.hook.allows_kernel(request):
+            self.to_workers(request)
+            return
+        kernel = self.kernel
+        assert kernel is not None
+        self.submitted_kernel += request.count
+        kernel.accept(request)
+        if request.state is _PREPARED:
+            if request.is_batch or kernel.is_due:
+                self.flush()
+            elif not self.plugged:
+                self.ask_for_flush()
+        elif kernel.has_event:
+            kernel.has_event = False  # complete when io_submit returned
+            self.reap(drain=False)
+            request.note_submitted(self, self._result_of(request))
+
+    def _result_of(self, request: Request) -> int | None:
+        if request.state >= _WITHDRAWN:
+            return request.result
+        return self.completions.result_of(request.token)
+
+    def to_workers(self, request: Request) -> None:
+        """Give a request to the workers."""
+        self.submitted_workers += request.count
+        request.start_worker()
+        self.workers.accept(request)
+        if self.workers.gathered:
+            self.ask_for_flush()
+
+    def ask_for_flush(self) -> None:
+        """Have `flush` called at the end of the tick."""
+        if not self.plugged:
+            self.plugged = True
+            self.plug()
+
+    def flush(self) -> None:
+        """Hand over what is gathered for the workers, submit what is prepared for the kernel, and take what is complete already."""
+        self.plugged = False
+        if self.workers.gathered:
+            self.workers.hand_over()
+        lane = self.kernel
+        if lane is None or not lane.has_prepared:
+            return
+        tried, refused = lane.submit()
+        if refused:
+            self.completions.serve(refused)
+            self.start_queued()  # their slots are free, and perhaps no completion follows that would do it
+            eventfd_write(self.event_fd, 1)  # the loop may be about to sleep, with these tasks just woken
+        elif lane.is_stuck:
+            empty_full_ring(self)
+            tried = []
+        lane.has_event = False
+        self.reap(drain=False)
+        for request in tried:
+            request.note_submitted(self, self._result_of(request))  # type: ignore[attr-defined,arg-type]
+
+    def refuse(self, request: Any, result: int) -> None:
+        """Complete a request that io_submit refused when it was submitted alone."""
+        request.complete_kernel(self, request.token, result)
+        eventfd_write(self.event_fd, 1)  # the loop may be about to sleep, with its task just woken
+
+    # ---- the way out
+
+    def reap(self, *, drain: bool) -> None:
+        """Take all completions, and wake their waiters. `drain`: the eventfd was readable, so empty it first."""
+        if self.drops and not self._stopping:  # otherwise `close` closes them: the workers may have left
+            take_dropped(self)
+        if self.completions.take(drain=drain) or drain:
+            self.start_queued()
+        elif self.kernel is not None and self.kernel.is_stuck:  # otherwise a completion is to come, and asks
+            self.ask_for_flush()
+        if self.hook is not None:
+            self.hook.reaped(self)
+
+    def complete(self, token: int, result: int, transferred: int) -> None:
+        """Give a completion to the request that has its slot."""
+        if self.hook is not None:
+            changed = self.hook.completed(token, result, transferred)
+            if changed is None:
+                return
+            result, transferred = changed
+        if token & 0xFFFFFFFF >= self.max_in_flight:
+            request: Any = self.workers.take(token)
+            if request is not None:  # otherwise it was withdrawn
+                request.complete_worker(self, result, transferred)
+            return
+        assert self.kernel is not None
+        request = self.kernel.take(token)
+        assert request is not None
+        request.complete_kernel(self, token, result)
+
+    def finish(self, request: Request, result: int) -> None:
+        """Complete a request with its final result."""
+        request.result = result
+        assert request.state < _WITHDRAWN, f"completed twice: {request!r}"
+        request.state = _COMPLETED
+        if request.abandoned or request.counted:
+            pass  # among the cancelled already
+        elif request.cancel_accepted and result in (0, _ECANCELED):
+            self.cancelled += request.count
+        else:
+            self.completed += request.count
+        request.settle(self)
+        self.release(request)
+
+    def release(self, request: Request) -> None:
+        """End the lease of a request, start what waited for that, and wake its waiter."""
+        self.outstanding -= 1
+        if request.abandoned:
+            self.abandoned -= 1
+        if self.hook is not None:
+            self.hook.released(request)
+        request.release(self)
+        order = request.descriptor.order
+        ready: Iterable[Request] = ()
+        if not request.ordered:
+            order.leases -= 1
+            if order.closing and not order.leases:
+                ready = order.close_if_idle()
+        elif not request.closes:
+            if request.changes and request.descriptor.shared_file is not None:
+                request.descriptor.shared_file.note_change()
+            ready = order.leave(request)
+        if request.waiter is not None:
+            self.wake(request)
+        elif request.group is not None:
+            request.group.ended(request)
+        for waiting in ready:  # last: this may reap what others wait for, and come back here
+            waiting.start(self)
+
+    def start_queued(self) -> None:
+        """Start queued requests: slots have become free."""
+        if self.workers.queue:
+            self.workers.start_queued()
+        if self.workers.gathered:
+            self.ask_for_flush()
+        lane = self.kernel
+        if lane is not None:
+            lane.start_queued()
+            if lane.has_prepared:
+                self.ask_for_flush()
+
+    def cancel(self, request: Request) -> bool:
+        """Cancel a request. True: it never ran and never will, and no task is woken. False: its completion comes."""
+        request.cancel_requested = True
+        return request.cancel(self)
+
+    # ---- the end
+
+    def stop(self) -> None:
+        """Tell the workers to leave. Nothing is outstanding. `close` will not wait once `workers.stopped`."""
+        self._stopping = True
+        self.workers.stop()
+
+    def close(self) -> None:
+        """Release everything. Nothing is outstanding and the workers have been told to leave."""
+        if self.hook is not None:
+            self.hook.close()
+        self.workers.close()
+        self.drops.close()
+        self._tear_down_kernel()
+        self.inline.close()
+        self.buffers.clear()
+        os.close(self.event_fd)
+
+    def _set_up_kernel(self) -> None:
+        self.kernel = KernelLane.open(self.max_in_flight, self.event_fd, self.refuse)
+        if self.hook is not None:
+            self.hook.install_kernel(self)
+
+    def _tear_down_kernel(self) -> None:
+        if self.kernel is not None:
+            self._submit_calls = self.kernel.submit_calls
+            self.kernel.close()
+            self.kernel = None

@@ -1,0 +1,100 @@
+"""What all descriptors of one file share: the order of its writes, and the copies of its bytes that are kept in memory.
+
+A copy in memory must not outlive what it was copied from. Each change that goes through the engine is noted here when it starts and when
+it has ended. A copy is kept only if nothing was changed while it was made.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+from weakref import ref
+
+if TYPE_CHECKING:
+    from trio_aio._engine.protocols import WriteRequest
+
+__all__ = ("Copy", "Gate", "SharedFile")
+
+
+class Copy(Protocol):
+    """Bytes of the file, kept in memory."""
+
+    registered: bool
+
+    def forget(self) -> None:
+        """Drop them: the file is being changed, or was."""
+
+
+class Gate:
+    """Lets writes of one kind pass while none of the other is in flight: direct ones, or ones through the page cache.
+
+    First come, first served.
+
+    A direct write and a write through the page cache of the same block, at one time, may lose either of them.
+    """
+
+    __slots__ = ("__weakref__", "_buffered", "_in_flight", "_waiting")
+
+    def __init__(self) -> None:
+        self._buffered: bool = False  # the kind that is in flight
+        self._in_flight: int = 0
+        self._waiting: deque[WriteRequest] = deque()
+
+    def enter(self, request: WriteRequest) -> bool:
+        """Return whether a write may start now. Otherwise it waits, and `ready` will return it."""
+        self._waiting.append(request)
+        return self.ready() == [request]
+
+    def leave(self) -> None:
+        """Note that a write has ended."""
+        self._in_flight -= 1
+
+    def withdraw(self, request: WriteRequest) -> None:
+        """Forget a write that waits."""
+        self._waiting.remove(request)
+
+    def ready(self) -> list[WriteRequest]:
+        """Return the writes that may start now."""
+        ready = []
+        waiting = self._waiting
+        while waiting and (not self._in_flight or waiting[0].buffered is self._buffered):
+            request = waiting.popleft()
+            request.passed_gate = True
+            self._buffered = request.buffered
+            self._in_flight += 1
+            ready.append(request)
+        return ready
+
+
+class SharedFile:
+    """One file, by its inode number."""
+
+    __slots__ = ("__weakref__", "_copies", "_sweep_at", "gate", "version")
+
+    def __init__(self) -> None:
+        self.gate: Gate = Gate()
+        self.version: int = 0  # counts `note_change`
+        # Plain references and not a WeakSet, which a finalizer in another thread may change during an iteration.
+        self._copies: list[ref[Copy]] = []
+        self._sweep_at: int = 8  # so many references, and those that are dead are removed
+
+    def register_cache(self, copy: Copy) -> None:
+        """Have `forget` of a copy called with the next change."""
+        if copy.registered:
+            return
+        copy.registered = True
+        self._copies.append(ref(copy))
+        if len(self._copies) > self._sweep_at:
+            self._copies = [known for known in self._copies if known() is not None]
+            self._sweep_at = 2 * len(self._copies) + 8
+
+    def note_change(self) -> None:
+        """Note that a change starts, or has ended."""
+        self.version += 1
+        if self._copies:
+            copies, self._copies = self._copies, []
+            for known in copies:
+                copy = known()
+                if copy is not None:
+                    copy.registered = False
+                    copy.forget()

@@ -1,0 +1,124 @@
+"""How requests leave their lane before they have run: one alone, the writes of a call together, all polls, what a full ring holds up."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+from trio_aio._lanes.protocols import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from trio_aio._engine.protocols import Host, Request
+
+__all__ = (
+    *("abandon", "cancel_or_abandon", "cancel_polls", "cancel_together", "empty_full_ring", "end_withdrawn"),
+    *("take_dropped", "withdraw_prepared", "withdraw_untaken"),
+)
+
+_UNTAKEN = (State.HELD, State.KERNEL_QUEUED, State.WORKER_QUEUED)  # neither the kernel nor a worker has it
+
+
+def cancel_together(engine: Host, requests: Iterable[Request]) -> bool:
+    """Cancel writes of one file, all or none of them."""
+    requests = [*requests]
+    doubtful = [request for request in requests if request.state is State.WORKER_IN_FLIGHT]
+    started = any(request.started or request.state not in (*_UNTAKEN, State.WORKER_IN_FLIGHT) for request in requests)
+    if started or len(doubtful) > 1:
+        return False
+    if doubtful and not engine.workers.withdraw(doubtful[0]):
+        return False
+    for request in requests:
+        if request not in doubtful:
+            withdraw_untaken(engine, request)
+    for request in requests:  # now that all are withdrawn: what starts instead could end some, and others would start in their slots
+        end_withdrawn(engine, request)
+    return True
+
+
+def empty_full_ring(engine: Host) -> None:
+    """Let what is prepared leave the kernel lane: io_submit answers EAGAIN, and only polls are in flight.
+
+    The kernel is out of memory, say. No completion would ever make us try again.
+    """
+    lane = engine.kernel
+    assert lane is not None
+    for request in dict.fromkeys(lane.requests()):
+        if request.cancellable and request.state is State.KERNEL_IN_FLIGHT:
+            continue
+        request.leave_kernel(engine, -errno.EAGAIN)  # type: ignore[attr-defined]
+    lane.start_queued()
+
+
+def cancel_polls(engine: Host) -> None:
+    """End the requests that may never end by themselves; they fail with ECANCELED. For closing."""
+    lane = engine.kernel
+    if lane is None:
+        return
+    polls: list[Any] = [request for request in (*lane.requests(), *lane.waiting()) if request.cancellable]
+    for request in polls:
+        if request.state is State.KERNEL_IN_FLIGHT:
+            request.cancel_accepted = request.cancel_accepted or lane.cancel(request)
+            continue
+        if request.state is State.KERNEL_QUEUED:
+            lane.withdraw_queued(request)
+        else:
+            withdraw_prepared(engine, request)
+        request.cancel_accepted = True
+        engine.finish(request, -errno.ECANCELED)
+    engine.start_queued()
+
+
+def withdraw_untaken(engine: Host, request: Request) -> None:
+    """Withdraw a request that neither the kernel nor a worker has."""
+    if request.state is State.HELD:
+        request.withdraw_held()
+    elif request.state is State.WORKER_QUEUED:
+        engine.workers.withdraw_queued(request)
+    else:
+        assert engine.kernel is not None
+        engine.kernel.withdraw_queued(request)
+
+
+def withdraw_prepared(engine: Host, request: Request) -> None:
+    """Withdraw a request that the kernel lane has prepared and not submitted."""
+    lane = engine.kernel
+    assert lane is not None
+    if engine.hook is not None and engine.hook.withdraws(request):
+        lane.vacate(lane.slot_of(request))
+    else:
+        lane.withdraw_prepared(request)
+
+
+def end_withdrawn(engine: Host, request: Request) -> None:
+    """End a request that was withdrawn from its lane."""
+    request.cancel_requested = True
+    engine.cancelled += request.count
+    request.waiter = None
+    request.state = State.WITHDRAWN
+    engine.release(request)
+
+
+def abandon(engine: Host, request: Request) -> None:
+    """Let a request that cannot be cancelled run on with no task waiting. It keeps its memory until its completion."""
+    request.abandoned = True
+    request.waiter = None
+    engine.abandoned += 1
+    engine.cancelled += request.count
+
+
+def cancel_or_abandon(engine: Host, request: Request) -> None:
+    """Cancel a request, or let it run on with no task waiting. Nothing if it has ended."""
+    if not request.finished and not engine.cancel(request):
+        abandon(engine, request)
+
+
+def take_dropped(engine: Host) -> None:
+    """Do what finalizers have left to the engine."""
+    while (taken := engine.drops.take()) is not None:
+        descriptor, request = taken
+        if descriptor is None:
+            cancel_or_abandon(engine, request)
+        else:
+            engine.submit(request)

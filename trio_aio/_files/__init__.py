@@ -1,0 +1,1 @@
+"""What users hold: files, text files and streams, and the functions that open them."""

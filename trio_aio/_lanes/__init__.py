@@ -1,0 +1,1 @@
+"""Lanes: each carries one request from its slot through the queue and the submission to its completion."""

@@ -1,0 +1,112 @@
+"""The inline lane: ``preadv2(RWF_NOWAIT)`` on the event loop's own thread.
+
+How the kernel works. A page that is in the page cache costs a memory copy. For one that is not, the kernel answers EAGAIN and starts
+read-ahead: the worker that reads it next finds the I/O in flight. A short count has two meanings (only a part is cached, or the file
+ends), so a second call asks for the rest; 0 means the end.
+
+What we do about it. A miss is not free: the loop's thread starts the read-ahead, and a worker then waits for it. After many misses in a
+row the workers alone are faster, so the next requests go to them directly, and then one tries again.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from trio_aio._lanes.devices import Backoff
+from trio_aio._memory.exports import private_memory
+from trio_aio._native import ffi, lib
+
+if TYPE_CHECKING:
+    import mmap
+
+    from trio_aio._lanes.protocols import InlineDescriptor
+    from trio_aio._lanes.workers import WorkerLane
+    from trio_aio._native import CData
+
+__all__ = ("INLINE_LIMIT", "InlineLane")
+
+INLINE_LIMIT = 128 << 10  # bytes: a larger copy would keep the loop from its other tasks for too long
+
+MISSES = 16  # in a row, before requests go to the workers directly
+BACKOFF = 16  # requests that go to the workers directly before one tries again
+
+_pread_nowait = lib.taio_pread_nowait
+
+
+class InlineLane:
+    """Reads from the page cache, through one buffer that lives as long as the engine."""
+
+    def __init__(self, workers: WorkerLane) -> None:
+        self._workers: WorkerLane = workers
+        self.hits: int = 0
+        self.misses: int = 0
+        self.bytes_read: int = 0
+        self._backoff: Backoff = Backoff(MISSES, BACKOFF)  # after misses in a row
+        self._hits_before: int = 0  # hits at the last miss
+        self._view: mmap.mmap = private_memory(INLINE_LIMIT)
+        self._memory: CData = ffi.from_buffer("char[]", self._view)
+
+    def read(self, descriptor: InlineDescriptor, size: int, offset: int) -> bytes | None:
+        """Return `size` bytes, at most INLINE_LIMIT, fewer only at the end of the file. None: another lane must do it."""
+        if self._backoff.left and self._is_left():
+            return None
+        n = _pread_nowait(descriptor.fd, self._memory, size, offset)
+        if n != size:
+            n = self._rest(descriptor, self._memory, n, size, offset)
+            if n < 0:
+                return None
+        self.hits += 1
+        self.bytes_read += n
+        return self._view[:n]
+
+    def read_into(self, descriptor: InlineDescriptor, address: int, size: int, offset: int) -> int:
+        """Read into memory, and return how many bytes were read. -1: another lane must do it; -2: the same, after a part was read."""
+        if self._backoff.left and self._is_left():
+            return -1
+        memory = ffi.cast("char *", address)
+        n = _pread_nowait(descriptor.fd, memory, size, offset)
+        if n != size:
+            first, n = n, self._rest(descriptor, memory, n, size, offset)
+            if n < 0:
+                return -1 if first < 0 else -2
+        self.hits += 1
+        self.bytes_read += n
+        return n
+
+    def count_pieces(self, descriptor: InlineDescriptor, pieces: int, nbytes: int, answer: int) -> None:
+        """Count what `taio_pieces_inline` did, and learn from its answer."""
+        self.hits += pieces
+        self.bytes_read += nbytes
+        if answer < 0:
+            self.misses += 1
+            self._learn(descriptor, answer)
+
+    @staticmethod
+    def _learn(descriptor: InlineDescriptor, answer: int) -> None:
+        if answer == -errno.EOPNOTSUPP and descriptor.read_device is not None:
+            descriptor.read_device.nowait = False
+
+    def _is_left(self) -> bool:
+        return self._workers.in_flight > 0 and not self._backoff.should_try()  # a lone request is faster if it tries
+
+    def _rest(self, descriptor: InlineDescriptor, memory: CData, n: int, size: int, offset: int) -> int:
+        while 0 < n < size:
+            more = _pread_nowait(descriptor.fd, memory + n, size - n, offset + n)
+            if more == 0:
+                return n
+            n = n + more if more > 0 else more
+        if n >= 0:
+            return n
+        self._learn(descriptor, n)
+        self.misses += 1
+        if self.hits != self._hits_before:
+            self._hits_before = self.hits
+            self._backoff.note_fast()
+        self._backoff.note_slow()
+        return -1  # if it is an error, the worker meets it too, and reports it
+
+    def close(self) -> None:
+        """Unmap the buffer."""
+        ffi.release(self._memory)
+        self._view.close()

@@ -1,0 +1,268 @@
+"""The kernel lane: io_submit.
+
+How the kernel works. ``io_submit`` is asynchronous only for what the filesystem can start without sleeping. RWF_NOWAIT makes it answer
+EAGAIN (in the event) where it would have slept, so all our reads and writes carry that flag where the filesystem knows it. Each call
+rings the device's doorbell once, for all its requests, but the device gets none of them before the kernel has seen the last.
+The call stops at a request that it refuses; ring.c continues behind it.
+
+A block device takes a limited number of requests at a time (``nr_requests``, often 256; 1 MiB in scattered pages is several). A
+further one sleeps in the call, RWF_NOWAIT or not: 99 reads of 1 MiB kept the event loop for 83 ms.
+
+What we do about it. A request that finds the lane empty is submitted at once. Others are gathered until a few are prepared, or until the
+end of the tick, when all tasks that were woken together have run. How many are "a few" is learned from the measured cost of the calls
+(`learn_few`). The bytes in flight are bounded. A request of many pieces continues in C: while completions are taken, ring.c submits the
+next pieces.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trio_aio._lanes import kernel_context
+from trio_aio._lanes.protocols import KernelRequest, State
+from trio_aio._lanes.slots import Lane
+from trio_aio._native import ffi, lib
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_aio._lanes.kernel_context import KernelContext
+    from trio_aio._lanes.protocols import ManySlots
+    from trio_aio._native import CData
+
+__all__ = ("KernelLane",)
+
+# The fixed part of an io_submit may cost each request this share of its own part. Measured on two processors: direct reads of 4 KiB a
+# second in batches of 1, 4, 8, 16 and 32: 25,900, 26,600, 31,700, 23,800 and 24,700 by 16 tasks; 35,400, 40,900, 42,000, 41,800 and
+# 39,900 by 64. Other figures on another day, so no constant fits.
+FIXED_SHARE = 1 / 4
+SMALLEST_BATCH, LARGEST_BATCH = 4, 64
+# Pieces and bytes in flight of a request with many pieces, where the device does not know RWF_NOWAIT.
+BLIND, BLIND_BYTES = 16, 512 << 10
+
+_start = lib.taio_ring_start
+_PREPARED, _SUBMITTED_EVENT = lib.TAIO_PREPARED, lib.TAIO_SUBMITTED_EVENT
+
+
+class KernelLane(Lane[KernelRequest]):
+    """Requests that the kernel has, or will have at the end of this tick."""
+
+    queued_state = State.KERNEL_QUEUED
+    byte_limit = 16 << 20
+
+    def __init__(self, first: int, slots: int, context: KernelContext, event_fd: int, refuse: Callable[[KernelRequest, int], None]) -> None:
+        super().__init__(first, slots)
+        self.context: KernelContext = context
+        self.ring: CData = lib.taio_ring_new(context.id, slots, event_fd)
+        if not self.ring:
+            raise MemoryError
+        self.prepared: list[KernelRequest] = []  # in order; a request of many pieces comes once
+        self.few: int = lib.TAIO_TOGETHER  # so many prepared requests are submitted before the end of the tick
+        self.has_event: bool = False  # a request was complete when its io_submit returned, and `reap` has not been called since
+        self._refuse: Callable[[KernelRequest, int], None] = refuse  # takes a request, its slot freed, that io_submit refused
+        self._many: list[ManySlots] = []  # requests of many pieces that have slots
+        self._places: list[int] = [0] * slots  # of each such slot: its part of the aligned memory
+        self._refused: CData = ffi.new("struct taio_completion[]", slots)
+        self._since_learned: int = 0
+
+    @classmethod
+    def open(cls, slots: int, event_fd: int, refuse: Callable[[Any, int], None]) -> KernelLane:
+        """Return a lane with a kernel context of its own; OSError as ``io_setup``."""
+        return cls(0, slots, kernel_context.acquire(slots), event_fd, refuse)
+
+    @property
+    def submit_calls(self) -> int:
+        """How many times io_submit was called."""
+        return lib.taio_ring_calls(self.ring)
+
+    @property
+    def has_prepared(self) -> bool:
+        """Whether `submit` has something to do."""
+        return bool(self.prepared) or (bool(self._many) and lib.taio_ring_prepared(self.ring) > 0)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether what is prepared should not wait for the end of the tick: the lane was empty, or there are enough for one call."""
+        prepared = len(self.prepared)
+        return prepared >= self.few or self.slots - len(self.free) == prepared == 1
+
+    def start_in_slot(self, request: KernelRequest, slot: int) -> None:
+        """Let a request fill its iocb."""
+        request.prepare(self, slot)
+
+    def start(self, request: KernelRequest, slot: int, opcode: int, fd: int, memory: int, length: int, offset: int, flags: int) -> None:
+        """Fill the iocb of a slot, and submit it at once if nothing else is in flight. Called by `KernelRequest.prepare`."""
+        alone = len(self.free) == self.slots - 1 and not self.prepared
+        answer = _start(self.ring, slot, request.token, opcode, fd, memory, length, offset, flags, alone)
+        if answer == _PREPARED:
+            request.state = State.KERNEL_PREPARED
+            self.prepared.append(request)
+            return
+        request.state = State.KERNEL_IN_FLIGHT
+        if answer < 0:
+            self.vacate(slot)
+            self._refuse(request, answer)
+        elif answer == _SUBMITTED_EVENT:
+            self.has_event = True
+
+    # ---- requests of many pieces: they take the slots that no other request wants
+
+    def start_pieces(self, request: ManySlots, slot: int) -> None:
+        """Start a request of many pieces with one slot, and as many more as are free."""
+        request.state = State.KERNEL_PREPARED
+        pieces = request.pieces
+        pieces.started = True
+        native = pieces.native
+        native.next = 0
+        native.width = self.slots
+        pieces.most = self.slots
+        if pieces.slab_capacity:
+            native.bounce = pieces.slab_address
+            pieces.most = min(pieces.most, pieces.slab_capacity // native.stride)
+            pieces.places = list(range(pieces.most))
+        if request.blind:
+            pieces.most = min(pieces.most, max(1, min(BLIND, BLIND_BYTES // pieces.largest)))
+        self.prepared.append(request)
+        self._many.append(request)
+        self._prepare_piece(request, slot)
+        self._widen()
+        pieces.first = pieces.slots
+
+    def _prepare_piece(self, request: ManySlots, slot: int) -> bool:
+        """Give a request one more slot. False: it has no piece for it."""
+        pieces = request.pieces
+        place = pieces.places.pop() if pieces.places else 0
+        if not lib.taio_ring_prepare_pieces(self.ring, slot, request.token, pieces.native, place):
+            if pieces.slab_capacity:
+                pieces.places.append(place)
+            self.vacate(slot)
+            pieces.most = pieces.slots
+            return False
+        self._places[slot] = place
+        pieces.slots += 1
+        return True
+
+    def _widen(self) -> None:
+        for request in self._many:
+            pieces = request.pieces
+            while self.free and not self.queue and pieces.slots < pieces.most and self.has_room(request):
+                if not self._prepare_piece(request, self.occupy(request)):
+                    break
+
+    def note_queued(self) -> None:
+        """Let requests of many pieces give up half of their slots: another request waits for one."""
+        for request in self._many:
+            native = request.pieces.native
+            if native.width:
+                native.width = max(1, request.pieces.slots // 2) if self.slots > 1 else 0  # the only slot: a worker does the rest
+
+    def start_queued(self) -> None:
+        """Start queued requests while slots are free. Requests of many pieces get what is left."""
+        if self.queue:
+            super().start_queued()
+        if self._many and not self.queue:
+            for request in self._many:
+                native = request.pieces.native
+                if native.width:  # 0: the kernel refused a piece, and the request only waits for the others
+                    native.width = self.slots
+            self._widen()
+
+    def take_slot_back(self, request: ManySlots, token: int) -> bool:
+        """Note that a request of many pieces gave up a slot. Return whether that was its last."""
+        pieces = request.pieces
+        if pieces.slab_capacity:
+            pieces.places.append(self._places[(token & 0xFFFFFFFF) - self.first])
+        pieces.slots -= 1
+        if pieces.slots:
+            if not pieces.native.width:
+                pieces.most = 0
+            return False
+        self._many.remove(request)
+        return True
+
+    def withdraw_pieces(self, request: ManySlots) -> bool:
+        """Withdraw the pieces that io_submit has not seen. Return whether no piece is left in this lane."""
+        pieces = request.pieces
+        for slot, holder in enumerate(self.holders):
+            if holder is request and lib.taio_ring_withdraw(self.ring, slot):
+                self.vacate(slot)
+                pieces.slots -= 1
+        if pieces.slots:
+            return False
+        self._many.remove(request)
+        if request in self.prepared:
+            self.prepared.remove(request)
+        return True
+
+    # ---- the call
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether requests are prepared, and only such are in flight as may never complete: polls."""
+        prepared = lib.taio_ring_prepared(self.ring)
+        if not prepared:
+            return False
+        polls = sum(request.cancellable and request.state is State.KERNEL_IN_FLIGHT for request in self.requests())
+        return self.in_flight - polls == prepared
+
+    def submit(self) -> tuple[list[KernelRequest], list[int]]:
+        """Call io_submit for what is prepared.
+
+        Return the requests that it was given, and the completions of those that it refused, three integers each. What the ring has no
+        room for stays prepared.
+        """
+        tried = self.prepared
+        refused = lib.taio_ring_submit(self.ring, self._refused, self.slots)
+        left = lib.taio_ring_prepared(self.ring)
+        self.prepared = []
+        if left:
+            kept = [
+                request for request in tried if lib.taio_ring_is_prepared(self.ring, self.slot_of(request)) and not self._has_many(request)
+            ]
+            tried = [request for request in tried if request not in kept]
+            self.prepared = kept
+        for request in tried:
+            request.state = State.KERNEL_IN_FLIGHT
+        self._since_learned += 1
+        if self._since_learned >= 16:
+            self.learn_few()
+        out = self._refused
+        return tried, [number for i in range(refused) for number in (out[i].token, out[i].result, 0)]
+
+    def _has_many(self, request: KernelRequest) -> bool:
+        return any(request is many for many in self._many)
+
+    @property
+    def fixed_cost(self) -> float:
+        """What the fixed part of an io_submit was measured to cost, in units of the part for each request. Negative: not known."""
+        return lib.taio_ring_fixed_cost(self.ring)
+
+    def learn_few(self) -> None:
+        """Choose how many requests go together, from what io_submit was measured to cost.
+
+        Enough that the fixed part of the call is a small share; never more than half of what is in flight, so that the device
+        works on one half while the other is gathered.
+        """
+        self._since_learned = 0
+        fixed = self.fixed_cost
+        if fixed >= 0:
+            half = max(1, self.in_flight // 2)
+            self.few = min(half, LARGEST_BATCH, max(SMALLEST_BATCH, round(fixed / FIXED_SHARE)))
+            lib.taio_ring_set_together(self.ring, max(SMALLEST_BATCH, self.few))
+
+    def withdraw_prepared(self, request: KernelRequest) -> None:
+        """Withdraw a request that io_submit has not seen."""
+        slot = self.slot_of(request)
+        lib.taio_ring_withdraw(self.ring, slot)
+        self.prepared.remove(request)
+        self.vacate(slot)
+
+    def cancel(self, request: KernelRequest) -> bool:
+        """Call io_cancel. Return whether the kernel accepted."""
+        return lib.taio_ring_cancel(self.ring, self.slot_of(request)) == 0
+
+    def close(self) -> None:
+        """Free the ring's memory and release the kernel's context. Nothing is in flight."""
+        lib.taio_ring_free(self.ring)
+        self.ring = ffi.NULL
+        kernel_context.release(self.context)

@@ -1,0 +1,94 @@
+"""What a lane asks of a request, and the states that a request goes through.
+
+A lane knows no kind of request. It gives a request a slot, lets it fill that slot with one C call, and hands its completion on. All else
+(what is read, what a result means, how it is cancelled) is the request's own business.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from trio_aio._lanes.devices import DeviceRecord
+    from trio_aio._native import CData
+
+__all__ = ("InlineDescriptor", "KernelRequest", "LaneRequest", "ManySlots", "Pieces", "State", "WorkerRequest")
+
+
+class State(enum.IntEnum):
+    """Where a request is. States only go forward: each step leads to a greater one."""
+
+    CREATED = 0
+    HELD = 1  # waits for other requests of its file, or for aligned memory; no lane has it
+    KERNEL_QUEUED = 2  # waits for a slot
+    KERNEL_PREPARED = 3  # has a slot and an iocb; io_submit has not been called
+    KERNEL_IN_FLIGHT = 4
+    WORKER_QUEUED = 5  # waits for a slot
+    WORKER_IN_FLIGHT = 6  # handed over; only the slot knows whether a worker has started it
+    WITHDRAWN = 7  # never ran
+    COMPLETED = 8
+
+
+class LaneRequest(Protocol):
+    """What both lanes ask of a request."""
+
+    state: State
+    token: int
+    """The slot that it has, and the slot's generation; -1 while it has none."""
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes it moves: requests in flight are bounded in bytes too."""
+
+
+class KernelRequest(LaneRequest, Protocol):
+    """What the kernel lane asks of a request."""
+
+    cancellable: bool
+    """Whether io_cancel can stop it. Such a request may never complete by itself."""
+
+    def prepare(self, lane: Any, slot: int) -> None:
+        """Fill the iocb of a slot, by `KernelLane.start` or, of a request with many slots, `KernelLane.start_pieces`."""
+
+
+class Pieces(Protocol):
+    """Many ranges of one file, as the kernel lane sees them."""
+
+    native: CData
+    started: bool
+    slots: int
+    most: int
+    first: int
+    largest: int
+    slab_address: int
+    slab_capacity: int
+    places: list[int]
+
+
+class ManySlots(KernelRequest, Protocol):
+    """A request that may have many slots of the kernel lane at once, one for each piece in flight."""
+
+    blind: bool
+    """Nothing keeps io_submit from sleeping on its pieces: direct, without RWF_NOWAIT."""
+
+    @property
+    def pieces(self) -> Pieces:
+        """Its pieces."""
+
+
+class WorkerRequest(LaneRequest, Protocol):
+    """What the worker lane asks of a request."""
+
+    def fill_slot(self, lane: Any, slot: int, before: int) -> None:
+        """Fill a worker's slot with one call of `taio_pool_prepare`. `before`: the slot that it is chained behind."""
+
+    def chain_key(self) -> Any:
+        """Return what it shares with requests that one worker serves as well as many: a device or a file. None: it shares nothing."""
+
+
+class InlineDescriptor(Protocol):
+    """What the inline lane asks of a descriptor."""
+
+    fd: int
+    read_device: DeviceRecord

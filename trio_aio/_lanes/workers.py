@@ -1,0 +1,189 @@
+"""The worker lane: native threads for every call that may sleep.
+
+A worker is a daemon thread that spends its life in one C function (workers.c) and holds no GIL there. Workers are started one by one,
+when more requests wait than workers are idle, and stay until the lane is closed.
+
+While other requests are in flight, requests that one worker serves as well as many are gathered, and handed over at the end of the tick
+as a chain. Of cold reads of one device the worker starts all before it waits for one, so the device has them at once. Writes of one file
+would wait for each other in the kernel, for the inode's lock.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from contextlib import suppress
+from os import eventfd_write
+from typing import TYPE_CHECKING
+
+from trio_aio._lanes.protocols import State, WorkerRequest
+from trio_aio._lanes.slots import Lane
+from trio_aio._native import ffi, lib
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_aio._native import CData
+
+__all__ = ("Population", "WorkerLane")
+
+_hand_over = lib.taio_pool_hand_over
+_numbers = itertools.count(1)
+
+NICENESS = 5  # more than the event loop's
+GATHER = 2  # requests in flight before any are gathered: with fewer, each has a worker of its own
+_NONE = lib.TAIO_NONE
+_CHAIN = lib.TAIO_CHAIN
+
+
+class _Chain:
+    """Slots that are handed over together."""
+
+    __slots__ = ("first", "key", "last", "length")
+
+    def __init__(self, key: object) -> None:
+        self.key: object = key
+        self.first: int = _NONE
+        self.last: int = _NONE
+        self.length: int = 0
+
+    def add(self, slot: int) -> int:
+        """Put a slot at the end. Return the one before it."""
+        before, self.last = self.last, slot
+        if before == _NONE:
+            self.first = slot
+        self.length += 1
+        return before
+
+
+class Population:
+    """Has the pages of new memory made by a worker: the first touch takes longer than a read, and may sleep."""
+
+    cancellable: bool = False
+    nbytes: int = 0
+
+    def __init__(self, address: int, length: int, done: Callable[[], None]) -> None:
+        self.state: State = State.CREATED
+        self.token: int = -1
+        self._address: int = address
+        self._length: int = length
+        self._done: Callable[[], None] = done
+
+    def fill_slot(self, lane: WorkerLane, slot: int, before: int) -> None:
+        lane.prepare(slot, before, self.token, lib.TAIO_POPULATE, -1, self._address, self._length)
+
+    def chain_key(self) -> None:
+        return None
+
+    def complete_worker(self, engine: object, result: int, transferred: int) -> None:
+        self.state = State.COMPLETED
+        self._done()
+
+
+class WorkerLane(Lane[WorkerRequest]):
+    """Requests that a worker has, or will take next."""
+
+    queued_state = State.WORKER_QUEUED
+
+    def __init__(self, first: int, slots: int, max_workers: int, event_fd: int) -> None:
+        super().__init__(first, slots)
+        self.max_workers: int = max_workers
+        self.pool: CData = lib.taio_pool_new(slots, event_fd)
+        if not self.pool:
+            raise MemoryError
+        self.threads: list[threading.Thread] = []
+        self._event_fd: int = event_fd
+        self.gathered: dict[object, _Chain] = {}  # what waits for `hand_over`
+        self._left_lock: threading.Lock = threading.Lock()  # workers count themselves out
+        self._left: int = 0
+        try:
+            self._hire()  # not with the first request: it may fail (RLIMIT_NPROC, a cgroup's pids.max)
+        except RuntimeError:
+            lib.taio_pool_free(self.pool)
+            raise
+
+    def start_in_slot(self, request: WorkerRequest, slot: int) -> None:
+        """Let a request fill its slot, and hand it over or add it to a chain."""
+        request.state = State.WORKER_IN_FLIGHT
+        key = request.chain_key() if self.slots - len(self.free) > GATHER else None
+        if key is None:
+            request.fill_slot(self, slot, _NONE)
+            self._hand_over(slot)
+            return
+        chain = self.gathered.get(key)
+        if chain is None:
+            chain = self.gathered[key] = _Chain(key)
+        request.fill_slot(self, slot, chain.add(slot))
+        if chain.length == _CHAIN:
+            del self.gathered[key]
+            self._hand_over(chain.first)
+
+    def prepare(
+        self,
+        slot: int,
+        before: int,
+        token: int,
+        operation: int,
+        fd: int,
+        memory: int = 0,
+        length: int = 0,
+        offset: int = 0,
+        flags: int = 0,
+        extra: int = 0,
+    ) -> None:
+        """Fill a slot; workers.c says what each operation makes of the fields. Called by `WorkerRequest.fill_slot`."""
+        lib.taio_pool_prepare(self.pool, slot, before, token, operation, fd, memory, length, offset, flags, extra)
+
+    def hand_over(self) -> None:
+        """Hand over what was gathered."""
+        for chain in self.gathered.values():
+            self._hand_over(chain.first)
+        self.gathered.clear()
+
+    def _hand_over(self, slot: int) -> None:
+        wanted = _hand_over(self.pool, slot)
+        if wanted > 0 and len(self.threads) < self.max_workers:
+            try:
+                self._hire()
+            except (MemoryError, RuntimeError):  # no more threads can be had: the present ones do all
+                self.max_workers = len(self.threads)
+
+    def _hire(self) -> None:
+        thread = threading.Thread(target=self._work, args=(self.pool,), name=f"trio_aio worker {next(_numbers)}", daemon=True)
+        thread.start()
+        self.threads.append(thread)
+
+    def withdraw(self, request: WorkerRequest) -> bool:
+        """Withdraw a request that no worker has started. Its slot becomes free with the completion that follows all the same."""
+        slot = self.slot_of(request)
+        if not lib.taio_pool_withdraw(self.pool, slot):
+            return False
+        self.holders[slot] = None
+        return True
+
+    def stop(self) -> None:
+        """Tell the workers to leave when nothing is left to do. Each signals the eventfd as it leaves."""
+        lib.taio_pool_stop(self.pool)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether all workers have left: `close` will not wait."""
+        return self._left == len(self.threads)
+
+    def close(self) -> None:
+        """Wait for the workers' threads to end and free the pool. Call `stop` before."""
+        for thread in self.threads:
+            thread.join()
+        lib.taio_pool_free(self.pool)
+        self.pool = ffi.NULL
+
+    def _work(self, pool: CData) -> None:
+        # Workers that copy memory must not keep the event loop from its processor: with 8 workers on 2 processors it waited a time slice.
+        thread = threading.get_native_id()
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
+        lib.taio_pool_work(pool)
+        with self._left_lock:
+            self._left += 1
+        eventfd_write(self._event_fd, 1)

@@ -1,0 +1,182 @@
+"""`Request`: what all kinds of request have in common.
+
+A request class says in one place what it owns, how it fills an iocb or a worker's slot, what a completion means, and how it is cancelled.
+The kernel or a worker may write to a request's memory, and uses its descriptor, until its completion has been taken. So the request owns
+both until then, whatever became of the task that waits for it. What the kernel lane could not do without sleeping continues with a worker,
+never the other way.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+from trio_aio._engine.withdrawal import end_withdrawn, withdraw_prepared, withdraw_untaken
+from trio_aio._errors import os_error
+from trio_aio._lanes.protocols import State
+
+if TYPE_CHECKING:
+    from trio_aio._engine.descriptor import Descriptor
+    from trio_aio._engine.engine import Engine
+    from trio_aio._engine.protocols import Group
+    from trio_aio._lanes.kernel import KernelLane
+    from trio_aio._lanes.workers import WorkerLane
+
+__all__ = ("Request", "State")
+
+_EINTR, _ECANCELED = -errno.EINTR, -errno.ECANCELED
+
+
+class Request:
+    """A request, and all that it owns. Kinds of it are subclasses; each adds the fields that it needs."""
+
+    __slots__ = (
+        *("abandoned", "cancel_accepted", "cancel_requested"),
+        *("descriptor", "group", "result", "state", "token", "transferred", "waiter", "__weakref__"),
+    )
+
+    # What the order of a file asks: `ordered` is any of the three before it.
+    changes: bool = False
+    syncs: bool = False
+    closes: bool = False
+    ordered: bool = False
+    gated: bool = False  # a write of data, for which the gate of a direct file is
+
+    cancellable: bool = False  # io_cancel can stop it
+    counted: bool = False  # among the cancelled, although it runs on
+    is_batch: bool = False  # it needs no others for one io_submit: submit it at once
+    fault_name: str | None = None  # what `testing` calls it
+    tells_written: bool = False  # its error says how many bytes were written before
+    nbytes: Any = 0  # bytes that it moves
+    count: Any = 1  # requests that it counts for in statistics
+
+    def __init__(self, descriptor: Descriptor) -> None:
+        self.descriptor: Descriptor = descriptor
+        self.state: State = State.CREATED
+        self.token: int = -1
+        self.result: int = 0
+        self.transferred: int = 0  # bytes moved by earlier lanes, and at the end in all
+        self.waiter: Any = None  # the backend's: the task to be woken
+        self.group: Group | None = None  # or the group to be told instead
+        self.cancel_requested: bool = False
+        self.cancel_accepted: bool = False
+        self.abandoned: bool = False  # no task waits for it any more
+
+    @property
+    def finished(self) -> bool:
+        """Whether the request has ended and owns nothing any more."""
+        return self.state >= State.WITHDRAWN
+
+    @property
+    def took_no_effect(self) -> bool:
+        """Whether an accepted cancellation stopped it. Only then may its caller raise Cancelled."""
+        return self.cancel_accepted and self.result == 0
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended with an error."""
+        return self.result < 0
+
+    def error(self) -> BaseException:
+        """Return what its caller raises: it ended with a negative result."""
+        error = os_error(self.result, self.descriptor.name)
+        if self.tells_written:
+            error.characters_written = self.transferred  # type: ignore[attr-defined]
+        return error
+
+    @property
+    def started(self) -> bool:
+        """Whether a lane may have done a part of what now waits for the next lane."""
+        return self.transferred > 0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} fd={self.descriptor.fd} {self.state.name}>"
+
+    # ---- the way in
+
+    def admit(self, engine: Engine) -> None:
+        """Note that the request is submitted. Called for those that change, sync or close."""
+        shared = self.descriptor.shared_file
+        if self.changes and shared is not None:
+            shared.note_change()
+
+    def start(self, engine: Engine) -> None:
+        """Start, now that nothing holds the request back."""
+        engine.dispatch(self)
+
+    def can_submit(self, engine: Engine) -> bool | None:
+        """Return whether the kernel lane can take it. None: it waits for memory first, and is dispatched again."""
+        return False
+
+    def prepare(self, lane: KernelLane, slot: int) -> None:
+        """Fill the iocb of a slot."""
+        raise NotImplementedError
+
+    def start_worker(self) -> None:
+        """Note that the request goes to the workers."""
+
+    def fill_slot(self, lane: WorkerLane, slot: int, before: int) -> None:
+        """Fill a worker's slot."""
+        raise NotImplementedError
+
+    def chain_key(self) -> object:
+        """Return what it shares with requests that one worker serves as well as many; None if nothing."""
+        return None
+
+    def note_submitted(self, engine: Engine, result: int | None) -> None:
+        """Note that io_submit was called. `result`: of a request that was complete when the call returned."""
+
+    # ---- the way out
+
+    def complete_kernel(self, engine: Engine, token: int, result: int) -> None:
+        """Take a completion of the kernel lane."""
+        if result == _EINTR:
+            engine.to_workers(self)  # they repeat it until it is done, as Python does: PEP 475
+        else:
+            engine.finish(self, result)
+
+    def leave_kernel(self, engine: Engine, result: int) -> None:
+        """Leave the kernel lane, prepared, because the ring stays full."""
+        withdraw_prepared(engine, self)
+        engine.to_workers(self)
+
+    def complete_worker(self, engine: Engine, result: int, transferred: int) -> None:
+        """Take a worker's completion."""
+        self.transferred += transferred
+        engine.finish(self, result)
+
+    def settle(self, engine: Engine) -> None:
+        """Take the final result: note what it says of the file, count bytes."""
+
+    def release(self, engine: Engine) -> None:
+        """Return memory to its pool. The request has ended, or never ran."""
+
+    # ---- cancellation
+
+    def cancel(self, engine: Engine) -> bool:
+        """Cancel it, whatever state it is in. True: it never ran, and no task is woken. False: its completion comes."""
+        if self.started or not self.withdraw(engine):
+            return False
+        end_withdrawn(engine, self)
+        return True
+
+    def withdraw(self, engine: Engine) -> bool:
+        """Withdraw it from its lane, if neither the kernel nor a worker has started it. Return whether that was possible."""
+        state = self.state
+        if state in (State.HELD, State.KERNEL_QUEUED, State.WORKER_QUEUED):
+            withdraw_untaken(engine, self)
+        elif state is State.KERNEL_PREPARED:
+            withdraw_prepared(engine, self)
+            engine.start_queued()
+        elif state is State.WORKER_IN_FLIGHT:
+            return engine.workers.withdraw(self)
+        else:
+            if state is State.KERNEL_IN_FLIGHT and not self.cancel_accepted:
+                assert engine.kernel is not None
+                self.cancel_accepted = engine.kernel.cancel(self)
+            return False
+        return True
+
+    def withdraw_held(self) -> None:
+        """Withdraw it from what holds it: the order of its file."""
+        self.descriptor.order.withdraw(self)

@@ -1,0 +1,222 @@
+"""Direct I/O at any offset, of any length, from and to any memory.
+
+How the kernel works. O_DIRECT takes offsets, lengths and addresses that are multiples of what ``statx(2)`` says (STATX_DIOALIGN), and
+answers EINVAL to others. It cannot write part of a block.
+
+What we do about it. A read is widened to the blocks around it, in aligned memory, and the bytes that were asked for are copied out. A
+write whose memory alone is not aligned is copied into aligned memory. A write whose offset or length is not aligned, and an append, goes
+through the page cache, by a second descriptor. The kernel then reads what it needs of the blocks at the edges, keeps the size right, and
+orders the write with others; we could do that only in steps that a crash or another process may come between.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from trio_aio._engine.new_memory import wait_for_memory
+from trio_aio._lanes.protocols import State
+from trio_aio._memory.slabs import LARGEST_SLAB
+from trio_aio._native import lib
+from trio_aio._requests.transfer import Append, Read, Transfer, Write, WriteVector
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_aio._engine.descriptor import Descriptor
+    from trio_aio._engine.engine import Engine
+    from trio_aio._memory.exports import Export, Vector
+    from trio_aio._memory.slabs import Slab
+
+__all__ = (
+    *("BouncedWrite", "BufferedAppend", "BufferedWrite", "BufferedWriteVector", "WidenedRead"),
+    *("fits_slab", "is_block_write", "is_read_aligned", "is_write_aligned", "widened"),
+)
+
+
+_NOWAIT = lib.RWF_NOWAIT
+
+
+def widened(before: int, size: int, unit: int) -> int:
+    """Return the length of the whole blocks around `size` bytes that start `before` bytes behind a block's start."""
+    return (before + size + unit - 1) // unit * unit
+
+
+def is_read_aligned(descriptor: Descriptor, offset: int, size: int, exports: Sequence[Export]) -> bool:
+    """Return whether a read can go to the device as it is. Always true for a buffered file."""
+    unit = descriptor.read_unit
+    return not (offset % unit or size % unit) and _is_memory_aligned(descriptor, exports, unit)
+
+
+def is_block_write(descriptor: Descriptor, offset: int, size: int, flags: int) -> bool:
+    """Return whether O_DIRECT can do a write, given aligned memory. Always true for a buffered file.
+
+    Never true for an append: btrfs leaves the descriptor's position as if no other write had been appended meanwhile.
+    """
+    unit = descriptor.alignment.offset
+    return not descriptor.o_direct or not (offset % unit or size % unit or descriptor.append or flags & lib.RWF_APPEND)
+
+
+def is_write_aligned(descriptor: Descriptor, exports: Sequence[Export]) -> bool:
+    """Return whether a write of whole blocks can go to the device from the memory that it is in."""
+    return _is_memory_aligned(descriptor, exports, descriptor.alignment.offset)
+
+
+def _is_memory_aligned(descriptor: Descriptor, exports: Sequence[Export], unit: int) -> bool:
+    memory = descriptor.alignment.memory
+    return memory == 1 or not any(export.address % memory or export.length % unit for export in exports)
+
+
+def fits_slab(descriptor: Descriptor, offset: int, size: int) -> bool:
+    """Return whether a read is small enough for memory of the pool. A worker uses its own for larger ones."""
+    return size + offset % descriptor.read_unit <= LARGEST_SLAB
+
+
+class InSlab(Transfer):
+    """A transfer from or to a slab, taken when the request is dispatched. While it is new, the request waits for a worker to touch it."""
+
+    __slots__ = ()
+
+    slab: Slab | None
+
+    def can_submit(self, engine: Engine) -> bool | None:
+        slab = self.slab
+        if slab is None:
+            self.slab = slab = engine.buffers.take(self.nbytes)
+            self.address = slab.address
+        if not slab.page.warm:
+            wait_for_memory(slab.page, self)
+            return None
+        return super().can_submit(engine)
+
+    def withdraw_held(self) -> None:
+        if self.slab is not None and self in self.slab.page.waiting:
+            self.slab.page.waiting.remove(self)
+        else:
+            super().withdraw_held()
+
+    def release(self, engine: Engine) -> None:
+        if self.slab is not None:
+            engine.buffers.release(self.slab)
+            self.slab = None
+
+
+class WidenedRead(InSlab, Read):
+    """The blocks around a range, into a slab. When it completes, the bytes that were asked for are copied out."""
+
+    __slots__ = ("before", "data", "exports", "no_memory", "size", "slab")
+
+    def __init__(self, descriptor: Descriptor, size: int, offset: int, flags: int, exports: Sequence[Export] | None = None) -> None:
+        unit = descriptor.read_unit
+        before = offset % unit
+        # As the constructors of the base classes, in one function: this is the most frequent request of a direct file.
+        self.descriptor = descriptor
+        self.state = State.CREATED
+        self.token = -1
+        self.result = self.transferred = 0
+        self.waiter = self.group = None
+        self.cancel_requested = self.cancel_accepted = self.abandoned = False
+        self.address = self.bounce = 0
+        self.nbytes = (before + size + unit - 1) // unit * unit
+        self.offset = offset - before
+        self.flags = flags
+        self.owned = None
+        self.probing = self.missed = self.partly_read = False
+        self.slab: Slab | None = None
+        self.size: int = size
+        self.before: int = before  # bytes in front of what was asked for
+        self.exports: Sequence[Export] | None = exports  # where the bytes go; None: to `data`
+        self.data: bytes = b""
+        self.no_memory: MemoryError | None = None  # for `data`
+
+    def can_submit(self, engine: Engine) -> bool | None:
+        """As the base classes, in one function."""
+        slab = self.slab
+        if slab is None:
+            self.slab = slab = engine.buffers.take(self.nbytes)
+            self.address = slab.address
+        if not slab.page.warm:
+            wait_for_memory(slab.page, self)
+            return None
+        device = self.descriptor.read_device
+        if not engine.may_use_kernel or (device.left and not device.should_try()):
+            return False
+        self.probing = device.nowait and not self.flags & _NOWAIT
+        return True
+
+    def error(self) -> BaseException:
+        return self.no_memory or super().error()
+
+    def settle(self, engine: Engine) -> None:
+        engine.bytes_read += self.transferred
+        if self.result < 0 or self.abandoned or self.cancel_accepted:
+            return
+        count = self.result - self.before
+        if count > self.size:
+            count = self.size
+        elif count < 0:
+            count = 0
+        self.result = count
+        slab = self.slab
+        assert slab is not None
+        if self.exports is None:
+            start = slab.start + self.before
+            try:
+                self.data = slab.memory[start : start + count]
+            except MemoryError as error:  # the caller's, not the reaper's
+                self.result, self.no_memory = -errno.ENOMEM, error
+        else:
+            slab.scatter(self.exports, count, self.before)
+
+
+class BouncedWrite(InSlab, Write):
+    """Whole blocks from memory that is not aligned, copied into a slab first."""
+
+    __slots__ = ("exports", "slab")
+
+    def __init__(self, descriptor: Descriptor, exports: Sequence[Export], size: int, offset: int, flags: int) -> None:
+        Write.__init__(self, descriptor, 0, size, offset, flags, None)
+        self.exports: Sequence[Export] | None = exports
+        self.slab: Slab | None = None
+
+    def can_submit(self, engine: Engine) -> bool | None:
+        can = super().can_submit(engine)
+        if can is not None and self.exports is not None:
+            assert self.slab is not None
+            self.slab.gather(self.exports)
+            self.exports = None
+        return can
+
+
+class BufferedWrite(Write):
+    """Bytes into a direct file through the page cache, by its second descriptor."""
+
+    __slots__ = ()
+
+    buffered = True
+
+    def __init__(self, descriptor: Descriptor, address: int, nbytes: int, offset: int, flags: int, owned: object) -> None:
+        Write.__init__(self, descriptor, address, nbytes, offset, flags, owned, descriptor.through_cache)
+
+
+class BufferedWriteVector(WriteVector):
+    """Several buffers into a direct file through the page cache."""
+
+    __slots__ = ()
+
+    buffered = True
+
+    def __init__(self, descriptor: Descriptor, vector: Vector, offset: int, flags: int) -> None:
+        WriteVector.__init__(self, descriptor, vector, offset, flags, descriptor.through_cache)
+
+
+class BufferedAppend(Append):
+    """Bytes to the end of a direct file through the page cache."""
+
+    __slots__ = ()
+
+    buffered = True
+
+    def __init__(self, descriptor: Descriptor, address: int, nbytes: int, owned: object) -> None:
+        Append.__init__(self, descriptor, address, nbytes, owned)
+        self.bounce = descriptor.through_cache

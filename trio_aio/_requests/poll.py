@@ -1,0 +1,48 @@
+"""Readiness of a descriptor: ``IOCB_CMD_POLL``."""
+
+from __future__ import annotations
+
+import errno
+from os import eventfd_write
+from typing import TYPE_CHECKING
+
+from trio_aio._engine.withdrawal import withdraw_prepared
+from trio_aio._native import lib
+from trio_aio._requests.base import Request
+
+if TYPE_CHECKING:
+    from trio_aio._engine.descriptor import Descriptor
+    from trio_aio._engine.engine import Engine
+    from trio_aio._lanes.kernel import KernelLane
+
+__all__ = ("Poll",)
+
+
+class Poll(Request):
+    """Wait until one of `events` is ready. The one request that io_cancel stops; it may never complete by itself."""
+
+    __slots__ = ("events",)
+
+    cancellable = True
+    fault_name = "poll"
+
+    def __init__(self, descriptor: Descriptor, events: int) -> None:
+        Request.__init__(self, descriptor)
+        self.events: int = events
+
+    def can_submit(self, engine: Engine) -> bool:
+        return True
+
+    def prepare(self, lane: KernelLane, slot: int) -> None:
+        lane.start(self, slot, lib.IOCB_CMD_POLL, self.descriptor.fd, self.events, 0, 0, 0)
+
+    def complete_kernel(self, engine: Engine, token: int, result: int) -> None:
+        if self.cancel_accepted and result == 0 and not self.cancel_requested:
+            result = -errno.ECANCELED  # the closing of the context asked for it, not its task
+        engine.finish(self, result)
+
+    def leave_kernel(self, engine: Engine, result: int) -> None:
+        """Fail: no worker can wait for it."""
+        withdraw_prepared(engine, self)
+        engine.finish(self, result)
+        eventfd_write(engine.event_fd, 1)  # the loop may be about to sleep, with its task just woken

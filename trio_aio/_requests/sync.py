@@ -1,0 +1,58 @@
+"""fsync and fdatasync."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trio_aio._native import lib
+from trio_aio._requests.base import Request
+
+if TYPE_CHECKING:
+    from trio_aio._engine.descriptor import Descriptor
+    from trio_aio._engine.engine import Engine
+    from trio_aio._lanes.kernel import KernelLane
+    from trio_aio._lanes.workers import WorkerLane
+
+__all__ = ("Sync",)
+
+
+class Sync(Request):
+    """Make the writes of a file that were started before it durable. It may serve others, which follow it (`order`)."""
+
+    __slots__ = ("counted", "data_only", "followers", "leader", "waits_for")
+
+    syncs = ordered = True
+    fault_name = "sync"
+
+    def __init__(self, descriptor: Descriptor, *, data_only: bool) -> None:
+        Request.__init__(self, descriptor)
+        self.data_only: bool = data_only
+        self.waits_for: set[Request] = set()  # the writes before it
+        self.leader: Sync | None = None  # the sync that serves it
+        self.followers: list[Sync] = []  # the syncs that it serves
+        self.counted: bool = False
+
+    def can_submit(self, engine: Engine) -> bool:
+        """On a direct file only: on others the kernel's writing of the page cache is better watched by a worker."""
+        return self.descriptor.direct and engine.may_use_kernel
+
+    def prepare(self, lane: KernelLane, slot: int) -> None:
+        opcode = lib.IOCB_CMD_FDSYNC if self.data_only else lib.IOCB_CMD_FSYNC
+        lane.start(self, slot, opcode, self.descriptor.fd, 0, 0, 0, 0)
+
+    def fill_slot(self, lane: WorkerLane, slot: int, before: int) -> None:
+        operation = lib.TAIO_FDATASYNC if self.data_only else lib.TAIO_FSYNC
+        lane.prepare(slot, before, self.token, operation, self.descriptor.fd)
+
+    def settle(self, engine: Engine) -> None:
+        for follower in self.followers:
+            engine.finish(follower, self.result)
+
+    def cancel(self, engine: Engine) -> bool:
+        """Withdraw it, unless other tasks wait for it: then it runs on for them, and only its own task leaves."""
+        if self.followers:
+            self.waiter = None
+            self.counted = True
+            engine.cancelled += 1
+            return True
+        return Request.cancel(self, engine)

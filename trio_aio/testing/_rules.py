@@ -1,0 +1,199 @@
+"""Faults as a test asks for them: which requests they are for, and what they do to a request that meets them."""
+
+from __future__ import annotations
+
+import errno
+import math
+import operator
+import os
+import threading
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from trio_aio._lanes.workers import WorkerLane
+from trio_aio._requests.pieces import PiecesRequest
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import SupportsIndex
+
+    from typing_extensions import Self
+
+    from trio_aio._lanes.slots import Lane
+    from trio_aio.testing._faults import FaultHook
+
+    File = str | bytes | os.PathLike[str] | os.PathLike[bytes] | int
+
+__all__ = ("Delay", "Failure", "Fault", "Hang", "OperationName", "Shortness")
+
+OperationName = Literal["open", "close", "read", "write", "sync", "stat", "truncate", "seek", "fallocate", "poll"]
+
+
+class Fault:
+    """A fault that was asked for. It holds until it is used up or removed; in ``with`` it is removed at the end."""
+
+    def __init__(self, hook: FaultHook, file: File | None, operation: OperationName | None, turn: int | None, times: int | None) -> None:
+        if operation is not None and operation not in get_args(OperationName):
+            raise ValueError(f"operation must be one of {', '.join(get_args(OperationName))}, not {operation!r}")
+        first = 1 if turn is None else _at_least(1, turn, "turn")
+        count = math.inf if turn is None else 1
+        if times is not None:
+            count = _at_least(1, times, "times")
+        self._faults: dict[Any, None] = hook.rules
+        self._fd: int | None = file if isinstance(file, int) else None
+        self._path: str | None = None if file is None else _absolute(file)
+        self._operation: OperationName | None = operation
+        self._first: int = first
+        self._last: float = first + count - 1
+        self._seen: int = 0
+        self._hits: int = 0
+        self._faults[self] = None
+
+    @property
+    def hits(self) -> int:
+        """How many requests it has met."""
+        return self._hits
+
+    def remove(self) -> None:
+        """Let requests that come from now on alone."""
+        self._faults.pop(self, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        self.remove()
+
+    def _suits(self, name: OperationName) -> bool:
+        """Whether such a request can have this fault at all."""
+        return True
+
+    def _first_due(self, request: Any) -> int | None:
+        """Count a request, or each piece of a run, if it is one that this fault is for; give the first whose turn it is."""
+        name = request.fault_name
+        if name is None or (name != self._operation if self._operation is not None else name == "close") or not self._suits(name):
+            return None
+        descriptor = request.descriptor
+        if self._fd is not None and descriptor.fd != self._fd:
+            return None
+        if self._path is not None and self._path != _absolute(descriptor.name):
+            return None
+        before, self._seen = self._seen, self._seen + request.count
+        if self._seen >= self._last:
+            self.remove()
+        first = max(self._first, before + 1)
+        return first - before - 1 if first <= min(self._seen, self._last) else None
+
+    def _meet(self, hook: FaultHook, lane: Lane[Any], request: Any, slot: int) -> None:
+        """Do to a request that has just got its slot what was asked for."""
+        raise NotImplementedError
+
+
+class Failure(Fault):
+    def __init__(self, error: int, after: int, hook: FaultHook, *rule: Any) -> None:
+        self._error: int = _checked_error(error)
+        self._after: int = _at_least(0, after, "after")
+        super().__init__(hook, *rule)
+
+    def _suits(self, name: OperationName) -> bool:
+        return not self._after or name in ("read", "write")
+
+    def _meet(self, hook: FaultHook, lane: Lane[Any], request: Any, slot: int) -> None:
+        if request.closes:
+            hook.start_and_answer(lane, request, slot, -self._error)  # the descriptor is gone all the same: close(2)
+        elif self._after and not request.transferred and not isinstance(request, PiecesRequest):
+            hook.start_cut(lane, request, slot, self._after, self, then=self)
+        elif self._error == errno.EINTR and isinstance(lane, WorkerLane):
+            lane.start_in_slot(request, slot)  # a worker makes it again by itself
+        elif isinstance(request, PiecesRequest):
+            hook.start_broken_pieces(lane, request, slot, self._after, -self._error)
+        else:
+            hook.answer(lane, request, -self._error)
+
+
+class Shortness(Fault):
+    def __init__(self, nbytes: int, end: bool, hook: FaultHook, *rule: Any) -> None:
+        self._nbytes: int = _at_least(0 if end else 1, nbytes, "nbytes")
+        self._end: bool = end
+        super().__init__(hook, *rule)
+
+    def _suits(self, name: OperationName) -> bool:
+        return name in ("read", "write")
+
+    def _meet(self, hook: FaultHook, lane: Lane[Any], request: Any, slot: int) -> None:
+        if isinstance(request, PiecesRequest):  # the rest of a short piece is read or written by the call behind it
+            if self._end:
+                hook.start_broken_pieces(lane, request, slot, self._nbytes, 0)
+            else:
+                lane.start_in_slot(request, slot)
+        elif self._nbytes and not request.transferred:
+            hook.start_cut(lane, request, slot, self._nbytes, self, then=self if self._end else None)
+        else:  # a write of nothing is an error (workers.c, `transfer`)
+            hook.answer(lane, request, 0 if request.fault_name == "read" else -errno.EIO)
+
+
+class Delay(Fault):
+    def __init__(self, seconds: float, hook: FaultHook, *rule: Any) -> None:
+        if not 0 <= seconds <= threading.TIMEOUT_MAX:
+            raise ValueError(f"seconds must not be negative or more than {threading.TIMEOUT_MAX:.0f}, not {seconds}")
+        self._seconds: float = seconds
+        super().__init__(hook, *rule)
+
+    def _meet(self, hook: FaultHook, lane: Lane[Any], request: Any, slot: int) -> None:
+        hook.hold(lane, request, slot)
+        hook.alarm.set(self._seconds, request)
+
+
+class Hang(Fault):
+    """Requests that hang until `release`. In ``with`` they are released at the end."""
+
+    def __init__(self, hook: FaultHook, *rule: Any) -> None:
+        self._hook: FaultHook | None = None
+        self._requests: list[Any] = []
+        self._released: bool = False
+        self._error: int = 0
+        super().__init__(hook, *rule)
+
+    @property
+    def held(self) -> int:
+        """How many requests hang now."""
+        return sum(not request.finished for request in self._requests)
+
+    def release(self, error: int | None = None) -> None:
+        """Let them go on, and those that come from now on; with an `error` (errno) they fail instead. Callable from any thread."""
+        if self._released:
+            return
+        self._error = 0 if error in (None, errno.EINTR) else _checked_error(error)
+        self._released = True
+        self.remove()
+        requests, self._requests = self._requests, []
+        if self._hook is not None:
+            self._hook.release(requests, -self._error)
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        self.release()
+
+    def _meet(self, hook: FaultHook, lane: Lane[Any], request: Any, slot: int) -> None:
+        hook.hold(lane, request, slot)
+        self._hook = hook
+        self._requests.append(request)
+        if self._released:  # while it waited for its slot
+            self._requests.remove(request)
+            hook.release([request], -self._error)
+
+
+def _absolute(name: object) -> str | None:
+    return None if name is None or isinstance(name, int) else os.path.abspath(os.fsdecode(name))  # type: ignore[arg-type]
+
+
+def _at_least(least: int, value: SupportsIndex, name: str) -> int:
+    number = operator.index(value)
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, not {number}")
+    return number
+
+
+def _checked_error(error: SupportsIndex) -> int:
+    number = operator.index(error)
+    if not 0 < number < 4096:  # what the kernel can return
+        raise ValueError(f"not an errno: {number}")
+    return number
