@@ -9,8 +9,9 @@ A block device takes a limited number of requests at a time (``nr_requests``, of
 further one sleeps in the call, RWF_NOWAIT or not: 99 reads of 1 MiB kept the event loop for 83 ms.
 
 What we do about it. A request that finds the lane empty is submitted at once. Others are gathered until a few are prepared, or until the
-end of the tick, when all tasks that were woken together have run. How many are "a few" is learned from the measured cost of the calls
-(`learn_few`). The bytes in flight are bounded. A request of many pieces continues in C: while completions are taken, ring.c submits the
+end of the tick, when all tasks that were woken together have run. After completions that woke several tasks the lane is often empty, but
+those tasks are about to make the next requests, so the first of them is gathered too. How many are "a few" is learned from the measured
+cost of the calls (`learn_few`). The bytes in flight are bounded. A request of many pieces continues in C: while completions are taken, ring.c submits the
 next pieces.
 """
 
@@ -64,6 +65,8 @@ class KernelLane(Lane[KernelRequest]):
         self._places: list[int] = [0] * slots  # of each such slot: its part of the aligned memory
         self._refused: CData = ffi.new("struct taio_completion[]", slots)
         self._since_learned: int = 0
+        self._crowd: int = 0  # requests in flight of late
+        self.woken: int = 0  # tasks that the last completions woke and that have not made another request in this tick
 
     @classmethod
     def open(cls, slots: int, event_fd: int, refuse: Callable[[Any, int], None]) -> KernelLane:
@@ -84,7 +87,7 @@ class KernelLane(Lane[KernelRequest]):
     def is_due(self) -> bool:
         """Whether what is prepared should not wait for the end of the tick: the lane was empty, or there are enough for one call."""
         prepared = len(self.prepared)
-        return prepared >= self.few or self.slots - len(self.free) == prepared == 1
+        return prepared >= self.few or (self.woken < 1 and self.slots - len(self.free) == prepared == 1)
 
     def start_in_slot(self, request: KernelRequest, slot: int) -> None:
         """Let a request fill its iocb."""
@@ -92,7 +95,8 @@ class KernelLane(Lane[KernelRequest]):
 
     def start(self, request: KernelRequest, slot: int, opcode: int, fd: int, memory: int, length: int, offset: int, flags: int) -> None:
         """Fill the iocb of a slot, and submit it at once if nothing else is in flight. Called by `KernelRequest.prepare`."""
-        alone = len(self.free) == self.slots - 1 and not self.prepared
+        alone = self.woken <= 1 and len(self.free) == self.slots - 1 and not self.prepared
+        self.woken -= 1
         answer = _start(self.ring, slot, request.token, opcode, fd, memory, length, offset, flags, alone)
         if answer == _PREPARED:
             request.state = State.KERNEL_PREPARED
@@ -223,6 +227,7 @@ class KernelLane(Lane[KernelRequest]):
             self.prepared = kept
         for request in tried:
             request.state = State.KERNEL_IN_FLIGHT
+        self._crowd = max(self.in_flight, self._crowd * 7 // 8)
         self._since_learned += 1
         if self._since_learned >= 16:
             self.learn_few()
@@ -246,7 +251,7 @@ class KernelLane(Lane[KernelRequest]):
         self._since_learned = 0
         fixed = self.fixed_cost
         if fixed >= 0:
-            half = max(1, self.in_flight // 2)
+            half = max(1, self._crowd // 2)
             self.few = min(half, LARGEST_BATCH, max(SMALLEST_BATCH, round(fixed / FIXED_SHARE)))
             lib.taio_ring_set_together(self.ring, max(SMALLEST_BATCH, self.few))
 
