@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define AIO_RING_MAGIC 0xa10a10a1u
+#define COST_CALLS 64
 
 struct kernel_ring { /* fs/aio.c, struct aio_ring */
     unsigned id, nr;
@@ -19,9 +20,10 @@ struct kernel_ring { /* fs/aio.c, struct aio_ring */
     struct io_event events[];
 };
 
-/* What io_submit costs, as weighted averages over the last calls: n requests took t nanoseconds. */
+/* What io_submit costs, as averages over the last calls: n requests took t nanoseconds. */
 struct cost {
     double n, t, nn, nt;
+    unsigned calls; /* that are in the averages, and no more than COST_CALLS */
 };
 
 struct taio_ring {
@@ -198,11 +200,16 @@ uint64_t taio_ring_calls(struct taio_ring *ring)
     return ring->calls;
 }
 
+/* The first calls count equally. With the last one's full weight from the start, the averages would begin at zero requests in no time,
+ * and a line through that point has no fixed part. */
 static void note_cost(struct cost *cost, double n, double t)
 {
-    const double weight = 1.0 / 64;
-    if (cost->t > 0 && t > 8 * cost->t)
-        t = 8 * cost->t; /* the thread lost its processor meanwhile: that says nothing about io_submit */
+    if (cost->calls < COST_CALLS)
+        cost->calls++;
+    const double weight = 1.0 / cost->calls;
+    double most = 8 * cost->t * (n > cost->n ? n / cost->n : 1);
+    if (cost->calls > 1 && t > most)
+        t = most; /* the thread lost its processor meanwhile: that says nothing about io_submit */
     cost->n += weight * (n - cost->n);
     cost->t += weight * (t - cost->t);
     cost->nn += weight * (n * n - cost->nn);
@@ -230,7 +237,7 @@ static long submit_some(struct taio_ring *ring, unsigned first)
     clock_gettime(CLOCK_MONOTONIC, &before);
     long n = taio_io_submit(ring->context, count, ring->batch + first);
     clock_gettime(CLOCK_MONOTONIC, &after);
-    if (n > 0)
+    if (n > 0 && ring->calls > 1) /* the first call finds nothing in the processor's caches */
         note_cost(&ring->cost, (double)n, 1e9 * (double)(after.tv_sec - before.tv_sec) + (double)(after.tv_nsec - before.tv_nsec));
     return n;
 }
