@@ -75,6 +75,28 @@ def test_memory_is_made_for_the_first_request_once(pool: WarmPool) -> None:
     assert slab.page.warm
 
 
+def test_page_that_is_released_before_it_is_warm_is_asked_for_once() -> None:
+    asked: list[HugePage] = []
+    pool = BufferPool(0, asked.append)  # keeps nothing
+    pool.prepare()
+    slab = pool.take(PAGE)
+    page = slab.page
+    assert asked == [page]
+    pool.release(slab)
+    taken = []
+    while page not in [slab.page for slab in taken]:  # it is the last to be used again
+        taken.append(pool.take(LARGEST_SLAB))
+    assert Counter(map(id, asked)).most_common(1)[0][1] == 1
+    page.warm = True  # the worker has touched it
+    for slab in taken:
+        pool.release(slab)
+    assert not page.warm
+    while pool.take(LARGEST_SLAB).page is not page:
+        pass
+    assert asked.count(page) == 2  # its memory was returned to the kernel
+    pool.clear()
+
+
 def test_bytes_are_gathered_and_scattered_in_order(pool: WarmPool) -> None:
     slab: Slab = pool.take(PAGE)
     slab.gather(export_vector([b"abc", b"", b"defg"], writable=False).exports)

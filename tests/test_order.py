@@ -51,6 +51,7 @@ def test_close_is_held_until_all_leases_have_ended() -> None:
     assert not order.enter(close)
     assert not order.end_lease()
     assert list(order.end_lease()) == [close]
+    assert Order().enter(close)
 
 
 def test_syncs_that_are_asked_for_while_one_is_in_flight_share_the_next() -> None:

@@ -20,14 +20,18 @@ def populate(engine: Host, page: HugePage) -> None:
 
     def done() -> None:
         page.warm = True
-        waiting, page.waiting = page.waiting, []
         engine.outstanding -= 1
-        for request in waiting:
-            engine.dispatch(request)
+        waiting = page.waiting
+        try:
+            while waiting:  # each stays in the list until its turn: what is dispatched before may let another be withdrawn
+                engine.dispatch(waiting.pop(0))
+        except BaseException:
+            if waiting:
+                populate(engine, page)  # they are dispatched with its completion
+            raise
 
-    population = Population(page.address, HUGE_PAGE, done)
+    engine.workers.accept(Population(page.address, HUGE_PAGE, done))
     engine.outstanding += 1
-    engine.workers.accept(population)
 
 
 def wait_for_memory(page: HugePage, request: Request) -> None:

@@ -53,12 +53,13 @@ class _Arena:
 class HugePage:
     """One huge page, or as many small pages where the kernel has none, cut into slabs of one size."""
 
-    __slots__ = ("address", "arena", "in_use", "start", "waiting", "warm")
+    __slots__ = ("address", "arena", "asked", "in_use", "start", "waiting", "warm")
 
     def __init__(self, arena: _Arena, start: int) -> None:
         self.arena: _Arena = arena
         self.start: int = arena.start + start
         self.address: int = arena.address + start
+        self.asked: bool = False  # `populate` was called
         self.warm: bool = False  # its pages are there
         self.in_use: int = 0  # slabs
         self.waiting: list[Any] = []  # requests that wait until it is warm
@@ -66,7 +67,7 @@ class HugePage:
     def cool(self) -> None:
         """Return its pages to the kernel."""
         self.arena.memory.madvise(mmap.MADV_DONTNEED, self.start, HUGE_PAGE)
-        self.warm = False
+        self.asked = self.warm = False
 
 
 class Slab:
@@ -121,7 +122,7 @@ class BufferPool:
         """Have memory made for the first request."""
         if not self._arenas:
             self._reserve()
-            self._populate(self._uncut[-1])
+            self._ask_for(self._uncut[-1])
 
     def take(self, size: int) -> Slab:
         """Return a slab of at least `size` bytes, with whatever is in it. One of more than `LARGEST_SLAB` is not kept afterwards."""
@@ -135,8 +136,7 @@ class BufferPool:
             if not self._uncut:
                 self._reserve()
             page = self._uncut.pop()
-            if not page.warm:
-                self._populate(page)
+            self._ask_for(page)
             free.extend(Slab(page, start, capacity) for start in range(HUGE_PAGE - capacity, -1, -capacity))
             self._cut += 1
         slab = free.pop()
@@ -160,6 +160,11 @@ class BufferPool:
             if page.warm:  # otherwise a worker is making its pages
                 page.cool()
             self._uncut.insert(0, page)
+
+    def _ask_for(self, page: HugePage) -> None:
+        if not page.asked:
+            self._populate(page)
+            page.asked = True
 
     def _reserve(self) -> None:
         arena = _Arena(ARENA)

@@ -105,7 +105,7 @@ class Request:
         engine.dispatch(self)
 
     def can_submit(self, engine: Engine) -> bool | None:
-        """Return whether the kernel lane can take it. None: it waits for memory first, and is dispatched again."""
+        """Return whether the kernel lane can take it. None: it waits for memory and is dispatched again, or has ended without."""
         return False
 
     def prepare(self, lane: KernelLane, slot: int) -> None:

@@ -33,7 +33,7 @@ __all__ = (
     *("fits_slab", "is_block_write", "is_read_aligned", "is_write_aligned", "widened"),
 )
 
-
+_ENOMEM = -errno.ENOMEM
 _NOWAIT = lib.RWF_NOWAIT
 
 
@@ -73,7 +73,10 @@ def fits_slab(descriptor: Descriptor, offset: int, size: int) -> bool:
 
 
 class InSlab(Transfer):
-    """A transfer from or to a slab, taken when the request is dispatched. While it is new, the request waits for a worker to touch it."""
+    """A transfer from or to a slab, taken when the request is dispatched. While it is new, the request waits for a worker to touch it.
+
+    By then the request has its lease, and may have waited for others: without memory it ends with ENOMEM, and no exception is raised.
+    """
 
     __slots__ = ()
 
@@ -82,7 +85,11 @@ class InSlab(Transfer):
     def can_submit(self, engine: Engine) -> bool | None:
         slab = self.slab
         if slab is None:
-            self.slab = slab = engine.buffers.take(self.nbytes)
+            try:
+                self.slab = slab = engine.buffers.take(self.nbytes)
+            except (MemoryError, OSError):
+                engine.finish(self, _ENOMEM)
+                return None
             self.address = slab.address
         if not slab.page.warm:
             wait_for_memory(slab.page, self)
@@ -133,7 +140,11 @@ class WidenedRead(InSlab, Read):
         """As the base classes, in one function."""
         slab = self.slab
         if slab is None:
-            self.slab = slab = engine.buffers.take(self.nbytes)
+            try:
+                self.slab = slab = engine.buffers.take(self.nbytes)
+            except (MemoryError, OSError):
+                engine.finish(self, _ENOMEM)
+                return None
             self.address = slab.address
         if not slab.page.warm:
             wait_for_memory(slab.page, self)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ("Pieces", "PiecesRead", "PiecesRequest", "PiecesWrite")
 
 _LARGEST_PROBE = 16 << 10  # bytes of a piece: io_submit copies what is in the page cache after all, on the event loop's thread
-_EAGAIN, _EOPNOTSUPP, _EIO = -errno.EAGAIN, -errno.EOPNOTSUPP, -errno.EIO
+_EAGAIN, _EOPNOTSUPP, _EIO, _ENOMEM = -errno.EAGAIN, -errno.EOPNOTSUPP, -errno.EIO, -errno.ENOMEM
 
 
 class Pieces:
@@ -191,7 +191,7 @@ class PiecesRequest(Request):
         return self.pieces.aligned or self._provide_slab(engine)
 
     def _provide_slab(self, engine: Engine) -> bool | None:
-        """Take aligned memory for pieces that are not aligned. None: they wait for it."""
+        """Take aligned memory for pieces that are not aligned. None: they wait for it, or there is none."""
         pieces = self.pieces
         native = pieces.native
         if self.slab is None:
@@ -199,7 +199,11 @@ class PiecesRequest(Request):
             places = min(pieces.count, engine.max_in_flight, LARGEST_SLAB // stride)
             if not places:
                 return False
-            self.slab = engine.buffers.take(places * stride)
+            try:
+                self.slab = engine.buffers.take(places * stride)
+            except (MemoryError, OSError):
+                self.finish(engine, _ENOMEM)
+                return None
             pieces.slab_address, pieces.slab_capacity = self.slab.address, self.slab.capacity
             native.stride = stride
         if self.slab.page.warm:
