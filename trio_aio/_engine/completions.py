@@ -44,6 +44,8 @@ class Completions:
         if self._late and not drain:
             return True
         self._late = False
+        if drain and engine.kernel is not None:
+            engine.kernel.note_turn()
         if drain and self._resting:
             self._resume_groups()
         taken, self._unserved = self._unserved, []
@@ -55,7 +57,7 @@ class Completions:
         complete = self._engine.complete
         at, end, until = 0, len(taken), 0.0
         if self._engine.kernel is not None:
-            self._engine.kernel.woken = end // 3
+            self._engine.kernel.note_woken(end // 3)
         whole = False
         try:
             while at < end:

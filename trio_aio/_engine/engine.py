@@ -216,7 +216,6 @@ class Engine:
         lane = self.kernel
         if lane is None or not lane.has_prepared:
             return
-        lane.woken = 0
         tried, refused = lane.submit()
         if refused:
             self.completions.serve(refused)

@@ -65,7 +65,8 @@ class KernelLane(Lane[KernelRequest]):
         self._places: list[int] = [0] * slots  # of each such slot: its part of the aligned memory
         self._refused: CData = ffi.new("struct taio_completion[]", slots)
         self._since_learned: int = 0
-        self._crowd: int = 0  # requests in flight of late
+        self._started: int = 0  # requests since the last turn of the reaper
+        self._crowd: int = 0  # the most of them of late
         self.woken: int = 0  # tasks that the last completions woke and that have not made another request in this tick
 
     @classmethod
@@ -97,6 +98,7 @@ class KernelLane(Lane[KernelRequest]):
         """Fill the iocb of a slot, and submit it at once if nothing else is in flight. Called by `KernelRequest.prepare`."""
         alone = self.woken <= 1 and len(self.free) == self.slots - 1 and not self.prepared
         self.woken -= 1
+        self._started += 1
         answer = _start(self.ring, slot, request.token, opcode, fd, memory, length, offset, flags, alone)
         if answer == _PREPARED:
             request.state = State.KERNEL_PREPARED
@@ -227,7 +229,6 @@ class KernelLane(Lane[KernelRequest]):
             self.prepared = kept
         for request in tried:
             request.state = State.KERNEL_IN_FLIGHT
-        self._crowd = max(self.in_flight, self._crowd * 7 // 8)
         self._since_learned += 1
         if self._since_learned >= 16:
             self.learn_few()
@@ -237,6 +238,16 @@ class KernelLane(Lane[KernelRequest]):
     def _has_many(self, request: KernelRequest) -> bool:
         return any(request is many for many in self._many)
 
+    def note_turn(self) -> None:
+        """Note that the reaper starts a turn."""
+        self.woken = 0
+        self._crowd = max(self._started, self._crowd - 1)
+        self._started = 0
+
+    def note_woken(self, count: int) -> None:
+        """Note that completions woke tasks, which may be about to make the next requests."""
+        self.woken += count
+
     @property
     def fixed_cost(self) -> float:
         """What the fixed part of an io_submit was measured to cost, in units of the part for each request. Negative: not known."""
@@ -245,15 +256,18 @@ class KernelLane(Lane[KernelRequest]):
     def learn_few(self) -> None:
         """Choose how many requests go together, from what io_submit was measured to cost.
 
-        Enough that the fixed part of the call is a small share; never more than half of what is in flight, so that the device
-        works on one half while the other is gathered.
+        Enough that the fixed part of the call is a small share; never more than half of the requests between two turns of the reaper, so that
+        the device works on one half while the other is gathered. While the cost is not known, because all calls were of one size, other sizes are
+        tried.
         """
         self._since_learned = 0
+        most = min(LARGEST_BATCH, max(1, self._crowd // 2))
         fixed = self.fixed_cost
         if fixed >= 0:
-            half = max(1, self._crowd // 2)
-            self.few = min(half, LARGEST_BATCH, max(SMALLEST_BATCH, round(fixed / FIXED_SHARE)))
-            lib.taio_ring_set_together(self.ring, max(SMALLEST_BATCH, self.few))
+            self.few = min(most, max(SMALLEST_BATCH, round(fixed / FIXED_SHARE)))
+        else:
+            self.few = min(most, 2 * self.few if self.few < most else SMALLEST_BATCH)
+        lib.taio_ring_set_together(self.ring, max(SMALLEST_BATCH, self.few))
 
     def withdraw_prepared(self, request: KernelRequest) -> None:
         """Withdraw a request that io_submit has not seen."""
