@@ -9,6 +9,7 @@ import io
 import os
 import stat
 import warnings
+from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,7 @@ class PositionalFile:
         self._inline: Any = context._inline if readable and not descriptor.direct else None
         self._short_way: bool = readable and descriptor.direct and not abandon_on_cancel  # open, and direct reads need no closer look
         self._perform: Any = backend.perform
+        self._start_read: Any = partial(WidenedRead.start_short, engine=self._engine)
         self._checkpoint_if_cancelled: Any = backend.checkpoint_if_cancelled
         self._cancel_shielded_checkpoint: Any = backend.cancel_shielded_checkpoint
 
@@ -187,7 +189,7 @@ class PositionalFile:
             if self._short_way and size <= _SHORT:
                 engine = context._check()
                 read = WidenedRead(descriptor, size, offset, 0)
-                await self._perform(engine.submit, read, engine.cancel)
+                await self._perform(self._start_read, read, engine.cancel)
                 if read.result < 0:
                     raise read.error()
                 return read.data
