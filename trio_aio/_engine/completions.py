@@ -60,8 +60,6 @@ class Completions:
         """Serve completions, three integers each, for one turn. The rest waits for the next."""
         complete = self._engine.complete
         at, end, until = 0, len(taken), 0.0
-        if self._engine.kernel is not None:
-            self._engine.kernel.note_woken(end // 3)
         whole = False
         try:
             while at < end:

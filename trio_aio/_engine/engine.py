@@ -175,7 +175,7 @@ class Engine:
         if self.hook is not None and not self.hook.allows_kernel(request):
             self.to_workers(request)
             return
-        assert (kernel := self.kernel) is not None
+        kernel: Any = self.kernel
         self.submitted_kernel += request.count
         kernel.accept(request)
         if request.state is _PREPARED:

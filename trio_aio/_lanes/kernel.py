@@ -9,10 +9,9 @@ A block device takes a limited number of requests at a time (``nr_requests``, of
 further one sleeps in the call, RWF_NOWAIT or not: 99 reads of 1 MiB kept the event loop for 83 ms.
 
 What we do about it. A request that finds the lane empty is submitted at once. Others are gathered until a few are prepared, or until the
-end of the tick, when all tasks that were woken together have run. After completions that woke several tasks the lane is often empty, but
-those tasks are about to make the next requests, so the first of these is gathered too. How many are "a few" is learned from the measured
-cost of the calls (`learn_few`). The bytes in flight are bounded. A request of many pieces continues in C: while completions are taken,
-ring.c submits the next pieces.
+end of the tick, when all tasks that were woken together have run. How many are "a few" is learned from the measured cost of the calls
+(`learn_few`). The bytes in flight are bounded. A request of many pieces continues in C: while completions are taken, ring.c submits the
+next pieces.
 """
 
 from __future__ import annotations
@@ -69,7 +68,6 @@ class KernelLane(Lane[KernelRequest]):
         self._since_learned: int = 0
         self._started: int = 0  # requests since the last turn of the reaper
         self._crowd: int = 0  # the most of them of late
-        self.woken: int = 0  # tasks that the last completions woke and that have not made another request in this tick
 
     @classmethod
     def open(cls, slots: int, event_fd: int, refuse: Callable[[Any, int], None]) -> KernelLane:
@@ -90,7 +88,7 @@ class KernelLane(Lane[KernelRequest]):
     def is_due(self) -> bool:
         """Whether what is prepared should not wait for the end of the tick: the lane was empty, or there are enough for one call."""
         prepared = len(self.prepared)
-        return prepared >= self.few or (self.woken < 1 and self.slots - len(self.free) == prepared == 1)
+        return prepared >= self.few or self.slots - len(self.free) == prepared == 1
 
     def start_in_slot(self, request: KernelRequest, slot: int) -> None:
         """Let a request fill its iocb."""
@@ -98,8 +96,7 @@ class KernelLane(Lane[KernelRequest]):
 
     def start(self, request: KernelRequest, slot: int, opcode: int, fd: int, memory: int, length: int, offset: int, flags: int) -> None:
         """Fill the iocb of a slot, and submit it at once if nothing else is in flight. Called by `KernelRequest.prepare`."""
-        alone = self.woken <= 1 and len(self.free) == self.slots - 1 and not self.prepared
-        self.woken -= 1
+        alone = len(self.free) == self.slots - 1 and not self.prepared
         self._started += 1
         answer = _start(self.ring, slot, request.token, opcode, fd, memory, length, offset, flags, alone)
         if answer == _PREPARED:
@@ -129,13 +126,12 @@ class KernelLane(Lane[KernelRequest]):
         self.bytes_in_flight += length
         prepared = self.prepared
         lone = len(free) == self.slots - 1
-        answer = _start(self.ring, slot, token, opcode, fd, memory, length, offset, _NOWAIT, lone and self.woken <= 1 and not prepared)
-        self.woken -= 1
+        answer = _start(self.ring, slot, token, opcode, fd, memory, length, offset, _NOWAIT, lone and not prepared)
         self._started += 1
         if answer == _PREPARED:
             request.state = _KERNEL_PREPARED
             prepared.append(request)
-            return DUE if len(prepared) >= self.few or (lone and self.woken < 1) else GATHERED
+            return DUE if len(prepared) >= self.few or lone else GATHERED
         request.state = _KERNEL_IN_FLIGHT
         if answer < 0:
             self.vacate(slot)
@@ -271,13 +267,8 @@ class KernelLane(Lane[KernelRequest]):
 
     def note_turn(self) -> None:
         """Note that the reaper starts a turn."""
-        self.woken = 0
         self._crowd = max(self._started, self._crowd - 1)
         self._started = 0
-
-    def note_woken(self, count: int) -> None:
-        """Note that completions woke tasks, which may be about to make the next requests."""
-        self.woken += count
 
     @property
     def fixed_cost(self) -> float:
