@@ -117,13 +117,14 @@ class KernelLane(Lane[KernelRequest]):
         at the end of the tick) or DUE (flush now).
         """
         free = self.free
-        if not free or self.queue or self.bytes_in_flight + length > self.byte_limit:
+        total = self.bytes_in_flight + length
+        if not free or self.queue or total > self.byte_limit:
             return NO_SLOT
         slot = free.pop()
         request.token = token = self.tokens[slot]
         self.holders[slot] = request
         self.weights[slot] = length
-        self.bytes_in_flight += length
+        self.bytes_in_flight: int = total
         prepared = self.prepared
         lone = len(free) == self.slots - 1
         answer = _start(self.ring, slot, token, opcode, fd, memory, length, offset, _NOWAIT, lone and not prepared)
