@@ -118,18 +118,18 @@ struct taio_pieces {
 };
 
 /* Make pieces of `length` bytes, side by side from `memory`. -EINVAL: an offset is negative, and *bad is its index. */
-int taio_pieces_blocks(struct taio_pieces *run, const int64_t *offsets, uint64_t length, uint64_t memory, uint64_t *bad);
+int taio_pieces_blocks(struct taio_pieces *pieces, const int64_t *offsets, uint64_t length, uint64_t memory, uint64_t *bad);
 /* Read from the page cache alone, until a piece is not there or `limit` bytes were moved: 0 when all is done, 1 if the limit was
  * reached, or -errno of the piece at `next`. */
-int taio_pieces_inline(struct taio_pieces *run, uint64_t limit);
+int taio_pieces_inline(struct taio_pieces *pieces, uint64_t limit);
 /* Say whether `piece` is to be tried (again), by a lane that may sleep more than the last. */
-int taio_piece_is_open(const struct taio_pieces *run, const struct taio_piece *piece);
+int taio_pieces_can_retry(const struct taio_pieces *pieces, const struct taio_piece *piece);
 /* The first piece that is not whole: its index, or `count`. */
-uint64_t taio_pieces_first_open(const struct taio_pieces *run);
+uint64_t taio_pieces_first_open(const struct taio_pieces *pieces);
 /* Let a run end with a piece that failed, of which `moved` bytes are done. */
-void taio_pieces_fail(struct taio_pieces *run, struct taio_piece *piece, int64_t moved);
+void taio_pieces_fail(struct taio_pieces *pieces, struct taio_piece *piece, int64_t moved);
 /* The bytes that were moved. */
-uint64_t taio_pieces_moved(const struct taio_pieces *run);
+uint64_t taio_pieces_moved(const struct taio_pieces *pieces);
 
 /* ---- the kernel lane (ring.c) ---- */
 
@@ -157,7 +157,7 @@ void taio_ring_set_together(struct taio_ring *ring, unsigned count);
 double taio_ring_fixed_cost(const struct taio_ring *ring);
 /* Give a run a slot: its next piece is prepared, and whenever that is complete the one after it, which taio_ring_reap submits, until the
  * run has no more, or more slots than its width; then a completion gives the slot back. `place`: which part of the run's bounce memory. 0: it has no piece for it. */
-int taio_ring_prepare_pieces(struct taio_ring *ring, unsigned slot, uint64_t token, struct taio_pieces *run, unsigned place);
+int taio_ring_prepare_pieces(struct taio_ring *ring, unsigned slot, uint64_t token, struct taio_pieces *pieces, unsigned place);
 /* Take a prepared request back before it was submitted: 1 if it was there. */
 int taio_ring_withdraw(struct taio_ring *ring, unsigned slot);
 unsigned taio_ring_prepared(struct taio_ring *ring);
@@ -215,10 +215,10 @@ struct taio_scratch {
     char *memory; /* of one worker, made when first needed */
 };
 /* A second descriptor of the same file, without O_DIRECT. Clearing the flag of the first would race with what is in flight. */
-int taio_reopen(int fd);
+int taio_buffered_fd_open(int fd);
 int64_t taio_transfer(struct taio_transfer *transfer);
 int64_t taio_transfer_bounced(struct taio_transfer *transfer, uint64_t unit, struct taio_scratch *scratch);
-int64_t taio_pieces_serve(struct taio_pieces *run, struct taio_scratch *scratch); /* gives the bytes moved */
+int64_t taio_pieces_transfer(struct taio_pieces *pieces, struct taio_scratch *scratch); /* gives the bytes moved */
 void taio_scratch_free(struct taio_scratch *scratch);
 
 #define TAIO_CHAIN 16

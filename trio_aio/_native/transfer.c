@@ -15,7 +15,7 @@ struct rest {
     uint64_t parts;
 };
 
-static void advance(struct rest *rest, uint64_t count)
+static void rest_advance(struct rest *rest, uint64_t count)
 {
     while (rest->parts > 0 && count >= rest->vector->iov_len) {
         count -= rest->vector->iov_len;
@@ -29,7 +29,7 @@ static void advance(struct rest *rest, uint64_t count)
 }
 
 /* Copy between the beginning of what is left and `memory`. */
-static void copy(struct rest rest, char *memory, uint64_t count, int to_memory)
+static void rest_copy(struct rest rest, char *memory, uint64_t count, int to_memory)
 {
     for (struct iovec *part = rest.vector; count > 0; part++) {
         uint64_t n = part->iov_len < count ? part->iov_len : count;
@@ -42,15 +42,15 @@ static void copy(struct rest rest, char *memory, uint64_t count, int to_memory)
     }
 }
 
-int taio_reopen(int fd)
+int taio_buffered_fd_open(int fd)
 {
     char path[sizeof "/proc/self/fd/" + 3 * sizeof fd];
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0)
         return -errno;
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    int second = open(path, (flags & (O_ACCMODE | O_APPEND | O_SYNC | O_DSYNC)) | O_CLOEXEC);
-    return second < 0 ? -errno : second;
+    int buffered_fd = open(path, (flags & (O_ACCMODE | O_APPEND | O_SYNC | O_DSYNC)) | O_CLOEXEC);
+    return buffered_fd < 0 ? -errno : buffered_fd;
 }
 
 static ssize_t transfer_once(int fd, const struct taio_transfer *t, const struct iovec *vector, int parts, int64_t offset)
@@ -70,11 +70,11 @@ static ssize_t transfer_or_retry(const struct taio_transfer *t, const struct iov
     ssize_t n = transfer_once(t->fd, t, vector, parts, offset);
     if (n != -EIO || t->writing || (t->flags & RWF_NOWAIT) != 0 || !(fcntl(t->fd, F_GETFL) & O_DIRECT))
         return n;
-    int second = taio_reopen(t->fd);
-    if (second < 0)
+    int buffered_fd = taio_buffered_fd_open(t->fd);
+    if (buffered_fd < 0)
         return n;
-    n = transfer_once(second, t, vector, parts, offset);
-    close(second);
+    n = transfer_once(buffered_fd, t, vector, parts, offset);
+    close(buffered_fd);
     return n;
 }
 
@@ -82,7 +82,7 @@ static ssize_t transfer_or_retry(const struct taio_transfer *t, const struct iov
 int64_t taio_transfer(struct taio_transfer *t)
 {
     struct rest rest = {t->vector, t->parts};
-    advance(&rest, 0);
+    rest_advance(&rest, 0);
     while (rest.parts > 0) {
         ssize_t n = transfer_or_retry(t, rest.vector, rest.parts < IOV_MAX ? (int)rest.parts : IOV_MAX, t->offset + t->transferred);
         if (n == -EINVAL && !t->writing && t->transferred > 0 && (t->offset + t->transferred) % SMALLEST_BLOCK != 0)
@@ -92,7 +92,7 @@ int64_t taio_transfer(struct taio_transfer *t)
         if (n == 0)
             return t->writing ? -EIO : t->transferred;
         t->transferred += n;
-        advance(&rest, (uint64_t)n);
+        rest_advance(&rest, (uint64_t)n);
     }
     return t->transferred;
 }
@@ -131,7 +131,7 @@ int64_t taio_transfer_bounced(struct taio_transfer *t, uint64_t unit, struct tai
         if (length > SCRATCH)
             length = SCRATCH / unit * unit;
         if (t->writing)
-            copy(rest, memory, length, 1);
+            rest_copy(rest, memory, length, 1);
         struct iovec one = {memory, length};
         ssize_t n = transfer_or_retry(t, &one, 1, t->offset + t->transferred - (int64_t)before);
         if (n < 0)
@@ -140,29 +140,29 @@ int64_t taio_transfer_bounced(struct taio_transfer *t, uint64_t unit, struct tai
             return t->writing ? -EIO : t->transferred;
         uint64_t useful = (uint64_t)n - before < left ? (uint64_t)n - before : left;
         if (!t->writing)
-            copy(rest, memory + before, useful, 0);
-        advance(&rest, useful);
+            rest_copy(rest, memory + before, useful, 0);
+        rest_advance(&rest, useful);
         t->transferred += (int64_t)useful;
         left -= useful;
     }
     return t->transferred;
 }
 
-int64_t taio_pieces_serve(struct taio_pieces *run, struct taio_scratch *scratch)
+int64_t taio_pieces_transfer(struct taio_pieces *pieces, struct taio_scratch *scratch)
 {
     int64_t transferred = 0;
-    for (; run->next < run->count && !__atomic_load_n(&run->stop, __ATOMIC_RELAXED); run->next++) {
-        struct taio_piece *piece = &run->pieces[run->next];
-        if (!taio_piece_is_open(run, piece))
+    for (; pieces->next < pieces->count && !__atomic_load_n(&pieces->stop, __ATOMIC_RELAXED); pieces->next++) {
+        struct taio_piece *piece = &pieces->pieces[pieces->next];
+        if (!taio_pieces_can_retry(pieces, piece))
             continue;
         struct iovec one = {(void *)(uintptr_t)piece->memory, piece->length};
-        struct taio_transfer t = {run->fd, run->flags, run->writing, &one, 1, piece->offset, 0};
-        int misaligned = ((uint64_t)piece->offset | piece->length) % run->unit != 0 || piece->memory % run->memory_unit != 0;
+        struct taio_transfer t = {pieces->fd, pieces->flags, pieces->writing, &one, 1, piece->offset, 0};
+        int misaligned = ((uint64_t)piece->offset | piece->length) % pieces->unit != 0 || piece->memory % pieces->memory_unit != 0;
         int64_t before = piece->result; /* a lane that did a part of it did the first part */
-        piece->result = misaligned ? taio_transfer_bounced(&t, run->unit, scratch) : taio_transfer(&t);
+        piece->result = misaligned ? taio_transfer_bounced(&t, pieces->unit, scratch) : taio_transfer(&t);
         transferred += t.transferred;
         if (piece->result < 0)
-            taio_pieces_fail(run, piece, before > t.transferred ? before : t.transferred);
+            taio_pieces_fail(pieces, piece, before > t.transferred ? before : t.transferred);
     }
     return transferred;
 }

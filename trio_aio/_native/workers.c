@@ -81,7 +81,7 @@ static void futex_wake(_Atomic uint32_t *word, int how_many)
 }
 
 /* One worker is woken at a time; it wakes the next when it finds more to do. So a burst costs the loop one system call. */
-static void wake_one(struct taio_pool *pool)
+static void pool_wake_one(struct taio_pool *pool)
 {
     if (atomic_load(&pool->sleepers) == 0 || atomic_exchange(&pool->waking, 1) != 0)
         return;
@@ -113,7 +113,7 @@ int taio_pool_hand_over(struct taio_pool *pool, unsigned slot)
     uint64_t tail = atomic_load_explicit(&pool->tail, memory_order_relaxed);
     atomic_store_explicit(&pool->queue[tail & pool->mask], slot, memory_order_relaxed);
     atomic_store(&pool->tail, tail + 1);
-    wake_one(pool);
+    pool_wake_one(pool);
     int64_t waiting = (int64_t)(tail + 1 - atomic_load(&pool->head));
     return (int)(waiting - (int64_t)atomic_load(&pool->sleepers));
 }
@@ -124,7 +124,7 @@ int taio_pool_withdraw(struct taio_pool *pool, unsigned slot)
     return atomic_compare_exchange_strong(&pool->slot[slot].state, &expected, WITHDRAWN);
 }
 
-static uint32_t take(struct taio_pool *pool)
+static uint32_t pool_take(struct taio_pool *pool)
 {
     uint64_t head = atomic_load(&pool->head);
     for (;;) {
@@ -137,7 +137,7 @@ static uint32_t take(struct taio_pool *pool)
     }
 }
 
-static void finish(struct taio_pool *pool, uint32_t slot)
+static void pool_finish(struct taio_pool *pool, uint32_t slot)
 {
     uint64_t one = 1;
     uint32_t below = atomic_load_explicit(&pool->finished, memory_order_relaxed);
@@ -152,7 +152,7 @@ static void finish(struct taio_pool *pool, uint32_t slot)
     }
 }
 
-static void move_bytes(struct slot *s, struct taio_scratch *scratch)
+static void slot_transfer(struct slot *s, struct taio_scratch *scratch)
 {
     struct iovec one = {s->memory, s->length};
     int whole = s->operation == TAIO_READ || s->operation == TAIO_WRITE;
@@ -163,7 +163,7 @@ static void move_bytes(struct slot *s, struct taio_scratch *scratch)
     s->transferred = t.transferred;
 }
 
-static void append(struct slot *s)
+static void slot_append(struct slot *s)
 {
     while ((uint64_t)s->transferred < s->length) {
         ssize_t n = write(s->fd, (char *)s->memory + s->transferred, s->length - (uint64_t)s->transferred);
@@ -181,7 +181,7 @@ static void append(struct slot *s)
 }
 
 /* A FIFO, a terminal or a device may block in open, or act: look before, open without blocking, and look again at what was opened. */
-static int64_t open_file(struct slot *s)
+static int64_t slot_open(struct slot *s)
 {
     struct taio_description *description = s->extra;
     const char *path = s->memory;
@@ -210,12 +210,12 @@ static int64_t open_file(struct slot *s)
     return fd;
 }
 
-static void read_file(struct slot *s)
+static void slot_read_file(struct slot *s)
 {
     struct taio_whole *whole = s->extra;
     char *memory = (char *)(uintptr_t)whole->memory;
     char beyond;
-    int64_t fd = open_file(s), n = 1;
+    int64_t fd = slot_open(s), n = 1;
     s->result = fd < 0 ? fd : 0;
     if (fd < 0)
         return;
@@ -241,10 +241,10 @@ static void read_file(struct slot *s)
         close((int)fd);
 }
 
-static void write_file(struct slot *s)
+static void slot_write_file(struct slot *s)
 {
     struct taio_whole *whole = s->extra;
-    int64_t fd = open_file(s);
+    int64_t fd = slot_open(s);
     if (fd < 0) {
         s->result = fd;
         return;
@@ -262,7 +262,7 @@ static int64_t nanoseconds(struct timespec t)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-static int stat_file(struct slot *s)
+static int slot_stat(struct slot *s)
 {
     struct taio_stat *out = s->extra;
     struct stat st;
@@ -275,7 +275,7 @@ static int stat_file(struct slot *s)
     return 0;
 }
 
-static int64_t call_once(struct slot *s)
+static int64_t slot_call_once(struct slot *s)
 {
     switch (s->operation) {
     case TAIO_FSYNC:
@@ -283,7 +283,7 @@ static int64_t call_once(struct slot *s)
     case TAIO_FDATASYNC:
         return fdatasync(s->fd);
     case TAIO_STAT:
-        return stat_file(s);
+        return slot_stat(s);
     case TAIO_TRUNCATE:
         return ftruncate(s->fd, s->offset);
     case TAIO_FALLOCATE:
@@ -296,7 +296,7 @@ static int64_t call_once(struct slot *s)
 
 /* MADV_POPULATE_WRITE would hold the address space's lock while the kernel looks for huge pages, tens of milliseconds at worst, and the
  * event loop's next malloc with it; a fault from here holds the mapping's own. The swap of 0 for 0 is a write that changes nothing. */
-static void populate(struct slot *s)
+static void slot_populate(struct slot *s)
 {
     for (uint64_t at = 0; at < s->length; at += 4096) {
         char zero = 0;
@@ -305,33 +305,33 @@ static void populate(struct slot *s)
     s->result = 0;
 }
 
-static void execute_on_own_descriptor(struct slot *s, struct taio_scratch *scratch)
+static void slot_execute_on_fd(struct slot *s, struct taio_scratch *scratch)
 {
     switch (s->operation) {
     case TAIO_READ:
     case TAIO_WRITE:
     case TAIO_READV:
     case TAIO_WRITEV:
-        move_bytes(s, scratch);
+        slot_transfer(s, scratch);
         return;
     case TAIO_PIECES:
         ((struct taio_pieces *)s->memory)->fd = s->fd;
-        s->transferred = taio_pieces_serve(s->memory, scratch);
+        s->transferred = taio_pieces_transfer(s->memory, scratch);
         s->result = 0;
         return;
     case TAIO_OPEN:
         do
-            s->result = open_file(s);
+            s->result = slot_open(s);
         while (s->result == -EINTR);
         return;
     case TAIO_READ_FILE:
-        read_file(s);
+        slot_read_file(s);
         return;
     case TAIO_WRITE_FILE:
-        write_file(s);
+        slot_write_file(s);
         return;
     case TAIO_APPEND:
-        append(s);
+        slot_append(s);
         return;
     case TAIO_CLOSE: /* never again on EINTR: the descriptor is gone, and may be somebody else's by then */
         if (s->extra != NULL && ((struct taio_buffered_fd *)s->extra)->fd >= 0)
@@ -344,31 +344,31 @@ static void execute_on_own_descriptor(struct slot *s, struct taio_scratch *scrat
             s->result = -errno;
         return;
     case TAIO_POPULATE:
-        populate(s);
+        slot_populate(s);
         return;
     case TAIO_DESCRIBE:
         s->result = taio_describe_and_probe(s->fd, s->extra);
         return;
     default:
         do
-            s->result = call_once(s) < 0 ? -errno : 0;
+            s->result = slot_call_once(s) < 0 ? -errno : 0;
         while (s->result == -EINTR);
     }
 }
 
-static int reopens(const struct slot *s)
+static int slot_needs_buffered_fd(const struct slot *s)
 {
     int may = s->operation == TAIO_WRITE || s->operation == TAIO_WRITEV || s->operation == TAIO_APPEND || s->operation == TAIO_PIECES;
     return may && ((uintptr_t)s->extra & TAIO_BUFFERED_FD) != 0;
 }
 
-static int second_descriptor(struct taio_buffered_fd *second, int fd)
+static int buffered_fd_get(struct taio_buffered_fd *buffered_fd, int fd)
 {
     for (;;) {
         int32_t known = TAIO_NOT_YET;
-        if (__atomic_compare_exchange_n(&second->fd, &known, TAIO_OPENING, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-            int made = taio_reopen(fd);
-            __atomic_store_n(&second->fd, made < 0 ? TAIO_NOT_YET : made, __ATOMIC_RELEASE);
+        if (__atomic_compare_exchange_n(&buffered_fd->fd, &known, TAIO_OPENING, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+            int made = taio_buffered_fd_open(fd);
+            __atomic_store_n(&buffered_fd->fd, made < 0 ? TAIO_NOT_YET : made, __ATOMIC_RELEASE);
             return made;
         }
         if (known >= 0)
@@ -377,23 +377,23 @@ static int second_descriptor(struct taio_buffered_fd *second, int fd)
     }
 }
 
-static void execute(struct slot *s, struct taio_scratch *scratch)
+static void slot_execute(struct slot *s, struct taio_scratch *scratch)
 {
-    if (!reopens(s)) {
-        execute_on_own_descriptor(s, scratch);
+    if (!slot_needs_buffered_fd(s)) {
+        slot_execute_on_fd(s, scratch);
         return;
     }
     struct taio_buffered_fd *kept = (struct taio_buffered_fd *)((uintptr_t)s->extra & ~(uintptr_t)TAIO_BUFFERED_FD);
-    int second = kept != NULL ? second_descriptor(kept, s->fd) : taio_reopen(s->fd);
-    if (second < 0) {
-        s->result = second;
+    int buffered_fd = kept != NULL ? buffered_fd_get(kept, s->fd) : taio_buffered_fd_open(s->fd);
+    if (buffered_fd < 0) {
+        s->result = buffered_fd;
         return;
     }
-    s->fd = second;
+    s->fd = buffered_fd;
     s->extra = NULL;
-    execute_on_own_descriptor(s, scratch);
+    slot_execute_on_fd(s, scratch);
     if (kept == NULL)
-        close(second); /* the write has said what there is to say; a network filesystem's late word is for fsync */
+        close(buffered_fd); /* the write has said what there is to say; a network filesystem's late word is for fsync */
 }
 
 static void block_signals(void)
@@ -407,27 +407,27 @@ static void block_signals(void)
 }
 
 /* Make a slot the worker's; 0: the loop has withdrawn it, and it is finished. */
-static int begin(struct taio_pool *pool, uint32_t slot)
+static int pool_claim(struct taio_pool *pool, uint32_t slot)
 {
     int expected = READY;
     if (atomic_compare_exchange_strong(&pool->slot[slot].state, &expected, TAKEN))
         return 1;
     pool->slot[slot].result = -ECANCELED;
-    finish(pool, slot);
+    pool_finish(pool, slot);
     return 0;
 }
 
-static void serve_one(struct taio_pool *pool, uint32_t slot, struct taio_scratch *scratch)
+static void pool_serve_one(struct taio_pool *pool, uint32_t slot, struct taio_scratch *scratch)
 {
-    if (begin(pool, slot)) {
-        execute(&pool->slot[slot], scratch);
-        finish(pool, slot);
+    if (pool_claim(pool, slot)) {
+        slot_execute(&pool->slot[slot], scratch);
+        pool_finish(pool, slot);
     }
 }
 
 /* Of a chain of reads all are begun, as far as the page cache does not have them, before one is waited for; until then each is READY
  * again, and the loop may withdraw it. Others are made in order. */
-static void serve(struct taio_pool *pool, uint32_t first, struct taio_scratch *scratch)
+static void pool_serve(struct taio_pool *pool, uint32_t first, struct taio_scratch *scratch)
 {
     uint32_t left[TAIO_CHAIN], count = 0;
     int reads = pool->slot[first].operation == TAIO_READ && pool->slot[first].behind != NONE;
@@ -435,25 +435,25 @@ static void serve(struct taio_pool *pool, uint32_t first, struct taio_scratch *s
         struct slot *s = &pool->slot[slot];
         behind = s->behind; /* now: once it is finished it is the loop's again */
         if (!reads) {
-            serve_one(pool, slot, scratch);
+            pool_serve_one(pool, slot, scratch);
             continue;
         }
-        if (!begin(pool, slot))
+        if (!pool_claim(pool, slot))
             continue;
         s->result = taio_pread_nowait(s->fd, s->memory, s->length, s->offset);
         if (s->result != -EAGAIN) { /* a part may be in the caller's memory, so nobody may withdraw it now */
             if (s->result == (int64_t)s->length)
                 s->transferred = s->result;
             else
-                execute(s, scratch);
-            finish(pool, slot);
+                slot_execute(s, scratch);
+            pool_finish(pool, slot);
             continue;
         }
         atomic_store(&s->state, READY);
         left[count++] = slot;
     }
     for (uint32_t i = 0; i < count; i++)
-        serve_one(pool, left[i], scratch);
+        pool_serve_one(pool, left[i], scratch);
 }
 
 void taio_pool_work(struct taio_pool *pool)
@@ -461,7 +461,7 @@ void taio_pool_work(struct taio_pool *pool)
     struct taio_scratch scratch = {NULL};
     block_signals();
     for (;;) {
-        uint32_t slot = take(pool);
+        uint32_t slot = pool_take(pool);
         if (slot == NONE) {
             uint32_t seen = atomic_load(&pool->wakeups);
             atomic_fetch_add(&pool->sleepers, 1);
@@ -479,8 +479,8 @@ void taio_pool_work(struct taio_pool *pool)
             continue;
         }
         if (atomic_load(&pool->head) != atomic_load(&pool->tail))
-            wake_one(pool);
-        serve(pool, slot, &scratch);
+            pool_wake_one(pool);
+        pool_serve(pool, slot, &scratch);
     }
 }
 
