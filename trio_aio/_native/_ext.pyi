@@ -63,7 +63,7 @@ class FFI:
 
 @final
 class Lib:
-    """Functions give 0 or a count, or -errno; they let go of the GIL."""
+    """Functions return 0 or a count, or -errno. They release the GIL."""
 
     IOCB_CMD_PREAD: Final[int]
     IOCB_CMD_PWRITE: Final[int]

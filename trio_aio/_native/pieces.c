@@ -1,5 +1,7 @@
-/* Runs: many pieces of one file, handed over in one call. A lane takes the pieces in order and leaves in each how it ended; what it
- * could not do without sleeping stays open for the next lane. */
+/* Many-piece requests: many ranges of one file, read or written by one request.
+ *
+ * A lane takes the pieces in order and stores in each how it ended. A piece that a lane could not finish without sleeping is left to the
+ * next lane, so a request may pass through all three: inline, kernel, workers. Which thread owns it, and when: native.h. */
 #include "native.h"
 
 #include <string.h>
@@ -23,7 +25,7 @@ int taio_pieces_can_retry(const struct taio_pieces *pieces, const struct taio_pi
     if (piece->result >= 0)
         return (uint64_t)piece->result < piece->length;
     if (piece->result == -EIO)
-        return !pieces->writing; /* transfer.c, call */
+        return !pieces->writing; /* a worker reads again without O_DIRECT: transfer.c, transfer_or_retry */
     return piece->result == TAIO_UNTRIED || piece->result == -EAGAIN || piece->result == -EOPNOTSUPP || piece->result == -EINTR;
 }
 
@@ -41,7 +43,7 @@ void taio_pieces_fail(struct taio_pieces *pieces, struct taio_piece *piece, int6
         pieces->failed = piece;
         pieces->partial = moved > 0 ? (uint64_t)moved : 0;
     }
-    __atomic_store_n(&pieces->stop, 1, __ATOMIC_RELAXED);
+    __atomic_store_n(&pieces->stop, 1, __ATOMIC_RELAXED); /* atomic because the loop may set it too; it orders nothing */
 }
 
 uint64_t taio_pieces_moved(const struct taio_pieces *pieces)
@@ -59,10 +61,10 @@ int taio_pieces_inline(struct taio_pieces *pieces, uint64_t limit)
         struct taio_piece *piece = &pieces->pieces[pieces->next];
         uint64_t done = 0;
         if (piece->length > limit)
-            return -EAGAIN; /* too much for one turn of the loop */
+            return -EAGAIN; /* too much to copy in one tick of the loop */
         if (moved >= limit)
             return 1;
-        while (done < piece->length) { /* a short count tells nothing by itself: 0 behind it is the end of the file */
+        while (done < piece->length) { /* a short count may mean that the rest is not cached; only 0 means the end of the file */
             int64_t n = taio_pread_nowait(pieces->fd, (char *)(uintptr_t)piece->memory + done, piece->length - done, piece->offset + (int64_t)done);
             if (n < 0)
                 return (int)n;
@@ -73,7 +75,7 @@ int taio_pieces_inline(struct taio_pieces *pieces, uint64_t limit)
         piece->result = (int64_t)done;
         if (done < piece->length)
             return -ENODATA;
-        moved += done + 512; /* an empty or tiny piece costs a call too */
+        moved += done + 512; /* bytes: what a system call costs, so that many tiny pieces reach the limit too */
     }
     return 0;
 }

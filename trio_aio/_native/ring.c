@@ -1,48 +1,55 @@
 /* The kernel lane: iocbs in, events out.
  *
- * The kernel maps the completion ring of a context into the process, at the address that is the context's id. It moves `tail`, we move
- * `head`; reading it ourselves costs a nanosecond where io_getevents costs hundreds. A slot is one iocb that stays where it is while
- * the request is in flight, because io_cancel knows a request by its iocb's address.
+ * How the kernel works. It maps the completion ring of a context into the process; the context's id is the ring's address. The kernel writes
+ * an event and moves `tail`; the reader moves `head`. io_cancel identifies a request by the address of its iocb.
  *
- * One thread, the event loop's, submits and reaps: the kernel's ring has room for one consumer. Hence no lock here. */
+ * What we do about it. We read the ring ourselves, which costs a nanosecond where io_getevents costs hundreds. Each slot has one iocb that
+ * never moves. A slot may also carry a many-piece request: whenever one piece completes, the next is prepared in the same slot.
+ *
+ * One thread, the event loop's, owns all of this, so there is no lock. Only the kernel's ring is shared, with the kernel, and it allows one
+ * reader. Two atomics order it:
+ * - `tail` is loaded with acquire: the kernel wrote the events before it in full;
+ * - `head` is stored with release: we have read the events before it, and the kernel may overwrite them. */
 #include "native.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #define AIO_RING_MAGIC 0xa10a10a1u
-#define COST_CALLS 64
+#define COST_CALLS 64 /* calls of io_submit that the averages cover */
 
-struct kernel_ring { /* fs/aio.c, struct aio_ring */
+/* fs/aio.c, struct aio_ring. The kernel owns all but `head`, which is the loop's. */
+struct kernel_ring {
     unsigned id, nr;
     unsigned head, tail;
     unsigned magic, compat_features, incompat_features, header_length;
     struct io_event events[];
 };
 
-/* What io_submit costs, as averages over the last calls: n requests took t nanoseconds. */
+/* The cost of io_submit, as averages over the last calls: n requests took t nanoseconds; nn and nt are the averages of n*n and n*t. */
 struct cost {
     double n, t, nn, nt;
-    unsigned calls; /* that are in the averages, and no more than COST_CALLS */
+    unsigned calls; /* in the averages, at most COST_CALLS */
+};
+
+/* A slot's part in a many-piece request. */
+struct pieces_slot {
+    struct taio_pieces *pieces; /* NULL: the slot is free or has an ordinary request */
+    struct taio_piece *piece;   /* the piece that is prepared or in flight */
+    unsigned place;             /* index of the slot's part of the bounce memory */
 };
 
 struct taio_ring {
     uint64_t context;
-    struct kernel_ring *mapped; /* NULL: ask io_getevents */
+    struct kernel_ring *mapped; /* NULL: use io_getevents */
     int event_fd;
     unsigned slots, prepared;
-    unsigned together; /* requests in one io_submit, at most */
-    uint64_t calls; /* of io_submit */
+    unsigned together; /* the most requests in one io_submit */
+    uint64_t calls;    /* of io_submit */
     struct cost cost;
-    struct iocb **waiting;  /* the first `prepared` wait for io_submit, in order */
-    struct pieces_slot *pieces_slots; /* for each slot: the run that has it */
-    struct iocb iocbs[];
-};
-
-struct pieces_slot {
-    struct taio_pieces *pieces; /* NULL: an ordinary request has the slot, or nobody */
-    struct taio_piece *piece;
-    unsigned place;
+    struct iocb **waiting; /* the first `prepared` ones wait for io_submit, in this order */
+    struct pieces_slot *pieces_slots; /* one for each slot */
+    struct iocb iocbs[]; /* one for each slot; the kernel copies it in io_submit, and knows the request by its address */
 };
 
 struct taio_ring *taio_ring_new(uint64_t context, unsigned slots, int event_fd)
@@ -100,6 +107,7 @@ void taio_ring_prepare(struct taio_ring *ring, unsigned slot, uint64_t token, in
     ring->waiting[ring->prepared++] = iocb;
 }
 
+/* Prepare the next piece that is to be tried, in this slot. Returns 0 if there is none. */
 static int ring_prepare_next_piece(struct taio_ring *ring, unsigned slot, uint64_t token)
 {
     struct pieces_slot *s = &ring->pieces_slots[slot];
@@ -134,7 +142,7 @@ int taio_ring_prepare_pieces(struct taio_ring *ring, unsigned slot, uint64_t tok
     return 1;
 }
 
-/* Note how a piece ended, and go on with the next in the same slot. 0: the slot is free. */
+/* Record how a piece ended and prepare the next one in the same slot. Returns 0 if the slot is free instead. */
 static int ring_continue_pieces(struct taio_ring *ring, unsigned slot, uint64_t token, int64_t result)
 {
     struct pieces_slot *s = &ring->pieces_slots[slot];
@@ -158,12 +166,14 @@ static int ring_continue_pieces(struct taio_ring *ring, unsigned slot, uint64_t 
     return 0;
 }
 
+/* Remove `count` waiting iocbs from index `first` on. */
 static void ring_drop_waiting(struct taio_ring *ring, unsigned first, unsigned count)
 {
     ring->prepared -= count;
     memmove(ring->waiting + first, ring->waiting + first + count, (ring->prepared - first) * sizeof *ring->waiting);
 }
 
+/* Return the index of a slot's iocb among those that wait, or `prepared`. */
 static unsigned ring_find_waiting(struct taio_ring *ring, unsigned slot)
 {
     unsigned i = 0;
@@ -200,8 +210,8 @@ uint64_t taio_ring_calls(struct taio_ring *ring)
     return ring->calls;
 }
 
-/* The first calls count equally. With the last one's full weight from the start, the averages would begin at zero requests in no time,
- * and a line through that point has no fixed part. */
+/* Add a call of n requests that took t nanoseconds. The first COST_CALLS calls count equally. If each call had the final weight from the
+ * start, the averages would start at zero requests in zero time, and a line through that point has no fixed part. */
 static void cost_note(struct cost *cost, double n, double t)
 {
     if (cost->calls < COST_CALLS)
@@ -209,7 +219,7 @@ static void cost_note(struct cost *cost, double n, double t)
     const double weight = 1.0 / cost->calls;
     double most = 8 * cost->t * (n > cost->n ? n / cost->n : 1);
     if (cost->calls > 1 && t > most)
-        t = most; /* the thread lost its processor meanwhile: that says nothing about io_submit */
+        t = most; /* the thread was preempted, which says nothing about io_submit */
     cost->n += weight * (n - cost->n);
     cost->t += weight * (t - cost->t);
     cost->nn += weight * (n * n - cost->nn);
@@ -226,7 +236,8 @@ double taio_ring_fixed_cost(const struct taio_ring *ring)
     return each <= 0 ? ring->slots : fixed <= 0 ? 0 : fixed / each;
 }
 
-/* The kernel gives the device nothing before it has all requests of one call (blk_start_plug), so a call takes only a few of them. */
+/* Submit the waiting requests from index `first` on, at most `together` of them. Returns io_submit's result.
+ * The kernel starts the device only when it has seen all requests of one call (blk_start_plug), so a call takes only a few. */
 static long ring_submit_batch(struct taio_ring *ring, unsigned first)
 {
     unsigned count = ring->prepared - first;
@@ -237,11 +248,12 @@ static long ring_submit_batch(struct taio_ring *ring, unsigned first)
     clock_gettime(CLOCK_MONOTONIC, &before);
     long n = taio_io_submit(ring->context, count, ring->waiting + first);
     clock_gettime(CLOCK_MONOTONIC, &after);
-    if (n > 0 && ring->calls > 1) /* the first call finds nothing in the processor's caches */
+    if (n > 0 && ring->calls > 1) /* the first call is slow: its code and data are not in the CPU's caches yet */
         cost_note(&ring->cost, (double)n, 1e9 * (double)(after.tv_sec - before.tv_sec) + (double)(after.tv_nsec - before.tv_nsec));
     return n;
 }
 
+/* Return whether an event waits in the ring. Without a mapped ring: 1, since only io_getevents knows. */
 static int ring_has_event(const struct taio_ring *ring)
 {
     const struct kernel_ring *mapped = ring->mapped;
@@ -256,7 +268,7 @@ int taio_ring_start(struct taio_ring *ring, unsigned slot, uint64_t token, int o
         return TAIO_PREPARED;
     long n = ring_submit_batch(ring, 0);
     if (n == 0 || n == -EAGAIN)
-        return TAIO_PREPARED; /* no room in the ring */
+        return TAIO_PREPARED; /* the kernel's ring is full */
     ring->prepared = 0;
     return n < 0 ? (int)n : ring_has_event(ring) ? TAIO_SUBMITTED_EVENT : TAIO_SUBMITTED;
 }
@@ -273,15 +285,16 @@ int taio_ring_submit(struct taio_ring *ring, struct taio_completion *out, int ro
     while (next < ring->prepared && refused < room) {
         long n = ring_submit_batch(ring, next);
         if (n > 0) {
-            next += (unsigned)n; /* short of all: the one it stopped at is bad, and says why when it comes first */
+            next += (unsigned)n; /* fewer than all: the kernel refuses the next one, and returns its errno when it comes first */
             continue;
         }
         if (n == -EAGAIN || n == 0)
-            break; /* no room in the ring: stays prepared */
+            break; /* the kernel's ring is full: the rest stay prepared */
         uint64_t token = ring->waiting[next++]->aio_data;
         unsigned slot = (unsigned)token;
         if (ring->pieces_slots[slot].pieces != NULL) {
-            ring->pieces_slots[slot].pieces->width = 0; /* nothing may be prepared while we walk the batch: its stay in this lane ends */
+            /* Nothing may be prepared while we walk the list, so the request gives up its slots as its pieces complete. */
+            ring->pieces_slots[slot].pieces->width = 0;
             ring_continue_pieces(ring, slot, token, n);
         }
         out[refused++] = (struct taio_completion){token, n, 0};
@@ -292,15 +305,15 @@ int taio_ring_submit(struct taio_ring *ring, struct taio_completion *out, int ro
 
 int taio_ring_cancel(struct taio_ring *ring, unsigned slot)
 {
-    struct io_event unused; /* since 2.6 the event comes through the ring, never here */
+    struct io_event unused; /* the kernel never fills it in: the event comes through the ring */
     int error = taio_io_cancel(ring->context, &ring->iocbs[slot], &unused);
     return error == -EINPROGRESS ? 0 : error;
 }
 
-/* 1: it is a completion for the loop. 0: its run goes on. */
+/* Turn an event into a completion. Returns 0 if there is none, because a many-piece request continues in the slot; otherwise 1. */
 static int ring_take_event(struct taio_ring *ring, struct taio_completion *out, const struct io_event *event)
 {
-    unsigned slot = (unsigned)event->data; /* a token's lower half: see _lane.py */
+    unsigned slot = (unsigned)event->data; /* the lower half of a token is the slot */
     if (ring->pieces_slots[slot].pieces != NULL && ring_continue_pieces(ring, slot, event->data, event->res))
         return 0;
     out->token = event->data;
@@ -309,8 +322,8 @@ static int ring_take_event(struct taio_ring *ring, struct taio_completion *out, 
     return 1;
 }
 
-/* Submit what is prepared from `first` on: pieces of runs that go on. What the kernel does not take is for taio_ring_submit. Gives where
- * the next begins. */
+/* Submit the requests that wait from index `first` on: next pieces that reaping has prepared. Those that the kernel does not accept wait for
+ * taio_ring_submit. Returns the index at which the next request will be prepared. */
 static unsigned ring_submit_rest(struct taio_ring *ring, unsigned first)
 {
     unsigned next = first;
@@ -323,15 +336,16 @@ static unsigned ring_submit_rest(struct taio_ring *ring, unsigned first)
     return ring->prepared;
 }
 
+/* taio_ring_reap without a mapped ring. */
 static int ring_reap_by_call(struct taio_ring *ring, struct taio_completion *out, int room)
 {
     struct io_event events[64];
-    struct timespec at_once = {0, 0};
+    struct timespec no_wait = {0, 0};
     int taken = 0;
     unsigned first = ring->prepared;
     while (taken < room) {
         int want = room - taken < 64 ? room - taken : 64;
-        long n = taio_io_getevents(ring->context, 0, want, events, &at_once);
+        long n = taio_io_getevents(ring->context, 0, want, events, &no_wait);
         if (n <= 0)
             break;
         for (long i = 0; i < n; i++)
@@ -349,14 +363,16 @@ int taio_ring_reap(struct taio_ring *ring, struct taio_completion *out, int room
     if (mapped == NULL)
         return ring_reap_by_call(ring, out, room);
     unsigned head = __atomic_load_n(&mapped->head, __ATOMIC_RELAXED);
-    unsigned tail = __atomic_load_n(&mapped->tail, __ATOMIC_ACQUIRE); /* the events before it are whole */
+    unsigned tail = __atomic_load_n(&mapped->tail, __ATOMIC_ACQUIRE); /* the events before it are complete */
     int taken = 0;
     unsigned before = head, first = ring->prepared;
-    while (head != tail && taken < room) { /* not to where the tail is by now: a device that is synchronous would never let us go */
+    /* Stop at the tail as it was at the start. The pieces that we submit below may complete at once, on a synchronous device: then the ring
+     * would never be empty. */
+    while (head != tail && taken < room) {
         taken += ring_take_event(ring, &out[taken], &mapped->events[head]);
         head = head + 1 == mapped->nr ? 0 : head + 1;
         if (ring->prepared - first >= ring->together) {
-            __atomic_store_n(&mapped->head, head, __ATOMIC_RELEASE); /* only now may the kernel write there again */
+            __atomic_store_n(&mapped->head, head, __ATOMIC_RELEASE); /* first make room for the events of what we submit */
             first = ring_submit_rest(ring, first);
         }
     }
