@@ -1,6 +1,6 @@
-/* What the ring learns from calls of io_submit that took a known time.
+/* Prints what the ring learns from calls of io_submit that took a known time.
  *
- * usage: cost N:T...      for each call: N requests took T nanoseconds. Prints taio_ring_fixed_cost afterwards. */
+ * usage: cost N:T...      each call had N requests and took T nanoseconds. Prints taio_ring_fixed_cost. */
 #include "native.h"
 
 #include <stdio.h>

@@ -1,11 +1,13 @@
-/* The native code by itself, for sanitizers: both lanes driven as the engine drives them, at random, and every result checked.
+/* A random test of the native code without Python, for sanitizers. It drives both lanes as the engine does, and checks every result.
  *
- * usage: stress FOLDER SECONDS [SEED]      FOLDER: on a filesystem; the file in it is made here, and removed
+ * usage: stress FOLDER SECONDS [SEED]      FOLDER: on a filesystem with O_DIRECT; two files are created there, and removed
  *
- * One thread is the event loop: it hands over, withdraws, cancels and reaps. A slot has one request at a time, and a region of the file
- * and of memory that is its own, so that each read must give what the slot's last write put there. Rounds differ in the number of slots and
- * workers, in whether the loop sleeps on the eventfd or spins (so that no system call orders what the atomics should), in whether the ring is
- * read from memory or by io_getevents, and in whether the workers are stopped while they work. */
+ * One thread is the event loop: it submits, withdraws, cancels and reaps. Each slot has one request at a time, and its own region of the file
+ * and of memory. So each read must return what the slot's last write has written. The rounds differ in
+ * - the number of slots and of workers;
+ * - whether the loop sleeps on the eventfd or spins: when it spins, no system call orders what the atomics should order;
+ * - whether completions are read from the mapped ring or by io_getevents;
+ * - whether the workers are stopped while they still have work. */
 #include "native.h"
 
 #include <inttypes.h>
@@ -27,29 +29,30 @@ enum { REGION = 16384, BLOCK = 4096, UNIT = 512, PARTS = 3, PIECES = 12, MOST_SL
         }                                                                                                      \
     while (0)
 
-enum lane { NOBODY, RING, POOL, RING_RUN };
+enum lane { FREE, RING, POOL, RING_PIECES };
 
+/* A slot of both lanes and its request. The loop owns it. While a worker has the request, the worker owns what its arguments point to. */
 struct holder {
     enum lane lane;
     uint64_t token;
     int operation; /* IOCB_CMD_* or TAIO_* */
     int withdrawn, cancel_accepted, refused;
-    unsigned char value; /* what its region of the file holds */
-    unsigned char writing;
+    unsigned char value;   /* the pattern in its region of the file */
+    unsigned char writing; /* the pattern that its request writes */
     int fd;
     int64_t offset;
     char *memory;
     struct iovec parts[PARTS];
-    size_t before;    /* a read by a worker: bytes of the memory that it must not touch */
-    int64_t expected; /* bytes that it moves */
+    size_t before;    /* a read by a worker: bytes at the start of the memory that it must not touch */
+    int64_t expected; /* bytes that the request moves */
     struct taio_description description;
     struct taio_stat stat;
-    struct holder *leader; /* of a slot that a run has in the ring: whose region it is on */
-    struct taio_pieces run;
-    struct taio_piece pieces[PIECES];
+    struct holder *leader; /* of a slot that a many-piece request holds in the ring: the holder of that request */
+    struct taio_pieces pieces;
+    struct taio_piece piece[PIECES];
     char *bounce;
-    unsigned out;      /* slots of the ring that its run has, its own too */
-    int stopped;      /* pieces may have been left out */
+    unsigned out; /* slots of the ring that its many-piece request holds, including its own */
+    int stopped;  /* 1: pieces may have been left out */
 };
 
 static uint64_t seed, state;
@@ -59,12 +62,12 @@ static unsigned slots;
 static struct holder holders[MOST_SLOTS];
 static struct taio_ring *ring;
 static struct taio_pool *pool;
-static unsigned chain_first, chain_last, chained; /* what is gathered for the pool: reads, or writes */
-static int chain_reads;
-static struct taio_buffered_fd second = {TAIO_NOT_YET}; /* of direct_fd */
+static unsigned chain_first, chain_last, chained; /* the chain that is not handed over yet */
+static int chain_reads; /* 1: it has reads, 0: writes */
+static struct taio_buffered_fd kept_fd = {TAIO_NOT_YET}; /* the kept fd of direct_fd */
 static uint64_t next_token, submits, completions, withdrawals, cancels, refusals;
 
-static uint64_t draw(uint64_t below) /* xorshift: the same on every machine */
+static uint64_t draw(uint64_t below) /* xorshift: a seed gives the same numbers on every machine */
 {
     state ^= state << 13;
     state ^= state >> 7;
@@ -85,7 +88,7 @@ static void *worker(void *argument)
     return NULL;
 }
 
-/* What a slot's `value` puts at an offset of the file: different for neighbours, and for neighbouring units. */
+/* Return the byte that `value` stands for at an offset of the file: another one for the next offset, and for the next unit. */
 static char pattern(unsigned char value, int64_t offset)
 {
     return (char)(value + offset + (offset >> 8) * 7);
@@ -136,52 +139,52 @@ static void begin(struct holder *h, enum lane lane, int operation)
     submits++;
 }
 
-/* Cut the region into pieces, of whole units where direct I/O needs that and has no other memory to go through. */
-static void make_run(struct holder *h, int64_t offset, int fd, int writing, unsigned unit)
+/* Cut the region into pieces whose lengths are multiples of `unit` bytes. Direct I/O needs that unless it goes through bounce memory. */
+static void make_pieces(struct holder *h, int64_t offset, int fd, int writing, unsigned unit)
 {
     unsigned count = 1 + (unsigned)draw(PIECES);
     uint64_t at = 0;
     for (unsigned i = 0; i < count; i++) {
         uint64_t left = (REGION - at) / unit, length = (i + 1 == count ? left : left ? draw(left) : 0) * unit;
-        h->pieces[i] = (struct taio_piece){offset + (int64_t)at, (uint64_t)(uintptr_t)h->memory + at, length, TAIO_UNTRIED};
+        h->piece[i] = (struct taio_piece){offset + (int64_t)at, (uint64_t)(uintptr_t)h->memory + at, length, TAIO_UNTRIED};
         at += length;
     }
-    unsigned run_unit = fd == buffered_fd ? 1 : UNIT;
-    h->run = (struct taio_pieces){.pieces = h->pieces, .count = count, .unit = run_unit, .memory_unit = run_unit, .fd = fd, .writing = writing};
+    unsigned pieces_unit = fd == buffered_fd ? 1 : UNIT;
+    h->pieces = (struct taio_pieces){.pieces = h->piece, .count = count, .unit = pieces_unit, .memory_unit = pieces_unit, .fd = fd, .writing = writing};
     memset(h->memory, UNTOUCHED, REGION);
     if (writing)
         fill(h->memory, REGION, h->writing, offset);
 }
 
-static void begin_run(unsigned slot)
+static void submit_pieces(unsigned slot)
 {
     struct holder *h = &holders[slot];
     int bounced = (int)draw(2), writing = !bounced && draw(2);
-    begin(h, RING_RUN, TAIO_PIECES);
-    make_run(h, place(slot), direct_fd, writing, bounced ? 1 : UNIT);
-    h->run.width = 1 + (unsigned)draw(8);
+    begin(h, RING_PIECES, TAIO_PIECES);
+    make_pieces(h, place(slot), direct_fd, writing, bounced ? 1 : UNIT);
+    h->pieces.width = 1 + (unsigned)draw(8);
     h->leader = h;
     h->out = 0;
     h->stopped = 0;
     if (draw(16) == 0) {
-        h->run.fd = -1;
+        h->pieces.fd = -1;
         h->refused = 1;
     }
     if (bounced) {
-        h->run.stride = REGION + 2 * UNIT;
-        h->bounce = aligned_alloc(BLOCK, (h->run.width * h->run.stride + BLOCK) / BLOCK * BLOCK);
-        h->run.bounce = (uint64_t)(uintptr_t)h->bounce;
+        h->pieces.stride = REGION + 2 * UNIT;
+        h->bounce = aligned_alloc(BLOCK, (h->pieces.width * h->pieces.stride + BLOCK) / BLOCK * BLOCK);
+        h->pieces.bounce = (uint64_t)(uintptr_t)h->bounce;
     }
-    for (unsigned i = 0; i < slots && h->out < h->run.width; i++) {
+    for (unsigned i = 0; i < slots && h->out < h->pieces.width; i++) {
         unsigned other = (slot + i) % slots;
-        if (i > 0 && holders[other].lane != NOBODY)
+        if (i > 0 && holders[other].lane != FREE)
             continue;
         if (i > 0)
-            begin(&holders[other], RING_RUN, TAIO_PIECES);
+            begin(&holders[other], RING_PIECES, TAIO_PIECES);
         holders[other].leader = h;
-        if (!taio_ring_prepare_pieces(ring, other, holders[other].token, &h->run, h->out)) {
+        if (!taio_ring_prepare_pieces(ring, other, holders[other].token, &h->pieces, h->out)) {
             CHECK(i > 0);
-            holders[other].lane = NOBODY;
+            holders[other].lane = FREE;
             submits--;
             break;
         }
@@ -189,29 +192,29 @@ static void begin_run(unsigned slot)
     }
 }
 
-/* A run gave a slot back. With the last it is over, whole or as far as it was stopped. */
-static void leave_run(struct holder *h)
+/* Take a slot from a many-piece request. With its last slot the request has completed: check the pieces. */
+static void release_pieces_slot(struct holder *h)
 {
     struct holder *leader = h->leader;
     if (h != leader)
-        h->lane = NOBODY;
+        h->lane = FREE;
     if (--leader->out > 0)
         return;
-    leader->lane = NOBODY;
-    CHECK(leader->run.out == 0);
-    int whole = taio_pieces_first_open(&leader->run) == leader->run.count;
+    leader->lane = FREE;
+    CHECK(leader->pieces.out == 0);
+    int whole = taio_pieces_first_open(&leader->pieces) == leader->pieces.count;
     CHECK(whole || leader->refused || leader->stopped);
-    for (unsigned i = 0; i < leader->run.count; i++) {
-        const struct taio_piece *piece = &leader->pieces[i];
+    for (unsigned i = 0; i < leader->pieces.count; i++) {
+        const struct taio_piece *piece = &leader->piece[i];
         if (piece->result == TAIO_UNTRIED)
             continue;
         CHECK(piece->result == (leader->refused ? -EBADF : (int64_t)piece->length));
-        if (!leader->run.writing && !leader->refused)
+        if (!leader->pieces.writing && !leader->refused)
             CHECK(is_filled((char *)(uintptr_t)piece->memory, piece->length, leader->value, piece->offset));
     }
-    if (leader->run.writing && whole) {
+    if (leader->pieces.writing && whole) {
         leader->value = leader->writing;
-    } else if (leader->run.writing) { /* in part: make it one again */
+    } else if (leader->pieces.writing) { /* written in part: restore the old pattern */
         int64_t offset = place((unsigned)(leader - holders));
         fill(leader->memory, REGION, leader->value, offset);
         CHECK(pwrite(direct_fd, leader->memory, REGION, offset) == REGION);
@@ -247,7 +250,7 @@ static int to_ring(unsigned slot)
         length = 0;
         offset = 0;
     }
-    if (draw(16) == 0) { /* io_submit stops here, and has to be called again for what is behind */
+    if (draw(16) == 0) { /* io_submit stops here, and must be called again for the requests behind */
         fd = -1;
         h->refused = 1;
     }
@@ -255,10 +258,10 @@ static int to_ring(unsigned slot)
     return command == IOCB_CMD_POLL && !h->refused;
 }
 
-/* By a descriptor of one's own, or by the one that is kept. */
+/* Return the `extra` of a write through the page cache: by an fd opened for it, or by the kept one. */
 static uint64_t through_cache(void)
 {
-    return TAIO_BUFFERED_FD | (draw(2) ? (uint64_t)(uintptr_t)&second : 0);
+    return TAIO_BUFFERED_FD | (draw(2) ? (uint64_t)(uintptr_t)&kept_fd : 0);
 }
 
 static void hand_over_chain(void)
@@ -274,7 +277,7 @@ static void to_pool(unsigned slot)
     int operation = (int)draw(TAIO_POPULATE + 1), fd = draw(2) ? buffered_fd : direct_fd, flags = 0;
     uint64_t memory = (uint64_t)(uintptr_t)h->memory, length = REGION, extra = 0;
     int64_t offset = place(slot);
-    if (operation == TAIO_TRUNCATE || operation == TAIO_CLOSE) /* these are below, where they harm nobody */
+    if (operation == TAIO_TRUNCATE || operation == TAIO_CLOSE) /* they would harm the other slots' requests */
         operation = TAIO_READ;
     begin(h, POOL, operation);
     h->before = 0;
@@ -284,7 +287,7 @@ static void to_pool(unsigned slot)
         fill(h->memory, REGION, h->writing, offset);
     switch (operation) {
     case TAIO_READ:
-        if (fd == direct_fd && draw(2)) { /* from anywhere to anywhere, through the worker's memory */
+        if (fd == direct_fd && draw(2)) { /* any offset, any address: through the worker's scratch memory */
             h->before = draw(2 * UNIT);
             extra = UNIT;
             memory += h->before;
@@ -306,10 +309,10 @@ static void to_pool(unsigned slot)
         length = PARTS;
         break;
     case TAIO_PIECES:
-        make_run(h, offset, fd, (int)draw(2), 1);
-        if (fd == direct_fd && h->run.writing)
-            make_run(h, offset, fd, 1, UNIT);
-        memory = (uint64_t)(uintptr_t)&h->run;
+        make_pieces(h, offset, fd, (int)draw(2), 1);
+        if (fd == direct_fd && h->pieces.writing)
+            make_pieces(h, offset, fd, 1, UNIT);
+        memory = (uint64_t)(uintptr_t)&h->pieces;
         break;
     case TAIO_APPEND:
         fd = append_fd;
@@ -359,10 +362,10 @@ static void complete(const struct taio_completion *c)
 {
     unsigned slot = (unsigned)c->token & UINT32_MAX;
     struct holder *h = &holders[slot];
-    CHECK(slot < slots && h->lane != NOBODY && h->token == c->token); /* neither twice nor another's */
+    CHECK(slot < slots && h->lane != FREE && h->token == c->token); /* a completion comes once, and for its own request */
     completions++;
-    if (h->lane == RING_RUN) {
-        leave_run(h);
+    if (h->lane == RING_PIECES) {
+        release_pieces_slot(h);
         return;
     }
     if (h->withdrawn)
@@ -396,8 +399,8 @@ static void complete(const struct taio_completion *c)
             CHECK(is_untouched(h->memory + h->before + h->expected, REGION - h->before - (size_t)h->expected));
             break;
         case TAIO_PIECES:
-            CHECK(taio_pieces_first_open(&h->run) == h->run.count && c->transferred == REGION);
-            if (h->run.writing)
+            CHECK(taio_pieces_first_open(&h->pieces) == h->pieces.count && c->transferred == REGION);
+            if (h->pieces.writing)
                 h->value = h->writing;
             else
                 CHECK(is_filled(h->memory, REGION, h->value, place(slot)));
@@ -433,14 +436,14 @@ static void complete(const struct taio_completion *c)
         default:
             CHECK(c->result == 0);
         }
-    h->lane = NOBODY;
+    h->lane = FREE;
 }
 
 static unsigned outstanding(void)
 {
     unsigned count = 0;
     for (unsigned i = 0; i < slots; i++)
-        count += holders[i].lane != NOBODY;
+        count += holders[i].lane != FREE;
     return count;
 }
 
@@ -459,7 +462,7 @@ static void submit(void)
     int n = taio_ring_submit(ring, out, (int)slots);
     for (int i = 0; i < n; i++) {
         const struct holder *h = &holders[out[i].token & UINT32_MAX];
-        CHECK(h->lane == RING_RUN ? h->leader->refused : h->refused);
+        CHECK(h->lane == RING_PIECES ? h->leader->refused : h->refused);
         refusals++;
         complete(&out[i]);
     }
@@ -469,7 +472,7 @@ static void sleep_or_spin(int sleeps)
 {
     if (sleeps) {
         struct pollfd watch = {event_fd, POLLIN, 0};
-        CHECK(poll(&watch, 1, 20000) == 1); /* else a wake-up was missed */
+        CHECK(poll(&watch, 1, 20000) == 1); /* otherwise a wake-up was lost */
     }
     reap(sleeps);
 }
@@ -478,23 +481,23 @@ static void disturb(unsigned slot)
 {
     struct holder *h = &holders[slot];
     if (h->lane == POOL && !h->withdrawn && taio_pool_withdraw(pool, slot)) {
-        h->withdrawn = 1; /* it never ran: an open left no descriptor, a write no bytes */
+        h->withdrawn = 1; /* it never runs: an open leaves no fd, a write no bytes */
         withdrawals++;
     } else if (h->lane == RING && taio_ring_withdraw(ring, slot)) {
-        h->lane = NOBODY;
+        h->lane = FREE;
         withdrawals++;
-    } else if (h->lane == RING_RUN) {
-        h->leader->run.stop = 1;
+    } else if (h->lane == RING_PIECES) {
+        h->leader->pieces.stop = 1;
         h->leader->stopped = 1;
         if (taio_ring_withdraw(ring, slot)) {
-            leave_run(h);
+            release_pieces_slot(h);
             withdrawals++;
         }
     } else if (h->lane == RING && h->operation == IOCB_CMD_POLL && !h->cancel_accepted) {
         h->cancel_accepted = taio_ring_cancel(ring, slot) == 0;
         cancels += (uint64_t)h->cancel_accepted;
     } else if (h->lane == RING) {
-        CHECK(h->operation == IOCB_CMD_POLL || taio_ring_cancel(ring, slot) != 0); /* a disk request cannot be stopped */
+        CHECK(h->operation == IOCB_CMD_POLL || taio_ring_cancel(ring, slot) != 0); /* the kernel cannot cancel disk I/O */
     }
 }
 
@@ -505,13 +508,13 @@ static void make_files(void)
     for (unsigned i = 0; i < slots; i++) {
         fill(block, REGION, 0, place(i));
         CHECK(pwrite(buffered_fd, block, REGION, place(i)) == REGION);
-        holders[i] = (struct holder){.lane = NOBODY, .memory = aligned_alloc(BLOCK, REGION)};
+        holders[i] = (struct holder){.lane = FREE, .memory = aligned_alloc(BLOCK, REGION)};
     }
     CHECK(fsync(buffered_fd) == 0);
     free(block);
 }
 
-static void run_round(double until)
+static void play_round(double until)
 {
     pthread_t threads[MOST_WORKERS];
     unsigned workers = 1 + (unsigned)draw(MOST_WORKERS), steps = 0;
@@ -520,7 +523,7 @@ static void run_round(double until)
     slots = 1 + (unsigned)draw(MOST_SLOTS);
     make_files();
     event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    int error = taio_io_setup(few_events ? 1 : slots, &context); /* few: io_submit meets a full ring */
+    int error = taio_io_setup(few_events ? 1 : slots, &context); /* with few events io_submit finds the ring full */
     CHECK(error == 0);
     ring = taio_ring_new(context, slots, event_fd);
     pool = taio_pool_new(slots, event_fd);
@@ -533,13 +536,13 @@ static void run_round(double until)
     while (steps++ < 100 && now() < until) {
         for (unsigned burst = (unsigned)draw(slots + 1); burst > 0; burst--) {
             unsigned slot = (unsigned)draw(slots);
-            if (holders[slot].lane != NOBODY) {
+            if (holders[slot].lane != FREE) {
                 if (draw(4) == 0)
                     disturb(slot);
             } else if (draw(2)) {
                 to_pool(slot);
             } else if (draw(4) == 0) {
-                begin_run(slot);
+                submit_pieces(slot);
             } else {
                 to_ring(slot);
                 if (draw(4) == 0)
@@ -549,7 +552,7 @@ static void run_round(double until)
         hand_over_chain();
         submit();
         reap(0);
-        if (draw(8) == 0) { /* let the polls that are out end by themselves */
+        if (draw(8) == 0) { /* let the polls in flight complete */
             char byte = 0;
             CHECK(write(quiet_pipe[1], &byte, 1) == 1);
             for (unsigned i = 0; i < slots; i++)
@@ -558,7 +561,7 @@ static void run_round(double until)
             CHECK(read(quiet_pipe[0], &byte, 1) == 1);
         } else if (draw(2) && outstanding() > 0) {
             for (unsigned i = 0; i < slots; i++)
-                if (holders[i].lane == POOL) { /* something that surely ends */
+                if (holders[i].lane == POOL) { /* a worker's request surely completes, so the loop may sleep */
                     sleep_or_spin(sleeps);
                     break;
                 }
@@ -567,7 +570,7 @@ static void run_round(double until)
 
     int early = (int)draw(2);
     if (early)
-        taio_pool_stop(pool); /* what is queued is worked off first */
+        taio_pool_stop(pool); /* the workers first finish what is queued */
     while (outstanding() > 0) {
         submit();
         for (unsigned i = 0; i < slots; i++)
@@ -609,7 +612,7 @@ int main(int argc, char **argv)
     CHECK(pipe(quiet_pipe) == 0);
     unsigned rounds = 0;
     do {
-        run_round(until);
+        play_round(until);
         rounds++;
     } while (now() < until);
     unlink(path);

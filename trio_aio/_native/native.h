@@ -1,5 +1,13 @@
-/* The border between Python and the kernel. What stands here is mechanism: every decision (which lane, how many at once,
- * when to retry) is made in Python, and no Python object comes this way. Functions return 0 or a count, or -errno. */
+/* The interface between Python and the kernel: plain numbers and memory addresses, no Python objects.
+ *
+ * Python decides policy: which lane takes a request, how many may be in flight, and which lane tries next. C decides what must not wait for
+ * Python: it calls again after EINTR and after a short count, reads once more without O_DIRECT after EIO, splits the waiting requests among
+ * calls of io_submit, and starts the next piece of a many-piece request when one completes.
+ *
+ * Two kinds of threads run this code. The *loop* is the thread of one event loop: it alone calls taio_ring_*, and taio_pool_* except
+ * taio_pool_work. A *worker* is a thread inside taio_pool_work. Each struct below says which of them owns it, and when.
+ *
+ * Functions return 0 or a count, or -errno, unless their comment says otherwise. */
 #ifndef TRIO_AIO_NATIVE_H
 #define TRIO_AIO_NATIVE_H
 
@@ -40,56 +48,57 @@ long taio_io_submit(uint64_t context, long nr, struct iocb **iocbs);
 int taio_io_cancel(uint64_t context, struct iocb *iocb, struct io_event *result);
 long taio_io_getevents(uint64_t context, long min_nr, long nr, struct io_event *events, struct timespec *timeout);
 
-/* One preadv2(RWF_NOWAIT): what the page cache has, at once, or -EAGAIN / -EOPNOTSUPP. */
+/* Call preadv2(RWF_NOWAIT) once. Returns the bytes that it copied from the page cache, -EAGAIN if it would have slept, or -EOPNOTSUPP if the
+ * filesystem does not know the flag. */
 int64_t taio_pread_nowait(int fd, void *memory, size_t length, int64_t offset);
 int64_t taio_preadv_nowait(int fd, const struct iovec *vector, int parts, int64_t offset);
 
-/* What a descriptor is, from memory alone (AT_STATX_DONT_SYNC), so that the event loop may ask. */
+/* What kind of file an fd refers to. The caller owns it; while a request holds its address, the worker that runs the request does. */
 struct taio_description {
     uint32_t mode;         /* st_mode */
     uint32_t open_flags;   /* fcntl(F_GETFL) */
     uint64_t device;       /* st_dev (st_rdev of a block device) as statx gives it: major << 32 | minor */
     uint64_t inode;
     uint64_t size;
-    uint32_t has_dioalign; /* 1 where statx knows STATX_DIOALIGN; 0/0 below then means that O_DIRECT is not supported */
+    uint32_t has_dioalign; /* 1: the alignments below are known, and two zeros mean that O_DIRECT is not supported */
     uint32_t dio_memory;   /* bytes */
     uint32_t dio_offset;   /* bytes */
-    uint32_t dio_read_offset; /* bytes, for reads; 0: as dio_offset */
+    uint32_t dio_read_offset; /* bytes, for reads; 0: the same as dio_offset */
 };
+/* Describe an fd from memory alone (AT_STATX_DONT_SYNC). Never sleeps, so the loop may call it. */
 int taio_describe(int fd, struct taio_description *description);
-/* The same, and where the kernel does not say how direct I/O is to be aligned, find out by reading. May sleep. */
+/* Describe an fd. If the kernel does not report the alignment of direct I/O, find it out by reading. May sleep: for workers. */
 int taio_describe_and_probe(int fd, struct taio_description *description);
-/* The size of a file whose name and attributes are in memory, else -errno. It never sleeps: O_PATH does not call the filesystem's open, and
- * RESOLVE_CACHED (Linux 5.12) gives up where a name would have to be looked up. */
+/* Return the size of a file whose name and attributes are in memory, otherwise -errno. Never sleeps: O_PATH does not call the filesystem's
+ * open, and RESOLVE_CACHED (Linux 5.12) fails with EAGAIN if the disk would have to be read for a name. */
 int64_t taio_cached_size(const char *path);
 
-/* Memory that was never touched is made in small pages at the first touch, which takes as long as the copy of what is read, and is taken
- * apart in small pages when it is freed. Never sleeps. */
+/* Ask for huge pages. With small ones, the page faults of fresh memory take as long as copying the data that is read into it. Never sleeps. */
 void taio_use_huge_pages(uint64_t memory, uint64_t length);
 
-/* fstat(2) as numbers, for os.stat_result. */
+/* The result of fstat(2) as numbers, for os.stat_result. Owned by the caller, and by the worker while TAIO_STAT is queued or runs. */
 struct taio_stat {
     uint64_t mode, inode, device, links, uid, gid, rdev, block_size, blocks;
     int64_t size, atime_ns, mtime_ns, ctime_ns;
 };
 
-/* A whole file in one request. */
+/* A whole file in one request. Owned by the caller, and by the worker while the request is queued or running. */
 struct taio_whole {
-    struct taio_description description; /* first: TAIO_OPEN's `extra` */
-    int32_t fd;        /* -1; or left open, since the file is longer than what was read */
+    struct taio_description description; /* must come first: slot_open takes this struct's address for the description's */
+    int32_t fd;        /* -1, or the fd that was left open because the file is longer than what was read */
     uint64_t memory;   /* address of the bytes */
-    uint64_t capacity; /* bytes; nothing is read of a file that is longer */
-    uint64_t first;    /* bytes to read at most */
+    uint64_t capacity; /* bytes; a longer file is opened, but not read */
+    uint64_t first;    /* the most bytes to read */
 };
 
-/* What the lanes deliver: the token that was given with the request, and how it ended. */
+/* How a request ended, written by the loop's thread into memory of the loop. */
 struct taio_completion {
-    uint64_t token;
+    uint64_t token;      /* the token that the request was prepared with */
     int64_t result;      /* what the system call returned, or -errno */
-    int64_t transferred; /* bytes moved, also where `result` is an error that came after them */
+    int64_t transferred; /* bytes moved, including those before an error in `result` */
 };
 
-/* ---- runs (pieces.c): many reads, or many writes, of one file that are handed over together ---- */
+/* ---- many-piece requests (pieces.c): many reads, or many writes, of one file in one request ---- */
 
 #define TAIO_UNTRIED INT64_MIN
 
@@ -100,151 +109,179 @@ struct taio_piece {
     int64_t result;  /* bytes moved, -errno, or TAIO_UNTRIED */
 };
 
+/* The loop owns it and its pieces while they are in the inline or the kernel lane. A worker owns them from taio_pool_hand_over of a
+ * TAIO_PIECES until the loop has reaped its completion. Only `stop` crosses: the loop may set it while a worker owns the rest. It is a hint
+ * (relaxed), which orders nothing: a worker that sees it late moves one piece more. */
 struct taio_pieces {
     struct taio_piece *pieces;
-    uint64_t count, next; /* pieces before `next` were begun, or are whole, in the lane that has the run now */
-    uint64_t bits;        /* all offsets and lengths, or-ed: what they have in common is their alignment */
-    uint64_t memory_bits; /* all addresses, likewise */
-    uint64_t unit;        /* what offsets and lengths must be multiples of; 1: nothing */
-    uint64_t memory_unit; /* what addresses must be, unless `bounce` is set */
-    uint64_t bounce;      /* address of aligned memory for the kernel lane, `stride` bytes for each slot; 0: pieces are used as they are */
-    uint64_t stride;
-    uint32_t width;       /* the most slots of the kernel lane that it may keep */
-    uint32_t out;         /* slots that it has */
-    struct taio_piece *failed; /* what stopped it; NULL: nothing did, or nobody wants it any more */
-    uint64_t partial;     /* bytes of `failed` that were moved all the same */
+    uint64_t count, next; /* pieces before `next` have been started, or are whole, in the current lane */
+    uint64_t bits;        /* all offsets and lengths, or-ed: the lowest set bit is their common alignment */
+    uint64_t memory_bits; /* all addresses, or-ed */
+    uint64_t unit;        /* bytes; offsets and lengths must be multiples of it. 1: any will do */
+    uint64_t memory_unit; /* bytes; addresses must be multiples of it, unless `bounce` is set */
+    uint64_t bounce;      /* address of aligned memory for the kernel lane, or 0: it uses the memory of the pieces */
+    uint64_t stride;      /* bytes of the bounce memory for each slot */
+    uint32_t width;       /* the most slots of the kernel lane that it may hold */
+    uint32_t out;         /* the slots of the kernel lane that it holds */
+    struct taio_piece *failed; /* the first piece that failed; NULL: none did */
+    uint64_t partial;     /* bytes of `failed` that were moved before the error */
     int32_t fd, writing, flags;
-    int32_t stop;         /* begin no more pieces: one failed, or nobody wants them any more. Set by the loop or the worker that has it */
+    int32_t stop;         /* 1: start no more pieces, because one failed or the request was cancelled */
 };
 
-/* Make pieces of `length` bytes, side by side from `memory`. -EINVAL: an offset is negative, and *bad is its index. */
-int taio_pieces_blocks(struct taio_pieces *run, const int64_t *offsets, uint64_t length, uint64_t memory, uint64_t *bad);
-/* Read from the page cache alone, until a piece is not there or `limit` bytes were moved: 0 when all is done, 1 if the limit was
- * reached, or -errno of the piece at `next`. */
-int taio_pieces_inline(struct taio_pieces *run, uint64_t limit);
-/* Say whether `piece` is to be tried (again), by a lane that may sleep more than the last. */
-int taio_piece_is_open(const struct taio_pieces *run, const struct taio_piece *piece);
-/* The first piece that is not whole: its index, or `count`. */
-uint64_t taio_pieces_first_open(const struct taio_pieces *run);
-/* Let a run end with a piece that failed, of which `moved` bytes are done. */
-void taio_pieces_fail(struct taio_pieces *run, struct taio_piece *piece, int64_t moved);
-/* The bytes that were moved. */
-uint64_t taio_pieces_moved(const struct taio_pieces *run);
+/* Fill in pieces of `length` bytes each, side by side from `memory`. -EINVAL: an offset is negative, and *bad is its index. */
+int taio_pieces_blocks(struct taio_pieces *pieces, const int64_t *offsets, uint64_t length, uint64_t memory, uint64_t *bad);
+/* Read from the page cache alone, until a piece is not cached or `limit` bytes were moved. Returns 0 when all pieces are done, 1 if the
+ * limit was reached, or -errno of the piece at `next`. */
+int taio_pieces_inline(struct taio_pieces *pieces, uint64_t limit);
+/* Return whether a lane that may sleep more than the last one should try `piece`, or try it again. */
+int taio_pieces_can_retry(const struct taio_pieces *pieces, const struct taio_piece *piece);
+/* Return the index of the first piece that is not whole, or `count`. */
+uint64_t taio_pieces_first_open(const struct taio_pieces *pieces);
+/* Record that `piece` failed after `moved` bytes, and stop. The first failure is kept. */
+void taio_pieces_fail(struct taio_pieces *pieces, struct taio_piece *piece, int64_t moved);
+/* Return how many bytes were moved, by all lanes. */
+uint64_t taio_pieces_moved(const struct taio_pieces *pieces);
 
 /* ---- the kernel lane (ring.c) ---- */
 
-/* Requests in one io_submit, until something better was learned. */
+/* The most requests in one io_submit, until Python has set another number. */
 #define TAIO_TOGETHER 4
 
-struct taio_ring;
+struct taio_ring; /* owned by the loop: no other thread touches it */
 
+/* Return a ring with `slots` slots on a context that io_setup made, or NULL without memory. Completions signal `event_fd`. */
 struct taio_ring *taio_ring_new(uint64_t context, unsigned slots, int event_fd);
-void taio_ring_free(struct taio_ring *ring); /* memory only: io_destroy is the caller's */
+/* Free the memory. The context remains: io_destroy is the caller's. */
+void taio_ring_free(struct taio_ring *ring);
+/* Return whether completions are read from the kernel's mapped ring (1) or by io_getevents (0). */
 int taio_ring_is_mapped(struct taio_ring *ring);
+/* Take completions by io_getevents from now on. */
 void taio_ring_use_getevents(struct taio_ring *ring);
 
-/* Put a request behind those waiting for taio_ring_submit. `slot` is free: its last completion has been taken. */
+/* Put a request behind those that wait for taio_ring_submit. `slot` must be free: its last completion has been taken. */
 void taio_ring_prepare(struct taio_ring *ring, unsigned slot, uint64_t token, int opcode, int fd, uint64_t memory,
                        uint64_t length, int64_t offset, int rw_flags);
-/* The same, and if `alone` (no other request is in flight) call io_submit at once. Returns TAIO_PREPARED: it waits for taio_ring_submit;
- * TAIO_SUBMITTED; TAIO_SUBMITTED_EVENT: submitted, and an event is in the ring; or -errno: refused, and the slot is free again. */
+/* Prepare a request. If `alone` (no other request is in flight) and no other one waits, call io_submit at once. Returns TAIO_PREPARED: it
+ * waits for taio_ring_submit; TAIO_SUBMITTED; TAIO_SUBMITTED_EVENT: submitted, and an event is in the ring; or -errno: the kernel refused it,
+ * and the slot is free again. */
 enum { TAIO_SUBMITTED, TAIO_SUBMITTED_EVENT, TAIO_PREPARED };
 int taio_ring_start(struct taio_ring *ring, unsigned slot, uint64_t token, int opcode, int fd, uint64_t memory, uint64_t length,
                     int64_t offset, int rw_flags, int alone);
-/* Set how many requests one io_submit takes at most. */
+/* Set the most requests that one io_submit takes. */
 void taio_ring_set_together(struct taio_ring *ring, unsigned count);
-/* What the fixed part of an io_submit costs, measured over the last calls, in units of the part for each request; below 0: not known. */
+/* Return the fixed cost of an io_submit, measured over the last calls, in units of its cost for each request. Below 0: not known. */
 double taio_ring_fixed_cost(const struct taio_ring *ring);
-/* Give a run a slot: its next piece is prepared, and whenever that is complete the one after it, which taio_ring_reap submits, until the
- * run has no more, or more slots than its width; then a completion gives the slot back. `place`: which part of the run's bounce memory. 0: it has no piece for it. */
-int taio_ring_prepare_pieces(struct taio_ring *ring, unsigned slot, uint64_t token, struct taio_pieces *run, unsigned place);
-/* Take a prepared request back before it was submitted: 1 if it was there. */
+/* Give a many-piece request a slot. Its next piece is prepared there; when that completes, taio_ring_reap submits the one after it. The slot
+ * is free again, with a completion, when no piece is left to start or the request holds more slots than its width. `place`: the index of the
+ * slot's part of the bounce memory. Returns 0 if no piece was left for the slot, which then stays free; otherwise 1. */
+int taio_ring_prepare_pieces(struct taio_ring *ring, unsigned slot, uint64_t token, struct taio_pieces *pieces, unsigned place);
+/* Withdraw a request that is prepared and not submitted. Returns 1 if it was; its slot is free and no completion comes. */
 int taio_ring_withdraw(struct taio_ring *ring, unsigned slot);
+/* Return how many requests are prepared and not submitted. */
 unsigned taio_ring_prepared(struct taio_ring *ring);
+/* Return whether the request in `slot` is one of them. */
 int taio_ring_is_prepared(struct taio_ring *ring, unsigned slot);
-/* Submit what is prepared, a few in each call. A request that the kernel refuses becomes a completion in `out` and the rest go on behind it; what finds
- * the ring full stays prepared. Returns the number of completions written. */
+/* Submit the prepared requests, a few in each io_submit. A request that the kernel refuses becomes a completion in `out`, and those behind it
+ * are submitted. When the kernel's ring is full, the rest stay prepared. Returns the number of completions written. */
 int taio_ring_submit(struct taio_ring *ring, struct taio_completion *out, int room);
-uint64_t taio_ring_calls(struct taio_ring *ring); /* of io_submit, so far */
-int taio_ring_cancel(struct taio_ring *ring, unsigned slot); /* 0: accepted, the completion will come */
+/* Return how often io_submit was called. */
+uint64_t taio_ring_calls(struct taio_ring *ring);
+/* Call io_cancel. 0: accepted, and the completion will come. */
+int taio_ring_cancel(struct taio_ring *ring, unsigned slot);
 
 /* ---- the workers (workers.c) ---- */
 
 enum taio_operation {
-    /* Reads and writes. extra: 0; TAIO_BUFFERED_FD, or that and the address of a struct taio_buffered_fd: write through a descriptor of the same file
-     * without O_DIRECT, made for this one write or kept there; or what offsets and lengths must be multiples of, and the bytes are moved
-     * through page-aligned memory of the worker's own. */
+    /* For reads and writes, `extra` says how the bytes are moved:
+     * - 0: between the fd and the caller's memory;
+     * - TAIO_BUFFERED_FD: a write through an fd of the same file without O_DIRECT, opened for this request and closed after it;
+     * - TAIO_BUFFERED_FD | the address of a struct taio_buffered_fd: a write through the fd that is kept there;
+     * - an alignment above 1, in bytes: direct I/O through page-aligned memory of the worker; offsets and lengths become multiples of it. */
     TAIO_READ,      /* until `length` bytes, the end of the file or an error */
     TAIO_WRITE,     /* until all is written or an error */
-    TAIO_READV,     /* the same over `length` iovecs */
-    TAIO_WRITEV,
-    TAIO_APPEND,    /* write(2), for O_APPEND: the result is the position after it, where the kernel put it */
+    TAIO_READV,     /* as TAIO_READ; memory: `length` iovecs */
+    TAIO_WRITEV,    /* as TAIO_WRITE; memory: `length` iovecs */
+    TAIO_APPEND,    /* write(2) with O_APPEND; the result is the position after the last byte */
     TAIO_FSYNC,
     TAIO_FDATASYNC,
     TAIO_OPEN,      /* memory: path; fd: directory; length: creation mode; extra: struct taio_description */
-    TAIO_CLOSE,     /* extra: 0, or a struct taio_buffered_fd to be closed as well; flags: 1 if nothing else is */
+    TAIO_CLOSE,     /* extra: 0, or a struct taio_buffered_fd that is closed too; flags: 1 to close only that */
     TAIO_STAT,      /* extra: struct taio_stat */
     TAIO_TRUNCATE,  /* to `offset` */
     TAIO_SEEK,      /* lseek to `offset`; flags: whence; the result is the position */
     TAIO_FALLOCATE, /* `length` bytes from `offset`; flags: mode */
     TAIO_DESCRIBE,  /* extra: struct taio_description */
-    TAIO_PIECES,       /* memory: struct taio_pieces; the pieces that are not whole, in order */
-    TAIO_POPULATE,  /* have the pages of `length` bytes at `memory` made */
+    TAIO_PIECES,    /* memory: struct taio_pieces; moves the pieces that are not whole, in order */
+    TAIO_POPULATE,  /* fault in the pages of `length` bytes at `memory` */
     TAIO_READ_FILE, /* open, read and close; memory: path; length: creation mode; extra: struct taio_whole */
-    TAIO_WRITE_FILE /* open, write and close; likewise */
+    TAIO_WRITE_FILE /* open, write and close; arguments as TAIO_READ_FILE */
 };
 
 #define TAIO_BUFFERED_FD 1
 
-/* A descriptor of the same file without O_DIRECT, opened when it is first needed. It is kept since the process loses its record locks
- * (fcntl(2)) with every descriptor of the file that it closes. */
+/* An fd without O_DIRECT of a file that was opened with it. A worker opens it when it is first needed, and it is kept until the file is
+ * closed: whenever the process closes an fd of a file, it loses its record locks (fcntl(2)) on that file.
+ * Shared by all workers. The swap of TAIO_NOT_YET for TAIO_OPENING (acquire) makes one worker the opener, and its store of the fd (release)
+ * comes after the open; the others wait for it. TAIO_CLOSE reads it plainly: no other request of the file is in flight then. */
 struct taio_buffered_fd {
-    int32_t fd; /* or TAIO_NOT_YET, or TAIO_OPENING: a worker is at it */
+    int32_t fd; /* or TAIO_NOT_YET; or TAIO_OPENING: a worker is opening it */
 };
 #define TAIO_NOT_YET (-1)
 #define TAIO_OPENING (-2)
 
-/* One blocking read or write (transfer.c). The vector is used up. The result is what was moved, or -errno. */
+/* One blocking read or write (transfer.c). Owned by the worker that makes it, on its stack. */
 struct taio_transfer {
     int fd, flags, writing;
-    struct iovec *vector;
+    struct iovec *vector; /* changed by the transfer */
     uint64_t parts;
-    int64_t offset, transferred;
+    int64_t offset, transferred; /* bytes */
 };
+/* Page-aligned memory of one worker. */
 struct taio_scratch {
-    char *memory; /* of one worker, made when first needed */
+    char *memory; /* NULL until it is first needed */
 };
-/* A second descriptor of the same file, without O_DIRECT. Clearing the flag of the first would race with what is in flight. */
-int taio_reopen(int fd);
+/* Return a new fd of the same file without O_DIRECT. Clearing the flag of the first would race with requests in flight. */
+int taio_buffered_fd_open(int fd);
+/* Move all bytes, or stop at the end of the file or an error. Returns the bytes moved, or -errno; `transferred` counts in either case. */
 int64_t taio_transfer(struct taio_transfer *transfer);
+/* As taio_transfer, through the scratch memory, with offsets and lengths rounded to multiples of `unit` bytes. */
 int64_t taio_transfer_bounced(struct taio_transfer *transfer, uint64_t unit, struct taio_scratch *scratch);
-int64_t taio_pieces_serve(struct taio_pieces *run, struct taio_scratch *scratch); /* gives the bytes moved */
+/* Move the pieces from `next` on, in order, until one fails or `stop` is set. Returns the bytes moved. */
+int64_t taio_pieces_transfer(struct taio_pieces *pieces, struct taio_scratch *scratch);
+/* Free the memory, if there is any. */
 void taio_scratch_free(struct taio_scratch *scratch);
 
-#define TAIO_CHAIN 16
-#define TAIO_NONE UINT32_MAX
+#define TAIO_CHAIN 16 /* the most slots in a chain */
+#define TAIO_NONE UINT32_MAX /* no slot */
 
-struct taio_pool;
+struct taio_pool; /* shared by the loop and its workers: workers.c says how */
 
+/* Return a pool with `slots` slots and no worker, or NULL without memory. Completions signal `event_fd`. */
 struct taio_pool *taio_pool_new(unsigned slots, int event_fd);
-void taio_pool_free(struct taio_pool *pool); /* no worker may be left */
-void taio_pool_work(struct taio_pool *pool); /* the body of a worker: returns after taio_pool_stop */
+/* Free the memory. No thread may be in taio_pool_work. */
+void taio_pool_free(struct taio_pool *pool);
+/* Be a worker: returns after taio_pool_stop, once the queue is empty. */
+void taio_pool_work(struct taio_pool *pool);
+/* Let the workers return once the queue is empty. */
 void taio_pool_stop(struct taio_pool *pool);
-/* Fill a free slot. `before`: the slot it is chained behind, or TAIO_NONE. A chain has TAIO_CHAIN at
- * most, either TAIO_READs that have no `extra` or none of these. */
+/* Fill a free slot. `before`: the slot that it is chained behind, which was not handed over yet, or TAIO_NONE. A chain has at most
+ * TAIO_CHAIN slots. Either all of them are TAIO_READ without `extra`, or none is. */
 void taio_pool_prepare(struct taio_pool *pool, unsigned slot, unsigned before, uint64_t token, int operation, int fd, uint64_t memory,
                        uint64_t length, int64_t offset, int flags, uint64_t extra);
-/* Hand over a prepared slot and its chain. Returns how many more wait than workers are idle (<= 0: no further worker is needed). */
+/* Queue a prepared slot and its chain for the workers. Returns how many more requests are queued than workers are asleep: at 0 or below, no
+ * further worker is needed. */
 int taio_pool_hand_over(struct taio_pool *pool, unsigned slot);
-/* Take a request back that no worker has begun: 1 if it will never run. Its completion comes all the same, with -ECANCELED, and only
- * then is the slot free. */
+/* Withdraw a request that no worker has started. Returns 1 if it will never run. Its completion still comes, with -ECANCELED, and the slot
+ * is free only then. */
 int taio_pool_withdraw(struct taio_pool *pool, unsigned slot);
 
 /* ---- both lanes (reap.c) ---- */
 
-/* Take completions of both lanes (either may be NULL); drain_fd >= 0: empty that eventfd first. Returns how many were written. */
+/* Take completions of both lanes (either may be NULL). drain_fd >= 0: first reset that eventfd. Returns how many were written. */
 int taio_reap(struct taio_ring *ring, struct taio_pool *pool, int drain_fd, struct taio_completion *out, int room);
 
+/* Take completions of one lane, at most `room`. The pool gives none unless there is room for all its slots. Returns how many were written. */
 int taio_ring_reap(struct taio_ring *ring, struct taio_completion *out, int room);
 int taio_pool_reap(struct taio_pool *pool, struct taio_completion *out, int room);
 

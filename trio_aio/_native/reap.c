@@ -1,4 +1,4 @@
-/* Both lanes end in one place: one eventfd tells of them, one call takes what they finished. */
+/* Completions of both lanes. They signal one eventfd, and the loop's thread takes them in one call. */
 #include "native.h"
 
 #include <unistd.h>
@@ -6,7 +6,8 @@
 int taio_reap(struct taio_ring *ring, struct taio_pool *pool, int drain_fd, struct taio_completion *out, int room)
 {
     int taken = 0;
-    /* Emptied before the look, not after: what ends in between then leaves it readable, for one look too many and none too few. */
+    /* Reset the eventfd before looking. A completion that arrives in between leaves it readable, which costs one needless look; resetting it
+     * afterwards could lose that completion's signal. */
     if (drain_fd >= 0) {
         uint64_t count;
         while (read(drain_fd, &count, sizeof count) < 0 && errno == EINTR)

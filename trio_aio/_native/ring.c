@@ -1,48 +1,55 @@
 /* The kernel lane: iocbs in, events out.
  *
- * The kernel maps the completion ring of a context into the process, at the address that is the context's id. It moves `tail`, we move
- * `head`; reading it ourselves costs a nanosecond where io_getevents costs hundreds. A slot is one iocb that stays where it is while
- * the request is in flight, because io_cancel knows a request by its iocb's address.
+ * How the kernel works. It maps the completion ring of a context into the process; the context's id is the ring's address. The kernel writes
+ * an event and moves `tail`; the reader moves `head`. io_cancel identifies a request by the address of its iocb.
  *
- * One thread, the event loop's, submits and reaps: the kernel's ring has room for one consumer. Hence no lock here. */
+ * What we do about it. We read the ring ourselves, which costs a nanosecond where io_getevents costs hundreds. Each slot has one iocb that
+ * never moves. A slot may also carry a many-piece request: whenever one piece completes, the next is prepared in the same slot.
+ *
+ * One thread, the event loop's, owns all of this, so there is no lock. Only the kernel's ring is shared, with the kernel, and it allows one
+ * reader. Two atomics order it:
+ * - `tail` is loaded with acquire: the kernel wrote the events before it in full;
+ * - `head` is stored with release: we have read the events before it, and the kernel may overwrite them. */
 #include "native.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #define AIO_RING_MAGIC 0xa10a10a1u
-#define COST_CALLS 64
+#define COST_CALLS 64 /* calls of io_submit that the averages cover */
 
-struct kernel_ring { /* fs/aio.c, struct aio_ring */
+/* fs/aio.c, struct aio_ring. The kernel owns all but `head`, which is the loop's. */
+struct kernel_ring {
     unsigned id, nr;
     unsigned head, tail;
     unsigned magic, compat_features, incompat_features, header_length;
     struct io_event events[];
 };
 
-/* What io_submit costs, as averages over the last calls: n requests took t nanoseconds. */
+/* The cost of io_submit, as averages over the last calls: n requests took t nanoseconds; nn and nt are the averages of n*n and n*t. */
 struct cost {
     double n, t, nn, nt;
-    unsigned calls; /* that are in the averages, and no more than COST_CALLS */
+    unsigned calls; /* in the averages, at most COST_CALLS */
+};
+
+/* A slot's part in a many-piece request. */
+struct pieces_slot {
+    struct taio_pieces *pieces; /* NULL: the slot is free or has an ordinary request */
+    struct taio_piece *piece;   /* the piece that is prepared or in flight */
+    unsigned place;             /* index of the slot's part of the bounce memory */
 };
 
 struct taio_ring {
     uint64_t context;
-    struct kernel_ring *mapped; /* NULL: ask io_getevents */
+    struct kernel_ring *mapped; /* NULL: use io_getevents */
     int event_fd;
     unsigned slots, prepared;
-    unsigned together; /* requests in one io_submit, at most */
-    uint64_t calls; /* of io_submit */
+    unsigned together; /* the most requests in one io_submit */
+    uint64_t calls;    /* of io_submit */
     struct cost cost;
-    struct iocb **batch;  /* the first `prepared` wait for io_submit, in order */
-    struct pieces_slot *run; /* for each slot: the run that has it */
-    struct iocb iocbs[];
-};
-
-struct pieces_slot {
-    struct taio_pieces *run; /* NULL: an ordinary request has the slot, or nobody */
-    struct taio_piece *piece;
-    unsigned place;
+    struct iocb **waiting; /* the first `prepared` ones wait for io_submit, in this order */
+    struct pieces_slot *pieces_slots; /* one for each slot */
+    struct iocb iocbs[]; /* one for each slot; the kernel copies it in io_submit, and knows the request by its address */
 };
 
 struct taio_ring *taio_ring_new(uint64_t context, unsigned slots, int event_fd)
@@ -51,9 +58,9 @@ struct taio_ring *taio_ring_new(uint64_t context, unsigned slots, int event_fd)
     struct taio_ring *ring = calloc(1, sizeof *ring + slots * sizeof(struct iocb));
     if (ring == NULL)
         return NULL;
-    ring->batch = calloc(slots, sizeof *ring->batch);
-    ring->run = calloc(slots, sizeof *ring->run);
-    if (ring->batch == NULL || ring->run == NULL) {
+    ring->waiting = calloc(slots, sizeof *ring->waiting);
+    ring->pieces_slots = calloc(slots, sizeof *ring->pieces_slots);
+    if (ring->waiting == NULL || ring->pieces_slots == NULL) {
         taio_ring_free(ring);
         return NULL;
     }
@@ -68,8 +75,8 @@ struct taio_ring *taio_ring_new(uint64_t context, unsigned slots, int event_fd)
 
 void taio_ring_free(struct taio_ring *ring)
 {
-    free(ring->batch);
-    free(ring->run);
+    free(ring->waiting);
+    free(ring->pieces_slots);
     free(ring);
 }
 
@@ -97,95 +104,98 @@ void taio_ring_prepare(struct taio_ring *ring, unsigned slot, uint64_t token, in
     iocb->aio_rw_flags = rw_flags;
     iocb->aio_flags = IOCB_FLAG_RESFD;
     iocb->aio_resfd = (uint32_t)ring->event_fd;
-    ring->batch[ring->prepared++] = iocb;
+    ring->waiting[ring->prepared++] = iocb;
 }
 
-static int prepare_next_piece(struct taio_ring *ring, unsigned slot, uint64_t token)
+/* Prepare the next piece that is to be tried, in this slot. Returns 0 if there is none. */
+static int ring_prepare_next_piece(struct taio_ring *ring, unsigned slot, uint64_t token)
 {
-    struct pieces_slot *s = &ring->run[slot];
-    struct taio_pieces *run = s->run;
-    while (run->next < run->count && !taio_piece_is_open(run, &run->pieces[run->next]))
-        run->next++;
-    if (run->next == run->count || run->stop)
+    struct pieces_slot *s = &ring->pieces_slots[slot];
+    struct taio_pieces *pieces = s->pieces;
+    while (pieces->next < pieces->count && !taio_pieces_can_retry(pieces, &pieces->pieces[pieces->next]))
+        pieces->next++;
+    if (pieces->next == pieces->count || pieces->stop)
         return 0;
-    struct taio_piece *piece = s->piece = &run->pieces[run->next++];
+    struct taio_piece *piece = s->piece = &pieces->pieces[pieces->next++];
     uint64_t memory = piece->memory, length = piece->length;
     int64_t offset = piece->offset;
-    if (run->bounce != 0) {
-        uint64_t before = (uint64_t)piece->offset % run->unit;
-        memory = run->bounce + s->place * run->stride;
+    if (pieces->bounce != 0) {
+        uint64_t before = (uint64_t)piece->offset % pieces->unit;
+        memory = pieces->bounce + s->place * pieces->stride;
         offset -= (int64_t)before;
-        length = (before + piece->length + run->unit - 1) / run->unit * run->unit;
-        if (run->writing)
+        length = (before + piece->length + pieces->unit - 1) / pieces->unit * pieces->unit;
+        if (pieces->writing)
             memcpy((void *)(uintptr_t)memory, (void *)(uintptr_t)piece->memory, piece->length);
     }
-    taio_ring_prepare(ring, slot, token, run->writing ? IOCB_CMD_PWRITE : IOCB_CMD_PREAD, run->fd, memory, length, offset, run->flags);
+    taio_ring_prepare(ring, slot, token, pieces->writing ? IOCB_CMD_PWRITE : IOCB_CMD_PREAD, pieces->fd, memory, length, offset, pieces->flags);
     return 1;
 }
 
-int taio_ring_prepare_pieces(struct taio_ring *ring, unsigned slot, uint64_t token, struct taio_pieces *run, unsigned place)
+int taio_ring_prepare_pieces(struct taio_ring *ring, unsigned slot, uint64_t token, struct taio_pieces *pieces, unsigned place)
 {
-    ring->run[slot] = (struct pieces_slot){run, NULL, place};
-    if (!prepare_next_piece(ring, slot, token)) {
-        ring->run[slot].run = NULL;
+    ring->pieces_slots[slot] = (struct pieces_slot){pieces, NULL, place};
+    if (!ring_prepare_next_piece(ring, slot, token)) {
+        ring->pieces_slots[slot].pieces = NULL;
         return 0;
     }
-    run->out++;
+    pieces->out++;
     return 1;
 }
 
-/* Note how a piece ended, and go on with the next in the same slot. 0: the slot is free. */
-static int continue_pieces(struct taio_ring *ring, unsigned slot, uint64_t token, int64_t result)
+/* Record how a piece ended and prepare the next one in the same slot. Returns 0 if the slot is free instead. */
+static int ring_continue_pieces(struct taio_ring *ring, unsigned slot, uint64_t token, int64_t result)
 {
-    struct pieces_slot *s = &ring->run[slot];
-    struct taio_pieces *run = s->run;
+    struct pieces_slot *s = &ring->pieces_slots[slot];
+    struct taio_pieces *pieces = s->pieces;
     struct taio_piece *piece = s->piece;
-    if (result > 0 && run->bounce != 0) {
-        int64_t before = piece->offset % (int64_t)run->unit;
+    if (result > 0 && pieces->bounce != 0) {
+        int64_t before = piece->offset % (int64_t)pieces->unit;
         result = result > before ? result - before : 0;
         if (result > (int64_t)piece->length)
             result = (int64_t)piece->length;
-        if (!run->writing)
-            memcpy((void *)(uintptr_t)piece->memory, (char *)(uintptr_t)(run->bounce + s->place * run->stride) + before, (size_t)result);
+        if (!pieces->writing)
+            memcpy((void *)(uintptr_t)piece->memory, (char *)(uintptr_t)(pieces->bounce + s->place * pieces->stride) + before, (size_t)result);
     }
     piece->result = result;
-    if (!taio_piece_is_open(run, piece) && result != (int64_t)piece->length)
-        taio_pieces_fail(run, piece, 0);
-    if (run->out <= run->width && prepare_next_piece(ring, slot, token))
+    if (!taio_pieces_can_retry(pieces, piece) && result != (int64_t)piece->length)
+        taio_pieces_fail(pieces, piece, 0);
+    if (pieces->out <= pieces->width && ring_prepare_next_piece(ring, slot, token))
         return 1;
-    s->run = NULL;
-    run->out--;
+    s->pieces = NULL;
+    pieces->out--;
     return 0;
 }
 
-static void drop_from_batch(struct taio_ring *ring, unsigned first, unsigned count)
+/* Remove `count` waiting iocbs from index `first` on. */
+static void ring_drop_waiting(struct taio_ring *ring, unsigned first, unsigned count)
 {
     ring->prepared -= count;
-    memmove(ring->batch + first, ring->batch + first + count, (ring->prepared - first) * sizeof *ring->batch);
+    memmove(ring->waiting + first, ring->waiting + first + count, (ring->prepared - first) * sizeof *ring->waiting);
 }
 
-static unsigned place_in_batch(struct taio_ring *ring, unsigned slot)
+/* Return the index of a slot's iocb among those that wait, or `prepared`. */
+static unsigned ring_find_waiting(struct taio_ring *ring, unsigned slot)
 {
     unsigned i = 0;
-    while (i < ring->prepared && ring->batch[i] != &ring->iocbs[slot])
+    while (i < ring->prepared && ring->waiting[i] != &ring->iocbs[slot])
         i++;
     return i;
 }
 
 int taio_ring_is_prepared(struct taio_ring *ring, unsigned slot)
 {
-    return place_in_batch(ring, slot) < ring->prepared;
+    return ring_find_waiting(ring, slot) < ring->prepared;
 }
 
 int taio_ring_withdraw(struct taio_ring *ring, unsigned slot)
 {
-    unsigned i = place_in_batch(ring, slot);
+    unsigned i = ring_find_waiting(ring, slot);
     if (i == ring->prepared)
         return 0;
-    drop_from_batch(ring, i, 1);
-    if (ring->run[slot].run != NULL) {
-        ring->run[slot].run->out--;
-        ring->run[slot].run = NULL;
+    ring_drop_waiting(ring, i, 1);
+    if (ring->pieces_slots[slot].pieces != NULL) {
+        ring->pieces_slots[slot].pieces->out--;
+        ring->pieces_slots[slot].pieces = NULL;
     }
     return 1;
 }
@@ -200,16 +210,16 @@ uint64_t taio_ring_calls(struct taio_ring *ring)
     return ring->calls;
 }
 
-/* The first calls count equally. With the last one's full weight from the start, the averages would begin at zero requests in no time,
- * and a line through that point has no fixed part. */
-static void note_cost(struct cost *cost, double n, double t)
+/* Add a call of n requests that took t nanoseconds. The first COST_CALLS calls count equally. If each call had the final weight from the
+ * start, the averages would start at zero requests in zero time, and a line through that point has no fixed part. */
+static void cost_note(struct cost *cost, double n, double t)
 {
     if (cost->calls < COST_CALLS)
         cost->calls++;
     const double weight = 1.0 / cost->calls;
     double most = 8 * cost->t * (n > cost->n ? n / cost->n : 1);
     if (cost->calls > 1 && t > most)
-        t = most; /* the thread lost its processor meanwhile: that says nothing about io_submit */
+        t = most; /* the thread was preempted, which says nothing about io_submit */
     cost->n += weight * (n - cost->n);
     cost->t += weight * (t - cost->t);
     cost->nn += weight * (n * n - cost->nn);
@@ -226,8 +236,9 @@ double taio_ring_fixed_cost(const struct taio_ring *ring)
     return each <= 0 ? ring->slots : fixed <= 0 ? 0 : fixed / each;
 }
 
-/* The kernel gives the device nothing before it has all requests of one call (blk_start_plug), so a call takes only a few of them. */
-static long submit_some(struct taio_ring *ring, unsigned first)
+/* Submit the waiting requests from index `first` on, at most `together` of them. Returns io_submit's result.
+ * The kernel starts the device only when it has seen all requests of one call (blk_start_plug), so a call takes only a few. */
+static long ring_submit_batch(struct taio_ring *ring, unsigned first)
 {
     unsigned count = ring->prepared - first;
     struct timespec before, after;
@@ -235,14 +246,15 @@ static long submit_some(struct taio_ring *ring, unsigned first)
         count = ring->together;
     ring->calls++;
     clock_gettime(CLOCK_MONOTONIC, &before);
-    long n = taio_io_submit(ring->context, count, ring->batch + first);
+    long n = taio_io_submit(ring->context, count, ring->waiting + first);
     clock_gettime(CLOCK_MONOTONIC, &after);
-    if (n > 0 && ring->calls > 1) /* the first call finds nothing in the processor's caches */
-        note_cost(&ring->cost, (double)n, 1e9 * (double)(after.tv_sec - before.tv_sec) + (double)(after.tv_nsec - before.tv_nsec));
+    if (n > 0 && ring->calls > 1) /* the first call is slow: its code and data are not in the CPU's caches yet */
+        cost_note(&ring->cost, (double)n, 1e9 * (double)(after.tv_sec - before.tv_sec) + (double)(after.tv_nsec - before.tv_nsec));
     return n;
 }
 
-static int has_event(const struct taio_ring *ring)
+/* Return whether an event waits in the ring. Without a mapped ring: 1, since only io_getevents knows. */
+static int ring_has_event(const struct taio_ring *ring)
 {
     const struct kernel_ring *mapped = ring->mapped;
     return mapped == NULL || __atomic_load_n(&mapped->tail, __ATOMIC_ACQUIRE) != mapped->head;
@@ -254,11 +266,11 @@ int taio_ring_start(struct taio_ring *ring, unsigned slot, uint64_t token, int o
     taio_ring_prepare(ring, slot, token, opcode, fd, memory, length, offset, rw_flags);
     if (!alone || ring->prepared > 1)
         return TAIO_PREPARED;
-    long n = submit_some(ring, 0);
+    long n = ring_submit_batch(ring, 0);
     if (n == 0 || n == -EAGAIN)
-        return TAIO_PREPARED; /* no room in the ring */
+        return TAIO_PREPARED; /* the kernel's ring is full */
     ring->prepared = 0;
-    return n < 0 ? (int)n : has_event(ring) ? TAIO_SUBMITTED_EVENT : TAIO_SUBMITTED;
+    return n < 0 ? (int)n : ring_has_event(ring) ? TAIO_SUBMITTED_EVENT : TAIO_SUBMITTED;
 }
 
 void taio_ring_set_together(struct taio_ring *ring, unsigned count)
@@ -271,37 +283,38 @@ int taio_ring_submit(struct taio_ring *ring, struct taio_completion *out, int ro
     unsigned next = 0;
     int refused = 0;
     while (next < ring->prepared && refused < room) {
-        long n = submit_some(ring, next);
+        long n = ring_submit_batch(ring, next);
         if (n > 0) {
-            next += (unsigned)n; /* short of all: the one it stopped at is bad, and says why when it comes first */
+            next += (unsigned)n; /* fewer than all: the kernel refuses the next one, and returns its errno when it comes first */
             continue;
         }
         if (n == -EAGAIN || n == 0)
-            break; /* no room in the ring: stays prepared */
-        uint64_t token = ring->batch[next++]->aio_data;
+            break; /* the kernel's ring is full: the rest stay prepared */
+        uint64_t token = ring->waiting[next++]->aio_data;
         unsigned slot = (unsigned)token;
-        if (ring->run[slot].run != NULL) {
-            ring->run[slot].run->width = 0; /* nothing may be prepared while we walk the batch: its stay in this lane ends */
-            continue_pieces(ring, slot, token, n);
+        if (ring->pieces_slots[slot].pieces != NULL) {
+            /* Nothing may be prepared while we walk the list, so the request gives up its slots as its pieces complete. */
+            ring->pieces_slots[slot].pieces->width = 0;
+            ring_continue_pieces(ring, slot, token, n);
         }
         out[refused++] = (struct taio_completion){token, n, 0};
     }
-    drop_from_batch(ring, 0, next);
+    ring_drop_waiting(ring, 0, next);
     return refused;
 }
 
 int taio_ring_cancel(struct taio_ring *ring, unsigned slot)
 {
-    struct io_event unused; /* since 2.6 the event comes through the ring, never here */
+    struct io_event unused; /* the kernel never fills it in: the event comes through the ring */
     int error = taio_io_cancel(ring->context, &ring->iocbs[slot], &unused);
     return error == -EINPROGRESS ? 0 : error;
 }
 
-/* 1: it is a completion for the loop. 0: its run goes on. */
-static int take_event(struct taio_ring *ring, struct taio_completion *out, const struct io_event *event)
+/* Turn an event into a completion. Returns 0 if there is none, because a many-piece request continues in the slot; otherwise 1. */
+static int ring_take_event(struct taio_ring *ring, struct taio_completion *out, const struct io_event *event)
 {
-    unsigned slot = (unsigned)event->data; /* a token's lower half: see _lane.py */
-    if (ring->run[slot].run != NULL && continue_pieces(ring, slot, event->data, event->res))
+    unsigned slot = (unsigned)event->data; /* the lower half of a token is the slot */
+    if (ring->pieces_slots[slot].pieces != NULL && ring_continue_pieces(ring, slot, event->data, event->res))
         return 0;
     out->token = event->data;
     out->result = event->res;
@@ -309,37 +322,38 @@ static int take_event(struct taio_ring *ring, struct taio_completion *out, const
     return 1;
 }
 
-/* Submit what is prepared from `first` on: pieces of runs that go on. What the kernel does not take is for taio_ring_submit. Gives where
- * the next begins. */
-static unsigned submit_rest(struct taio_ring *ring, unsigned first)
+/* Submit the requests that wait from index `first` on: next pieces that reaping has prepared. Those that the kernel does not accept wait for
+ * taio_ring_submit. Returns the index at which the next request will be prepared. */
+static unsigned ring_submit_rest(struct taio_ring *ring, unsigned first)
 {
     unsigned next = first;
     long n = 1;
     while (next < ring->prepared && n > 0) {
-        n = submit_some(ring, next);
+        n = ring_submit_batch(ring, next);
         next += n > 0 ? (unsigned)n : 0;
     }
-    drop_from_batch(ring, first, next - first);
+    ring_drop_waiting(ring, first, next - first);
     return ring->prepared;
 }
 
-static int reap_by_call(struct taio_ring *ring, struct taio_completion *out, int room)
+/* taio_ring_reap without a mapped ring. */
+static int ring_reap_by_call(struct taio_ring *ring, struct taio_completion *out, int room)
 {
     struct io_event events[64];
-    struct timespec at_once = {0, 0};
+    struct timespec no_wait = {0, 0};
     int taken = 0;
     unsigned first = ring->prepared;
     while (taken < room) {
         int want = room - taken < 64 ? room - taken : 64;
-        long n = taio_io_getevents(ring->context, 0, want, events, &at_once);
+        long n = taio_io_getevents(ring->context, 0, want, events, &no_wait);
         if (n <= 0)
             break;
         for (long i = 0; i < n; i++)
-            taken += take_event(ring, &out[taken], &events[i]);
+            taken += ring_take_event(ring, &out[taken], &events[i]);
         if (n < want)
             break;
     }
-    submit_rest(ring, first);
+    ring_submit_rest(ring, first);
     return taken;
 }
 
@@ -347,21 +361,23 @@ int taio_ring_reap(struct taio_ring *ring, struct taio_completion *out, int room
 {
     struct kernel_ring *mapped = ring->mapped;
     if (mapped == NULL)
-        return reap_by_call(ring, out, room);
+        return ring_reap_by_call(ring, out, room);
     unsigned head = __atomic_load_n(&mapped->head, __ATOMIC_RELAXED);
-    unsigned tail = __atomic_load_n(&mapped->tail, __ATOMIC_ACQUIRE); /* the events before it are whole */
+    unsigned tail = __atomic_load_n(&mapped->tail, __ATOMIC_ACQUIRE); /* the events before it are complete */
     int taken = 0;
     unsigned before = head, first = ring->prepared;
-    while (head != tail && taken < room) { /* not to where the tail is by now: a device that is synchronous would never let us go */
-        taken += take_event(ring, &out[taken], &mapped->events[head]);
+    /* Stop at the tail as it was at the start. The pieces that we submit below may complete at once, on a synchronous device: then the ring
+     * would never be empty. */
+    while (head != tail && taken < room) {
+        taken += ring_take_event(ring, &out[taken], &mapped->events[head]);
         head = head + 1 == mapped->nr ? 0 : head + 1;
         if (ring->prepared - first >= ring->together) {
-            __atomic_store_n(&mapped->head, head, __ATOMIC_RELEASE); /* only now may the kernel write there again */
-            first = submit_rest(ring, first);
+            __atomic_store_n(&mapped->head, head, __ATOMIC_RELEASE); /* first make room for the events of what we submit */
+            first = ring_submit_rest(ring, first);
         }
     }
     if (head != before)
         __atomic_store_n(&mapped->head, head, __ATOMIC_RELEASE);
-    submit_rest(ring, first);
+    ring_submit_rest(ring, first);
     return taken;
 }

@@ -1,4 +1,6 @@
-/* The system calls, one to one. glibc has no wrappers for native AIO and libaio would be a second shared library, so syscall(2). */
+/* The system calls, one to one. Any thread may call them.
+ *
+ * glibc has no wrappers for native AIO, and libaio would be one more shared library to ship, so we use syscall(2). */
 #include "native.h"
 
 #include <string.h>
@@ -9,7 +11,7 @@
 
 int taio_io_setup(unsigned nr_events, uint64_t *context)
 {
-    aio_context_t id = 0; /* the kernel insists on 0 */
+    aio_context_t id = 0; /* the kernel refuses anything but 0 */
     if (syscall(SYS_io_setup, nr_events, &id) < 0)
         return -errno;
     *context = id;
@@ -62,7 +64,7 @@ int64_t taio_cached_size(const char *path)
     return size;
 }
 
-/* Newer than the oldest headers we build with (Linux 6.14): ABI, from include/uapi/linux/stat.h. */
+/* Linux 6.14, newer than the oldest headers we build with. The values are ABI, from include/uapi/linux/stat.h. */
 #define STATX_DIO_READ_ALIGN_ 0x00020000u
 #define STX_DIO_READ_OFFSET_ALIGN 0xb4
 
@@ -73,7 +75,7 @@ int taio_describe(int fd, struct taio_description *description)
     memset(description, 0, sizeof *description);
     if (flags < 0)
         return -errno;
-    /* glibc's statx is not used for its fallback to fstat, which may go to the network. */
+    /* Not glibc's statx: it falls back to fstat, which may ask a server. */
     if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC,
                 STATX_BASIC_STATS | STATX_DIOALIGN | STATX_DIO_READ_ALIGN_, &s) < 0)
         return -errno;
@@ -101,7 +103,8 @@ int taio_describe_and_probe(int fd, struct taio_description *description)
     int error = taio_describe(fd, description);
     if (error != 0 || !(description->open_flags & O_DIRECT) || description->has_dioalign)
         return error;
-    /* An empty file answers any read with 0, and a write-only descriptor none: the largest is always right then. */
+    /* Try ever larger alignments until a read succeeds. An empty file returns 0 for any of them and a write-only fd fails for all: then we
+     * take the largest, which is always right. */
     char *memory = mmap(NULL, 2 * LARGEST, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
         return -errno;
@@ -121,5 +124,5 @@ void taio_use_huge_pages(uint64_t memory, uint64_t length)
     const uint64_t huge = 2 << 20;
     uint64_t start = (memory + huge - 1) & ~(huge - 1), end = (memory + length) & ~(huge - 1);
     if (end > start)
-        madvise((void *)(uintptr_t)start, end - start, MADV_HUGEPAGE); /* an advice: a kernel may have none */
+        madvise((void *)(uintptr_t)start, end - start, MADV_HUGEPAGE); /* only advice: a kernel without huge pages refuses it */
 }

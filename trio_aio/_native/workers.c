@@ -1,12 +1,22 @@
 /* The workers: threads that make the calls that may sleep.
  *
- * A worker is a Python thread inside taio_pool_work, which holds no GIL and touches no Python object. The event loop hands over a
- * request by filling a slot and putting its number into a queue; a worker takes it, makes the call and puts the slot on a stack of
- * finished ones, which the loop takes whole. The loop must never wait for a worker that was descheduled with a lock in its hand, so
- * there is no lock: the queue has one producer (the loop) and its consumers move `head` by compare-and-swap; the stack has many
- * producers and one consumer, who swaps it for an empty one (so no ABA).
+ * A worker is a Python thread inside taio_pool_work. It does not hold the GIL and touches no Python object. The loop fills a slot and appends
+ * its index to a queue. A worker takes the index, makes the call and pushes the slot on a stack of finished ones. The loop takes the whole
+ * stack at once.
  *
- * A slot belongs to the loop until it is queued, to the worker from READY -> TAKEN until it is on the stack, then to the loop again. */
+ * There is no lock: the loop would have to wait for a worker that was preempted while it held one. The queue has one producer, the loop, and
+ * its consumers move `head` by compare-and-swap. The stack has many producers and one consumer, which swaps the whole stack for an empty one
+ * (so there is no ABA problem).
+ *
+ * The loop owns a slot until it hands it over. The worker that moves its state from READY to TAKEN owns it until it is on the stack. Then the
+ * loop owns it again. If the loop moves the state to WITHDRAWN first, the worker that takes the index only pushes the slot on the stack.
+ *
+ * What the atomics order:
+ * - `tail` (store, load): the loop filled the slot, its chain and the queue's entry before a worker reads them;
+ * - `state` (compare-and-swap): either a worker or the loop gets a slot that is READY, never both;
+ * - `finished` (release, acquire): the worker stored the result before the loop reads it;
+ * - `tail` and `sleepers` (sequentially consistent): the loop stores `tail` and then loads `sleepers`, a worker raises `sleepers` and then
+ *   loads `tail`. So either the loop sees the worker asleep and wakes it, or the worker sees the request. */
 #include "native.h"
 
 #include <pthread.h>
@@ -24,10 +34,11 @@
 
 enum slot_state { IDLE, READY, TAKEN, WITHDRAWN };
 
+/* One request. The loop or one worker owns it: see above. */
 struct slot {
     _Atomic int state;
-    uint32_t next; /* on the stack of finished slots: the one below */
-    uint32_t behind; /* in its chain: the slot behind it, or NONE */
+    uint32_t next;   /* on the stack of finished slots: the slot below, or NONE */
+    uint32_t behind; /* in its chain: the slot behind, or NONE */
     uint64_t token;
     int operation, fd, flags;
     void *memory, *extra;
@@ -36,14 +47,15 @@ struct slot {
     int64_t result, transferred;
 };
 
+/* Shared by the loop and the workers. What is not atomic does not change after taio_pool_new. */
 struct taio_pool {
     int event_fd;
     uint32_t slots, mask;
     _Atomic uint32_t finished;    /* top of the stack, or NONE */
-    _Atomic uint64_t head, tail;  /* of the queue */
-    _Atomic uint32_t sleepers;    /* workers asleep, or about to look once more before they sleep */
-    _Atomic uint32_t waking;      /* 1: a worker was woken and has not looked yet, so no other need be */
-    _Atomic uint32_t wakeups;     /* the futex: changes with every wake-up, so that none falls between look and sleep */
+    _Atomic uint64_t head, tail;  /* of the queue: workers move `head`, the loop moves `tail` */
+    _Atomic uint32_t sleepers;    /* workers that sleep, or will look once more before they do */
+    _Atomic uint32_t waking;      /* 1: a worker was woken and has not looked yet, so the loop wakes no other */
+    _Atomic uint32_t wakeups;     /* the futex: each wake-up changes it, so that none is lost between look and sleep */
     _Atomic int stopping;
     _Atomic uint32_t *queue;
     struct slot slot[];
@@ -75,13 +87,14 @@ void taio_pool_free(struct taio_pool *pool)
     free(pool);
 }
 
+/* Wake at most `how_many` threads that sleep on `word`. */
 static void futex_wake(_Atomic uint32_t *word, int how_many)
 {
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, how_many, NULL, NULL, 0);
 }
 
-/* One worker is woken at a time; it wakes the next when it finds more to do. So a burst costs the loop one system call. */
-static void wake_one(struct taio_pool *pool)
+/* Wake one worker, unless one is waking already. It wakes the next if it finds more to do, so a burst costs the loop one system call. */
+static void pool_wake_one(struct taio_pool *pool)
 {
     if (atomic_load(&pool->sleepers) == 0 || atomic_exchange(&pool->waking, 1) != 0)
         return;
@@ -104,8 +117,8 @@ void taio_pool_prepare(struct taio_pool *pool, unsigned slot, unsigned before, u
     s->transferred = 0;
     s->behind = NONE;
     if (before != NONE)
-        pool->slot[before].behind = slot; /* which has not been handed over: it is the loop's yet */
-    atomic_store_explicit(&s->state, READY, memory_order_relaxed);
+        pool->slot[before].behind = slot; /* still owned by the loop: not handed over yet */
+    atomic_store_explicit(&s->state, READY, memory_order_relaxed); /* the store of `tail` publishes it */
 }
 
 int taio_pool_hand_over(struct taio_pool *pool, unsigned slot)
@@ -113,7 +126,7 @@ int taio_pool_hand_over(struct taio_pool *pool, unsigned slot)
     uint64_t tail = atomic_load_explicit(&pool->tail, memory_order_relaxed);
     atomic_store_explicit(&pool->queue[tail & pool->mask], slot, memory_order_relaxed);
     atomic_store(&pool->tail, tail + 1);
-    wake_one(pool);
+    pool_wake_one(pool);
     int64_t waiting = (int64_t)(tail + 1 - atomic_load(&pool->head));
     return (int)(waiting - (int64_t)atomic_load(&pool->sleepers));
 }
@@ -124,27 +137,29 @@ int taio_pool_withdraw(struct taio_pool *pool, unsigned slot)
     return atomic_compare_exchange_strong(&pool->slot[slot].state, &expected, WITHDRAWN);
 }
 
-static uint32_t take(struct taio_pool *pool)
+/* Take the next index from the queue; NONE: it is empty. */
+static uint32_t pool_take(struct taio_pool *pool)
 {
     uint64_t head = atomic_load(&pool->head);
     for (;;) {
         if (head == atomic_load(&pool->tail))
             return NONE;
-        /* The loop may overwrite this entry once another worker has moved `head`: then the swap fails. */
+        /* If another worker moves `head` first, the loop may overwrite this entry. The swap then fails. */
         uint32_t slot = atomic_load_explicit(&pool->queue[head & pool->mask], memory_order_relaxed);
         if (atomic_compare_exchange_weak(&pool->head, &head, head + 1))
             return slot;
     }
 }
 
-static void finish(struct taio_pool *pool, uint32_t slot)
+/* Give a slot back to the loop: push it on the stack, and signal the eventfd if the stack was empty. */
+static void pool_finish(struct taio_pool *pool, uint32_t slot)
 {
     uint64_t one = 1;
     uint32_t below = atomic_load_explicit(&pool->finished, memory_order_relaxed);
     do
         pool->slot[slot].next = below;
     while (!atomic_compare_exchange_weak_explicit(&pool->finished, &below, slot, memory_order_release, memory_order_relaxed));
-    if (below == NONE) { /* else whoever made it non-empty has told, or is about to */
+    if (below == NONE) { /* otherwise the worker that pushed the first slot signals, or has done so */
         ssize_t n;
         do
             n = write(pool->event_fd, &one, sizeof one);
@@ -152,7 +167,8 @@ static void finish(struct taio_pool *pool, uint32_t slot)
     }
 }
 
-static void move_bytes(struct slot *s, struct taio_scratch *scratch)
+/* Read or write, as `extra` says: native.h, enum taio_operation. */
+static void slot_transfer(struct slot *s, struct taio_scratch *scratch)
 {
     struct iovec one = {s->memory, s->length};
     int whole = s->operation == TAIO_READ || s->operation == TAIO_WRITE;
@@ -163,7 +179,8 @@ static void move_bytes(struct slot *s, struct taio_scratch *scratch)
     s->transferred = t.transferred;
 }
 
-static void append(struct slot *s)
+/* Write all bytes with write(2); the result is the position after them. */
+static void slot_append(struct slot *s)
 {
     while ((uint64_t)s->transferred < s->length) {
         ssize_t n = write(s->fd, (char *)s->memory + s->transferred, s->length - (uint64_t)s->transferred);
@@ -180,8 +197,10 @@ static void append(struct slot *s)
         s->result = -errno;
 }
 
-/* A FIFO, a terminal or a device may block in open, or act: look before, open without blocking, and look again at what was opened. */
-static int64_t open_file(struct slot *s)
+/* Open and describe a regular file or a block device. Returns its fd, or -errno.
+ * Opening a FIFO, a terminal or a device may block, or have effects. So look at the file first, open it without blocking, and look again at
+ * what was opened: the name may refer to another file by then. */
+static int64_t slot_open(struct slot *s)
 {
     struct taio_description *description = s->extra;
     const char *path = s->memory;
@@ -193,7 +212,7 @@ static int64_t open_file(struct slot *s)
             return -EOPNOTSUPP;
     }
     int fd = openat(s->fd, path, s->flags | O_NONBLOCK | O_NOCTTY, (mode_t)s->length);
-    if (fd < 0 && errno == EAGAIN && S_ISREG(description->mode)) /* somebody holds a lease: fcntl(2), F_SETLEASE */
+    if (fd < 0 && errno == EAGAIN && S_ISREG(description->mode)) /* another process holds a lease (fcntl(2), F_SETLEASE): wait for it */
         fd = openat(s->fd, path, s->flags | O_NOCTTY, (mode_t)s->length);
     if (fd < 0)
         return -errno;
@@ -210,12 +229,13 @@ static int64_t open_file(struct slot *s)
     return fd;
 }
 
-static void read_file(struct slot *s)
+/* Open, read and close; the fd stays open, in `whole`, if the file has more bytes than were read. */
+static void slot_read_file(struct slot *s)
 {
     struct taio_whole *whole = s->extra;
     char *memory = (char *)(uintptr_t)whole->memory;
     char beyond;
-    int64_t fd = open_file(s), n = 1;
+    int64_t fd = slot_open(s), n = 1;
     s->result = fd < 0 ? fd : 0;
     if (fd < 0)
         return;
@@ -223,14 +243,14 @@ static void read_file(struct slot *s)
         whole->fd = (int32_t)fd;
         return;
     }
-    while (n > 0 && (uint64_t)s->transferred < whole->first) { /* files of /proc have no size, and others may grow */
+    while (n > 0 && (uint64_t)s->transferred < whole->first) { /* to the end, not to the size: files of /proc have none, and others may grow */
         n = read((int)fd, memory + s->transferred, whole->first - (uint64_t)s->transferred);
         if (n > 0)
             s->transferred += n;
         else if (n < 0 && errno == EINTR)
             n = 1;
     }
-    if (n > 0 && whole->first == whole->capacity) /* full: is that all? */
+    if (n > 0 && whole->first == whole->capacity) /* the memory is full: look for one more byte */
         do
             n = read((int)fd, &beyond, 1);
         while (n < 0 && errno == EINTR);
@@ -241,10 +261,11 @@ static void read_file(struct slot *s)
         close((int)fd);
 }
 
-static void write_file(struct slot *s)
+/* Open, write and close. */
+static void slot_write_file(struct slot *s)
 {
     struct taio_whole *whole = s->extra;
-    int64_t fd = open_file(s);
+    int64_t fd = slot_open(s);
     if (fd < 0) {
         s->result = fd;
         return;
@@ -262,7 +283,8 @@ static int64_t nanoseconds(struct timespec t)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-static int stat_file(struct slot *s)
+/* Call fstat(2) and store its result in `extra`. Returns -1 and sets errno on failure. */
+static int slot_stat(struct slot *s)
 {
     struct taio_stat *out = s->extra;
     struct stat st;
@@ -275,7 +297,8 @@ static int stat_file(struct slot *s)
     return 0;
 }
 
-static int64_t call_once(struct slot *s)
+/* Make the one call of a simple operation. Returns -1 and sets errno on failure. */
+static int64_t slot_call_once(struct slot *s)
 {
     switch (s->operation) {
     case TAIO_FSYNC:
@@ -283,7 +306,7 @@ static int64_t call_once(struct slot *s)
     case TAIO_FDATASYNC:
         return fdatasync(s->fd);
     case TAIO_STAT:
-        return stat_file(s);
+        return slot_stat(s);
     case TAIO_TRUNCATE:
         return ftruncate(s->fd, s->offset);
     case TAIO_FALLOCATE:
@@ -294,9 +317,11 @@ static int64_t call_once(struct slot *s)
     }
 }
 
-/* MADV_POPULATE_WRITE would hold the address space's lock while the kernel looks for huge pages, tens of milliseconds at worst, and the
- * event loop's next malloc with it; a fault from here holds the mapping's own. The swap of 0 for 0 is a write that changes nothing. */
-static void populate(struct slot *s)
+/* Fault in the pages of a mapping, one by one.
+ * MADV_POPULATE_WRITE would hold the lock of the whole address space while the kernel looks for huge pages. That takes up to tens of
+ * milliseconds, and blocks the event loop's next malloc. A page fault takes only the mapping's lock. Swapping 0 for 0 is a write that changes
+ * nothing. */
+static void slot_populate(struct slot *s)
 {
     for (uint64_t at = 0; at < s->length; at += 4096) {
         char zero = 0;
@@ -305,35 +330,36 @@ static void populate(struct slot *s)
     s->result = 0;
 }
 
-static void execute_on_own_descriptor(struct slot *s, struct taio_scratch *scratch)
+/* Run the slot's operation on its own fd, and store the result in the slot. */
+static void slot_execute_on_fd(struct slot *s, struct taio_scratch *scratch)
 {
     switch (s->operation) {
     case TAIO_READ:
     case TAIO_WRITE:
     case TAIO_READV:
     case TAIO_WRITEV:
-        move_bytes(s, scratch);
+        slot_transfer(s, scratch);
         return;
     case TAIO_PIECES:
         ((struct taio_pieces *)s->memory)->fd = s->fd;
-        s->transferred = taio_pieces_serve(s->memory, scratch);
+        s->transferred = taio_pieces_transfer(s->memory, scratch);
         s->result = 0;
         return;
     case TAIO_OPEN:
         do
-            s->result = open_file(s);
+            s->result = slot_open(s);
         while (s->result == -EINTR);
         return;
     case TAIO_READ_FILE:
-        read_file(s);
+        slot_read_file(s);
         return;
     case TAIO_WRITE_FILE:
-        write_file(s);
+        slot_write_file(s);
         return;
     case TAIO_APPEND:
-        append(s);
+        slot_append(s);
         return;
-    case TAIO_CLOSE: /* never again on EINTR: the descriptor is gone, and may be somebody else's by then */
+    case TAIO_CLOSE: /* not again after EINTR: the fd is closed, and its number may belong to another file by now */
         if (s->extra != NULL && ((struct taio_buffered_fd *)s->extra)->fd >= 0)
             close(((struct taio_buffered_fd *)s->extra)->fd);
         s->result = !s->flags && close(s->fd) < 0 && errno != EINTR ? -errno : 0;
@@ -344,58 +370,62 @@ static void execute_on_own_descriptor(struct slot *s, struct taio_scratch *scrat
             s->result = -errno;
         return;
     case TAIO_POPULATE:
-        populate(s);
+        slot_populate(s);
         return;
     case TAIO_DESCRIBE:
         s->result = taio_describe_and_probe(s->fd, s->extra);
         return;
     default:
         do
-            s->result = call_once(s) < 0 ? -errno : 0;
+            s->result = slot_call_once(s) < 0 ? -errno : 0;
         while (s->result == -EINTR);
     }
 }
 
-static int reopens(const struct slot *s)
+/* Return whether the operation is to use an fd without O_DIRECT. */
+static int slot_needs_buffered_fd(const struct slot *s)
 {
     int may = s->operation == TAIO_WRITE || s->operation == TAIO_WRITEV || s->operation == TAIO_APPEND || s->operation == TAIO_PIECES;
     return may && ((uintptr_t)s->extra & TAIO_BUFFERED_FD) != 0;
 }
 
-static int second_descriptor(struct taio_buffered_fd *second, int fd)
+/* Return the kept fd, opened from `fd` by the first caller; or -errno. */
+static int buffered_fd_get(struct taio_buffered_fd *buffered_fd, int fd)
 {
     for (;;) {
         int32_t known = TAIO_NOT_YET;
-        if (__atomic_compare_exchange_n(&second->fd, &known, TAIO_OPENING, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-            int made = taio_reopen(fd);
-            __atomic_store_n(&second->fd, made < 0 ? TAIO_NOT_YET : made, __ATOMIC_RELEASE);
+        if (__atomic_compare_exchange_n(&buffered_fd->fd, &known, TAIO_OPENING, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+            int made = taio_buffered_fd_open(fd);
+            __atomic_store_n(&buffered_fd->fd, made < 0 ? TAIO_NOT_YET : made, __ATOMIC_RELEASE);
             return made;
         }
         if (known >= 0)
             return known;
-        usleep(100); /* one more, closed again, would cost the locks that the one is kept for */
+        usleep(100); /* wait for the opener: an fd of our own would have to be closed again, and drop the record locks */
     }
 }
 
-static void execute(struct slot *s, struct taio_scratch *scratch)
+/* Run the slot's operation, on an fd without O_DIRECT if it needs one. */
+static void slot_execute(struct slot *s, struct taio_scratch *scratch)
 {
-    if (!reopens(s)) {
-        execute_on_own_descriptor(s, scratch);
+    if (!slot_needs_buffered_fd(s)) {
+        slot_execute_on_fd(s, scratch);
         return;
     }
     struct taio_buffered_fd *kept = (struct taio_buffered_fd *)((uintptr_t)s->extra & ~(uintptr_t)TAIO_BUFFERED_FD);
-    int second = kept != NULL ? second_descriptor(kept, s->fd) : taio_reopen(s->fd);
-    if (second < 0) {
-        s->result = second;
+    int buffered_fd = kept != NULL ? buffered_fd_get(kept, s->fd) : taio_buffered_fd_open(s->fd);
+    if (buffered_fd < 0) {
+        s->result = buffered_fd;
         return;
     }
-    s->fd = second;
+    s->fd = buffered_fd;
     s->extra = NULL;
-    execute_on_own_descriptor(s, scratch);
+    slot_execute_on_fd(s, scratch);
     if (kept == NULL)
-        close(second); /* the write has said what there is to say; a network filesystem's late word is for fsync */
+        close(buffered_fd); /* its error is ignored: the write reported its own, and a network filesystem's late ones come from fsync */
 }
 
+/* Block all signals but those of faults. */
 static void block_signals(void)
 {
     static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT};
@@ -403,57 +433,59 @@ static void block_signals(void)
     sigfillset(&all);
     for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
         sigdelset(&all, faults[i]);
-    pthread_sigmask(SIG_BLOCK, &all, NULL); /* signals are for the main thread, where Python looks for them */
+    pthread_sigmask(SIG_BLOCK, &all, NULL); /* Python handles signals in the main thread */
 }
 
-/* Make a slot the worker's; 0: the loop has withdrawn it, and it is finished. */
-static int begin(struct taio_pool *pool, uint32_t slot)
+/* Make the calling worker the owner of a slot. Returns 0 if the loop has withdrawn it: then it is on the stack already. */
+static int pool_claim(struct taio_pool *pool, uint32_t slot)
 {
     int expected = READY;
     if (atomic_compare_exchange_strong(&pool->slot[slot].state, &expected, TAKEN))
         return 1;
     pool->slot[slot].result = -ECANCELED;
-    finish(pool, slot);
+    pool_finish(pool, slot);
     return 0;
 }
 
-static void serve_one(struct taio_pool *pool, uint32_t slot, struct taio_scratch *scratch)
+/* Run one slot, unless it was withdrawn. */
+static void pool_serve_one(struct taio_pool *pool, uint32_t slot, struct taio_scratch *scratch)
 {
-    if (begin(pool, slot)) {
-        execute(&pool->slot[slot], scratch);
-        finish(pool, slot);
+    if (pool_claim(pool, slot)) {
+        slot_execute(&pool->slot[slot], scratch);
+        pool_finish(pool, slot);
     }
 }
 
-/* Of a chain of reads all are begun, as far as the page cache does not have them, before one is waited for; until then each is READY
- * again, and the loop may withdraw it. Others are made in order. */
-static void serve(struct taio_pool *pool, uint32_t first, struct taio_scratch *scratch)
+/* Run a chain of slots. Writes run in order.
+ * Of reads, first copy what the page cache has; RWF_NOWAIT also starts the read-ahead of pages that are not cached. Then wait for the others,
+ * so that the device works on all of them at once. Until a worker waits for one it is READY again, and the loop may withdraw it. */
+static void pool_serve(struct taio_pool *pool, uint32_t first, struct taio_scratch *scratch)
 {
     uint32_t left[TAIO_CHAIN], count = 0;
     int reads = pool->slot[first].operation == TAIO_READ && pool->slot[first].behind != NONE;
     for (uint32_t slot = first, behind; slot != NONE; slot = behind) {
         struct slot *s = &pool->slot[slot];
-        behind = s->behind; /* now: once it is finished it is the loop's again */
+        behind = s->behind; /* read it now: once the slot is finished, the loop owns it */
         if (!reads) {
-            serve_one(pool, slot, scratch);
+            pool_serve_one(pool, slot, scratch);
             continue;
         }
-        if (!begin(pool, slot))
+        if (!pool_claim(pool, slot))
             continue;
         s->result = taio_pread_nowait(s->fd, s->memory, s->length, s->offset);
-        if (s->result != -EAGAIN) { /* a part may be in the caller's memory, so nobody may withdraw it now */
+        if (s->result != -EAGAIN) { /* a part may be in the caller's memory already, so the loop must not withdraw it */
             if (s->result == (int64_t)s->length)
                 s->transferred = s->result;
             else
-                execute(s, scratch);
-            finish(pool, slot);
+                slot_execute(s, scratch);
+            pool_finish(pool, slot);
             continue;
         }
         atomic_store(&s->state, READY);
         left[count++] = slot;
     }
     for (uint32_t i = 0; i < count; i++)
-        serve_one(pool, left[i], scratch);
+        pool_serve_one(pool, left[i], scratch);
 }
 
 void taio_pool_work(struct taio_pool *pool)
@@ -461,11 +493,11 @@ void taio_pool_work(struct taio_pool *pool)
     struct taio_scratch scratch = {NULL};
     block_signals();
     for (;;) {
-        uint32_t slot = take(pool);
+        uint32_t slot = pool_take(pool);
         if (slot == NONE) {
             uint32_t seen = atomic_load(&pool->wakeups);
             atomic_fetch_add(&pool->sleepers, 1);
-            atomic_store(&pool->waking, 0); /* a wake-up that found nobody asleep must not keep the next from this worker */
+            atomic_store(&pool->waking, 0); /* a wake-up that came before we sleep must not suppress the next one */
             if (atomic_load(&pool->head) == atomic_load(&pool->tail)) {
                 if (atomic_load(&pool->stopping)) {
                     atomic_fetch_sub(&pool->sleepers, 1);
@@ -479,8 +511,8 @@ void taio_pool_work(struct taio_pool *pool)
             continue;
         }
         if (atomic_load(&pool->head) != atomic_load(&pool->tail))
-            wake_one(pool);
-        serve(pool, slot, &scratch);
+            pool_wake_one(pool);
+        pool_serve(pool, slot, &scratch);
     }
 }
 
@@ -495,14 +527,14 @@ int taio_pool_reap(struct taio_pool *pool, struct taio_completion *out, int room
 {
     int taken = 0;
     if (room < (int)pool->slots || atomic_load_explicit(&pool->finished, memory_order_relaxed) == NONE)
-        return 0; /* `room` for every slot, since the stack is taken whole */
+        return 0; /* the stack can only be taken whole, so there must be room for every slot */
     uint32_t slot = atomic_exchange_explicit(&pool->finished, NONE, memory_order_acquire);
     for (; slot != NONE; slot = pool->slot[slot].next) {
         struct slot *s = &pool->slot[slot];
         out[taken++] = (struct taio_completion){s->token, s->result, s->transferred};
         atomic_store_explicit(&s->state, IDLE, memory_order_relaxed);
     }
-    for (int i = 0, j = taken - 1; i < j; i++, j--) { /* the stack's top is the youngest: first come, first served */
+    for (int i = 0, j = taken - 1; i < j; i++, j--) { /* the top finished last: return them in the order in which they finished */
         struct taio_completion swap = out[i];
         out[i] = out[j];
         out[j] = swap;
