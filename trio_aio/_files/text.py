@@ -202,7 +202,7 @@ class AsyncTextFile:
                 text: str = self._take(len(self._text)) + self._decoder.decode(data, final=True)
                 self._drop_text()
                 return text
-            if count <= self._left or self._buffer._cursor.held:
+            if count <= self._left or self._buffer._cursor.available:
                 await self._buffer._context._checkpoint()
             text = self._take(count)
             while len(text) < count and await self._read_chunk(count - len(text)):
@@ -213,7 +213,7 @@ class AsyncTextFile:
         """Read a line with its end, or `size` characters of it; "" at the end of the file. The last line may lack its end."""
         limit = -1 if size is None else checked_integer(size, "size")
         async with _Turn(self, reading=True):
-            if self._buffer._cursor.held or 0 <= limit <= self._left or self._line_end(self._text, self._given) > 0:
+            if self._buffer._cursor.available or 0 <= limit <= self._left or self._line_end(self._text, self._given) > 0:
                 await self._buffer._context._checkpoint()
             return await self._line(limit)
 
@@ -304,7 +304,7 @@ class AsyncTextFile:
         async with _Turn(self, reading=True):
             buffer = self._buffer
             buffer._context._check()
-            if not buffer._cursor.held:
+            if not buffer._cursor.available:
                 await buffer._fill()
             line = self._next_lines_in_memory()
             if line:
@@ -351,7 +351,7 @@ class AsyncTextFile:
         """Decode the next chunk of the file, big enough for `wanted` characters; give whether there was one. The turn is ours."""
         decoder = self._decoder
         before, flags = decoder.getstate()
-        data = await self._buffer._chunk(max(_CHUNK, int(max(self._ratio, 1.0) * wanted)))
+        data = await self._buffer._read_available(max(_CHUNK, int(max(self._ratio, 1.0) * wanted)))
         text = decoder.decode(data, final=not data)
         self._drop_text()
         self._text = text
