@@ -429,9 +429,8 @@ class AsyncFile(PositionalFile):
         """Move the cursor, and return its position in bytes.
 
         offset: bytes from `whence`: ``os.SEEK_SET`` or ``SEEK_CUR`` (no system call), ``SEEK_END`` (fstat(2)), ``SEEK_DATA`` or
-        ``SEEK_HOLE``
-        (lseek(2)). Cancelled: the cursor has not moved. OSError: EINVAL for a position before 0; ENXIO if there is no data or hole after
-        `offset`. ValueError for another `whence`.
+        ``SEEK_HOLE`` (lseek(2)). Cancelled: the cursor has not moved. OSError: EINVAL for a position before 0; ENXIO if there is no data or
+        hole after `offset`. ValueError for another `whence`.
         """
         self._check_open()
         offset, whence = checked_integer(offset, "offset"), operator.index(whence)
