@@ -54,12 +54,12 @@ def _parse_mode(mode: str) -> _Mode:
         raise TypeError(f"mode must be str, not {type(mode).__name__}")
     letters = set(mode)
     if len(letters) < len(mode) or letters - set("rwxabt+"):
-        raise ValueError(f"invalid mode {mode!r}: mode may have each of the letters r, w, x, a, b, t and + once")
+        raise ValueError(f"invalid mode {mode!r}: it may have each of the letters r, w, x, a, b, t and + once")
     if "b" in letters and "t" in letters:
-        raise ValueError(f"invalid mode {mode!r}: mode must not have both 'b' (binary) and 't' (text)")
+        raise ValueError(f"invalid mode {mode!r}: it must not have both 'b' (binary) and 't' (text)")
     action = letters & set("rwxa")
     if len(action) != 1:
-        raise ValueError(f"invalid mode {mode!r}: mode must have exactly one of 'r', 'w', 'x' and 'a'")
+        raise ValueError(f"invalid mode {mode!r}: it must have exactly one of 'r', 'w', 'x' and 'a' (read/write/append mode)")
     (kind,) = action
     plus = "+" in letters
     readable, writable = kind == "r" or plus, kind != "r" or plus
