@@ -22,7 +22,10 @@ from anyio.lowlevel import checkpoint
 
 from trio_aio import AIOContext, AsyncFile, current_context, open_aio
 from trio_aio._context.context import MAX_WORKERS
+from trio_aio._engine.order import Order
 from trio_aio._engine.withdrawal import abandon as abandon_request
+from trio_aio._lanes.workers import WorkerLane
+from trio_aio._memory.slabs import BufferPool
 
 from ._support import BLOCK, content, empty_pipe, fail_once, full_pipe, is_open, make_file, pinned
 from ._tasks import busy, cancelled_while_blocked, until_blocked, until_idle, write_to
@@ -606,3 +609,29 @@ def test_an_error_in_the_reaper_is_told_and_ends_the_run_once_its_tasks_are_serv
     assert found == [len(data)] * 3
     assert "a bug" in caplog.text
     assert "RuntimeError: a bug" in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.trio
+async def test_engine_is_not_interrupted_between_what_it_counts(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A KeyboardInterrupt between a hand-over and its count would keep the run from ending."""
+    path, data = make_file(disk)
+    found: list[tuple[str, bool]] = []
+
+    def watch(cls: Any, name: str) -> None:
+        method = getattr(cls, name)
+
+        def watched(self: Any, *arguments: Any, **options: Any) -> Any:
+            found.append((name, trio.lowlevel.currently_ki_protected()))
+            return method(self, *arguments, **options)
+
+        monkeypatch.setattr(cls, name, watched)
+
+    watch(BufferPool, "prepare")
+    watch(Order, "lease")
+    watch(WorkerLane, "accept")
+    async with AIOContext() as context, open_aio(path, "r+b", direct=True, context=context) as file:
+        assert b"".join([chunk async for chunk in file.chunks(5000)]) == data
+        assert await file.read_ranges([(1, 10)]) == [data[1:11]]
+        await file.write_ranges([(0, data[:BLOCK])])
+    assert {name for name, _ in found} == {"prepare", "lease", "accept"}
+    assert all(protected for _, protected in found), found

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-__all__ = ("Backend", "Deferred", "Performable", "Waitable", "Waiter", "async_resource", "current_backend", "resources")
+__all__ = (
+    *("Backend", "Deferred", "Performable", "Waitable", "Waiter", "async_resource", "current_backend"),
+    *("protect_from_interrupts", "protected", "resources"),
+)
 
 _Type = TypeVar("_Type", bound=type)
 resources: list[type] = []
@@ -23,6 +26,19 @@ def async_resource(cls: _Type) -> _Type:
     AsyncResource.register(cls)
     resources.append(cls)
     return cls
+
+
+_Function = TypeVar("_Function", bound="Callable[..., Any]")
+protected: list[Callable[..., Any]] = []
+
+
+def protect_from_interrupts(function: _Function) -> _Function:
+    """Let no KeyboardInterrupt be raised inside a function on trio: it is raised at a later checkpoint instead.
+
+    For what must be undone: an interrupt between a lease and its `try` would keep the file's close waiting for ever.
+    """
+    protected.append(function)
+    return function
 
 
 class Waitable(Protocol):

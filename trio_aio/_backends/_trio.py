@@ -31,7 +31,7 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
-from trio_aio._backends import resources
+from trio_aio._backends import protected, resources
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +48,8 @@ _shared: RunVar[Any] = RunVar("trio_aio shared context")
 
 for _resource in resources:
     trio.abc.AsyncResource.register(_resource)
+for _function in protected:
+    enable_ki_protection(_function)
 
 
 class _EndOfTick(trio.abc.Instrument):

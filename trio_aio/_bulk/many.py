@@ -11,6 +11,7 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 from trio_aio._arguments import checked_offset, checked_size
+from trio_aio._backends import protect_from_interrupts
 from trio_aio._context.copying import shortened
 from trio_aio._context.group import RequestGroup
 from trio_aio._errors import os_error
@@ -119,6 +120,7 @@ async def read_ranges(
     return found
 
 
+@protect_from_interrupts
 async def _read(context: AIOContext, descriptor: Descriptor, pieces: Pieces, abandon: bool) -> None:
     """Read pieces as far as the file goes. OSError that names the offset."""
     engine = context._check()
@@ -177,13 +179,18 @@ async def write_ranges(context: AIOContext, descriptor: Descriptor, ranges: Iter
     if not requests:
         await context._checkpoint()
         return 0
+    await _write_leased(context, descriptor, requests)
+    return sum(export.length for _, export in parts)
+
+
+@protect_from_interrupts
+async def _write_leased(context: AIOContext, descriptor: Descriptor, requests: list[PiecesWrite]) -> None:
     engine = context._check()
     descriptor.order.lease()
     try:
         await _run_group(context, descriptor, requests, len(requests), writing=True)
     finally:
         engine.end_lease(descriptor)
-    return sum(export.length for _, export in parts)
 
 
 async def _run_group(

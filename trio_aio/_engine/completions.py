@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from os import eventfd_write
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trio_aio._lanes.taking import CompletionBuffer
 
@@ -78,8 +78,11 @@ class Completions:
                 self._late = True
                 eventfd_write(self._engine.event_fd, 1)
 
-    def result_of(self, token: int) -> int | None:
-        """Return the result of a completion that was taken and not served; None if there is none."""
+    def result_of(self, request: Any) -> int | None:
+        """Return the result of a request that is complete, served or not; None if it is not."""
+        if request.finished:
+            return request.result  # type: ignore[no-any-return]
+        token = request.token
         for i in range(0, len(self._unserved), 3):
             if self._unserved[i] == token:
                 return self._unserved[i + 1]

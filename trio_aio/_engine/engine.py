@@ -18,6 +18,7 @@ from functools import partial
 from os import EFD_CLOEXEC, EFD_NONBLOCK, eventfd, eventfd_write
 from typing import TYPE_CHECKING, Any
 
+from trio_aio._backends import protect_from_interrupts
 from trio_aio._engine.completions import Completions
 from trio_aio._engine.drops import Drops
 from trio_aio._engine.known_files import KnownFiles
@@ -125,12 +126,14 @@ class Engine:
 
     # ---- the way in
 
+    @protect_from_interrupts
     def learn(self, descriptor: Descriptor) -> None:
         """Connect a descriptor with what is known of its device and its file. A direct one will need aligned memory."""
         self.files.connect(descriptor)
         if descriptor.direct:
             self.buffers.prepare()
 
+    @protect_from_interrupts
     def submit(self, request: Request) -> None:
         """Start a request. It may have completed when this returns; otherwise its waiter will be woken.
 
@@ -159,6 +162,7 @@ class Engine:
                 self.release(request)
             raise
 
+    @protect_from_interrupts
     def end_lease(self, descriptor: Descriptor) -> None:
         """End what ``descriptor.order.lease()`` started."""
         for waiting in descriptor.order.end_lease():
@@ -186,12 +190,7 @@ class Engine:
         elif kernel.has_event:
             kernel.has_event = False  # complete when io_submit returned
             self.reap(drain=False)
-            request.note_submitted(self, self._result_of(request))
-
-    def _result_of(self, request: Request) -> int | None:
-        if request.state >= _WITHDRAWN:
-            return request.result
-        return self.completions.result_of(request.token)
+            request.note_submitted(self, self.completions.result_of(request))
 
     def to_workers(self, request: Request) -> None:
         """Give a request to the workers."""
@@ -227,7 +226,7 @@ class Engine:
         self.reap(drain=False)
         for request in tried:
             if not request.probing:
-                request.note_submitted(self, self._result_of(request))  # type: ignore[attr-defined,arg-type]
+                request.note_submitted(self, self.completions.result_of(request))  # type: ignore[attr-defined]
 
     def refuse(self, request: Any, result: int) -> None:
         """Complete a request that io_submit refused when it was submitted alone."""
@@ -315,6 +314,7 @@ class Engine:
             if lane.has_prepared:
                 self.ask_for_flush()
 
+    @protect_from_interrupts
     def cancel(self, request: Request) -> bool:
         """Cancel a request. True: it never ran and never will, and no task is woken. False: its completion comes."""
         request.cancel_requested = True
