@@ -19,7 +19,7 @@ import trio
 import trio.testing
 
 from trio_aio import AIOContext, open_aio
-from trio_aio._context.copying import PIECE
+from trio_aio._context.copying import COPY_STEP
 from trio_aio._context.group import RequestGroup
 from trio_aio._engine.descriptor import Alignment, Descriptor
 from trio_aio._memory.exports import export_buffer
@@ -484,7 +484,7 @@ async def test_what_has_to_be_copied_is_copied_in_many_turns(large: Path) -> Non
         with counted_turns() as turns:
             found = await file.read_ranges([(LARGE // 2, LARGE)])
     assert found == [bytes(LARGE // 2)]
-    assert turns.count >= LARGE // 2 // PIECE
+    assert turns.count >= LARGE // 2 // COPY_STEP
 
 
 async def read_blocks_behind_a_cold_one(file: AsyncFile, path: Path, size: int) -> AIOStatistics:
@@ -555,7 +555,7 @@ async def test_a_writer_copies_large_data_in_many_turns(disk: Path) -> None:
     async with open_aio(disk / "new", "wb") as file, file.writer(size=LARGE) as writer:
         with counted_turns() as turns:
             await writer.write(bytes(LARGE))
-    assert turns.count >= LARGE // PIECE
+    assert turns.count >= LARGE // COPY_STEP
 
 
 @pytest.mark.trio

@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.anyio, pytest.mark.backends("trio", "asyncio")]
 
-SMALL, LARGE, PIECE = _whole.SMALL, 1 << 20, 256 << 10
-SIZES = (0, 1, 2, BLOCK, SMALL - 1, SMALL, SMALL + 1, PIECE, LARGE - 1, LARGE, LARGE + 1, LARGE + 3 * PIECE + 7)
+SMALL, LARGE, PART = _whole.SCRATCH_SIZE, 1 << 20, 256 << 10
+SIZES = (0, 1, 2, BLOCK, SMALL - 1, SMALL, SMALL + 1, PART, LARGE - 1, LARGE, LARGE + 1, LARGE + 3 * PART + 7)
 
 
 @pytest.fixture(autouse=True)
 def _pieces_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_whole, "LARGE", LARGE)
-    monkeypatch.setattr(_whole, "PIECE", PIECE)
+    monkeypatch.setattr(_whole, "LARGEST_REQUEST", LARGE)
+    monkeypatch.setattr(_whole, "PART", PART)
 
 
 @pytest.mark.parametrize("cold", [False, True])
@@ -57,7 +57,7 @@ async def test_a_file_of_a_hundred_megabytes(disk: Path, monkeypatch: pytest.Mon
     assert path.read_bytes() == data[::-1]
 
 
-@pytest.mark.parametrize("size", [0, 1, SMALL + 1, LARGE + 3 * PIECE])
+@pytest.mark.parametrize("size", [0, 1, SMALL + 1, LARGE + 3 * PART])
 async def test_whole_files_on_each_filesystem(filesystem: Path, size: int) -> None:
     path, data = filesystem / "file", content(size)
     assert await write_bytes(path, data) == len(data)
@@ -123,9 +123,9 @@ async def test_files_whose_size_says_nothing_are_read_to_their_end(name: str) ->
 
 
 async def test_a_file_that_is_longer_or_shorter_than_it_was_is_read_right(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for size in (0, 1, SMALL, SMALL + 1, PIECE, LARGE + PIECE + 1, LARGE + 2 * PIECE):
+    for size in (0, 1, SMALL, SMALL + 1, PART, LARGE + PART + 1, LARGE + 2 * PART):
         path, data = make_file(tmp_path, size)
-        for told in (-errno.EAGAIN, 0, 1, SMALL + 1, PIECE, LARGE - 1, LARGE + PIECE + 1, LARGE + 5 * PIECE):
+        for told in (-errno.EAGAIN, 0, 1, SMALL + 1, PART, LARGE - 1, LARGE + PART + 1, LARGE + 5 * PART):
             monkeypatch.setattr(_whole, "cached_size", lambda _, told=told: told)
             assert await read_bytes(path) == data
 
@@ -231,7 +231,7 @@ async def test_in_a_cancelled_scope_nothing_happens_at_all(disk: Path) -> None:
 
 
 async def test_a_large_file_is_read_no_further_than_the_pieces_in_flight(disk: Path) -> None:
-    path, _ = make_file(disk, LARGE + 20 * PIECE)
+    path, _ = make_file(disk, LARGE + 20 * PART)
     context = current_context()
     engine: Any = context._engine
     submit = engine.submit
@@ -239,7 +239,7 @@ async def test_a_large_file_is_read_no_further_than_the_pieces_in_flight(disk: P
 
         def submit_and_cancel(request: Any) -> None:
             submit(request)
-            if getattr(request, "offset", 0) == 3 * PIECE:
+            if getattr(request, "offset", 0) == 3 * PART:
                 scope.cancel()
 
         engine.submit = submit_and_cancel
@@ -247,7 +247,7 @@ async def test_a_large_file_is_read_no_further_than_the_pieces_in_flight(disk: P
     del engine.submit
     assert scope.cancelled_caught
     await until_idle(context)
-    assert context.statistics().bytes_read <= 4 * PIECE
+    assert context.statistics().bytes_read <= 4 * PART
     assert not [name for name in map(_target, os.listdir("/proc/self/fd")) if name == str(path)]
 
 
@@ -259,12 +259,12 @@ def _target(fd: str) -> str:
 
 
 async def test_a_read_that_fails_in_a_later_piece_closes_the_file(disk: Path) -> None:
-    path, _ = make_file(disk, LARGE + 4 * PIECE)
+    path, _ = make_file(disk, LARGE + 4 * PART)
     engine: Any = current_context()._engine
     submit = engine.submit
 
     def submit_a_bad_one(request: Any) -> None:
-        if getattr(request, "offset", 0) == 2 * PIECE:
+        if getattr(request, "offset", 0) == 2 * PART:
             request.flags = 1 << 30
         submit(request)
 

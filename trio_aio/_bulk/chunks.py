@@ -1,4 +1,12 @@
-"""`Chunks`: the bytes of a file in order, read ahead of the consumer. Memory is bounded by depth times size."""
+"""`Chunks`: the bytes of a file in order, read ahead of the loop that consumes them. Made by `PositionalFile.chunks`.
+
+The kernel reads ahead for a buffered file, but not for a direct one, and never as far as a fast disk needs. So `depth` reads are in flight
+while the consumer works on a chunk. Memory is at most ``depth * size`` bytes.
+
+A read that is in flight cannot be stopped, and the kernel writes to its memory. So a cancelled step leaves its read in the queue, and the
+next step returns it: no chunk is lost. When the loop is left early, reads that have not started are cancelled. `aclose` waits for the
+others; without it the engine keeps their memory until they complete.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +34,14 @@ __all__ = ("Chunks",)
 
 
 class PendingRead:
-    """One read ahead of the consumer."""
+    """One read ahead of the consumer, with its memory."""
 
     __slots__ = ("memory", "request", "size")
 
     def __init__(self, engine: Engine, descriptor: Descriptor, size: int, offset: int) -> None:
         self.size: int = size
-        self.memory: bytes | bytearray | None = None  # None: the request keeps the bytes
+        # None if the request has memory of its own.
+        self.memory: bytes | bytearray | None = None
         if descriptor.direct and fits_slab(descriptor, offset, size):
             self.request: Read = WidenedRead(descriptor, size, offset, 0)
         else:
@@ -42,7 +51,7 @@ class PendingRead:
         engine.submit(self.request)
 
     async def take(self, context: AIOContext) -> bytes:
-        """Return what was read; OSError. Never Cancelled."""
+        """Return the bytes of a completed read. OSError if it failed. Never raises Cancelled."""
         request, memory = self.request, self.memory
         n = request.result
         if n < 0:
@@ -54,11 +63,11 @@ class PendingRead:
 
 
 class Chunks:
-    """The bytes of a file in order, read ahead; made by `AsyncFile.chunks`.
+    """Iterator over the bytes of a file in order, with reads ahead; made by `AsyncFile.chunks`.
 
-    Each step is a checkpoint. A cancelled one loses nothing: the next step gives the chunk that it waited for. After an error, and
-    after the end, nothing is read any more. Leaving the loop early stops the reads that have not begun; used as
-    ``async with file.chunks() as chunks``, leaving waits for those that have.
+    Each step is a checkpoint. A cancelled step loses no chunk: the next step returns it. After an error, or the end of the file, no more
+    reads are started. Leaving the loop early cancels reads that have not started. With ``async with file.chunks() as chunks``, leaving also
+    waits for those in flight. Only one task at a time may wait for a chunk: RuntimeError for another.
     """
 
     def __init__(
@@ -72,13 +81,15 @@ class Chunks:
         depth: int,
     ) -> None:
         self._context: AIOContext = context
-        self._ahead: deque[PendingRead] = deque()  # before anything that may raise: `__del__` looks at it
+        # The reads ahead, the oldest first. Set before anything that may raise, because `__del__` uses it.
+        self._ahead: deque[PendingRead] = deque()
         self._engine: Any = context._check()
         self._descriptor: Descriptor = descriptor
-        self._check: Callable[[], None] = check  # that the file is open
+        # Raises ValueError if the file is closed.
+        self._check: Callable[[], None] = check
         self._size: int = checked_size(size)
         if not self._size:
-            raise ValueError("size must be at least 1")
+            raise ValueError("size must be at least 1, not 0")
         self._next: int = checked_offset(start)
         self._stop: int | None = None if stop is None else checked_offset(stop)
         self._depth: int = checked_depth(depth)
@@ -89,13 +100,13 @@ class Chunks:
         return self
 
     async def __anext__(self) -> bytes:
-        """Give the next chunk: `size` bytes, fewer only at the end."""
+        """Return the next chunk: `size` bytes, fewer only at the end. OSError ends the iteration; ValueError if the file is closed."""
         context = self._context
         backend = context._backend
         context._check()
         assert backend is not None
         if self._waited_for:
-            raise RuntimeError("another task is waiting for the next chunk")
+            raise RuntimeError("another task is waiting for the next chunk: iterate in one task, or call chunks() once for each")
         await backend.checkpoint_if_cancelled()
         self._check()
         self._read_ahead()
@@ -106,7 +117,8 @@ class Chunks:
         self._waited_for = True
         try:
             await wait_for(backend, oldest.request)
-            data = await oldest.take(context)  # natively cancelled: it stays, and the next step takes it
+            # If asyncio's own Task.cancel interrupts this, the read stays in the queue, and the next step returns it.
+            data = await oldest.take(context)
         except OSError:
             self._ahead.popleft()
             self._end()
@@ -118,13 +130,15 @@ class Chunks:
             self._end()
             if not data:
                 raise StopAsyncIteration
-        elif self._descriptor.order.closing:  # it was closed while we waited: the next step says so
+        elif self._descriptor.order.closing:
+            # The file was closed while this step waited. The next step raises the error.
             self._end()
         else:
             self._read_ahead()
         return data
 
     def _read_ahead(self) -> None:
+        """Start reads until `depth` are in flight or complete, or the end is reached."""
         while not self._ended and len(self._ahead) < self._depth:
             size = self._size if self._stop is None else min(self._size, self._stop - self._next)
             if size <= 0 or self._next > LARGEST_OFFSET:
@@ -134,16 +148,20 @@ class Chunks:
             self._next += size
 
     def _end(self) -> None:
+        """Start no more reads. Cancel those that have not started, and leave the others to the engine."""
         self._ended = True
         while self._ahead:
             cancel_or_abandon(self._engine, self._ahead.popleft().request)
 
     async def aclose(self) -> None:
-        """Read no more, and wait until nothing is in flight. Not cancellable. RuntimeError while another task waits for a chunk."""
+        """Read no more, and wait until nothing is in flight.
+
+        Cancelled: it waits all the same, and Cancelled is raised at the next checkpoint. RuntimeError if another task waits for a chunk.
+        """
         context = self._context
         context._check()
         if self._waited_for:
-            raise RuntimeError("another task is waiting for the next chunk")
+            raise RuntimeError("another task is waiting for the next chunk: cancel it before aclose()")
         self._ended = True
         backend = context._backend
         assert backend is not None
@@ -164,6 +182,7 @@ class Chunks:
         await self.aclose()
 
     def __del__(self) -> None:
-        if self._context._state != "forked":  # otherwise they are the parent's
+        # In a child of fork, the requests are the parent's.
+        if self._context._state != "forked":
             for ahead in self._ahead:
                 self._engine.drops.add(None, ahead.request)

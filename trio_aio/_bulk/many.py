@@ -1,8 +1,13 @@
 """Calls of many reads, or many writes, at once: `read_blocks`, `read_ranges`, `write_ranges`.
 
-One C call prepares all pieces, and C takes them through their lane (`_requests.pieces`). Pieces that are in the page cache are copied on
-the event loop's thread, some hundred KiB at a time. Cold pages are asked for with RWF_NOWAIT in one ``io_submit``, which starts the
-read-ahead of all with one doorbell, and a worker collects them.
+A request for each of a thousand small ranges would cost more than the I/O itself. So one C call prepares the ranges as *pieces*, and one
+request takes hundreds of them through a lane (`_requests.pieces`).
+
+For a buffered file, pieces that are in the page cache are copied on the event loop's thread, up to 512 KiB before other tasks run. From the
+first piece that is not cached, one io_submit(2) asks for many with RWF_NOWAIT. The kernel answers EAGAIN, but it starts the read-ahead of
+all of them at once. A worker then reads them. For a direct file, one io_submit(2) starts many pieces.
+
+The requests of a call share a lease of the file, so that no close comes between them. `PositionalFile` calls these functions.
 """
 
 from __future__ import annotations
@@ -31,22 +36,27 @@ if TYPE_CHECKING:
 
 __all__ = ("read_blocks", "read_ranges", "write_ranges")
 
-_INLINE = 512 << 10  # bytes moved on the loop's thread before other tasks run
-_COLD_PIECES = 128  # whose read-ahead is started at once: more would wait in io_submit for the device's queue (nr_requests)
-_PIECES = 512  # of a direct file in one request; the next request is in flight meanwhile
-_MERGED = 1 << 20  # bytes: ranges are not merged into larger requests
-_RANGES = 256  # that are worked on before other tasks run
+# Bytes that are copied on the event loop's thread before other tasks run.
+_INLINE = 512 << 10
+# Pieces whose read-ahead is started at once. With more, io_submit would sleep until the device's queue (nr_requests) has room.
+_COLD_PIECES = 128
+# Pieces of a direct file in one request. A second request is in flight at the same time.
+_DIRECT_PIECES = 512
+# Bytes. Ranges that lie close together are merged up to this size.
+_MERGED = 1 << 20
+# Ranges that are prepared, or cut out of merged reads, before other tasks run.
+_RANGES_PER_TICK = 256
 
 
 def _int64(offsets: Sequence[int] | ReadableBuffer) -> tuple[Any, int]:
-    """Return offsets as a buffer of int64, and their number."""
+    """Return offsets as a buffer of int64, and their number. One that is such a buffer already is not copied."""
     try:
         view = memoryview(offsets)  # type: ignore[arg-type]
     except TypeError:
         numbers: Any = array("q", offsets)  # type: ignore[arg-type]
     else:
         if view.ndim != 1 or view.format not in tuple("bBhHiIlLqQ"):
-            raise TypeError(f"offsets must be integers in one dimension, not of format {view.format!r} in {view.ndim}")
+            raise TypeError(f"offsets must have integers in one dimension, not format {view.format!r} in {view.ndim} dimensions")
         numbers = offsets if view.format in ("q", "l") and view.itemsize == 8 and view.contiguous else array("q", view.tolist())
     return numbers, len(memoryview(numbers))
 
@@ -59,7 +69,7 @@ async def read_blocks(
     into: Any,
     abandon: bool,
 ) -> Any:
-    """Read blocks; see `PositionalFile.read_blocks`."""
+    """Return blocks; see `PositionalFile.read_blocks`."""
     size = checked_size(size)
     numbers, count = _int64(offsets)
     total = count * size
@@ -79,11 +89,12 @@ async def read_blocks(
 async def read_ranges(
     context: AIOContext, descriptor: Descriptor, ranges: Iterable[tuple[int, int]], max_gap: int, abandon: bool
 ) -> list[bytes]:
-    """Read ranges; see `PositionalFile.read_ranges`."""
+    """Return the bytes of ranges; see `PositionalFile.read_ranges`."""
     max_gap = checked_size(max_gap, "max_gap")
     wanted = [(checked_offset(offset), checked_size(size)) for offset, size in ranges]
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    merged: list[tuple[int, int, list[int]]] = []  # start, end, the ranges in it
+    # Start and end of each read, and the indexes of the ranges in it.
+    merged: list[tuple[int, int, list[int]]] = []
     for i in order:
         start, end = wanted[i][0], wanted[i][0] + wanted[i][1]
         if start == end:
@@ -99,7 +110,7 @@ async def read_ranges(
         part = new_bytes(end - start)
         memory.append(part)
         parts.append((start, export_buffer(part, writable=False)))
-        if number % _RANGES == 0:
+        if number % _RANGES_PER_TICK == 0:
             await context._checkpoint()
     pieces = Pieces.ranges(descriptor, parts, writing=False)
     await _read(context, descriptor, pieces, abandon)
@@ -115,19 +126,20 @@ async def read_ranges(
             for i in inside:
                 offset, size = wanted[i]
                 found[i] = await shortened(backend, view[offset - start : offset - start + size])
-        if number % _RANGES == 0:
+        if number % _RANGES_PER_TICK == 0:
             await backend.cancel_shielded_checkpoint()
     return found
 
 
 @protect_from_interrupts
 async def _read(context: AIOContext, descriptor: Descriptor, pieces: Pieces, abandon: bool) -> None:
-    """Read pieces as far as the file goes. OSError that names the offset."""
+    """Read pieces as far as the file goes. OSError names the offset of a piece that failed."""
     engine = context._check()
     backend = context._backend
     assert backend is not None
     await backend.checkpoint_if_cancelled()
-    descriptor.order.lease()  # for all of the call: no close between its requests
+    # For the whole call, so that no close comes between its requests.
+    descriptor.order.lease()
     try:
         await _read_leased(context, engine, backend, descriptor, pieces, abandon)
     finally:
@@ -137,6 +149,8 @@ async def _read(context: AIOContext, descriptor: Descriptor, pieces: Pieces, aba
 async def _read_leased(
     context: AIOContext, engine: Engine, backend: Backend, descriptor: Descriptor, pieces: Pieces, abandon: bool
 ) -> None:
+    """Copy the pieces that are in the page cache, then read the rest by requests."""
+    # 1: call again after other tasks have run. 0: all pieces are read. Negative: the next piece is not cached.
     answer = -1
     if not descriptor.direct and descriptor.read_device.nowait:
         while (answer := pieces.read_inline(_INLINE)) == 1:
@@ -151,8 +165,9 @@ async def _read_leased(
 
 
 def _reading(descriptor: Descriptor, pieces: Pieces) -> Iterator[PiecesRead]:
+    """Yield the requests for the pieces that have not been read."""
     first: int = pieces.native.next
-    most = _PIECES if descriptor.direct else max(1, min(_COLD_PIECES, _INLINE // max(pieces.largest, 1)))
+    most = _DIRECT_PIECES if descriptor.direct else max(1, min(_COLD_PIECES, _INLINE // max(pieces.largest, 1)))
     for start in range(first, pieces.count, most):
         yield PiecesRead(descriptor, pieces.part(descriptor, start, min(most, pieces.count - start)))
 
@@ -161,7 +176,8 @@ async def write_ranges(context: AIOContext, descriptor: Descriptor, ranges: Iter
     """Write ranges; see `PositionalFile.write_ranges`."""
     parts = [(checked_offset(offset), export_buffer(data, writable=False)) for offset, data in ranges]
     parts = [part for part in parts if part[1].length]
-    overwriting: list[tuple[int, Export]] = []  # the kernel lane may do these
+    # Direct writes inside the file: only these are asynchronous in the kernel.
+    overwriting: list[tuple[int, Export]] = []
     others: list[tuple[int, Export]] = []
     buffered: list[tuple[int, Export]] = []
     for offset, export in parts:
@@ -202,7 +218,7 @@ async def _run_group(
     writing: bool = False,
     abandon: bool = False,
 ) -> None:
-    """Submit requests, `depth` in flight at once, and wait for all. OSError that names the offset of a piece that failed."""
+    """Submit requests, `depth` in flight at once, and wait for all. OSError names the offset of a piece that failed."""
     group = RequestGroup(context._check(), requests, depth, writing=writing)
     assert context._backend is not None
     await context._backend.perform(RequestGroup.start, group, _cancel_or_abandon if abandon else RequestGroup.cancel)
@@ -216,6 +232,7 @@ async def _run_group(
 
 
 def _cancel_or_abandon(group: RequestGroup[PiecesRead | PiecesWrite]) -> bool:
+    """Cancel the requests that have not started, and leave the others to the engine. Return True: the task may leave at once."""
     if not group.cancel():
         group.abandon()
     return True

@@ -1,4 +1,14 @@
-"""`Writer`: writes behind the producer. Memory is bounded by depth times size."""
+"""`Writer`: writes behind the task that produces the data. Made by `PositionalFile.writer`.
+
+A direct write takes as long as the disk does, and a disk is fast only if several writes are in flight. So `write` copies its data to a
+block of memory, and returns. A full block is written while the next one is filled, and up to `depth` of them are in flight at once. Memory
+is at most ``depth * size`` bytes.
+
+O_DIRECT cannot write part of a block of the device. So each block of memory ends where one of the device does, wherever the first one
+starts. Two appends to one file have no order unless one waits for the other, so a file opened for appending has one block in flight.
+
+A write may fail long after `write` has accepted its data. The first error is kept, and raised by the next `write` or on leaving.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from trio_aio._arguments import LARGEST_OFFSET, checked_offset, checked_size
 from trio_aio._backends import Deferred
 from trio_aio._bulk.waiting import checked_depth, wait_for, wait_shielded
-from trio_aio._context.copying import PIECE
+from trio_aio._context.copying import COPY_STEP
 from trio_aio._context.lock import FairLock
 from trio_aio._errors import os_error
 from trio_aio._memory.exports import export_buffer, private_memory
@@ -35,7 +45,7 @@ class PendingWrite:
     """Memory that is filled, written, and filled again."""
 
     def __init__(self, size: int) -> None:
-        # Page-aligned, for direct files; a device may still read it when a child of fork has gone its way.
+        # Page-aligned, as direct files require. A device may still be reading it after a fork, so a child does not share it.
         self.memory: mmap.mmap = private_memory(size)
         self.memory.madvise(mmap.MADV_DONTFORK)
         self.export: Any = export_buffer(self.memory, writable=False)
@@ -44,32 +54,39 @@ class PendingWrite:
 
 
 class Writer:
-    """Writes behind the one who produces; made by `AsyncFile.writer`, for ``async with``.
+    """Writes data in order, behind the task that produces it; made by `AsyncFile.writer`, for ``async with``.
 
-    What `write` is given is gathered into blocks of `size` bytes, and up to `depth` of them are in flight. When the body has ended the rest
-    is written and all is waited for. An error surfaces at the next `write`, or on leaving. When the body raises (Cancelled
-    too), blocks that are full are written and waited for, and what has been gathered behind them is dropped: the file then holds a
-    contiguous beginning of what was given, unless a write failed.
+    `write` gathers its data into blocks of `size` bytes, and up to `depth` of them are in flight. Leaving the body writes the last block
+    and waits for all of them. The error of a block is raised by the next `write`, or on leaving.
 
-    Leaving waits for a `write` that another task has begun. ValueError if the file was closed before all was handed over.
+    If the body raises, Cancelled too, full blocks are written and waited for, and the data after them is dropped. The file then has a
+    contiguous first part of the data, unless a write failed.
+
+    Leaving also waits for a `write` that another task has started. ValueError if the file was closed before all blocks were submitted.
     """
 
     def __init__(self, context: AIOContext, descriptor: Descriptor, check: Callable[[], None], offset: int, size: int, depth: int) -> None:
         self._context: AIOContext = context
         self._descriptor: Descriptor = descriptor
+        # Raises ValueError if the file is closed.
         self._check: Callable[[], None] = check
-        self._offset: int = checked_offset(offset)  # of the block that is being filled
+        # Offset in the file of the block that is being filled, bytes.
+        self._offset: int = checked_offset(offset)
         self._size: int = checked_size(size)
         if not self._size:
-            raise ValueError("size must be at least 1")
-        # Appends must come one after the other.
+            raise ValueError("size must be at least 1, not 0")
+        # Appends must complete one after the other.
         self._depth: int = 1 if descriptor.append else checked_depth(depth)
+        # Bytes in the block that is being filled.
         self._filled: int = 0
-        self._blocks: deque[PendingWrite] = deque()  # those that were handed over, the oldest first
-        self._block: PendingWrite | None = None  # that is being filled
+        # The blocks that were submitted, the oldest first.
+        self._blocks: deque[PendingWrite] = deque()
+        # The block that is being filled.
+        self._block: PendingWrite | None = None
         self._error: OSError | None = None
         self._open: bool = False
-        self._lock: FairLock | None = None  # held by a task in `write`
+        # Held by a task in `write`.
+        self._lock: FairLock | None = None
 
     async def __aenter__(self) -> Writer:
         if self._open:
@@ -82,19 +99,20 @@ class Writer:
         return self
 
     async def write(self, data: ReadableBuffer) -> int:
-        """Take all of `data`, and give its length in bytes; waits while `depth` blocks are in flight.
+        """Take all of `data`, and return its length in bytes. Waits while `depth` blocks are in flight.
 
-        OSError of a block that was written before: the same one from then on. Cancelled: none of `data` was taken. Once some of it has
-        been, the call goes on to its end.
+        data: bytes-like, contiguous. It is copied, so it may be changed after the call. One task at a time: RuntimeError for another.
+        Cancelled before any of `data` was taken: no effect. Later: all of it is taken, and Cancelled is raised at the next checkpoint.
+        OSError: an earlier block failed. The same error is raised by each later call, and on leaving.
         """
         export = export_buffer(data, writable=False)
         lock = self._lock
         if not self._open or lock is None:
-            raise RuntimeError("a writer is used in `async with`")
+            raise RuntimeError("this writer is not open: use it in `async with`")
         backend = self._context._backend
         self._context._check()
         if not lock.acquire():
-            raise RuntimeError("another task is writing with this writer")
+            raise RuntimeError("another task is writing with this writer: write in one task, or put a lock around `write`")
         assert backend is not None
         deferred = Deferred(backend)
         try:
@@ -108,18 +126,19 @@ class Writer:
                     if self._block is None:
                         with deferred:
                             await self._next_block(wait_shielded)
-                        if self._block is None:  # the wait is over, and it was natively cancelled
+                        # asyncio's own Task.cancel has ended the wait: `deferred` keeps it, and we wait again.
+                        if self._block is None:
                             continue
                     block = self._block
                     assert block is not None
-                    count = min(self._goal() - self._filled, export.length - taken, PIECE)
+                    count = min(self._target_size() - self._filled, export.length - taken, COPY_STEP)
                     block.memory[self._filled : self._filled + count] = view[taken : taken + count]
                     self._filled += count
                     taken += count
                     copied += count
-                    if self._filled == self._goal():
-                        self._hand_over()
-                    if copied >= PIECE and taken < export.length:
+                    if self._filled == self._target_size():
+                        self._submit_block()
+                    if copied >= COPY_STEP and taken < export.length:
                         copied = 0
                         with deferred:
                             await backend.cancel_shielded_checkpoint()
@@ -130,13 +149,14 @@ class Writer:
             lock.release()
         return export.length
 
-    def _goal(self) -> int:
-        """Give how many bytes fill the block: so many that it ends where a direct file's blocks do."""
+    def _target_size(self) -> int:
+        """Return how many bytes fill the block: so many that it ends where a block of a direct file does."""
         unit = self._descriptor.alignment.offset
         aligned = (self._offset + self._size) // unit * unit - self._offset
         return aligned if aligned > 0 else self._size
 
     async def _next_block(self, wait: Callable[[Backend, Request], Awaitable[None]]) -> None:
+        """Let `_block` be a new block, or the oldest one after its write has completed. OSError of that write."""
         if len(self._blocks) >= self._depth:
             oldest = self._blocks[0]
             backend = self._context._backend
@@ -144,14 +164,15 @@ class Writer:
             assert oldest.request is not None
             if not oldest.request.finished:
                 await wait(backend, oldest.request)
-            self._note(self._blocks.popleft())
+            self._note_error(self._blocks.popleft())
             self._raise_error()
             self._block = oldest
         else:
             self._block = PendingWrite(self._size)
         self._filled = 0
 
-    def _hand_over(self) -> None:
+    def _submit_block(self) -> None:
+        """Submit the write of the block that is being filled. RuntimeError and ValueError leave the block as it is."""
         block, size = self._block, self._filled
         assert block is not None
         descriptor, offset = self._descriptor, self._offset
@@ -168,13 +189,15 @@ class Writer:
         else:
             kind = Write if is_block_write(descriptor, offset, size, 0) else BufferedWrite
             request = kind(descriptor, address, size, offset, 0, block)
-        self._context._check().submit(request)  # RuntimeError and ValueError: it is as if we had not been here
+        # This may raise RuntimeError or ValueError. Nothing has been changed until here.
+        self._context._check().submit(request)
         block.request, block.offset = request, offset
         self._blocks.append(block)
         self._block = None
         self._offset += size
 
-    def _note(self, block: PendingWrite) -> None:
+    def _note_error(self, block: PendingWrite) -> None:
+        """Keep the error of a completed write, if it is the first."""
         request = block.request
         assert request is not None
         if request.result < 0 and self._error is None:
@@ -191,20 +214,21 @@ class Writer:
             raise self._context._refusal()
         assert lock is not None
         deferred = Deferred(backend)
-        while not lock.acquire():  # another task is writing
+        # Another task may be writing: wait for it.
+        while not lock.acquire():
             with deferred, backend.shielded():
                 await lock.wait()
                 break
         self._open = False
         try:
             if kind is None and self._filled and self._block is not None and self._error is None:
-                self._hand_over()
+                self._submit_block()
         finally:
             for block in self._blocks:
                 assert block.request is not None
                 with deferred:
                     await wait_shielded(backend, block.request)
-                self._note(block)
+                self._note_error(block)
             self._blocks.clear()
             self._block = None
             lock.release()

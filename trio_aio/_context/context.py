@@ -1,4 +1,17 @@
-"""`AIOContext`: an engine, the event loop that it serves, and the reaper between them. A request goes in here, and a task waits for it."""
+"""`AIOContext`: an engine, the event loop that it serves, and the reaper between them.
+
+The kernel reports completions on a ring, and the workers on a queue of their own. Both write to one eventfd. The *reaper*, a part of the
+event loop, waits for that eventfd, and lets the engine take the completions and wake the tasks. The engine knows no event loop: the context
+connects it to a backend for trio or asyncio.
+
+A context belongs to one run of one event loop, in one thread. The engine is not thread-safe, so `_check` refuses every other run. After a
+fork the child shares the parent's ring, so the context is dead in the child.
+
+Its state goes from new to open, closing and closed. A closing context starts no new requests, and waits for those in flight, because the
+kernel or a worker uses their memory. Abandoned requests may hang for ever, so a thread waits for them (`_hand_over`).
+
+Users open contexts, or use the shared one. Files and the calls of `Operations` pass their requests to `_submit_and_wait`.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +42,10 @@ if TYPE_CHECKING:
 
 __all__ = ("AIOContext",)
 
+# Default number of worker threads, at most.
 MAX_WORKERS = 8
-_LARGEST = 1 << 22  # nr_events that io_setup takes
+# The largest max_in_flight that is accepted: io_setup takes no larger number of events.
+_MOST_IN_FLIGHT = 1 << 22
 
 
 @async_resource
@@ -38,13 +53,13 @@ class AIOContext(Operations):
     """Native AIO, workers and a reaper, for any number of files.
 
     Use it as ``async with AIOContext() as context: ... open_aio(path, context=context)``. Most programs need none of their own: files use
-    the run's shared one, `current_context()`.
+    the shared one of the run, `current_context()`. It may be entered once, and used only in the run that entered it.
 
-    max_in_flight: the most requests in flight at once, in the kernel and with the workers each; more wait, first come first served.
-    max_workers: the most worker threads; by default 8, never more than `max_in_flight`.
-    engine: "auto" uses native AIO where the kernel has it, and workers alone elsewhere. "aio" insists: entering raises the OSError of
-    ``io_setup``. "workers" never uses it. TRIO_AIO_ENGINE in the environment sets what "auto" means.
-    ValueError for a number out of range, or another engine.
+    max_in_flight: how many requests are in flight at most, in the kernel and with the workers each; 1 to 2**22. More wait in order.
+    max_workers: how many worker threads there are at most, at least 1; default: 8. There are never more than `max_in_flight`.
+    engine: "auto" uses native AIO if the kernel has it, and workers alone otherwise. "aio" requires it: entering raises the OSError of
+    io_setup(2). "workers" never uses it. The environment variable TRIO_AIO_ENGINE sets what "auto" means.
+    Leaving waits for all requests in flight, as `aclose` does. ValueError for a number out of range, or another engine.
     """
 
     def __init__(
@@ -55,8 +70,8 @@ class AIOContext(Operations):
         engine: Literal["auto", "aio", "workers"] = "auto",
     ) -> None:
         max_in_flight = operator.index(max_in_flight)
-        if not 1 <= max_in_flight <= _LARGEST:
-            raise ValueError(f"max_in_flight must be from 1 to {_LARGEST}, not {max_in_flight}")
+        if not 1 <= max_in_flight <= _MOST_IN_FLIGHT:
+            raise ValueError(f"max_in_flight must be from 1 to {_MOST_IN_FLIGHT}, not {max_in_flight}")
         max_workers = MAX_WORKERS if max_workers is None else operator.index(max_workers)
         if max_workers < 1:
             raise ValueError(f"max_workers must be at least 1, not {max_workers}")
@@ -72,14 +87,17 @@ class AIOContext(Operations):
         self._max_in_flight: int = max_in_flight
         self._max_workers: int = min(max_workers, max_in_flight)
         self._backend: Backend | None = None
-        self._identity: object = self  # of the run. `self` is no run, so the quick check fails until the context is open
+        # The run that it belongs to. `self` is no run, so `_check` fails unless the context is open.
+        self._identity: object = self
         self._current: Callable[[], object] = object
         self._engine: Engine | None = None
         self._inline: Any = None
         self._stopping: bool = False
-        self._closing: list[Waiter] = []  # tasks in `aclose`
+        # The tasks in `aclose`.
+        self._closing: list[Waiter] = []
         self._state: Literal["new", "open", "closing", "closed", "forked"] = "new"
-        self._thread: int = 0  # of the event loop, while it is open
+        # The thread of the event loop while the context is open, otherwise 0.
+        self._thread: int = 0
 
     def __repr__(self) -> str:
         return f"<trio_aio.AIOContext {self._state}, max_in_flight={self._max_in_flight}>"
@@ -97,6 +115,7 @@ class AIOContext(Operations):
         await self._close()
 
     def _start(self, backend: Backend) -> None:
+        """Make the engine, and start the reaper. OSError if the engine must be native and cannot."""
         if self._state != "new":
             raise RuntimeError(f"an AIOContext can be entered once, and this one is {self._state}: make another")
         engine = Engine(
@@ -119,15 +138,16 @@ class AIOContext(Operations):
         backend.start_reaper(engine.event_fd, self._reap, self._served, self._hand_over)
 
     def _hook(self) -> Hook | None:
-        """Return what comes between requests and lanes. `testing.FaultyContext` returns its faults here, and overrides nothing else."""
+        """Return a hook between requests and lanes, or None. `testing.FaultyContext` returns its faults here."""
         return None
 
     def _flush(self) -> None:
+        """Submit the requests of this tick to the kernel. The backend calls this at the end of the tick."""
         if self._engine is not None and not self._stopping:
             self._engine.flush()
 
     def _reap(self) -> bool:
-        """Serve the eventfd. Return whether the context is closed."""
+        """Take completions, after the eventfd was written to. Return whether the context is closed. The reaper calls this."""
         if self._state == "forked":
             return True
         engine = self._engine
@@ -147,7 +167,7 @@ class AIOContext(Operations):
         return False
 
     def _served(self) -> bool:
-        """Return whether no task waits for a request any more."""
+        """Return whether no task waits for a request or for `aclose`. The reaper calls this when the run ends."""
         if self._state == "forked":
             return True
         engine = self._engine
@@ -155,7 +175,7 @@ class AIOContext(Operations):
         return engine.outstanding == engine.abandoned and not self._closing
 
     def _hand_over(self) -> None:
-        """End now. Abandoned requests keep their memory and descriptors, in a thread that waits for them."""
+        """Close now. A thread waits for abandoned requests, and keeps their memory and descriptors until they complete."""
         if self._state == "forked":
             return
         self._stopping = True
@@ -165,10 +185,12 @@ class AIOContext(Operations):
             threading.Thread(target=drain, args=(engine,), name="trio_aio drain", daemon=True).start()
         else:
             engine.stop()
-            engine.close()  # the workers are idle, and leave at once
+            # The workers are idle, so this does not wait.
+            engine.close()
         self._ended()
 
     def _ended(self) -> None:
+        """Mark the context as closed, and wake the tasks in `aclose`."""
         self._state = "closed"
         self._identity = self
         self._thread = 0
@@ -183,9 +205,9 @@ class AIOContext(Operations):
     async def aclose(self) -> None:
         """Wait for all requests in flight, then release threads, descriptors and the kernel context.
 
-        From now on new requests raise RuntimeError; a `poll` that waits fails with OSError (ECANCELED). Requests that were abandoned
-        (``abandon_on_cancel``) are not waited for: a thread keeps them until they complete. The event loop runs on meanwhile.
-        Cancelled: it closes all the same, and Cancelled is raised at the next checkpoint.
+        New requests raise RuntimeError from now on. A `poll` that waits fails with OSError (ECANCELED). Requests that were abandoned
+        (``abandon_on_cancel``) are not waited for: a thread keeps their memory until they complete. Other tasks run meanwhile.
+        Cancelled: it closes all the same, and Cancelled is raised at the next checkpoint. A second call has no effect.
         """
         await self._close()
 
@@ -209,13 +231,14 @@ class AIOContext(Operations):
             cancel_polls(engine)
             for watch in self._watches:
                 backend.notify_closing(watch)
-            os.eventfd_write(engine.event_fd, 1)  # the reaper looks at the state
+            # Wake the reaper: it sees the new state.
+            os.eventfd_write(engine.event_fd, 1)
         closing = Waiter()
         self._closing.append(closing)
         await backend.wait(closing, lambda: False)
 
     def _forked(self) -> None:
-        """Mark the context as the parent's. In the child it is dead: even a look at its ring would take the parent's completions."""
+        """Mark the context as dead, in a child of fork: even a look at its ring would take the parent's completions."""
         self._state = "forked"
         self._identity = self
         self._thread = 0
@@ -230,17 +253,17 @@ class AIOContext(Operations):
         if self._state == "forked":
             return RuntimeError("this AIOContext belongs to the parent process: after a fork, open files in the child's own event loop")
         if self._state != "open":
-            return RuntimeError(f"this AIOContext is {self._state}")
+            return RuntimeError(f"this AIOContext is {self._state}: make a new one")
         if self._thread != threading.get_ident():
-            return RuntimeError("this AIOContext belongs to another thread's event loop")
+            return RuntimeError("this AIOContext belongs to another thread's event loop: open one in this thread's run")
         try:
             self._current()
         except RuntimeError as error:
             return RuntimeError(f"an AIOContext must be used in the run that opened it: {error}")
-        return RuntimeError("this AIOContext belongs to another run of the event loop")
+        return RuntimeError("this AIOContext belongs to another run of the event loop: open one in each run")
 
     def _check(self) -> Engine:
-        """Return the engine. RuntimeError if this is another run than its own, or it is closed."""
+        """Return the engine. RuntimeError if the context is not open, or in another run, thread or process."""
         try:
             if self._current() is self._identity:
                 assert self._engine is not None
@@ -253,7 +276,7 @@ class AIOContext(Operations):
 
     @property
     def engine(self) -> Literal["aio", "workers"]:
-        """\"aio\" or \"workers\". Asking sets up the kernel's context if that has not been done."""
+        """\"aio\" or \"workers\". The first access calls io_setup(2), if no request has done so. RuntimeError if it was never opened."""
         engine = self._engine
         if engine is None:
             raise self._refusal()
@@ -263,11 +286,11 @@ class AIOContext(Operations):
 
     @property
     def max_in_flight(self) -> int:
-        """The most requests in flight at once, in the kernel and with the workers each."""
+        """How many requests are in flight at most, in the kernel and with the workers each."""
         return self._max_in_flight
 
     def statistics(self) -> AIOStatistics:
-        """Return the counts up to now."""
+        """Return the counts up to now. RuntimeError if the context was never opened."""
         engine = self._engine
         if engine is None:
             raise self._refusal()
@@ -291,6 +314,7 @@ class AIOContext(Operations):
     # ---- one request
 
     async def _submit_and_wait(self, request: Request, *, abandon: bool = False) -> int:
+        """Submit a request, wait for it, and return its result. OSError if it failed. abandon: a cancelled task leaves at once."""
         engine = self._check()
         assert self._backend is not None
         await self._backend.perform(engine.submit, request, partial(_cancel_or_abandon, engine) if abandon else engine.cancel)
@@ -301,7 +325,7 @@ class AIOContext(Operations):
     async def _submit_close(self, request: Close, mark: Callable[[], None], *, abandon: bool) -> None:
         """Call `mark`, and close a descriptor when its other requests have ended. Never raises Cancelled.
 
-        `abandon`: when cancelled, leave a close that waits for other requests to the engine.
+        abandon: when cancelled, leave a close that waits for other requests to the engine.
         """
         engine = self._check()
         backend = self._backend
@@ -311,17 +335,18 @@ class AIOContext(Operations):
             mark()
             engine.submit(request)
 
-        def give_up() -> bool:
+        def stop_waiting() -> bool:
             if abandon and request.state is State.HELD:
                 backend.wake(request)
                 abandon_request(engine, request)
             return False
 
-        await backend.wait(request, give_up, start)
+        await backend.wait(request, stop_waiting, start)
         if request.result < 0:
             raise request.error()
 
     async def _checkpoint(self) -> None:
+        """Run a checkpoint. RuntimeError as `_check`."""
         self._check()
         assert self._backend is not None
         await self._backend.checkpoint_if_cancelled()

@@ -1,4 +1,14 @@
-"""A call of several requests, which one task waits for."""
+"""`RequestGroup`: several requests that one task waits for, with a limit on how many are in flight.
+
+A call of many ranges, or of one long file, needs several requests. Submitting all of them at once would fill the kernel's queue, and other
+tasks would wait behind them. So `depth` are in flight at once, and each that ends lets the next one start.
+
+Cancellation must keep its promise for the whole call. A read may stop halfway: its memory is dropped. Of writes, either none takes effect,
+or all of them run. A request may also be complete when its submission returns, from the page cache. Then other tasks run before the
+next one is submitted, so that a long call does not keep the event loop busy.
+
+The engine reports each request that ends (`ended`). `many.py`, `whole.py` and the context's operations make these groups.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +30,7 @@ RequestT = TypeVar("RequestT", bound=Request)
 
 
 class RequestGroup(Generic[RequestT]):
-    """Requests, `depth` of them in flight at once. It is finished when all have ended. After the first that failed no more are started.
+    """Requests, `depth` of them in flight at once. It is finished when all have ended. After the first failure no more are started.
 
     Reads are cancelled one by one: those that have not started never run, and the others are waited for. Writes are cancelled together
     or not at all. Once the kernel has one, or a worker has started one, all of them run to completion.
@@ -28,17 +38,23 @@ class RequestGroup(Generic[RequestT]):
 
     def __init__(self, engine: Engine, requests: Iterable[RequestT], depth: int, *, writing: bool = False) -> None:
         self.waiter: Any = None
-        self.took_no_effect: bool = False  # it was cancelled, and something was left undone
+        # Whether it was cancelled, and a part of it never ran.
+        self.took_no_effect: bool = False
         self._engine: Engine = engine
-        self._coming: Iterator[RequestT] = iter(requests)
+        self._unsubmitted: Iterator[RequestT] = iter(requests)
         self._depth: int = depth
         self._writing: bool = writing
-        self._effective: bool = False  # a request has ended as it was meant to
+        # Whether a request has ended without being cancelled.
+        self._effective: bool = False
         self._in_flight: deque[RequestT] = deque()
         self.failed: list[RequestT] = []
-        self.transferred: int = 0  # bytes, by requests that are over
+        # Bytes, by requests that have ended.
+        self.transferred: int = 0
+        # Whether no more requests are submitted.
         self._stopped: bool = False
+        # Whether `start` is running. A request that ends meanwhile must not call it again.
         self._starting: bool = False
+        # Whether other tasks run before the next request is submitted.
         self._resting: bool = False
 
     @property
@@ -50,9 +66,10 @@ class RequestGroup(Generic[RequestT]):
         """Submit requests until `depth` are in flight, or one was complete when its submission returned."""
         if self._resting:
             return
-        self._starting = True  # a request may be complete when its submit returns
+        # A request may be complete when its submission returns, and `ended` is then called from here.
+        self._starting = True
         while not self._stopped and len(self._in_flight) < self._depth:
-            request = next(self._coming, None)
+            request = next(self._unsubmitted, None)
             if request is None:
                 self._stopped = True
                 break
@@ -60,18 +77,19 @@ class RequestGroup(Generic[RequestT]):
             self._in_flight.append(request)
             self._engine.submit(request)
             if request.finished and not self._stopped:
-                self._resting = True  # other tasks run first
+                # It cost time on this thread: let other tasks run first.
+                self._resting = True
                 self._engine.completions.rest(self)
                 break
         self._starting = False
 
     def resume(self) -> None:
-        """Start again after other tasks have run; for the engine."""
+        """Submit more requests, after other tasks have run. The engine calls this."""
         self._resting = False
         self._continue()
 
     def ended(self, request: RequestT) -> None:
-        """Note that a request has ended; for the engine."""
+        """Note that a request has ended, and submit the next one. The engine calls this."""
         self._in_flight.remove(request)
         if request.state is State.WITHDRAWN or request.took_no_effect:
             self.took_no_effect = True
@@ -85,16 +103,18 @@ class RequestGroup(Generic[RequestT]):
             self._continue()
 
     def _continue(self) -> None:
+        """Submit more requests. Wake the task if there are none left and none is in flight."""
         self.start()
         if self.finished and self.waiter is not None:
             self._engine.wake(self)
 
     def cancel(self) -> bool:
-        """Cancel the requests. True: nothing happened, and no task is woken."""
+        """Cancel the requests. True: the call had no effect, and its task may leave at once. False: it is woken when all have ended."""
         if self._writing:
             return not self._effective and self._withdraw_writes()
-        waiter, self.waiter = self.waiter, None  # it must not be woken by the requests that end within
-        if not self._stopped and next(self._coming, None) is not None:
+        # The requests that end during this call must not wake the task.
+        waiter, self.waiter = self.waiter, None
+        if not self._stopped and next(self._unsubmitted, None) is not None:
             self.took_no_effect = True
         self._stopped = True
         for request in list(self._in_flight):
@@ -105,7 +125,7 @@ class RequestGroup(Generic[RequestT]):
         return False
 
     def abandon(self) -> None:
-        """Let what is in flight run on with no task waiting."""
+        """Leave the requests in flight to the engine. No task waits for them any more."""
         self.waiter = None
         for request in self._in_flight:
             request.group = None
@@ -113,10 +133,11 @@ class RequestGroup(Generic[RequestT]):
         self._in_flight.clear()
 
     def _withdraw_writes(self) -> bool:
-        """Withdraw all of them, or none."""
-        waiter, self.waiter = self.waiter, None  # it must not be woken by the requests that end within
-        coming, self._coming = self._coming, iter(())
+        """Withdraw all writes, or none. Return whether all were withdrawn."""
+        # The requests that end during this call must not wake the task.
+        waiter, self.waiter = self.waiter, None
+        unsubmitted, self._unsubmitted = self._unsubmitted, iter(())
         if cancel_together(self._engine, self._in_flight):
             return True
-        self.waiter, self._coming = waiter, coming
+        self.waiter, self._unsubmitted = waiter, unsubmitted
         return False

@@ -1,4 +1,13 @@
-"""`FairLock`: one task at a time, first come, first served. For what tasks share, such as a file's cursor."""
+"""`FairLock`: one task at a time, in the order of their calls. It guards what tasks share, such as a file's cursor.
+
+Calls that use the cursor of a file must not interleave, and a program expects its writes in the order of its calls. `trio.Lock` and
+`asyncio.Lock` each work under one event loop library. Acquiring a free `trio.Lock` is also a checkpoint, which these calls have already.
+
+So acquiring a free lock here sets a flag, and runs no other task. A task that must wait uses the backend's `wait`, as requests do.
+`release` passes the lock directly to the task that has waited longest, so no other task can take it in between.
+
+`AsyncFile`, `AsyncTextFile`, `Writer` and the streams use it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +26,7 @@ __all__ = ("FairLock",)
 
 
 class FairLock:
-    """A lock. Acquiring it is no checkpoint while it is free. Use it as ``async with lock:`` or, without the two coroutines of that::
+    """A lock. Acquiring it is no checkpoint if it is free. Use it as ``async with lock:``, or without the two coroutines of that::
 
     if not lock.acquire():
         await lock.wait()
@@ -27,17 +36,18 @@ class FairLock:
 
     def __init__(self, backend: Backend, check: Callable[[], object]) -> None:
         self._backend: Backend = backend
-        self._check: Callable[[], object] = check  # raises RuntimeError in a wrong run, thread or process
+        # Raises RuntimeError in another run, thread or process.
+        self._check: Callable[[], object] = check
         self._taken: bool = False
         self._waiting: OrderedDict[Waiter, None] = OrderedDict()
 
     @property
     def free(self) -> bool:
-        """Whether no task has it."""
+        """Whether no task holds it."""
         return not self._taken
 
     def acquire(self) -> bool:
-        """Acquire the lock if it is free. Return whether it is ours."""
+        """Acquire the lock if it is free. Return whether this task holds it now; if not, call `wait`."""
         self._check()
         if self._taken:
             return False
@@ -45,29 +55,30 @@ class FairLock:
         return True
 
     async def wait(self) -> None:
-        """Wait until the lock is ours. Cancelled: it is not."""
-        ticket = Waiter()
-        self._waiting[ticket] = None
+        """Wait until this task holds the lock. Cancelled: it does not."""
+        waiter = Waiter()
+        self._waiting[waiter] = None
 
         def leave() -> bool:
-            del self._waiting[ticket]
+            del self._waiting[waiter]
             return True
 
         try:
-            await self._backend.wait(ticket, leave)
+            await self._backend.wait(waiter, leave)
         except BaseException:
-            if ticket.finished:  # asyncio's native cancellation, when it was ours already
+            # asyncio's own Task.cancel may come after `release` has passed the lock to this task.
+            if waiter.finished:
                 self.release()
             raise
 
     def release(self) -> None:
-        """Give the lock to the task that has waited longest."""
+        """Pass the lock to the task that has waited longest, or free it."""
         if not self._waiting:
             self._taken = False
             return
-        ticket, _ = self._waiting.popitem(last=False)
-        ticket.finished = True
-        self._backend.wake(ticket)
+        waiter, _ = self._waiting.popitem(last=False)
+        waiter.finished = True
+        self._backend.wake(waiter)
 
     async def __aenter__(self) -> None:
         if not self.acquire():

@@ -10,7 +10,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from trio_aio._arguments import NO_FLAGS, checked_flags, checked_offset, checked_size
-from trio_aio._context.copying import PIECE, joined, shortened
+from trio_aio._context.copying import COPY_STEP, joined, shortened
 from trio_aio._engine.descriptor import Descriptor, describe
 from trio_aio._errors import os_error
 from trio_aio._lanes.inline import INLINE_LIMIT
@@ -200,7 +200,7 @@ class Operations:
         return size <= INLINE_LIMIT and not flags and not descriptor.direct and descriptor.read_device.nowait
 
     async def _pread_by_worker(self, descriptor: Descriptor, size: int, offset: int, flags: int, abandon: bool) -> bytes:
-        if size > PIECE:  # a short result would have to be copied, so ask for the size first; a network filesystem's may be old
+        if size > COPY_STEP:  # a short result would have to be copied, so ask for the size first; a network filesystem's may be old
             left = describe(descriptor.fd).value.size - offset if stat.S_ISREG(descriptor.mode) else 0
             if 0 < left < size:
                 data = await self._pread_by_worker(descriptor, left, offset, flags, abandon)

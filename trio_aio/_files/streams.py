@@ -1,4 +1,13 @@
-"""`FileReadStream` and `FileWriteStream`: files as anyio's byte streams, with the interface of ``anyio.streams.file``."""
+"""`FileReadStream` and `FileWriteStream`: files as anyio's byte streams, with the interface of ``anyio.streams.file``.
+
+anyio's own streams call each read and write in a thread. These use an `AsyncFile` instead, so they need no thread for each call.
+
+A stream may be made of an ordinary binary file, outside of any event loop, as anyio allows. `open_aio` then opens its descriptor in
+the first call, where an event loop runs. A lock lets one task do that, and keeps `aclose` from closing the file meanwhile.
+
+anyio reports errors by its own exceptions. So OSError becomes ``BrokenResourceError``, a closed file ``ClosedResourceError``, and the end
+of the file ``EndOfStream``. Users construct the streams, or call `from_path`.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +34,20 @@ __all__ = ("FileReadStream", "FileWriteStream")
 
 
 class _FileStream:
+    """What both streams share: the file, opened when it is first used, and its close."""
+
     def __init__(self, file: AsyncFile | IO[bytes]) -> None:
         if not isinstance(file, AsyncFile) and not (hasattr(file, "fileno") and hasattr(file, "tell")):
-            raise TypeError(f"a stream needs an AsyncFile or a binary file of Python's, not {type(file).__name__}")
+            raise TypeError(f"a stream needs an AsyncFile or an ordinary binary file as file, not {type(file).__name__}")
         if isinstance(file, AsyncTextFile):
-            raise TypeError("a stream needs a binary file, not an AsyncTextFile")
+            raise TypeError("a stream needs a binary file as file, not an AsyncTextFile: pass its `buffer`")
         self._file: AsyncFile | IO[bytes] = file
         self._opened: AsyncFile | None = file if isinstance(file, AsyncFile) else None
         self._lock: FairLock | None = None
         self._closed: bool = False
 
-    async def _get(self) -> AsyncFile:
-        """Give the file, opened here and now if it was a file of Python's."""
+    async def _open_once(self) -> AsyncFile:
+        """Return the `AsyncFile`. The first call opens it, if the stream was made of an ordinary file."""
         if self._opened is not None:
             return self._opened
         file = self._file
@@ -47,7 +58,8 @@ class _FileStream:
         async with self._lock:
             if self._closed:
                 raise ValueError("I/O operation on closed file")
-            if self._opened is None:  # nobody was quicker
+            # Another task may have opened it while this one waited for the lock.
+            if self._opened is None:
                 if file.writable():
                     await backend.run_in_thread(file.flush)
                 opened = await open_aio(file.fileno(), "r+b" if file.writable() else "rb", closefd=False)
@@ -56,7 +68,7 @@ class _FileStream:
             return self._opened
 
     async def aclose(self) -> None:
-        """Close the file. Closes in a cancelled scope too."""
+        """Close the file; also in a cancelled scope. OSError: the file is closed all the same."""
         if isinstance(self._file, AsyncFile):
             await self._file.aclose()
             return
@@ -64,7 +76,8 @@ class _FileStream:
         if self._lock is None:
             self._lock = FairLock(backend, lambda: None)
         with backend.shielded():
-            async with self._lock:  # somebody may be about to open it
+            # Another task may be opening the file: wait for it.
+            async with self._lock:
                 self._closed = True
                 try:
                     if self._opened is not None:
@@ -74,7 +87,7 @@ class _FileStream:
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """What ``stream.extra(attribute)`` gives: ``FileStreamAttribute.file``, `fileno`, and `path` if it was opened by a path."""
+        """What ``stream.extra(attribute)`` returns: ``FileStreamAttribute.file``, `fileno`, and `path` if the file has one."""
         file = self._file
         attributes: dict[Any, Callable[[], Any]] = {
             FileStreamAttribute.file: lambda: file,
@@ -88,24 +101,25 @@ class _FileStream:
 class FileReadStream(_FileStream, ByteReceiveStream):
     """A stream of the bytes of a file.
 
-    `file`: an `AsyncFile` opened for reading; or a binary file of Python's, a regular one, whose descriptor is used from where it stands.
-    The stream closes it.
+    file: an `AsyncFile` opened for reading, or a regular file of ``open(path, "rb")``, which is read from its position on. The stream
+    closes it. Tasks that call `receive` at once are served one after the other.
     """
 
     @classmethod
     async def from_path(cls, path: str | os.PathLike[str]) -> Self:
-        """Open a file for reading; errors as `open_aio`."""
+        """Open a file for reading, and return its stream. Cancellation and errors as `open_aio`."""
         return cls(await open_aio(path, "rb"))
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        """Give the next bytes, `max_bytes` of them, fewer only at the end of the file.
+        """Return the next `max_bytes` bytes, fewer only at the end of the file.
 
-        ``anyio.EndOfStream`` behind it; ``anyio.ClosedResourceError`` if the stream is closed; ``anyio.BrokenResourceError`` from OSError.
+        max_bytes: at least 1, otherwise ValueError. Cancelled: no effect. ``anyio.EndOfStream`` at the end of the file;
+        ``anyio.ClosedResourceError`` if the stream is closed; ``anyio.BrokenResourceError`` instead of OSError, which is its cause.
         """
         if max_bytes < 1:
-            raise ValueError("max_bytes must be a positive integer")
+            raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
         try:
-            data = await (await self._get()).read(max_bytes)
+            data = await (await self._open_once()).read(max_bytes)
         except OSError as error:
             raise BrokenResourceError from error
         except ValueError:
@@ -115,29 +129,34 @@ class FileReadStream(_FileStream, ByteReceiveStream):
         return data
 
     async def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
-        """Move to a position in bytes, and give where that is; as `AsyncFile.seek`."""
-        return await (await self._get()).seek(position, whence)
+        """Move to a position in bytes, and return it. Arguments and errors as `AsyncFile.seek`."""
+        return await (await self._open_once()).seek(position, whence)
 
     async def tell(self) -> int:
-        """Give the position in bytes."""
-        return await (await self._get()).tell()
+        """Return the position in bytes."""
+        return await (await self._open_once()).tell()
 
 
 class FileWriteStream(_FileStream, ByteSendStream):
     """A stream of bytes into a file.
 
-    `file`: an `AsyncFile` opened for writing; or a binary file of Python's, likewise.
+    file: an `AsyncFile` opened for writing, or a regular file of ``open(path, "wb")``, which is written from its position on. The stream
+    closes it. Tasks that call `send` at once are served one after the other.
     """
 
     @classmethod
     async def from_path(cls, path: str | os.PathLike[str], append: bool = False) -> Self:
-        """Open a file for writing, emptied or, with `append`, for appending; errors as `open_aio`."""
+        """Open a file for writing, emptied or with `append` for appending. Return its stream. Otherwise as `open_aio`."""
         return cls(await open_aio(path, "ab" if append else "wb"))
 
     async def send(self, item: bytes) -> None:
-        """Write all of `item`. ``anyio.ClosedResourceError`` if the stream is closed; ``anyio.BrokenResourceError`` from OSError."""
+        """Write all of `item`.
+
+        Cancelled: no effect. ``anyio.ClosedResourceError`` if the stream is closed; ``anyio.BrokenResourceError`` instead of OSError, which
+        is its cause: a part of `item` may have been written.
+        """
         try:
-            await (await self._get()).write(item)
+            await (await self._open_once()).write(item)
         except OSError as error:
             raise BrokenResourceError from error
         except ValueError:

@@ -318,8 +318,8 @@ class AsyncTextFile:
         # If the program has moved the cursor through `buffer`, the text in memory stays, as one long chunk.
         if end < 0 or cursor.position != end:
             return
-        given = self._settle()
-        keep = given if self._version != cursor.version else -(-given // _CHUNK_SIZE) * _CHUNK_SIZE
+        consumed = self._settle()
+        keep = consumed if self._version != cursor.version else -(-consumed // _CHUNK_SIZE) * _CHUNK_SIZE
         cursor.move(end - max(len(self._text) - keep, 0))
         self._text = self._text[:keep]
         assert self._snapshot is not None

@@ -1,8 +1,14 @@
 """Whole files: `read_bytes`, `write_bytes`, `read_text`, `write_text`.
 
-A worker opens, reads and closes a file in one request: the hop to a worker costs more than the work on a small file, and large memory is
-better touched first by a worker, in huge pages. For that the size must be known before. If the kernel has it in memory, we ask. Otherwise
-there is room for a small file, and a longer one is left open and read as any other.
+A file takes three system calls: open, read and close. Any of them may sleep, and the hop to a worker costs more than all three do for a
+small file. So a worker makes all of them in one request (`ReadWhole`, `WriteWhole`).
+
+The memory must be there before the request, so its size must be known. `cached_size` asks the kernel, which answers only if it has the
+inode in memory. If it has not, there is room for a small file, and a longer one stays open and is read like any other. The first touch of
+large memory makes the kernel clear it, so the worker touches it, not the event loop's thread.
+
+A request that a worker has started cannot be stopped. So only the first part of a file above 32 MiB is read so, and the rest by several
+requests, which can be cancelled. Users call these functions.
 """
 
 from __future__ import annotations
@@ -35,42 +41,48 @@ if TYPE_CHECKING:
 
 __all__ = ("read_bytes", "read_text", "write_bytes", "write_text")
 
-SMALL = INLINE_LIMIT  # bytes: copied on the event loop's thread
-LARGE = 32 << 20  # bytes: from here on in pieces, so that the reading can be cancelled
-PIECE = 8 << 20  # bytes
-DEPTH = 2  # pieces in flight at once
+# Bytes. A file up to this size is copied on the event loop's thread.
+SCRATCH_SIZE = INLINE_LIMIT
+# Bytes. A longer file is read in parts, so that a cancelled call does not have to wait for all of it.
+LARGEST_REQUEST = 32 << 20
+# Bytes of each part.
+PART = 8 << 20
+# Parts in flight at once.
+DEPTH = 2
 
 _Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 
 
 class _Scratch:
-    """Memory for a file whose size is not known, used again and again."""
+    """Memory for a small file, or for one whose size is not known. It is used again by other calls."""
 
     def __init__(self) -> None:
-        self.view: mmap.mmap = private_memory(SMALL)
+        self.view: mmap.mmap = private_memory(SCRATCH_SIZE)
         self.export: Export = export_buffer(self.view, writable=True)
 
 
 class _Scratches:
-    """The scratches that no call uses. Event loops in several threads share them, so a lock guards the list."""
+    """Pool of the scratches that no call uses. Event loops in several threads share it, so a lock guards the list."""
 
-    _kept = 8
+    _most_kept = 8
 
     def __init__(self) -> None:
         self._lock: threading.Lock = threading.Lock()
         self._free: list[_Scratch] = []
 
     def take(self) -> _Scratch:
+        """Return a scratch from the pool, or a new one."""
         with self._lock:
             return self._free.pop() if self._free else _Scratch()
 
     def release(self, scratch: _Scratch) -> None:
+        """Return a scratch to the pool, unless that has 8 already. No request may use it any more."""
         with self._lock:
-            if len(self._free) < self._kept:
+            if len(self._free) < self._most_kept:
                 self._free.append(scratch)
 
     def renew(self) -> None:
-        """In a child of fork: a worker of the parent may be writing to them, and another thread may have held the lock."""
+        """Start afresh in a child of fork: a worker may have been writing to them, and another thread may have held the lock."""
         self.__init__()  # type: ignore[misc]
 
 
@@ -79,18 +91,20 @@ os.register_at_fork(after_in_child=_scratches.renew)
 
 
 async def read_bytes(path: _Path) -> bytes:
-    """Give all that is in a file.
+    """Return the bytes of a file. open(2), read(2), close(2).
 
-    OSError as open(2) and read(2), with the file's name; ``io.UnsupportedOperation`` for what is neither a regular file nor a block
-    device.
+    Cancelled before the read has started: no effect. Later: the bytes of a file up to 32 MiB are returned, and Cancelled is raised at the
+    next checkpoint; for a longer file Cancelled is raised after the parts in flight.
+    OSError with errno and file name; ``io.UnsupportedOperation`` if it is neither a regular file nor a block device; ValueError for a null
+    byte in the path.
     """
     context = current_context()
     descriptor = Descriptor(AT_FDCWD, os.fspath(path))
     encoded = _encoded(path)
     size = cached_size(encoded + b"\0")
-    if size <= SMALL:
+    if size <= SCRATCH_SIZE:
         scratch = _scratches.take()
-        request = ReadWhole(descriptor, encoded, scratch.export, SMALL)
+        request = ReadWhole(descriptor, encoded, scratch.export, SCRATCH_SIZE)
         n = await _submit_and_wait(context, request)
         data = scratch.view[:n]
         _scratches.release(scratch)
@@ -98,7 +112,7 @@ async def read_bytes(path: _Path) -> bytes:
         made = new_bytes(size, for_worker=True)
         assert isinstance(made, bytes)
         data = made
-        request = ReadWhole(descriptor, encoded, export_buffer(data, writable=False), size if size <= LARGE else PIECE)
+        request = ReadWhole(descriptor, encoded, export_buffer(data, writable=False), size if size <= LARGEST_REQUEST else PART)
         n = await _submit_and_wait(context, request)
         if request.record.fd < 0 and n < size:
             return await shortened(context._backend, memoryview(data)[:n])
@@ -111,16 +125,15 @@ async def read_bytes(path: _Path) -> bytes:
             if n < len(data):
                 return await shortened(context._backend, memoryview(data)[:n])
             await file.seek(n)
-        rest = await file.readall()  # it is longer than it said
+        # The file is longer than its size said.
+        rest = await file.readall()
         return await joined(context._backend, (memoryview(data)[:n], rest)) if rest else data[:n]
 
 
 async def _fill(context: AIOContext, descriptor: Descriptor, memory: bytes, start: int) -> int:
-    """Read what is behind `start` into memory, in pieces. Return where the file ends, or the length of the memory."""
+    """Fill `memory` from the index `start` on with the file's bytes, in parts. Return the size of the file, at most that of `memory`."""
     export = export_buffer(memory, writable=False)
-    requests = [
-        Read(descriptor, export.address + at, min(PIECE, len(memory) - at), at, 0, export) for at in range(start, len(memory), PIECE)
-    ]
+    requests = [Read(descriptor, export.address + at, min(PART, len(memory) - at), at, 0, export) for at in range(start, len(memory), PART)]
     lengths = [request.nbytes for request in requests]
     group = RequestGroup(context._check(), requests, DEPTH)
     assert context._backend is not None
@@ -129,15 +142,17 @@ async def _fill(context: AIOContext, descriptor: Descriptor, memory: bytes, star
         raise os_error(failed.result, descriptor.name)
     for index, (request, length) in enumerate(zip(requests, lengths, strict=True)):
         if request.result < length:
-            return start + index * PIECE + request.result
+            return start + index * PART + request.result
     return len(memory)
 
 
 async def write_bytes(path: _Path, data: ReadableBuffer) -> int:
-    """Write a file, anew or over what was there, and give the number of bytes.
+    """Write a file, and return the number of bytes. An old file is overwritten. open(2), write(2), close(2).
 
-    Cancelled: it was neither made nor emptied; once begun it goes on to its end. OSError as open(2), with the file's name, or as write(2):
-    ``characters_written`` then says how much was written.
+    data: bytes-like, contiguous. Do not change it until the call has ended.
+    Cancelled before it has started: the file was neither created nor emptied. Later: all of it is written, and Cancelled is raised at the
+    next checkpoint. OSError with errno and file name; after a failed write ``characters_written`` is the number of bytes that were written.
+    ValueError for a null byte in the path.
     """
     memory = export_buffer(data, writable=False)
     request = WriteWhole(Descriptor(AT_FDCWD, os.fspath(path)), _encoded(path), memory, 0)
@@ -151,22 +166,23 @@ async def write_bytes(path: _Path, data: ReadableBuffer) -> int:
 
 
 async def read_text(path: _Path, encoding: str | None = None, errors: str | None = None, newline: str | None = None) -> str:
-    """Give all that is in a text file.
+    """Return the text of a file.
 
-    `encoding`, `errors` and `newline` are those of ``open()``. OSError as `read_bytes`; UnicodeDecodeError; LookupError and ValueError for
-    arguments that are wrong, before anything has happened.
+    encoding, errors, newline: as for ``open()``; LookupError or ValueError for wrong ones, before the file is opened. UnicodeDecodeError.
+    Cancellation and other errors as `read_bytes`.
     """
     io.TextIOWrapper(io.BytesIO(), encoding, errors, newline)
     return io.TextIOWrapper(io.BytesIO(await read_bytes(path)), encoding, errors, newline).read()
 
 
 async def write_text(path: _Path, data: str, encoding: str | None = None, errors: str | None = None, newline: str | None = None) -> int:
-    """Write a text file, anew or over what was there, and give the number of characters.
+    """Write a text file, and return the number of characters. An old file is overwritten.
 
-    Else as `write_bytes` and `read_text`; UnicodeEncodeError before anything has happened.
+    encoding, errors, newline: as for ``open()``; LookupError or ValueError for wrong ones, and UnicodeEncodeError, before the file is
+    opened. Cancellation and other errors as `write_bytes`.
     """
     if not isinstance(data, str):
-        raise TypeError(f"data must be str, not {type(data).__name__}")
+        raise TypeError(f"data must be str, not {type(data).__name__}: use write_bytes for bytes")
     encoded = io.BytesIO()
     text = io.TextIOWrapper(encoded, encoding, errors, newline)
     text.write(data)
@@ -176,9 +192,10 @@ async def write_text(path: _Path, data: str, encoding: str | None = None, errors
 
 
 def _encoded(path: _Path) -> bytes:
+    """Return a path as the kernel takes it."""
     encoded = os.fsencode(path)
     if 0 in encoded:
-        raise ValueError("embedded null byte")
+        raise ValueError(f"path must not contain a null byte: {path!r}")
     return encoded
 
 
@@ -192,5 +209,6 @@ async def _submit_and_wait(context: AIOContext, request: ReadWhole | WriteWhole)
         raise
     except BaseException:
         if context._engine is not None:
-            drop_unclaimed(context._engine, request.descriptor)  # natively cancelled
+            # asyncio's own Task.cancel, after the worker had opened the file.
+            drop_unclaimed(context._engine, request.descriptor)
         raise

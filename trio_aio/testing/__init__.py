@@ -1,4 +1,11 @@
-"""For tests of programs that use trio_aio: `FaultyContext`, whose requests fail, are short, are late or hang, as the test says."""
+"""For tests of programs that use trio_aio: `FaultyContext`, whose requests fail, are short, are late or hang, as the test asks.
+
+A disk that is full, slow or broken is hard to have in a test, and a mock of a file does not behave as the kernel does. Here the real engine
+serves real files. Only single requests are changed, at the point where they would go to the kernel or to a worker (`_faults`).
+
+A rule says which requests it is for, and what happens to them (`_rules`). A thread lets delayed requests run when it is time (`_hold`).
+Tests of programs use `FaultyContext`, and so do our own tests.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +24,22 @@ __all__ = ("Fault", "FaultyContext", "Hang")
 
 
 class FaultyContext(AIOContext):
-    """An `AIOContext` for tests: its requests can be told to fail, to be short, to be late or to hang.
+    """An `AIOContext` for tests: its requests can fail, be short, be late or hang.
 
-    ``async with FaultyContext() as context:``, then ``open_aio(path, context=context)``. It takes the arguments of `AIOContext`. What the
-    page cache has goes the long way too (no inline lane), so that every request can meet a fault.
+    ``async with FaultyContext() as context:``, then ``open_aio(path, context=context)``. It takes the arguments of `AIOContext`. Bytes in
+    the page cache are read by requests too (there is no inline lane), so that every read can meet a fault.
 
     Each fault says which requests it is for:
 
-    - `file`: those of a file, by its path (as `open_aio` was given it; "." and ".." aside) or by its descriptor. Default: all.
+    - `file`: those of one file, by its descriptor, or by the path that it was opened with. Paths are made absolute. Default: all files.
     - `operation`: "open", "close", "read", "write" (an append too), "sync", "stat", "truncate", "seek", "fallocate" or "poll".
       Default: all but "close". The requests are those that the package makes: ``size()`` is a "stat", ``open_aio`` of a descriptor
       an "open" and a "seek".
-    - `turn`: the nth of them from now on, counted from 1. Default: from the first on.
-    - `times`: for so many in a row. Default: 1 where there is a `turn`, else until it is removed.
+    - `turn`: the number of the first of these requests that meets the fault, counted from now on, from 1. Default: 1.
+    - `times`: how many in a row meet it, at least 1. Default: 1 if there is a `turn`, otherwise all until it is removed.
 
-    Requests count when they are made, also those that have to wait for their turn. Of several faults for one request it meets the one
-    that was asked for first.
+    Requests are counted when they are submitted, even if they must wait for a slot. If several faults are for one request, it meets the one
+    that was made first. ValueError for a wrong operation or a number out of range.
     """
 
     def __init__(
@@ -62,9 +69,10 @@ class FaultyContext(AIOContext):
         turn: int | None = None,
         times: int | None = None,
     ) -> Fault:
-        """Let requests fail with `error` (an errno), without effect; reads and writes with `after` when so many bytes have been moved.
+        """Let requests fail with `error`, and return the `Fault`.
 
-        A "close" that fails has closed the descriptor, as close(2) has. EINTR is nothing that a caller sees: the request is made again.
+        error: an errno, 1 to 4095. A failed request has no effect; a "close" has closed the descriptor, as with close(2). After EINTR the
+        request is made again, so no call raises it. after: bytes. A read or write fails when so many have been read or written.
         """
         return Failure(error, after, self._faults, file, operation, turn, times)
 
@@ -78,13 +86,14 @@ class FaultyContext(AIOContext):
         turn: int | None = None,
         times: int | None = None,
     ) -> Fault:
-        """Let the kernel move only `nbytes` of a read or write at first (direct files: whole blocks, at least one).
+        """Let the first system call of a read or write move only `nbytes`, and return the `Fault`.
 
-        The engine goes on for the rest, so that the call still gives everything. With `end` there is no rest: a read gives what it
-        has, as if the file ended there, and a write fails with EIO.
+        nbytes: bytes, at least 1, or 0 with `end`; in whole blocks, at least one, for direct files. The engine continues after them, so
+        the call still moves all bytes. end: it does not continue. A read returns what it has, as if the file ended there, and a write fails
+        with EIO.
         """
         if operation not in (None, "read", "write"):
-            raise ValueError(f"operation must be 'read' or 'write', not {operation!r}: nothing else can be short")
+            raise ValueError(f"operation must be 'read' or 'write', not {operation!r}: no other request can be short")
         return Shortness(nbytes, end, self._faults, file, operation, turn, times)
 
     def delay(
@@ -96,7 +105,10 @@ class FaultyContext(AIOContext):
         turn: int | None = None,
         times: int | None = None,
     ) -> Fault:
-        """Let requests begin `seconds` late; they have their slot meanwhile. Real time, also under a mocked clock."""
+        """Let requests start `seconds` late, and return the `Fault`. They hold their slot meanwhile.
+
+        seconds: real time, also with a mocked clock; 0 to ``threading.TIMEOUT_MAX``. Of delayed requests, only a poll can be cancelled.
+        """
         return Delay(seconds, self._faults, file, operation, turn, times)
 
     def hang(
@@ -107,9 +119,9 @@ class FaultyContext(AIOContext):
         turn: int | None = None,
         times: int | None = None,
     ) -> Hang:
-        """Let requests hang until ``release()`` of what this gives, or the end of its ``with``.
+        """Let requests hang until `Hang.release`, or the end of its ``with``. Return the `Hang`.
 
-        They cannot be stopped, as those of a disk cannot: a cancelled call goes on waiting (with ``abandon_on_cancel`` a read gives up),
-        and a context does not close before. So put the ``with`` around the nursery, that a failing test ends.
+        Like those of a hung disk, they cannot be cancelled. A cancelled call continues to wait (but not a read with
+        ``abandon_on_cancel``, or a poll), and a context does not close. Put the ``with`` outside the nursery, or a failing test never ends.
         """
         return Hang(self._faults, file, operation, turn, times)

@@ -1,8 +1,16 @@
 """`FaultHook`: where the faults of a `FaultyContext` meet their requests.
 
-A fault meets its request where that has got its slot and would go to the kernel or to a worker. From there on all is the engine's own: a
-failure is a completion with a negative result, a short count is a shorter system call behind which the engine continues, and a request that
-hangs keeps its slot, its memory and its descriptor, and can no longer be cancelled.
+The engine calls the hook at fixed points. A fault meets its request when the request has a slot, just before it goes to the kernel or to a
+worker. Everything after that is the engine's own code:
+
+- a failure is a completion with a negative result;
+- a short count is a shorter system call, after which the engine continues;
+- a request that hangs keeps its slot, its memory and its descriptor, and cannot be cancelled.
+
+In the kernel lane, the pieces of a request complete in any order. So a request of pieces that meets a fault goes to a worker, which takes
+the pieces one after the other, and stops at the piece that the fault is for.
+
+`FaultyContext` installs the hook. The rules (`_rules`) call it back to say what happens to a request.
 """
 
 from __future__ import annotations
@@ -28,7 +36,7 @@ __all__ = ("FaultHook",)
 
 
 class _PastInline(DeviceRecords):
-    """Records that lead past the inline lane, where no request is made that a fault could meet."""
+    """Device records that keep reads out of the inline lane, which makes no request that a fault could meet."""
 
     def find(self, device: int, *, direct: bool, writing: bool) -> DeviceRecord:
         record = super().find(device, direct=direct, writing=writing)
@@ -47,17 +55,22 @@ class Rule(Protocol):
 
 
 class _Cut(NamedTuple):
-    """A request of which the kernel or a worker was given only the beginning, or whose result is replaced."""
+    """A request of which only the first part goes to the kernel or a worker, or whose result is replaced."""
 
     lane: Lane[Any]
     request: Any
     slot: int
-    nbytes: int  # of pieces: the length of the piece that the request ends with
-    narrowed: Any  # kept alive until the completion
+    # Bytes of the first part. For a request of pieces: the length of the piece that it ends with.
+    nbytes: int
+    # Memory that must stay alive until the completion.
+    narrowed: Any
     fault: Rule | None
-    then: Rule | None  # what the rest meets
-    instead: int | None  # the result, whatever it was
-    piece: Any = None  # of pieces: the one that the request ends with
+    # What the rest of the request meets.
+    then: Rule | None
+    # The result that replaces the kernel's.
+    instead: int | None
+    # For a request of pieces: the piece that it ends with.
+    piece: Any = None
 
 
 class FaultHook:
@@ -67,12 +80,18 @@ class FaultHook:
         self.rules: dict[Any, None] = {}
         self.alarm: Alarm = Alarm(lambda request: self.release([request], 0))
         self._engine: Engine | None = None
-        self._due: dict[Any, Rule] = {}  # requests on their way to a slot
-        self._held: dict[Any, tuple[Lane[Any], int]] = {}  # requests that hang, with lane and slot
-        self._cuts: dict[int, _Cut] = {}  # by token
-        self._broken_at: dict[Any, int] = {}  # requests of many pieces that meet a fault, with the piece that it is for
-        self._answers: deque[tuple[int, int]] = deque()  # token, result
-        self._released: deque[tuple[Any, int]] = deque()  # from any thread
+        # Faults of requests that have no slot yet.
+        self._due: dict[Any, Rule] = {}
+        # Requests that hang, with their lane and slot.
+        self._held: dict[Any, tuple[Lane[Any], int]] = {}
+        # Requests that were cut, by their token.
+        self._cuts: dict[int, _Cut] = {}
+        # Requests of many pieces that meet a fault, with the index of the piece that the fault is for.
+        self._broken_at: dict[Any, int] = {}
+        # Token and result of requests that are completed at the next `reaped`.
+        self._answers: deque[tuple[int, int]] = deque()
+        # Requests that hang no longer, with their result, until the next `reaped`.
+        self._released: deque[tuple[Any, int]] = deque()
 
     @property
     def engine(self) -> Engine:
@@ -92,17 +111,19 @@ class FaultHook:
         engine.kernel.begin = partial(self._begin, engine.kernel)
 
     def submitted(self, request: Any) -> None:
-        turns = [(fault, fault._first_due(request)) for fault in list(self.rules)]
-        due = [(turn, fault) for fault, turn in turns if turn is not None]
+        found = [(fault, fault._first_due(request)) for fault in list(self.rules)]
+        due = [(index, fault) for fault, index in found if index is not None]
         if due:
-            turn, fault = min(due, key=lambda each: each[0])  # of pieces the first, of equal ones the first fault
+            # The first of the pieces; if several faults are for it, the one that was made first.
+            index, fault = min(due, key=lambda each: each[0])
             fault._hits += 1
             self._due[request] = fault
             if isinstance(request, PiecesRequest):
-                self._broken_at[request] = turn
+                self._broken_at[request] = index
 
     def allows_kernel(self, request: Any) -> bool:
-        return request not in self._broken_at  # a worker takes pieces one after the other, so that one of them can be the last
+        # A worker takes pieces one after the other, so that one of them can be the last.
+        return request not in self._broken_at
 
     def completed(self, token: int, result: int, transferred: int) -> tuple[int, int] | None:
         cut = self._cuts.pop(token, None)
@@ -116,11 +137,12 @@ class FaultHook:
             return cut.instead, transferred
         if not isinstance(cut.lane, WorkerLane):
             again = cut.fault if request.probing and result in (-errno.EAGAIN, -errno.EOPNOTSUPP) else None
-            behind = cut.then if result == cut.nbytes else again
-            if behind is not None:
-                self._due[request] = behind
+            next_rule = cut.then if result == cut.nbytes else again
+            if next_rule is not None:
+                self._due[request] = next_rule
             return result, transferred
-        if transferred < cut.nbytes:  # the file ends before, or it failed by itself
+        # The file ends before the cut, or the kernel reported an error.
+        if transferred < cut.nbytes:
             return result, transferred
         request.transferred += transferred
         request.skip(transferred)
@@ -151,7 +173,8 @@ class FaultHook:
             while self._released:
                 self._continue(*self._released.popleft())
         except BaseException:
-            eventfd_write(engine.event_fd, 1)  # the rest is for the next turn
+            # Leave the rest to the next call: wake the reaper again.
+            eventfd_write(engine.event_fd, 1)
             raise
         engine.start_queued()
 
@@ -164,19 +187,21 @@ class FaultHook:
         """Let a request be completed with `result`, as if the kernel had returned that."""
         self._mark_started(lane, request)
         if isinstance(request, (PiecesRequest, Transfer)):
-            request.probing = False  # EAGAIN is the answer, not a question of ours
+            # Here EAGAIN is the result of the request: it must not send the request to a worker.
+            request.probing = False
         self._answers.append((request.token, result))
         eventfd_write(self.engine.event_fd, 1)
 
     def start_and_answer(self, lane: Lane[Any], request: Any, slot: int, result: int) -> None:
-        """Let a request run, and be completed with `result`."""
+        """Let a request run, and complete it with `result` instead of its own."""
         self._cuts[request.token] = _Cut(lane, request, slot, 0, None, None, None, result)
         lane.start_in_slot(request, slot)
 
     def start_cut(self, lane: Lane[Any], request: Any, slot: int, nbytes: int, fault: Rule, then: Rule | None) -> None:
-        """Let the first `nbytes` of a read or write be moved; the rest meets `then`."""
+        """Let a read or write move its first `nbytes`. The rest meets `then`."""
         unit = max(request.descriptor.alignment.offset, request.descriptor.read_unit)
-        nbytes = max(nbytes // unit, 1) * unit  # the kernel stops between blocks only
+        # The kernel stops only between blocks.
+        nbytes = max(nbytes // unit, 1) * unit
         if nbytes >= request.nbytes:
             lane.start_in_slot(request, slot)
             return
@@ -186,7 +211,7 @@ class FaultHook:
         request.widen(narrowed)
 
     def start_broken_pieces(self, lane: Lane[Any], request: PiecesRequest, slot: int, nbytes: int, result: int) -> None:
-        """Let a request end with `nbytes` of the piece whose turn it is, and with `result`; 0: at what looks like the end of the file."""
+        """Let a request end after `nbytes` of the piece that its fault is for, with `result`. 0: as if the file ended there."""
         pieces, index = request.pieces, self._broken_at[request]
         piece = pieces.array + index
         nbytes -= nbytes % pieces.native.unit
@@ -206,7 +231,7 @@ class FaultHook:
         self._held[request] = (lane, slot)
 
     def release(self, requests: list[Any], result: int) -> None:
-        """Let requests that hang continue, or be completed with a negative `result`. From any thread: the next `reap` does it."""
+        """Let requests that hang continue, or complete them with a negative `result`. From any thread: the next `reap` does it."""
         self.engine.drops.call(lambda: self._released.extend((request, result) for request in requests))
 
     # ----
@@ -222,17 +247,20 @@ class FaultHook:
     def _mark_started(lane: Lane[Any], request: Any) -> None:
         if isinstance(lane, WorkerLane):
             request.state = State.WORKER_IN_FLIGHT
-        else:  # a poll can be cancelled, and one that was never submitted is withdrawn as such
+        else:
+            # A poll can be cancelled. It was never submitted, so it is withdrawn as a prepared one.
             request.state = State.KERNEL_PREPARED if request.cancellable else State.KERNEL_IN_FLIGHT
 
     def _continue(self, request: Any, result: int) -> None:
         held = self._held.pop(request, None)
-        if held is None:  # a poll that was cancelled
+        # It is a poll that was cancelled meanwhile.
+        if held is None:
             return
         lane, slot = held
         engine = self.engine
         if result < 0 and request.closes:
-            self.start_and_answer(lane, request, slot, result)  # the descriptor is gone all the same: close(2)
+            # After a failed close(2) the descriptor is closed all the same.
+            self.start_and_answer(lane, request, slot, result)
         elif result < 0:
             engine.complete(request.token, result, 0)
         elif isinstance(lane, WorkerLane):
@@ -240,14 +268,16 @@ class FaultHook:
         elif request.cancellable:
             lane.start_in_slot(request, slot)
             engine.ask_for_flush()
-        else:  # the request's state says that the kernel has it, and states never go back
+        else:
+            # Its state says that the kernel has it, and a state never goes back: so a worker takes it.
             lane.take(request.token)
             engine.to_workers(request)
 
     def _mend_pieces(self, cut: _Cut) -> None:
         pieces, piece = cut.request.pieces, cut.piece
         assert piece is not None
-        served = pieces.first_open == pieces.native.count  # otherwise it was stopped before, or failed by itself
+        # Otherwise it was stopped before, or the kernel reported an error.
+        served = pieces.first_open == pieces.native.count
         pieces.native.count = pieces.count
         piece.length = cut.nbytes
         if served:
@@ -256,7 +286,7 @@ class FaultHook:
                 pieces.fail(piece, moved)
 
     def _forget_cut(self, request: Any) -> None:
-        """Forget what was meant for a request that never ran, or will run whole."""
+        """Forget the cut of a request that never ran, or runs uncut."""
         cut = self._cuts.get(request.token)
         if cut is not None and cut.request is request:
             del self._cuts[request.token]

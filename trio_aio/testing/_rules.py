@@ -1,4 +1,11 @@
-"""Faults as a test asks for them: which requests they are for, and what they do to a request that meets them."""
+"""The faults of a test: which requests each is for, and what it does to a request that meets it.
+
+Each kind of fault is a class. `Fault` counts the requests that match, and decides which of them meet the fault. `_meet` then tells the hook
+(`_faults.FaultHook`) what happens to the request: fail, be cut, be late, or hang.
+
+The kernel's rules hold for faults too. A failed close(2) has closed the descriptor. A direct file stops only between blocks. A write that
+moves no bytes is an error. The methods of `FaultyContext` make these objects, and return them to the test.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +36,7 @@ OperationName = Literal["open", "close", "read", "write", "sync", "stat", "trunc
 
 
 class Fault:
-    """A fault that was asked for. It holds until it is used up or removed; in ``with`` it is removed at the end."""
+    """A fault of a `FaultyContext`. It is active until it was met as often as asked, or is removed. A ``with`` removes it at its end."""
 
     def __init__(self, hook: FaultHook, file: File | None, operation: OperationName | None, turn: int | None, times: int | None) -> None:
         if operation is not None and operation not in get_args(OperationName):
@@ -50,11 +57,11 @@ class Fault:
 
     @property
     def hits(self) -> int:
-        """How many requests it has met."""
+        """How many requests have met it."""
         return self._hits
 
     def remove(self) -> None:
-        """Let requests that come from now on alone."""
+        """Let no more requests meet it. A second call has no effect."""
         self._faults.pop(self, None)
 
     def __enter__(self) -> Self:
@@ -64,11 +71,11 @@ class Fault:
         self.remove()
 
     def _suits(self, name: OperationName) -> bool:
-        """Whether such a request can have this fault at all."""
+        """Return whether this fault can happen to such a request."""
         return True
 
     def _first_due(self, request: Any) -> int | None:
-        """Count a request, or each piece of a run, if it is one that this fault is for; give the first whose turn it is."""
+        """Count a request, or each of its pieces, if the fault is for it. Return the index of the first that meets it, or None."""
         name = request.fault_name
         if name is None or (name != self._operation if self._operation is not None else name == "close") or not self._suits(name):
             return None
@@ -84,11 +91,13 @@ class Fault:
         return first - before - 1 if first <= min(self._seen, self._last) else None
 
     def _meet(self, hook: FaultHook, lane: Lane[Any], request: Any, slot: int) -> None:
-        """Do to a request that has just got its slot what was asked for."""
+        """Let the fault happen to a request that has just got its slot."""
         raise NotImplementedError
 
 
 class Failure(Fault):
+    """Requests fail with an errno, reads and writes after a number of bytes."""
+
     def __init__(self, error: int, after: int, hook: FaultHook, *rule: Any) -> None:
         self._error: int = _checked_error(error)
         self._after: int = _at_least(0, after, "after")
@@ -99,11 +108,13 @@ class Failure(Fault):
 
     def _meet(self, hook: FaultHook, lane: Lane[Any], request: Any, slot: int) -> None:
         if request.closes:
-            hook.start_and_answer(lane, request, slot, -self._error)  # the descriptor is gone all the same: close(2)
+            # After a failed close(2) the descriptor is closed all the same.
+            hook.start_and_answer(lane, request, slot, -self._error)
         elif self._after and not request.transferred and not isinstance(request, PiecesRequest):
             hook.start_cut(lane, request, slot, self._after, self, then=self)
         elif self._error == errno.EINTR and isinstance(lane, WorkerLane):
-            lane.start_in_slot(request, slot)  # a worker makes it again by itself
+            # A worker repeats a system call after EINTR, so the request succeeds.
+            lane.start_in_slot(request, slot)
         elif isinstance(request, PiecesRequest):
             hook.start_broken_pieces(lane, request, slot, self._after, -self._error)
         else:
@@ -111,6 +122,8 @@ class Failure(Fault):
 
 
 class Shortness(Fault):
+    """The first system call of a read or write moves only some bytes."""
+
     def __init__(self, nbytes: int, end: bool, hook: FaultHook, *rule: Any) -> None:
         self._nbytes: int = _at_least(0 if end else 1, nbytes, "nbytes")
         self._end: bool = end
@@ -120,21 +133,25 @@ class Shortness(Fault):
         return name in ("read", "write")
 
     def _meet(self, hook: FaultHook, lane: Lane[Any], request: Any, slot: int) -> None:
-        if isinstance(request, PiecesRequest):  # the rest of a short piece is read or written by the call behind it
+        if isinstance(request, PiecesRequest):
+            # A worker reads or writes the rest of a short piece with its next system call, so only the end of the file makes a difference.
             if self._end:
                 hook.start_broken_pieces(lane, request, slot, self._nbytes, 0)
             else:
                 lane.start_in_slot(request, slot)
         elif self._nbytes and not request.transferred:
             hook.start_cut(lane, request, slot, self._nbytes, self, then=self if self._end else None)
-        else:  # a write of nothing is an error (workers.c, `transfer`)
+        else:
+            # A write that moves no bytes is an error (workers.c, `transfer`).
             hook.answer(lane, request, 0 if request.fault_name == "read" else -errno.EIO)
 
 
 class Delay(Fault):
+    """Requests start late, in real time."""
+
     def __init__(self, seconds: float, hook: FaultHook, *rule: Any) -> None:
         if not 0 <= seconds <= threading.TIMEOUT_MAX:
-            raise ValueError(f"seconds must not be negative or more than {threading.TIMEOUT_MAX:.0f}, not {seconds}")
+            raise ValueError(f"seconds must be from 0 to {threading.TIMEOUT_MAX:.0f}, not {seconds}")
         self._seconds: float = seconds
         super().__init__(hook, *rule)
 
@@ -144,7 +161,7 @@ class Delay(Fault):
 
 
 class Hang(Fault):
-    """Requests that hang until `release`. In ``with`` they are released at the end."""
+    """A fault whose requests hang until `release`. A ``with`` releases them at its end."""
 
     def __init__(self, hook: FaultHook, *rule: Any) -> None:
         self._hook: FaultHook | None = None
@@ -159,7 +176,10 @@ class Hang(Fault):
         return sum(not request.finished for request in self._requests)
 
     def release(self, error: int | None = None) -> None:
-        """Let them go on, and those that come from now on; with an `error` (errno) they fail instead. Callable from any thread."""
+        """Let the requests that hang continue, and let no more of them hang. Call it from any thread. A second call has no effect.
+
+        error: an errno, 1 to 4095, with which the requests that hang fail instead.
+        """
         if self._released:
             return
         self._error = 0 if error in (None, errno.EINTR) else _checked_error(error)
@@ -176,16 +196,19 @@ class Hang(Fault):
         hook.hold(lane, request, slot)
         self._hook = hook
         self._requests.append(request)
-        if self._released:  # while it waited for its slot
+        # `release` was called while the request waited for its slot.
+        if self._released:
             self._requests.remove(request)
             hook.release([request], -self._error)
 
 
 def _absolute(name: object) -> str | None:
+    """Return a path as an absolute str; None for a descriptor."""
     return None if name is None or isinstance(name, int) else os.path.abspath(os.fsdecode(name))  # type: ignore[arg-type]
 
 
 def _at_least(least: int, value: SupportsIndex, name: str) -> int:
+    """Return `value` as an int. ValueError if it is less than `least`."""
     number = operator.index(value)
     if number < least:
         raise ValueError(f"{name} must be at least {least}, not {number}")
@@ -193,7 +216,9 @@ def _at_least(least: int, value: SupportsIndex, name: str) -> int:
 
 
 def _checked_error(error: SupportsIndex) -> int:
+    """Return `error` as an int. ValueError if it is no errno."""
     number = operator.index(error)
-    if not 0 < number < 4096:  # what the kernel can return
-        raise ValueError(f"not an errno: {number}")
+    # The kernel returns no other numbers as errors.
+    if not 0 < number < 4096:
+        raise ValueError(f"error must be an errno, from 1 to 4095, not {number}")
     return number
