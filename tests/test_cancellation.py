@@ -173,9 +173,22 @@ class _cancel_behind_submit:
             self._scope.cancel()
 
         self._engine.submit = submit_and_cancel
+        kernel = self._engine.kernel
+        if kernel is None:
+            return
+        start_short = kernel.start_short
+
+        def start_short_and_cancel(*arguments: Any) -> int:
+            answer: int = start_short(*arguments)
+            self._scope.cancel()
+            return answer
+
+        kernel.start_short = start_short_and_cancel
 
     def __exit__(self, *_: object) -> None:
         del self._engine.submit
+        if self._engine.kernel is not None:
+            self._engine.kernel.__dict__.pop("start_short", None)
 
 
 @pytest.mark.anyio

@@ -563,9 +563,9 @@ def test_a_piece_is_not_kept_if_the_file_has_changed_meanwhile() -> None:
     version = ahead.version
     ahead.forget()
     ahead.keep(5, b"old", version)
-    assert ahead.held == 0
+    assert ahead.available == 0
     ahead.keep(5, b"new\n", ahead.version)
-    assert (ahead.held, ahead.line(-1)) == (4, (b"new\n", True))
+    assert (ahead.available, ahead.line(-1)) == (4, (b"new\n", True))
 
 
 def test_an_inode_tells_those_alone_that_hold_something_and_does_not_hold_them() -> None:
@@ -579,9 +579,9 @@ def test_an_inode_tells_those_alone_that_hold_something_and_does_not_hold_them()
     two.keep(4, b"late", two.version)
     version = two.version
     inode.note_change()
-    assert (one.position, one.held, one.registered, two.position, two.held, two.registered) == (4, 0, False, 4, 0, False)
+    assert (one.position, one.available, one.registered, two.position, two.available, two.registered) == (4, 0, False, 4, 0, False)
     two.keep(4, b"late", version)
-    assert (two.held, two.registered) == (0, False)
+    assert (two.available, two.registered) == (0, False)
     for _ in range(1000):  # dropped, and no change that would clear the list
         Cursor(0, inode).keep(0, b"piece", inode.version)
     gc.collect()

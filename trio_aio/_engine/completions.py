@@ -40,7 +40,11 @@ class Completions:
         `drain`: the eventfd was readable: empty it first, and start the next turn.
         """
         engine = self._engine
-        self._unserved += self._buffer.take(engine.kernel, engine.workers, engine.event_fd if drain else -1)
+        taken = self._buffer.take(engine.kernel, engine.workers, engine.event_fd if drain else -1)
+        if self._unserved:
+            self._unserved.extend(taken)
+        else:
+            self._unserved = taken
         if self._late and not drain:
             return True
         self._late = False
@@ -56,14 +60,11 @@ class Completions:
         """Serve completions, three integers each, for one turn. The rest waits for the next."""
         complete = self._engine.complete
         at, end, until = 0, len(taken), 0.0
-        if self._engine.kernel is not None:
-            self._engine.kernel.note_woken(end // 3)
         whole = False
         try:
             while at < end:
-                token, result, transferred = taken[at : at + 3]
                 at += 3
-                complete(token, result, transferred)
+                complete(taken[at - 3], taken[at - 2], taken[at - 1])
                 if at % (3 * LOOKS) == 0:
                     now = perf_counter()
                     if not until:

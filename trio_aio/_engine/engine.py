@@ -175,8 +175,7 @@ class Engine:
         if self.hook is not None and not self.hook.allows_kernel(request):
             self.to_workers(request)
             return
-        kernel = self.kernel
-        assert kernel is not None
+        kernel: Any = self.kernel
         self.submitted_kernel += request.count
         kernel.accept(request)
         if request.state is _PREPARED:
@@ -227,7 +226,8 @@ class Engine:
         lane.has_event = False
         self.reap(drain=False)
         for request in tried:
-            request.note_submitted(self, self._result_of(request))  # type: ignore[attr-defined,arg-type]
+            if not request.probing:
+                request.note_submitted(self, self._result_of(request))  # type: ignore[attr-defined,arg-type]
 
     def refuse(self, request: Any, result: int) -> None:
         """Complete a request that io_submit refused when it was submitted alone."""

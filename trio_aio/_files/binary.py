@@ -1,9 +1,14 @@
-"""`AsyncFile`: a binary file with a cursor.
+"""`AsyncFile`: a binary file with a cursor, made by `open_aio`.
 
-The cursor is ours, not the kernel's: positional calls of other tasks never move it, and calls that use it take turns. Only a file opened
-for appending lets the kernel choose the place.
+The kernel's own file position is of no use here. io_submit(2) takes an offset with each request, and several tasks may use one fd at once.
+So the cursor is ours. Positional calls (`PositionalFile`) never move it, and calls that use it hold a lock (`FairLock`), in order. Only a
+file opened for appending lets the kernel choose the offset of a write.
 
-Lines, and all cursor reads of a direct file, come from a read-ahead buffer (`Cursor`). Other reads go to the page cache.
+Lines come from a read-ahead buffer (`Cursor`), because a system call for each line would cost more than the line. Cursor reads of a direct
+file come from it too: O_DIRECT has no page cache, and reads whole blocks only. Other reads go straight to the page cache.
+
+A public method takes the lock; the private one of the same name does the work and expects the lock to be held. `AsyncTextFile` calls the
+private ones, under the same lock.
 """
 
 from __future__ import annotations
@@ -36,16 +41,19 @@ if TYPE_CHECKING:
 
 __all__ = ("AsyncFile",)
 
-_LARGEST_READ = 1 << 30  # bytes: a single request of readall
+# Bytes in one request of readall. The kernel moves less than 2 GiB in one call.
+_LARGEST_READ = 1 << 30
 
 
 class AsyncFile(PositionalFile):
     """A binary file with a cursor, made by `open_aio`.
 
-    What `PositionalFile` says of checkpoints, cancellation and errors holds here too. Cursor calls of several tasks take turns, in order.
+    Checkpoints, cancellation and errors are those of `PositionalFile`. Tasks that use the cursor at once are served one after the other, in
+    the order of their calls. A task that is cancelled while it waits for the others has had no effect.
 
-    ``async for line in file`` yields lines as `readline` does, and is a checkpoint only where it reads on, once in 8 to 64 KiB: a line
-    that is in memory costs no system call, and no other task runs. It may be left at any line; any call continues behind that line.
+    ``async for line in file`` yields lines as `readline` returns them. It is a checkpoint only when it reads from the file, once in 8 to
+    64 KiB: a line that is in memory costs no system call, and no other task runs. The loop may be left at any line. The next call continues
+    after that line.
     """
 
     def __init__(
@@ -66,12 +74,18 @@ class AsyncFile(PositionalFile):
         self._lock: FairLock = FairLock(backend, context._check)
         assert descriptor.shared_file is not None
         self._cursor: Cursor = Cursor(position, descriptor.shared_file)
-        self._lines: Iterator[bytes] = self._cursor.split()  # what `async for` gives next
+        # The lines that `async for` yields next, without a system call.
+        self._lines: Iterator[bytes] = self._cursor.split()
 
     # ---- reading
 
     async def read(self, size: int | None = -1) -> bytes:
-        """Read `size` bytes at the cursor, fewer only at the end of the file; all that is left for -1 or None."""
+        """Return `size` bytes from the cursor, fewer only at the end of the file. preadv2(2).
+
+        size: bytes, 0 to 2**63 - 1; -1 or None: everything up to the end of the file. The cursor moves by the number of bytes returned.
+        Cancelled before the read has started: no effect. Later: the result is returned, and Cancelled is raised at the next checkpoint.
+        OSError: the cursor has not moved. UnsupportedOperation if not open for reading.
+        """
         if size is None or size == -1:
             return await self.readall()
         self._check_readable()
@@ -83,7 +97,7 @@ class AsyncFile(PositionalFile):
             self._lock.release()
 
     async def _read(self, size: int) -> bytes:
-        """Do what `read` does; the lock is ours."""
+        """Do what `read` does. The caller holds the lock."""
         cursor = self._cursor
         position = cursor.settle()
         if self._descriptor.direct:
@@ -94,6 +108,7 @@ class AsyncFile(PositionalFile):
         return data
 
     async def _read_direct(self, size: int, position: int) -> bytes:
+        """Return `size` bytes from `position`, the cursor: from memory first, then from the file. The cursor does not move."""
         cursor = self._cursor
         data = cursor.peek(size)
         missing = size - len(data)
@@ -105,26 +120,32 @@ class AsyncFile(PositionalFile):
         if missing >= LARGEST:
             more = await self.pread(missing, position)
             return await joined(self._backend, (data, more)) if data else more
-        return data + (await self._piece(position, missing))[:missing]
+        return data + (await self._read_and_keep(position, missing))[:missing]
 
     async def read1(self, size: int = -1) -> bytes:
-        """Read up to `size` bytes at the cursor (-1: a handy number) with one system call at most; b"" only at the end of the file."""
+        """Return up to `size` bytes from the cursor, with at most one system call; b"" only at the end of the file. preadv2(2).
+
+        size: bytes; negative: 64 KiB at most. Otherwise as `read`.
+        """
         self._check_readable()
         size = checked_integer(size, "size")
         if not self._lock.acquire():
             await self._lock.wait()
         try:
-            return await self._read(self._size_of_one(LARGEST if size < 0 else size))
+            return await self._read(self._size_for_one_call(LARGEST if size < 0 else size))
         finally:
             self._lock.release()
 
-    def _size_of_one(self, size: int) -> int:
-        """Give how much of `size` bytes one system call should read, none if there are bytes in memory."""
-        held = self._cursor.held if self._descriptor.direct else 0
-        return min(size, held) if held else size
+    def _size_for_one_call(self, size: int) -> int:
+        """Return how many of `size` bytes to read with at most one system call: those in memory, or all if there are none."""
+        available = self._cursor.available if self._descriptor.direct else 0
+        return min(size, available) if available else size
 
     async def readall(self) -> bytes:
-        """Read from the cursor to the end of the file."""
+        """Return the bytes from the cursor to the end of the file. preadv2(2).
+
+        Reads of up to 1 GiB each, until one is short. Cancelled: the cursor has not moved. Otherwise as `read`.
+        """
         self._check_readable()
         if not self._lock.acquire():
             await self._lock.wait()
@@ -134,15 +155,16 @@ class AsyncFile(PositionalFile):
             self._lock.release()
 
     async def _read_all(self) -> bytes:
-        """Do what `readall` does; the lock is ours."""
+        """Do what `readall` does. The caller holds the lock."""
         cursor = self._cursor
         position = cursor.settle()
         start = position
         parts: list[bytes] = []
-        # The size is only a hint: the file may have grown meanwhile, and those of /proc say 0.
+        # The size is only a hint: the file may have grown since it was opened, and files in /proc report 0.
         expected = self._descriptor.size - position
         while True:
-            # A byte more than there should be shows the end in the same call; of a large read that would be a copy.
+            # One byte more than expected lets a small read find the end of the file in the same call. For a large read the surplus byte
+            # would cost a copy of everything, so it makes a second call instead.
             want = expected + 1 if 0 <= expected < INLINE_LIMIT else expected if expected > 0 else max(4096, position - start)
             want = min(want, _LARGEST_READ)
             part = await self.pread(want, position)
@@ -156,7 +178,10 @@ class AsyncFile(PositionalFile):
         return await joined(self._backend, parts)
 
     async def readinto(self, buffer: WriteableBuffer) -> int:
-        """Read at the cursor into a writable buffer as much as it holds, fewer bytes only at the end of the file; give their number."""
+        """Fill a writable buffer from the cursor, and return the number of bytes: fewer than it holds only at the end of the file.
+
+        buffer: bytes-like, contiguous, writable. Do not use it until the call has ended. Otherwise as `read`.
+        """
         self._check_readable()
         if not self._lock.acquire():
             await self._lock.wait()
@@ -166,7 +191,10 @@ class AsyncFile(PositionalFile):
             self._lock.release()
 
     async def readinto1(self, buffer: WriteableBuffer) -> int:
-        """Read at the cursor into a writable buffer with one system call at most; give the number of bytes, 0 at the end."""
+        """Fill a writable buffer from the cursor with at most one system call. Return the number of bytes, 0 at the end of the file.
+
+        Otherwise as `readinto`.
+        """
         self._check_readable()
         if not self._lock.acquire():
             await self._lock.wait()
@@ -180,16 +208,16 @@ class AsyncFile(PositionalFile):
         position = cursor.settle()
         if self._descriptor.direct:
             target = export_buffer(buffer, writable=True)
-            size = self._size_of_one(target.length) if one else target.length
-            held = cursor.peek(size)
-            if len(held) == size or size - len(held) < LARGEST:
+            size = self._size_for_one_call(target.length) if one else target.length
+            available = cursor.peek(size)
+            if len(available) == size or size - len(available) < LARGEST:
                 data = await self._read_direct(size, position)
                 target.fill(data)
                 cursor.move(position + len(data))
                 return len(data)
-            if held:
-                n = len(held) + await self.preadinto(memoryview(buffer).cast("B")[len(held) :], position + len(held))
-                target.fill(held)
+            if available:
+                n = len(available) + await self.preadinto(memoryview(buffer).cast("B")[len(available) :], position + len(available))
+                target.fill(available)
                 cursor.move(position + n)
                 return n
         n = await self.preadinto(buffer, position)
@@ -197,48 +225,54 @@ class AsyncFile(PositionalFile):
         return n
 
     async def peek(self, size: int = 0) -> bytes:
-        """Give bytes at the cursor and leave it where it is: what is in memory, else what one system call gives; `size` is of no effect."""
+        """Return bytes from the cursor without moving it: those in memory, otherwise those of one system call. b"" at the end of the file.
+
+        size: has no effect, as in `io.BufferedReader`. Otherwise as `read`.
+        """
         self._check_readable()
         if not self._lock.acquire():
             await self._lock.wait()
         try:
             cursor = self._cursor
-            if cursor.held:
+            if cursor.available:
                 self._check_open()
                 await self._context._checkpoint()
-            if cursor.held:
-                return cursor.peek(cursor.held)
+            if cursor.available:
+                return cursor.peek(cursor.available)
             return await self._fill()
         finally:
             self._lock.release()
 
     async def _fill(self) -> bytes:
-        """Read at the cursor, and keep it in memory; the cursor stays. The lock is ours."""
+        """Read at the cursor, and keep the bytes in memory. The cursor does not move. The caller holds the lock."""
         position = self._cursor.settle()
-        data = await self._piece(position)
+        data = await self._read_and_keep(position)
         self._cursor.move(position)
         return data
 
-    async def _piece(self, position: int, least: int = 0) -> bytes:
-        """Read `least` bytes or more at `position`, and keep them in memory."""
+    async def _read_and_keep(self, position: int, least: int = 0) -> bytes:
+        """Read `least` bytes or more at `position`, fewer only at the end of the file, and keep them in memory."""
         cursor = self._cursor
         version = cursor.version
         data = await self.pread(max(cursor.next_size(position), least), position)
         cursor.keep(position, data, version)
         return data
 
-    async def _chunk(self, size: int) -> bytes:
-        """Read up to `size` bytes at the cursor, in any mode from memory if there are any; no checkpoint then. The lock is ours."""
+    async def _read_available(self, size: int) -> bytes:
+        """Return up to `size` bytes from the cursor: those in memory, without a checkpoint, if there are any. The caller holds the lock."""
         cursor = self._cursor
         position = cursor.position
-        data = cursor.peek(size) or (await self._piece(position, size))[:size]
+        data = cursor.peek(size) or (await self._read_and_keep(position, size))[:size]
         cursor.move(position + len(data))
         return data
 
     # ---- lines
 
     async def readline(self, size: int | None = -1) -> bytes:
-        """Read a line with the b"\\n" at its end, or `size` bytes of it; b"" at the end of the file. The last line may lack the b"\\n"."""
+        """Return a line with its b"\\n", at most `size` bytes of it; b"" at the end of the file. Only the last line may lack the b"\\n".
+
+        size: bytes; negative or None: the whole line. Otherwise as `read`.
+        """
         self._check_readable()
         limit = -1 if size is None else checked_integer(size, "size")
         if not self._lock.acquire():
@@ -252,7 +286,7 @@ class AsyncFile(PositionalFile):
             self._lock.release()
 
     async def _line(self, limit: int) -> bytes:
-        """Do what `readline` does; no checkpoint if the line is in memory. The lock is ours."""
+        """Do what `readline` does, without a checkpoint if the line is in memory. The caller holds the lock."""
         cursor = self._cursor
         position = cursor.position
         line, whole = cursor.line(limit)
@@ -272,7 +306,10 @@ class AsyncFile(PositionalFile):
         return line
 
     async def readlines(self, hint: int | None = -1) -> list[bytes]:
-        """Read the lines up to the end of the file; with a positive `hint` no more of them once they have more bytes than that."""
+        """Return the lines up to the end of the file, or until they have more than `hint` bytes.
+
+        hint: bytes; 0, negative or None: no limit. Cancelled or OSError: the cursor has not moved. Otherwise as `read`.
+        """
         self._check_readable()
         limit = 0 if hint is None else checked_integer(hint, "hint")
         if not self._lock.acquire():
@@ -309,7 +346,7 @@ class AsyncFile(PositionalFile):
         return line
 
     async def _next_lines(self) -> bytes:
-        """Give the next line, and make `_lines` those behind it that are in memory."""
+        """Return the next line, and let `_lines` be the whole lines after it that are in memory."""
         self._check_readable()
         if not self._lock.acquire():
             await self._lock.wait()
@@ -325,9 +362,12 @@ class AsyncFile(PositionalFile):
     # ---- writing
 
     async def write(self, data: ReadableBuffer) -> int:
-        """Write all of `data` at the cursor, or at the end of a file opened for appending; give its length in bytes.
+        """Write all of `data` at the cursor, or at the end of a file opened for appending, and return its length in bytes. pwritev2(2).
 
-        OSError: ``characters_written`` says how much was written, and the cursor is behind that.
+        data: bytes-like, contiguous. Do not change it until the call has ended. The cursor moves to the end of what was written.
+        Cancelled before the write has started: no effect. Later: the result is returned, and Cancelled is raised at the next checkpoint.
+        OSError: ``characters_written`` is the number of bytes that were written, and the cursor is after them. UnsupportedOperation if not
+        open for writing.
         """
         self._check_writable()
         if not self._lock.acquire():
@@ -338,11 +378,12 @@ class AsyncFile(PositionalFile):
             self._lock.release()
 
     async def _write(self, data: ReadableBuffer) -> int:
-        """Do what `write` does; the lock is ours."""
+        """Do what `write` does. The caller holds the lock."""
         self._check_open()
         cursor = self._cursor
         position = cursor.settle()
-        if not memoryview(data).nbytes:  # nothing moves then, not even at the end of a file opened for appending
+        # An empty write does not move the cursor, not even to the end of a file opened for appending.
+        if not memoryview(data).nbytes:
             await self._context._checkpoint()
             return 0
         try:
@@ -363,33 +404,38 @@ class AsyncFile(PositionalFile):
         return n
 
     async def writelines(self, lines: Iterable[ReadableBuffer]) -> None:
-        """Write bytes-like objects one behind the other, as `write`; many in one request.
+        """Write bytes-like objects one after the other, many in one request. Otherwise as `write`.
 
-        Cancelled: nothing was written. Once the first MiB is written, cancellation has to wait for the end; but asyncio's native
-        cancellation stops it between two MiB, with the cursor behind the last that it knows of.
+        Cancelled before the first MiB has been written: no effect. Later: all of them are written, and Cancelled is raised at the next
+        checkpoint. asyncio's own `Task.cancel` stops it between two MiB instead, with the cursor after the last MiB known to be written.
         """
         self._check_writable()
         if isinstance(lines, str):
-            raise TypeError("a bytes-like object is required, not 'str'")
+            raise TypeError("lines must be an iterable of bytes-like objects, not 'str': encode it first, or open the file in text mode")
         if not self._lock.acquire():
             await self._lock.wait()
         try:
-            pieces = gathered(lines)
-            await self._write(next(pieces, b""))
+            parts = gathered(lines)
+            await self._write(next(parts, b""))
             with self._backend.shielded():
-                for piece in pieces:
-                    await self._write(piece)
+                for part in parts:
+                    await self._write(part)
         finally:
             self._lock.release()
 
     # ---- the cursor
 
     async def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move the cursor and give where it is. `whence`: ``os.SEEK_SET``, ``SEEK_CUR``, ``SEEK_END``, ``SEEK_DATA``, ``SEEK_HOLE``."""
+        """Move the cursor, and return its position in bytes.
+
+        offset: bytes from `whence`: ``os.SEEK_SET`` or ``SEEK_CUR`` (no system call), ``SEEK_END`` (fstat(2)), ``SEEK_DATA`` or
+        ``SEEK_HOLE`` (lseek(2)). Cancelled: the cursor has not moved. OSError: EINVAL for a position before 0; ENXIO if there is no data or
+        hole after `offset`. ValueError for another `whence`.
+        """
         self._check_open()
         offset, whence = checked_integer(offset, "offset"), operator.index(whence)
         if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END, os.SEEK_DATA, os.SEEK_HOLE):
-            raise ValueError(f"invalid whence: {whence}")
+            raise ValueError(f"whence must be os.SEEK_SET, SEEK_CUR, SEEK_END, SEEK_DATA or SEEK_HOLE, not {whence}")
         if not self._lock.acquire():
             await self._lock.wait()
         try:
@@ -398,7 +444,7 @@ class AsyncFile(PositionalFile):
             self._lock.release()
 
     async def _seek(self, offset: int, whence: int) -> int:
-        """Do what `seek` does; the lock is ours."""
+        """Do what `seek` does. The caller holds the lock."""
         self._check_open()
         cursor = self._cursor
         if whence in (os.SEEK_SET, os.SEEK_CUR):
@@ -416,7 +462,7 @@ class AsyncFile(PositionalFile):
         return position
 
     async def tell(self) -> int:
-        """Give where the cursor is."""
+        """Return the position of the cursor in bytes. No system call."""
         self._check_open()
         if not self._lock.acquire():
             await self._lock.wait()
@@ -428,7 +474,11 @@ class AsyncFile(PositionalFile):
             self._lock.release()
 
     async def truncate(self, size: int | None = None) -> int:
-        """Make the file `size` bytes long (default: up to the cursor, which does not move), and give that. ftruncate(2)."""
+        """Set the size of the file, by default to the cursor, and return it. The cursor does not move. ftruncate(2).
+
+        size: bytes. Cancelled before it has started: no effect. OSError: EINVAL for a negative size; UnsupportedOperation if not open for
+        writing.
+        """
         self._check_writable()
         if not self._lock.acquire():
             await self._lock.wait()
@@ -443,7 +493,7 @@ class AsyncFile(PositionalFile):
             self._lock.release()
 
     async def flush(self) -> None:
-        """Do nothing but check: writes are with the kernel when they return. For the disk there is `fsync`."""
+        """Check that the file is open. Writes are complete in the kernel when they return; for the disk use `fsync`."""
         self._check_open()
         await self._context._checkpoint()
 

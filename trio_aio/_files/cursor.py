@@ -1,9 +1,14 @@
-"""`Cursor`: a file's cursor, and the piece of the file that was read at it.
+"""`Cursor`: the position of a file's cursor, and the read-ahead buffer around it.
 
-A line of an ``async for`` should cost little more than the loop itself, so the loop takes it from an ``io.BytesIO`` of whole lines and
-does nothing else: where the cursor is meanwhile is found out from how far that has come, when somebody asks.
+A system call for each line would cost more than the line. So `AsyncFile` reads 8 to 64 KiB at once, and takes lines from memory.
 
-A piece in memory must not outlive what it was copied from: the file's `SharedFile` says when to forget it.
+A line of an ``async for`` should cost little more than the loop itself. The loop therefore iterates over an ``io.BytesIO`` of whole lines
+and does nothing else. Nothing is counted for each line: `position` adds how far that ``io.BytesIO`` has been read.
+
+The buffer must not outlive the bytes that it was copied from. Every write of this process to the file, through any of its fds, is noted in
+the file's `SharedFile`, which then calls `forget`. A read that was in flight meanwhile is not kept: its `version` is an old one.
+
+`AsyncFile` and `AsyncTextFile` call this with the file's lock available. Only `SharedFile` calls `forget` without it.
 """
 
 from __future__ import annotations
@@ -18,8 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ("LARGEST", "Cursor")
 
-SMALLEST = 8 << 10  # bytes: the first piece after a jump; the next ones double
-LARGEST = 64 << 10  # a copy that does not keep the loop from its other tasks
+# Bytes of the first read after a jump. Each sequential read after it is twice as long as the one before.
+SMALLEST = 8 << 10
+# Bytes of the longest read-ahead. The copy is short enough for the event loop's thread.
+LARGEST = 64 << 10
 _NO_LINES = BytesIO()
 
 
@@ -28,58 +35,68 @@ class Cursor:
 
     def __init__(self, position: int, shared_file: SharedFile) -> None:
         self._shared_file: SharedFile = shared_file
-        self._forgotten: int = 0  # counts `forget`
-        self._position: int = position  # the cursor without what `_lines` has given since
+        # How often `forget` was called.
+        self._forgotten: int = 0
+        # Bytes. The cursor is here, plus what has been read from `_lines` since.
+        self._position: int = position
         self._lines: BytesIO = _NO_LINES
-        self.derived: BytesIO = _NO_LINES  # what somebody has made of `_data`, and gives piece by piece
-        self.registered: bool = False  # among the copies of the file's inode
+        # Lines that a text file has made from `_data`. They end when `_data` does.
+        self.derived: BytesIO = _NO_LINES
+        # Whether the `SharedFile` has this cursor on its list of caches.
+        self.registered: bool = False
         self._data: bytes = b""
-        self._start: int = 0  # of `_data` in the file
-        self._size: int = SMALLEST  # of the next piece
+        # Offset of `_data` in the file, bytes.
+        self._start: int = 0
+        # Size of the last read-ahead, bytes.
+        self._size: int = SMALLEST
 
     @property
     def position(self) -> int:
-        """Where the cursor is, bytes."""
+        """The position of the cursor, bytes."""
         return self._position + self._lines.tell()
 
     def move(self, position: int) -> None:
-        """Put the cursor somewhere. The lines that `split` gave end, wherever they are held."""
+        """Move the cursor. Iterators that `split` has returned end here."""
         self._lines.seek(0, SEEK_END)
         self._lines = _NO_LINES
         self._position = position
 
     def settle(self) -> int:
-        """Give where the cursor is, and end the lines that were split: it stays there until `move`."""
+        """Return the position of the cursor, and end the iterators that `split` has returned. It does not change until `move`."""
         position = self.position
         self.move(position)
         return position
 
     def forget(self) -> None:
-        """Hold nothing any more: the file is being changed, or was."""
+        """Drop the bytes in memory: the file is being changed, or was."""
         self._forgotten += 1
         self.settle()
-        self.derived.truncate()  # where it is: what was not given is no more
+        # Cut at its own position: lines that have not been returned yet are dropped too.
+        self.derived.truncate()
         self.derived = _NO_LINES
         self._data = b""
 
     @property
     def version(self) -> int:
-        """What is another number once the file has been changed, or `forget` called."""
+        """A number that changes when the file is changed, or `forget` is called."""
         return self._shared_file.version + self._forgotten
 
     @property
-    def held(self) -> int:
-        """How many bytes are in memory from the cursor on."""
+    def available(self) -> int:
+        """How many bytes from the cursor on are in memory."""
         at = self.position - self._start
         return max(len(self._data) - at, 0) if at >= 0 else 0
 
     def peek(self, size: int) -> bytes:
-        """Give up to `size` bytes from the cursor on that are in memory; the cursor stays."""
+        """Return up to `size` bytes from the cursor that are in memory. The cursor does not move."""
         at = self.position - self._start
         return self._data[at : at + size] if at >= 0 else b""
 
     def line(self, limit: int) -> tuple[bytes, bool]:
-        """Give what is in memory of the line at the cursor, at most `limit` bytes (-1: all), and whether that is all; the cursor stays."""
+        """Return what is in memory of the line at the cursor, and whether that is all of it, or `limit` bytes. The cursor does not move.
+
+        limit: bytes; -1: no limit.
+        """
         data = self._data
         at = self.position - self._start
         if at < 0 or at >= len(data):
@@ -90,7 +107,7 @@ class Cursor:
         return (data[at:end], True) if end else (data[at:], False)
 
     def split(self) -> Iterator[bytes]:
-        """Give an iterator over the whole lines that are next in memory, some or none. The cursor goes with it."""
+        """Return an iterator over the whole lines that are in memory from the cursor on, or none. The cursor moves with it."""
         position = self.settle()
         data = self._data
         at = position - self._start
@@ -100,7 +117,7 @@ class Cursor:
         return self._lines
 
     def next_size(self, position: int) -> int:
-        """Give how much should be read at `position`: more each time, while the reader goes straight on."""
+        """Return how many bytes to read at `position`: twice as many as before while reads are sequential, up to `LARGEST`."""
         if position == self._start + len(self._data) and self._data:
             self._size = min(2 * self._size, LARGEST)
         else:
@@ -108,7 +125,7 @@ class Cursor:
         return self._size
 
     def keep(self, start: int, data: bytes, version: int) -> None:
-        """Hold what was read at `start`, unless the file has been changed since the reading began (with `version`)."""
+        """Keep `data`, read at `start`, unless the file has changed since the read started. version: `self.version` before the read."""
         if version == self.version:
             self._data = data
             self._start = start

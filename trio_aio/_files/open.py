@@ -1,4 +1,14 @@
-"""`open_aio`."""
+"""`open_aio`: open a file, and make an `AsyncFile` or `AsyncTextFile` of it.
+
+open(2) may sleep: on a disk, on a network, on a FIFO without a writer. Native AIO has no asynchronous form of it. So a worker opens the
+file. It uses O_NONBLOCK, looks at the kind of file, and refuses everything but regular files and block devices.
+
+A worker cannot be stopped, and the task may be gone when open(2) returns. The descriptor is then *unclaimed*: no file closes it.
+`drop_unclaimed` lets the engine do that. The caller's own `opener` runs in a thread. Its descriptor is inspected afterwards, as is one that
+the caller passes as `file`.
+
+Users call `open_aio`. `whole.py` calls the other public functions for the files that it opens itself.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +40,10 @@ __all__ = ("FileOpener", "drop_unclaimed", "is_file", "learn", "open_aio", "unsu
 
 
 class _Mode(NamedTuple):
-    """What a mode string means."""
+    """What a mode string means. flags: for open(2). shown: `AsyncFile.mode`, as ``io.FileIO`` shows it."""
 
-    flags: int  # of open(2)
-    shown: str  # AsyncFile.mode, as FileIO shows it
+    flags: int
+    shown: str
     readable: bool
     writable: bool
     text: bool
@@ -41,15 +51,15 @@ class _Mode(NamedTuple):
 
 def _parse_mode(mode: str) -> _Mode:
     if not isinstance(mode, str):
-        raise TypeError(f"open_aio() argument 'mode' must be str, not {type(mode).__name__}")
+        raise TypeError(f"mode must be str, not {type(mode).__name__}")
     letters = set(mode)
     if len(letters) < len(mode) or letters - set("rwxabt+"):
-        raise ValueError(f"invalid mode: {mode!r}")
+        raise ValueError(f"invalid mode {mode!r}: it may have each of the letters r, w, x, a, b, t and + once")
     if "b" in letters and "t" in letters:
-        raise ValueError("can't have text and binary mode at once")
+        raise ValueError(f"invalid mode {mode!r}: it must not have both 'b' (binary) and 't' (text)")
     action = letters & set("rwxa")
     if len(action) != 1:
-        raise ValueError("must have exactly one of create/read/write/append mode")
+        raise ValueError(f"invalid mode {mode!r}: it must have exactly one of 'r', 'w', 'x' and 'a' (read/write/append mode)")
     (kind,) = action
     plus = "+" in letters
     readable, writable = kind == "r" or plus, kind != "r" or plus
@@ -63,7 +73,7 @@ _File = TypeVar("_File", bound="AsyncFile | AsyncTextFile")
 
 
 class FileOpener(Generic[_File]):
-    """What `open_aio` gives: await it, or use it in ``async with``."""
+    """What `open_aio` returns. Await it for the file, or use it in ``async with``, which closes the file."""
 
     def __init__(self, coroutine_function: Callable[[], Any]) -> None:
         self._open: Callable[[], Any] = coroutine_function
@@ -147,27 +157,28 @@ def open_aio(
     abandon_on_cancel: bool = False,
     context: AIOContext | None = None,
 ) -> FileOpener[Any]:
-    """Open a regular file or a block device, off the event loop's thread.
+    """Open a regular file or a block device, and return an `AsyncFile` or an `AsyncTextFile`. A worker calls open(2).
 
-    ``async with open_aio(path) as file:`` or ``file = await open_aio(path)``. The arguments up to `opener` are those of ``open()``; what is
-    wrong with them is raised at once.
+    ``async with open_aio(path) as file:`` or ``file = await open_aio(path)``. The arguments up to `opener` are those of ``open()``; errors
+    in them are raised at once, before the result is awaited.
 
     - `file`: a path or an open descriptor.
-    - `mode`: as ``open()`` has it; "rb" if not given. Without a "b" it is a text file's, and the file an `AsyncTextFile`.
-    - `buffering`: accepted and of no effect; 0 is refused for text (ValueError).
-    - `encoding`, `errors`, `newline`: for text, with the meaning and the defaults of ``open()``; LookupError if there is no such.
+    - `mode`: as for ``open()``; the default is "rb". Without a "b" the result is an `AsyncTextFile`.
+    - `buffering`: accepted and without effect; 0 is refused for text (ValueError).
+    - `encoding`, `errors`, `newline`: for text, as for ``open()``. LookupError for an unknown encoding or error handler.
     - `closefd`: whether `file`, if it is a descriptor, is closed with the file. A path needs True.
-    - `opener`: called as ``opener(file, flags)``, in a thread; gives an open descriptor.
-    - `direct`: O_DIRECT, with any offset, size and buffer. ``file.direct`` says whether the file took it, ``file.alignment`` what it
-      asks for; writes that are not of whole blocks go through the page cache, by a second descriptor with the same flags that is open as
-      long as the file is. When that is closed the process loses its ``fcntl.lockf`` locks of the file, `closefd` or not: fcntl(2).
-    - `abandon_on_cancel`: a cancelled read gives up waiting at once, for devices that may hang. Its memory stays with the context.
-    - `context`: the `AIOContext` that serves the file; if not given, the one that all files of this run share.
+    - `opener`: called as ``opener(file, flags)`` in a thread; returns an open descriptor.
+    - `direct`: open with O_DIRECT. Any offset, size and buffer works. ``file.direct`` is whether the filesystem honours it, and
+      ``file.alignment`` what it requires. Writes of other than whole blocks go through the page cache, by a second descriptor with the same
+      flags. It is open as long as the file. When it is closed, the process loses its ``fcntl.lockf`` locks of the file, even with
+      ``closefd=False``: fcntl(2).
+    - `abandon_on_cancel`: a cancelled read returns at once, for devices that may hang. The context keeps its memory until it completes.
+    - `context`: the `AIOContext` that serves the file; default: `current_context()`.
 
-    OSError as open(2), with the file's name: FileNotFoundError, PermissionError, IsADirectoryError, FileExistsError; EINVAL for
-    `direct` where the filesystem has no O_DIRECT. ``io.UnsupportedOperation`` for a FIFO, socket, terminal or character
-    device, without ever blocking.
-    Cancelled: it was not opened (nor created). An open that has begun is waited for, and gives the file.
+    Cancelled before the open has started: no file was opened or created. Later: the file is returned, and Cancelled is raised at the next
+    checkpoint.
+    OSError of open(2) with the file's name: FileNotFoundError, PermissionError, IsADirectoryError, FileExistsError; EINVAL for `direct` if
+    the filesystem has no O_DIRECT. ``io.UnsupportedOperation`` for a FIFO, socket, terminal or character device: it never blocks on one.
     """
     parsed = _parse_mode(mode)
     if context is not None and not isinstance(context, AIOContext):
@@ -175,23 +186,23 @@ def open_aio(
     if not isinstance(file, int):
         file = os.fspath(file)
         if not closefd:
-            raise ValueError("Cannot use closefd=False with file name")
+            raise ValueError(f"closefd must be True if file is a path: {file!r}")
         if ("\0" if isinstance(file, str) else b"\0") in file:  # type: ignore[operator]
-            raise ValueError("embedded null byte")
+            raise ValueError(f"file must not contain a null byte: {file!r}")
     elif file < 0:
-        raise ValueError(f"negative file descriptor: {file}")
+        raise ValueError(f"file must be a path or a descriptor that is not negative, not {file}")
     elif file >= 1 << 31:
-        raise OverflowError(f"too large for a file descriptor: {file}")
+        raise OverflowError(f"file must be a path or a descriptor below 2**31, not {file}")
     buffering = operator.index(buffering)
     format = None
     if parsed.text:
         if buffering == 0:
-            raise ValueError("can't have unbuffered text I/O")
+            raise ValueError("buffering must not be 0 for text: open the file in binary mode, or leave buffering out")
         format = text_format(encoding, errors, newline, readable=parsed.readable, writable=parsed.writable, stacklevel=3)
     else:
         for name, value in (("encoding", encoding), ("errors", errors), ("newline", newline)):
             if value is not None:
-                raise ValueError(f"binary mode doesn't take an {name} argument")
+                raise ValueError(f"{name} must be None in binary mode, not {value!r}: leave the 'b' out of the mode {mode!r}")
     flags = parsed.flags | (os.O_DIRECT if direct else 0)
 
     async def open_it() -> AsyncFile | AsyncTextFile:
@@ -221,6 +232,7 @@ def open_aio(
 
 
 async def _open_with(context: AIOContext, opener: Callable[[Any, int], int], file: str | bytes, flags: int, *, direct: bool) -> Descriptor:
+    """Return the descriptor that the caller's `opener` opens, in a thread."""
     engine = context._check()
     backend = context._backend
     assert backend is not None
@@ -229,14 +241,15 @@ async def _open_with(context: AIOContext, opener: Callable[[Any, int], int], fil
     def open_it() -> object:
         fd = opener(file, flags)
         if isinstance(fd, int) and fd >= 0:
-            descriptor.own(fd)  # here: the loop may end meanwhile, and nobody take the result
+            # In this thread: if the event loop ends meanwhile, no task takes the result, and the descriptor would stay open.
+            descriptor.own(fd)
         return fd
 
     fd = await backend.run_in_thread(open_it)
     if not isinstance(fd, int):
-        raise TypeError("expected integer from opener")
+        raise TypeError(f"opener must return an open descriptor, not {type(fd).__name__}")
     if fd < 0:
-        raise ValueError(f"opener returned {fd}")
+        raise ValueError(f"opener must return an open descriptor, not {fd}")
     with backend.shielded():
         try:
             os.set_inheritable(fd, False)
@@ -250,6 +263,7 @@ async def _open_with(context: AIOContext, opener: Callable[[Any, int], int], fil
 
 
 async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> Descriptor:
+    """Return the descriptor that a worker opens."""
     engine = context._check()
     descriptor = Descriptor(AT_FDCWD, file)
     request = Open(descriptor, os.fsencode(file), flags)
@@ -263,7 +277,8 @@ async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> Desc
             raise os_error(errno.EINVAL, file, "this filesystem may not support direct I/O (O_DIRECT)") from None
         raise
     except BaseException:
-        drop_unclaimed(engine, descriptor)  # natively cancelled
+        # asyncio's own Task.cancel, after the worker had opened the file.
+        drop_unclaimed(engine, descriptor)
         raise
     finally:
         if flags & os.O_TRUNC:
@@ -273,7 +288,7 @@ async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> Desc
 
 
 async def _adopt(context: AIOContext, descriptor: Descriptor, *, direct: bool) -> None:
-    """Learn what an open descriptor is."""
+    """Ask the kernel what a descriptor is, and check that it can be served. fstat(2), statx(2)."""
     request = Describe(descriptor)
     await context._submit_and_wait(request)
     mode = request.record.value.mode
@@ -283,27 +298,29 @@ async def _adopt(context: AIOContext, descriptor: Descriptor, *, direct: bool) -
         raise unsupported(mode, descriptor.name)
     learn(context, descriptor, request.record.value)
     if direct and not descriptor.direct:
-        raise ValueError("direct=True needs a descriptor that was opened with O_DIRECT")
+        raise ValueError(f"direct must be False for {descriptor.name!r}: its descriptor was not opened with O_DIRECT")
 
 
 def drop_unclaimed(engine: Engine, descriptor: Descriptor) -> None:
-    """Have closed what a request has opened, if no file has taken it over."""
+    """Let the engine close a descriptor that a request has opened, if no file has taken it over."""
     if descriptor.take_unclaimed():
         engine.drops.add(descriptor, Close(descriptor))
 
 
 def learn(context: AIOContext, descriptor: Descriptor, description: Any) -> None:
-    """Take over what the kernel says of a new descriptor, and connect it with what is known of its device and file."""
+    """Store what the kernel reports about a new descriptor, and connect it with the records of its device and file."""
     descriptor.load(description)
     assert context._engine is not None
     context._engine.learn(descriptor)
 
 
 def is_file(mode: int) -> bool:
+    """Return whether `mode`, the st_mode of stat(2), is that of a regular file or a block device."""
     return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
 
 
 def unsupported(mode: int, name: object) -> io.UnsupportedOperation:
+    """Return the error for a file that is neither a regular file nor a block device."""
     return io.UnsupportedOperation(
         f"open_aio opens regular files and block devices, and {name!r} is {kind_of(mode)}: "
         "use trio.lowlevel.FdStream for pipes and terminals, or anyio.wrap_file"

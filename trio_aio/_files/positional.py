@@ -1,6 +1,14 @@
-"""`PositionalFile`: an open file, its positional calls and its end. What has a cursor is built on it (`AsyncFile`).
+"""`PositionalFile`: an open file, its calls at an offset, and its close. `AsyncFile` adds a cursor to it.
 
-A call is a request to the file's context, and waits for it.
+preadv2(2) and io_submit(2) take an offset with each call, so any number of tasks may read and write one file at once. Each call here checks
+its arguments, passes a request to the file's `AIOContext`, and waits for it.
+
+A cancelled task must not leave while the kernel writes to its memory. So a request that has started is waited for, and only one that has
+not started is withdrawn. After close(2) an fd number may name another file, so close waits for the file's other requests. A file that is
+dropped without `aclose` is closed by the engine: `__del__` may run in any thread, and must not block.
+
+`pread` is the call that programs make most, and a page-cache hit takes about a microsecond. So it has two short ways: copy from the page
+cache on the event loop's thread, and submit a plain direct read at once.
 """
 
 from __future__ import annotations
@@ -9,6 +17,7 @@ import io
 import os
 import stat
 import warnings
+from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -39,20 +48,22 @@ if TYPE_CHECKING:
 __all__ = ("PositionalFile",)
 
 
-_PLAIN = 1 << 62  # ints below it need no closer look
-_SHORT = LARGEST_SLAB // 2  # bytes: so much fits a slab, widened to whole blocks
+# Sizes and offsets below it are valid, and so is the sum of two. Larger ones take the slower checks.
+_PLAIN = 1 << 62
+# Bytes. A direct read of this size, widened to whole blocks, fits one slab of aligned memory.
+_SHORT = LARGEST_SLAB // 2
 
 
 @async_resource
 class PositionalFile:
     """An open file without a cursor.
 
-    Every coroutine is a checkpoint. Where nothing else is said about cancellation: a call whose request has not begun never runs and
-    raises Cancelled at once; one that has begun is waited for and gives its result, and the cancellation is delivered at the next
-    checkpoint. So **a call that raises Cancelled had no effect**. With ``abandon_on_cancel`` a read does not wait.
+    Every coroutine is a checkpoint. Unless a call says otherwise: cancelled before its request has started, the request never runs, and
+    Cancelled is raised at once. Later, the result is returned, and Cancelled is raised at the next checkpoint. So **a call that raises
+    Cancelled had no effect**. With ``abandon_on_cancel`` a cancelled read does not wait.
 
-    Errors: OSError with the kernel's errno and the file's name; ValueError for a closed file, a negative offset or size;
-    ``io.UnsupportedOperation`` where the mode does not allow the call; TypeError; RuntimeError in another run, thread or process.
+    Errors: OSError with the kernel's errno and the file's name; ValueError for a closed file, or a negative offset or size;
+    ``io.UnsupportedOperation`` if the mode does not allow the call; TypeError; RuntimeError in another run, thread or process.
     """
 
     def __init__(
@@ -77,12 +88,16 @@ class PositionalFile:
         self._closed: bool
         if descriptor.o_direct and writable:
             descriptor.keep_buffered_fd()
-        self._close_request: Close = Close(descriptor)  # made now, so that a finalizer needs no memory
-        self._closed, descriptor.unclaimed = False, False  # at once: from here on `__del__` closes it
-        # What the quick way of pread needs, at hand: None where there is no quick way (direct, write-only, closed).
+        # Made now, so that a finalizer needs no memory.
+        self._close_request: Close = Close(descriptor)
+        # In one step: the engine does not close the descriptor any more, and `__del__` does.
+        self._closed, descriptor.unclaimed = False, False
+        # The inline lane, for the short way of `pread`. None if the file cannot use it: direct, write-only or closed.
         self._inline: Any = context._inline if readable and not descriptor.direct else None
-        self._short_way: bool = readable and descriptor.direct and not abandon_on_cancel  # open, and direct reads need no closer look
+        # Whether `pread` may submit a direct read without further checks. False after close.
+        self._short_way: bool = readable and descriptor.direct and not abandon_on_cancel
         self._perform: Any = backend.perform
+        self._start_read: Any = partial(WidenedRead.start_short, engine=self._engine)
         self._checkpoint_if_cancelled: Any = backend.checkpoint_if_cancelled
         self._cancel_shielded_checkpoint: Any = backend.cancel_shielded_checkpoint
 
@@ -105,41 +120,41 @@ class PositionalFile:
 
     @property
     def context(self) -> AIOContext:
-        """The context that it belongs to."""
+        """The context that serves it."""
         return self._context
 
     @property
     def direct(self) -> bool:
-        """Whether the descriptor has O_DIRECT."""
+        """Whether the descriptor has O_DIRECT and the filesystem honours it."""
         return self._descriptor.direct
 
     @property
     def alignment(self) -> Alignment:
-        """What direct I/O on it asks for: `offset` (and length) and `memory`, bytes; 1 and 1 if it is buffered."""
+        """What direct I/O on it requires, bytes: `offset`, also for sizes, and `memory`. 1 and 1 for a buffered file."""
         return self._descriptor.alignment
 
     def fileno(self) -> int:
-        """Give the descriptor. It belongs to the file: do not close it."""
+        """Return the descriptor. It belongs to the file: do not close it."""
         self._check_open()
         return self._descriptor.fd
 
     def readable(self) -> bool:
-        """Whether it was opened for reading."""
+        """Return whether it was opened for reading."""
         self._check_open()
         return self._readable
 
     def writable(self) -> bool:
-        """Whether it was opened for writing."""
+        """Return whether it was opened for writing."""
         self._check_open()
         return self._writable
 
     def seekable(self) -> bool:
-        """Give True: regular files and block devices are."""
+        """Return True: regular files and block devices are seekable."""
         self._check_open()
         return True
 
     def isatty(self) -> bool:
-        """Give False."""
+        """Return False."""
         self._check_open()
         return False
 
@@ -148,7 +163,7 @@ class PositionalFile:
         return f"<trio_aio.{type(self).__name__} name={self.name!r} mode={self._mode!r}{state}>"
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        raise TypeError(f"cannot copy or pickle {type(self).__name__!r} object: it owns a descriptor")
+        raise TypeError(f"cannot copy or pickle {type(self).__name__!r} object: it owns a descriptor; open the file again instead")
 
     def _check_open(self) -> None:
         if self._closed:
@@ -157,12 +172,12 @@ class PositionalFile:
     def _check_readable(self) -> None:
         self._check_open()
         if not self._readable:
-            raise io.UnsupportedOperation(f"the file is not open for reading: {self.name!r}, mode {self._mode!r}")
+            raise io.UnsupportedOperation(f"{self.name!r} is not open for reading, its mode is {self._mode!r}: open it with 'rb' or 'r+b'")
 
     def _check_writable(self) -> None:
         self._check_open()
         if not self._writable:
-            raise io.UnsupportedOperation(f"the file is not open for writing: {self.name!r}, mode {self._mode!r}")
+            raise io.UnsupportedOperation(f"{self.name!r} is not open for writing, its mode is {self._mode!r}: open it with 'r+b' or 'wb'")
 
     # ---- positional
 
@@ -176,7 +191,7 @@ class PositionalFile:
         context, descriptor = self._context, self._descriptor
         if flags is NO_FLAGS and type(size) is int is type(offset) and 0 < size < _PLAIN and 0 <= offset < _PLAIN:
             inline = self._inline
-            # The thread is enough of a check here: a hit has nothing to do with the run, and a miss is checked again.
+            # Comparing the thread is enough here. A hit uses nothing of the run, and a miss checks the run again.
             if inline is not None and size <= INLINE_LIMIT and get_ident() == context._thread and descriptor.read_device.nowait:
                 await self._checkpoint_if_cancelled()
                 data: bytes | None = inline.read(descriptor, size, offset)
@@ -187,7 +202,7 @@ class PositionalFile:
             if self._short_way and size <= _SHORT:
                 engine = context._check()
                 read = WidenedRead(descriptor, size, offset, 0)
-                await self._perform(engine.submit, read, engine.cancel)
+                await self._perform(self._start_read, read, engine.cancel)
                 if read.result < 0:
                     raise read.error()
                 return read.data
@@ -198,82 +213,93 @@ class PositionalFile:
         return await context._pread(descriptor, size, offset, flags, self._abandon)
 
     async def preadinto(self, buffer: WriteableBuffer, offset: int, *, flags: int = NO_FLAGS) -> int:
-        """Read at `offset` into a writable buffer as much as it holds, fewer bytes only at the end of the file; give their number."""
+        """Fill a writable buffer from `offset`, and return the number of bytes: fewer than it holds only at the end of the file.
+
+        buffer: bytes-like, contiguous, writable. Do not use it until the call has ended; with ``abandon_on_cancel``, not even after a
+        cancelled one. Otherwise as `pread`. preadv2(2).
+        """
         self._check_readable()
         return await self._context._preadinto(self._descriptor, buffer, checked_offset(offset), checked_flags(flags), self._abandon)
 
     async def preadv(self, buffers: Sequence[WriteableBuffer], offset: int, *, flags: int = NO_FLAGS) -> int:
-        """Read at `offset` into buffers, filled in order, and give the number of bytes in all; fewer only at the end of the file."""
+        """Fill several writable buffers in order, from `offset`, and return the number of bytes. Otherwise as `preadinto`. preadv2(2)."""
         self._check_readable()
         return await self._context._preadv(self._descriptor, buffers, checked_offset(offset), checked_flags(flags), self._abandon)
 
     async def pwrite(self, data: ReadableBuffer, offset: int, *, flags: int = NO_FLAGS) -> int:
-        """Write all of `data` at `offset` and give its length in bytes. pwritev2(2); `flags`: `RWF`.
+        """Write all of `data` at `offset`, and return its length in bytes. pwritev2(2).
 
-        On a file opened for appending Linux appends, whatever `offset` says. OSError: ``characters_written`` says how much was written.
+        data: bytes-like, contiguous. Do not change it until the call has ended. offset: bytes, 0 to 2**63 - 1. Linux ignores it and appends
+        if the file was opened for appending. flags: `RWF`. Any number of tasks may call this at once; the cursor does not move.
+        Cancelled before the write has started: no effect. Later: the result is returned, and Cancelled is raised at the next checkpoint.
+        OSError: ``characters_written`` is the number of bytes that were written. UnsupportedOperation if not open for writing.
         """
         self._check_writable()
         return await self._context._pwrite(self._descriptor, data, checked_offset(offset), checked_flags(flags))
 
     async def pwritev(self, buffers: Sequence[ReadableBuffer], offset: int, *, flags: int = NO_FLAGS) -> int:
-        """Write buffers one behind the other at `offset`, and give the number of bytes in all; else as `pwrite`."""
+        """Write several buffers one after the other at `offset`, and return the number of bytes. Otherwise as `pwrite`."""
         self._check_writable()
         return await self._context._pwritev(self._descriptor, buffers, checked_offset(offset), checked_flags(flags))
 
     async def read_ranges(self, ranges: Iterable[tuple[int, int]], *, max_gap: int = 0) -> list[bytes]:
-        """Read many ranges, all in flight at once; give their bytes in the order of `ranges`.
+        """Return the bytes of many ranges, in their order. All of them are in flight at once. preadv2(2).
 
-        `ranges`: pairs (offset, size) in bytes; each gives `size` bytes, fewer only at the end of the file. Ranges that are no further
-        apart than `max_gap` bytes share a request (up to 1 MiB), and the bytes between them are read too. OSError names the offset.
-        Cancelled: what has not begun is given up, what is in flight is waited for.
+        ranges: pairs (offset, size) in bytes. Each result has `size` bytes, fewer only at the end of the file. max_gap: bytes. Ranges that
+        are at most so far apart share a request of up to 1 MiB, and the bytes between them are read too.
+        Cancelled: reads that have not started never run, and those in flight are waited for. OSError names the offset that failed.
         """
         self._check_readable()
         return await read_ranges(self._context, self._descriptor, ranges, max_gap, self._abandon)
 
     async def read_blocks(self, offsets: Sequence[int] | ReadableBuffer, size: int, *, into: Any = None) -> Any:
-        """Read blocks of `size` bytes at `offsets`, all in flight at once, and give them side by side in one buffer.
+        """Return blocks of `size` bytes at `offsets`, side by side in one buffer. All of them are in flight at once. preadv2(2).
 
-        `offsets`: a sequence of ints or any one-dimensional buffer of integers (``array``, NumPy); int64 is taken as it is. `into`: a
-        writable buffer of exactly ``len(offsets) * size`` bytes, which is also what is returned; if not given, a new bytearray.
-        EOFError names the offset of a block that is not wholly in the file; OSError that of one that failed; what `into` holds is
-        then undefined. Cancelled as `read_ranges`.
+        offsets: bytes; a sequence of ints, or any one-dimensional buffer of integers (``array``, NumPy). One of int64 is not copied.
+        into: a writable buffer of exactly ``len(offsets) * size`` bytes, which is filled and returned; default: a new bytearray.
+        Cancelled: as `read_ranges`. EOFError names the offset of a block that is not wholly in the file. OSError names the offset that
+        failed. After an error, or Cancelled, the contents of `into` are undefined.
         """
         self._check_readable()
         return await read_blocks(self._context, self._descriptor, offsets, size, into, self._abandon)
 
     async def write_ranges(self, ranges: Iterable[tuple[int, ReadableBuffer]]) -> int:
-        """Write pairs (offset, data), all in flight at once; give the number of bytes in all.
+        """Write many pairs (offset, data), and return the number of bytes. All of them are in flight at once. pwritev2(2).
 
-        Where ranges overlap, which of them wins is not said. OSError names the offset that failed; ``characters_written`` says how many
-        bytes were written, which need not be the first. Cancelled: if none has begun it never runs; else all are written.
+        offset: bytes. If ranges overlap, any of them may be the one that remains. Do not change the data until the call has ended.
+        Cancelled before any of them has started: no effect. Later: all are written, and Cancelled is raised at the next checkpoint.
+        OSError names the offset that failed; ``characters_written`` is the number of bytes that were written, not necessarily the first.
         """
         self._check_writable()
         return await write_ranges(self._context, self._descriptor, ranges)
 
     def chunks(self, size: int = 1 << 20, *, start: int = 0, stop: int | None = None, depth: int = 4) -> Chunks:
-        """Give the bytes from `start` to `stop` (default: the end of the file) in order: ``async for chunk in file.chunks():``.
+        """Return an iterator over the bytes from `start` to `stop`, in order: ``async for chunk in file.chunks():``.
 
-        Each chunk has `size` bytes, the last perhaps fewer. `depth` of them are read ahead, in memory of at most ``depth * size`` bytes.
-        Cancelled while it waits: the next step gives the chunk that this one waited for. Leaving the loop early stops what has not begun.
+        start, stop: bytes; default: the whole file. size: bytes of each chunk, at least 1; the last may have fewer. depth: how many reads
+        are in flight ahead of the loop, at least 1. They use at most ``depth * size`` bytes of memory.
+        Cancelled during a step: the next step returns the chunk that this one waited for. Leaving the loop early stops reads that have not
+        started. ValueError for a number out of range. See `Chunks`.
         """
         self._check_readable()
         return Chunks(self._context, self._descriptor, self._check_open, size, start, stop, depth)
 
     def writer(self, offset: int = 0, *, size: int = 1 << 20, depth: int = 4) -> Writer:
-        """Give a writer that writes behind, from `offset` on: ``async with file.writer() as writer: await writer.write(data)``.
+        """Return a writer that writes behind, from `offset` on: ``async with file.writer() as writer: await writer.write(data)``.
 
-        What it is given is gathered into blocks of `size` bytes, `depth` of which are in flight. An error of one surfaces at the next
-        ``write`` or on leaving, which waits for all. See `Writer` for what a body that raises leaves behind.
+        offset: bytes. size: bytes of each block that is written, at least 1. depth: how many blocks are in flight, at least 1.
+        The error of a block is raised by the next ``write``, or on leaving, which waits for all. ValueError for a number out of range. See
+        `Writer` for what the file has after a body that raises.
         """
         self._check_writable()
         return Writer(self._context, self._descriptor, self._check_open, offset, size, depth)
 
     async def fsync(self) -> None:
-        """Make the file durable: every write of this file that was started before. fsync(2)."""
+        """Make durable every write of this file that was started before. Calls at the same time share one fsync(2)."""
         await self._sync(data_only=False)
 
     async def fdatasync(self) -> None:
-        """Make the file's data durable: every write of this file that was started before. fdatasync(2)."""
+        """Do what `fsync` does, without metadata that reading does not need. fdatasync(2)."""
         await self._sync(data_only=True)
 
     async def _sync(self, *, data_only: bool) -> None:
@@ -281,22 +307,22 @@ class PositionalFile:
         await self._context._submit_and_wait(Sync(self._descriptor, data_only=data_only))
 
     async def fallocate(self, offset: int, size: int) -> None:
-        """Allocate `size` bytes of disk at `offset`; the file grows if they go beyond its end. fallocate(2), mode 0.
+        """Allocate `size` bytes of disk at `offset`; the file grows if they reach beyond its end. fallocate(2), mode 0.
 
-        OSError: ENOSPC; EOPNOTSUPP where the filesystem has no such thing.
+        size, offset: bytes. OSError: ENOSPC; EOPNOTSUPP if the filesystem cannot. UnsupportedOperation if not open for writing.
         """
         self._check_writable()
         await self._context._submit_and_wait(Allocate(self._descriptor, checked_offset(offset), checked_size(size)))
 
     async def stat(self) -> os.stat_result:
-        """Give what ``os.fstat`` gives."""
+        """Return what ``os.fstat`` returns. fstat(2)."""
         self._check_open()
         request = Stat(self._descriptor)
         await self._context._submit_and_wait(request)
         return request.status()
 
     async def size(self) -> int:
-        """Give the size in bytes, as the kernel has it now. fstat(2); of a block device its capacity, lseek(2)."""
+        """Return the size in bytes, as the kernel has it now; of a block device its capacity. fstat(2), lseek(2)."""
         if stat.S_ISBLK(self._descriptor.mode):
             return await self._lseek(0, os.SEEK_END)
         return (await self.stat()).st_size
@@ -308,10 +334,11 @@ class PositionalFile:
     # ---- its end
 
     async def aclose(self) -> None:
-        """Wait for the file's own requests and close it. Closes in a cancelled scope too.
+        """Wait for the file's own requests, and close it; also in a cancelled scope. close(2).
 
-        Cancellation does not stop it; with ``abandon_on_cancel`` it ends the wait for a request that hangs, and the descriptor is closed
-        when that is over. A second call does nothing. OSError as close(2): the descriptor is gone all the same.
+        New calls raise ValueError from now on. A second call has no effect. Cancelled: it closes all the same. With ``abandon_on_cancel``,
+        a cancelled call does not wait for a request that hangs: the engine closes the descriptor when that has completed.
+        OSError: the descriptor is closed all the same.
         """
         context = self._context
         if context._state == "forked":
@@ -322,7 +349,8 @@ class PositionalFile:
         if context._state == "closing":
             await context._close()
         if context._state == "closed":
-            if not self._closed:  # another task may have been quicker
+            # Another task may have closed the file while this one waited for the context.
+            if not self._closed:
                 self._mark_closed()
                 self._engine.drops.add(self._descriptor, self._close_request)
             await self._cancel_shielded_checkpoint()
@@ -349,9 +377,11 @@ class PositionalFile:
             return
         self._closed = True
         if self._context._state == "forked":
-            descriptor.close_now()  # this process's copies
+            # Only this process's copies: the parent's descriptors stay open.
+            descriptor.close_now()
             return
-        self._engine.drops.add(descriptor, self._close_request)  # first: the warning may be made an error
+        # Before the warning, because a warning filter may raise it as an exception.
+        self._engine.drops.add(descriptor, self._close_request)
         if descriptor.borrowed:
             return
         warnings.warn(f"unclosed file {self!r}", ResourceWarning, stacklevel=2, source=self)

@@ -1,12 +1,15 @@
 """`AsyncTextFile`: text over an `AsyncFile`, as ``io.TextIOWrapper`` is over a buffered file.
 
-How ``io.TextIOWrapper`` works. It reads chunks of 8 KiB and gives each to an incremental decoder; characters are given from the decoded
-chunk, and the file's own cursor is behind the chunk. `tell` has to say where in the bytes the next character begins, and in which state
-the decoder is there: it goes back to the snapshot, which is the decoder's state before the chunk and the chunk itself, and decodes up
-to the character again. The cookie that it gives is one integer of five fields.
+How ``io.TextIOWrapper`` works. It reads chunks of 8 KiB, and passes each to an incremental decoder. Characters are returned from the
+decoded chunk, and the cursor of the binary file is at the end of the chunk. `tell` must find where in the bytes the next character starts,
+and the decoder's state there. It goes back to the snapshot, which is the decoder's state before the chunk and the chunk itself, and
+decodes up to the character again. The cookie that it returns is one integer of five fields (`TextPosition`).
 
-What we do about it: the same, with the decoders and encoders of `io` and `codecs`, so that a program sees the same characters
-and positions. But a write is with the kernel when it returns, and nothing waits for a `flush` that might fail, or be forgotten.
+What we do about it: the same, with the decoders and encoders of `io` and `codecs`, so that a program sees the same characters and
+positions. But a write is complete in the kernel when it returns. No data waits for a `flush` that might fail, or be forgotten.
+
+A call holds the lock of the binary file (`_Transaction`), and calls its private methods. A call that fails restores the text in memory, the
+decoder and the cursor. `open_aio` makes these files.
 """
 
 from __future__ import annotations
@@ -34,41 +37,44 @@ if TYPE_CHECKING:
 
 __all__ = ("AsyncTextFile", "TextFormat", "text_format")
 
-_CHUNK = 8 << 10  # bytes: io.TextIOWrapper's; a write after a read goes behind the chunk
-_KEEP_ASCII = ("utf-8", "ascii", "iso8859-1", "cp1252")  # each byte of ASCII is a character, whatever comes before it
+# Bytes that are decoded at once. It must be that of io.TextIOWrapper: a write after a read goes to the end of the chunk.
+_CHUNK_SIZE = 8 << 10
+# Encodings in which each ASCII byte is a character, whatever comes before it.
+_KEEP_ASCII = ("utf-8", "ascii", "iso8859-1", "cp1252")
 _NO_BYTES = io.BytesIO()
 _NO_LINES: Iterator[str] = iter(())
 
 
 class TextFormat(NamedTuple):
-    """How a text file is coded."""
+    """How a text file is encoded."""
 
     encoding: str
     errors: str
     newline: str | None
 
     def decoder(self) -> Any:
-        """Give a fresh incremental decoder."""
+        """Return a new incremental decoder, which also translates line ends as `newline` requires."""
         decoder: Any = codecs.getincrementaldecoder(self.encoding)(self.errors)
         return decoder if self.newline else io.IncrementalNewlineDecoder(decoder, translate=self.newline is None)
 
     def encoder(self) -> Any:
-        """Give a fresh incremental encoder."""
+        """Return a new incremental encoder."""
         return codecs.getincrementalencoder(self.encoding)(self.errors)
 
 
 def text_format(
     encoding: str | None, errors: str | None, newline: str | None, *, readable: bool, writable: bool, stacklevel: int
 ) -> TextFormat:
-    """Check what ``open()`` takes for text, and fill in what was not given.
+    """Check the text arguments of ``open()``, and return them with the defaults filled in.
 
-    LookupError for an encoding or error handler that does not exist; ValueError, TypeError as ``open()``. EncodingWarning likewise, for
-    a caller, counted as for ``warnings.warn``.
+    stacklevel: the caller to blame in an EncodingWarning, counted as for ``warnings.warn``.
+    LookupError for an unknown encoding or error handler; ValueError and TypeError as from ``open()``.
     """
     if encoding is None:
         encoding = io.text_encoding(None, stacklevel)  # type: ignore[attr-defined]  # mypy finds it from Python 3.11 on only
     below: Any = io.BytesIO()
-    if not (readable and writable):  # a codec may have only one of the ways
+    # A codec may be able to decode only, or to encode only.
+    if not (readable and writable):
         below = io.BufferedReader(below) if readable else io.BufferedWriter(below)
     with io.TextIOWrapper(below, encoding, errors, newline) as model:
         assert model.errors is not None
@@ -80,15 +86,16 @@ def text_format(
 class AsyncTextFile:
     """A text file, made by `open_aio` with a mode that has no "b".
 
-    Characters, line ends, byte order marks and positions are ``io.TextIOWrapper``'s, with one difference: `write` does not
-    gather. What it was given is with the kernel when it returns, so no error comes later, at another call, and nothing is
-    lost if `aclose` is never reached. Many small pieces are better written by one `writelines`, or joined.
+    Characters, line ends, byte order marks and positions are those of ``io.TextIOWrapper``, with one difference: `write` has no buffer. The
+    text is complete in the kernel when `write` returns. So no error is reported later, by another call, and no text is lost if `aclose` is
+    never reached. Join many small strings, or write them with one `writelines`.
 
-    Every coroutine is a checkpoint, and one that raises Cancelled had no effect, as with `AsyncFile`; an error leaves the file where it
-    was too, unless a part was written. Calls of several tasks take turns, in order, those of `buffer`'s cursor among them.
+    Every coroutine is a checkpoint. A call that raises Cancelled had no effect, as with `AsyncFile`. A call that fails does not move the
+    cursor, unless a part was written. Tasks that use the file at once, or the cursor of its `buffer`, are served one after the other, in
+    the order of their calls.
 
-    ``async for line in file`` is a checkpoint only where it reads on, once in 8 to 64 KiB: a line that is in memory comes without a
-    system call and without letting other tasks run. It may be left at any line, and `tell` works at each.
+    ``async for line in file`` is a checkpoint only when it reads from the file, once in 8 to 64 KiB: a line that is in memory costs no
+    system call, and no other task runs. The loop may be left at any line, and `tell` works at each.
 
     Errors: those of `AsyncFile`; UnicodeError.
     """
@@ -102,16 +109,24 @@ class AsyncTextFile:
         self._encoder: Any = format.encoder() if buffer._writable else None
         if buffer._cursor.position:
             self._set_encoder(beginning=False)
-        self._text: str = ""  # decoded and not thrown away yet
-        self._used: int = 0  # characters of it that were given, without what `_lines` has given since
-        self._lines: Iterator[str] = _NO_LINES  # whole lines, which `async for` gives next
-        self._split: io.StringIO | io.BytesIO = _NO_BYTES  # where they come from: it knows how many characters they were
+        # Text that is decoded, and still needed.
+        self._text: str = ""
+        # How many characters of `_text` were returned, without those that `_lines` has returned since.
+        self._used: int = 0
+        # Whole lines that `async for` returns next, without a system call.
+        self._lines: Iterator[str] = _NO_LINES
+        # The source of `_lines`. Its position is the number of characters that they had.
+        self._split: io.StringIO | io.BytesIO = _NO_BYTES
         self._keeps_ascii: bool = codecs.lookup(format.encoding).name in _KEEP_ASCII
-        # Where the bytes of `_text` end, if it may go beyond the chunk that the next character is in, and is a byte for each character
+        # Offset in the file where the bytes of `_text` end, if each character is one byte, and `_text` may reach beyond the chunk of the
+        # next character. Otherwise -1.
         self._plain_end: int = -1
-        self._version: int = 0  # of the file, at that
-        self._snapshot: tuple[int, bytes] | None = None  # the decoder's flags before `_text`, and the bytes that `_text` was
-        self._ratio: float = 0.0  # bytes for a character
+        # Version of the file when `_plain_end` was set.
+        self._version: int = 0
+        # The decoder's flags before `_text`, and the bytes that `_text` was decoded from.
+        self._snapshot: tuple[int, bytes] | None = None
+        # Bytes per character of `_text`.
+        self._ratio: float = 0.0
         newline = format.newline
         ends = {None: end_at_newline, "\n": end_at_newline, "": end_at_any}
         self._line_end: Callable[[str, int], int] = ends.get(newline) or end_at(newline or "")
@@ -120,33 +135,33 @@ class AsyncTextFile:
 
     @property
     def buffer(self) -> AsyncFile:
-        """The binary file below. Its cursor is behind what has been read ahead."""
+        """The binary file underneath. Its cursor is after the bytes that have been read cursor."""
         return self._buffer
 
     @property
     def encoding(self) -> str:
-        """The encoding's name."""
+        """The name of the encoding."""
         return self._format.encoding
 
     @property
     def errors(self) -> str:
-        """What is done about what cannot be coded: "strict", "replace" and so on."""
+        """How bytes or characters that cannot be converted are handled: "strict", "replace" and so on."""
         return self._format.errors
 
     @property
     def newlines(self) -> str | tuple[str, ...] | None:
-        """The line ends seen so far, if any are recognised (`newline` None or "")."""
+        """The line ends seen so far; None if there were none, or if `newline` is neither None nor ""."""
         newlines: str | tuple[str, ...] | None = getattr(self._decoder, "newlines", None)
         return newlines
 
     @property
     def line_buffering(self) -> bool:
-        """Whether `buffering` was 1. Of no effect: writes are never held back."""
+        """Whether `buffering` was 1. It has no effect: there is no write buffer."""
         return self._line_buffering
 
     @property
     def write_through(self) -> bool:
-        """True: writes are never held back."""
+        """True: there is no write buffer."""
         return True
 
     @property
@@ -160,7 +175,7 @@ class AsyncTextFile:
         return self._mode
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        raise TypeError(f"cannot copy or pickle {type(self).__name__!r} object: it owns a descriptor")
+        raise TypeError(f"cannot copy or pickle {type(self).__name__!r} object: it owns a descriptor; open the file again instead")
 
     @property
     def closed(self) -> bool:
@@ -168,23 +183,23 @@ class AsyncTextFile:
         return self._buffer.closed
 
     def fileno(self) -> int:
-        """Give the descriptor. It belongs to the file: do not close it."""
+        """Return the descriptor. It belongs to the file: do not close it."""
         return self._buffer.fileno()
 
     def readable(self) -> bool:
-        """Whether it was opened for reading."""
+        """Return whether it was opened for reading."""
         return self._buffer.readable()
 
     def writable(self) -> bool:
-        """Whether it was opened for writing."""
+        """Return whether it was opened for writing."""
         return self._buffer.writable()
 
     def seekable(self) -> bool:
-        """Give True: regular files and block devices are."""
+        """Return True: regular files and block devices are seekable."""
         return self._buffer.seekable()
 
     def isatty(self) -> bool:
-        """Give False."""
+        """Return False."""
         return self._buffer.isatty()
 
     def __repr__(self) -> str:
@@ -194,15 +209,19 @@ class AsyncTextFile:
     # ---- reading
 
     async def read(self, size: int | None = -1) -> str:
-        """Read `size` characters, fewer only at the end of the file; all that is left for -1 or None."""
+        """Return `size` characters from the cursor, fewer only at the end of the file.
+
+        size: characters; negative or None: everything up to the end of the file. Cancelled, OSError or UnicodeError: the cursor has not
+        moved. UnsupportedOperation if not open for reading.
+        """
         count = -1 if size is None else checked_integer(size, "size")
-        async with _Turn(self, reading=True):
+        async with _Transaction(self, reading=True):
             if count < 0:
                 data = await self._buffer._read_all()
                 text: str = self._take(len(self._text)) + self._decoder.decode(data, final=True)
                 self._drop_text()
                 return text
-            if count <= self._left or self._buffer._cursor.held:
+            if count <= self._remaining or self._buffer._cursor.available:
                 await self._buffer._context._checkpoint()
             text = self._take(count)
             while len(text) < count and await self._read_chunk(count - len(text)):
@@ -210,19 +229,25 @@ class AsyncTextFile:
             return text
 
     async def readline(self, size: int | None = -1) -> str:
-        """Read a line with its end, or `size` characters of it; "" at the end of the file. The last line may lack its end."""
+        """Return a line with its end, at most `size` characters of it; "" at the end of the file. Only the last line may lack its end.
+
+        size: characters; negative or None: the whole line. Otherwise as `read`.
+        """
         limit = -1 if size is None else checked_integer(size, "size")
-        async with _Turn(self, reading=True):
-            if self._buffer._cursor.held or 0 <= limit <= self._left or self._line_end(self._text, self._given) > 0:
+        async with _Transaction(self, reading=True):
+            if self._buffer._cursor.available or 0 <= limit <= self._remaining or self._line_end(self._text, self._consumed) > 0:
                 await self._buffer._context._checkpoint()
             return await self._line(limit)
 
     async def readlines(self, hint: int | None = -1) -> list[str]:
-        """Read the lines up to the end of the file; with a positive `hint` no more of them once they have more characters than that."""
+        """Return the lines up to the end of the file, or until they have more than `hint` characters.
+
+        hint: characters; 0, negative or None: no limit. Otherwise as `read`.
+        """
         limit = -1 if hint is None else checked_integer(hint, "hint")
         lines: list[str] = []
         total = 0
-        async with _Turn(self, reading=True):
+        async with _Transaction(self, reading=True):
             while (limit <= 0 or total <= limit) and (line := await self._line(-1)):
                 lines.append(line)
                 total += len(line)
@@ -244,22 +269,22 @@ class AsyncTextFile:
         return line
 
     def _next_lines_in_memory(self) -> str:
-        """Do what `_next_lines` does if the next chunk is in memory and easy, in a sixth of the time; else "". Nobody else has the turn.
+        """Do what `_next_lines` does, in a sixth of the time, if the next chunk is in memory and has a line end. Otherwise return "".
 
-        Of plain text, of which a character is a byte, it takes all chunks that are in memory at once.
+        No other task has the lock. Of plain text, with one byte per character, it takes all chunks that are in memory at once.
         """
-        ahead = self._buffer._cursor
-        if self._version != ahead.version:
-            self._put_back()
-        rest = self._text[self._given :]
-        data = ahead.peek(LARGEST if self._keeps_ascii else _CHUNK)
+        cursor = self._buffer._cursor
+        if self._version != cursor.version:
+            self._drop_surplus()
+        rest = self._text[self._consumed :]
+        data = cursor.peek(LARGEST if self._keeps_ascii else _CHUNK_SIZE)
         if not data or self._line_end is not end_at_newline or "\n" in rest:
             return ""
         decoder = self._decoder
         state = decoder.getstate()
         plain = self._keeps_ascii and data.isascii() and b"\r" not in data and state == (b"", 0)
         if not plain:
-            data = data[:_CHUNK]
+            data = data[:_CHUNK_SIZE]
         try:
             text: str = decoder.decode(data)
         except UnicodeError:
@@ -269,42 +294,43 @@ class AsyncTextFile:
             decoder.setstate(state)
             return ""
         self._drop_text()
-        ahead.move(ahead.position + len(data))
+        cursor.move(cursor.position + len(data))
         self._text = text
         self._used = first
-        self._plain_end = ahead.position if plain else -1
-        self._version = ahead.version
+        self._plain_end = cursor.position if plain else -1
+        self._version = cursor.version
         self._snapshot = (state[1], state[0] + data)
         self._ratio = len(data) / len(text)
         if plain:
-            self._split = ahead.derived = io.BytesIO(data[first:last])
+            self._split = cursor.derived = io.BytesIO(data[first:last])
             self._lines = map(bytes.decode, self._split)
         else:
             self._lines = self._split = string_io(text[first:last], "\n")
         return rest + text[:first]
 
-    def _put_back(self) -> None:
-        """Have no more of the text in memory than ``io.TextIOWrapper`` would: to the end of the chunk that the next character is in.
+    def _drop_surplus(self) -> None:
+        """Drop the text that ``io.TextIOWrapper`` would not have: what comes after the chunk of the next character.
 
-        Nothing that the file had before it was changed.
+        If the file has changed, drop all text that has not been returned, because it shows the file as it was before.
         """
         end, self._plain_end = self._plain_end, -1
-        ahead = self._buffer._cursor
-        if end < 0 or ahead.position != end:  # somebody has moved it by `buffer`: what is in memory stays, as one long chunk
+        cursor = self._buffer._cursor
+        # If the program has moved the cursor through `buffer`, the text in memory stays, as one long chunk.
+        if end < 0 or cursor.position != end:
             return
         given = self._settle()
-        keep = given if self._version != ahead.version else -(-given // _CHUNK) * _CHUNK
-        ahead.move(end - max(len(self._text) - keep, 0))
+        keep = given if self._version != cursor.version else -(-given // _CHUNK_SIZE) * _CHUNK_SIZE
+        cursor.move(end - max(len(self._text) - keep, 0))
         self._text = self._text[:keep]
         assert self._snapshot is not None
         self._snapshot = self._snapshot[0], self._snapshot[1][:keep]
 
     async def _next_lines(self) -> str:
-        """Give the next line, and make `_lines` those behind it that are in memory."""
-        async with _Turn(self, reading=True):
+        """Return the next line, and let `_lines` be the whole lines after it that are in memory."""
+        async with _Transaction(self, reading=True):
             buffer = self._buffer
             buffer._context._check()
-            if not buffer._cursor.held:
+            if not buffer._cursor.available:
                 await buffer._fill()
             line = self._next_lines_in_memory()
             if line:
@@ -318,8 +344,8 @@ class AsyncTextFile:
             return line
 
     async def _line(self, limit: int) -> str:
-        """Do what `readline` does; no checkpoint if the line is in memory. The turn is ours."""
-        start = self._given
+        """Do what `readline` does, without a checkpoint if the line is in memory. The caller holds the lock."""
+        start = self._consumed
         text = self._text
         end = self._line_end(text, start)
         if end > 0 and not 0 <= limit < end - start:
@@ -328,7 +354,7 @@ class AsyncTextFile:
             return self._take(limit)
         parts = [self._take(len(text))]
         length = len(parts[0])
-        # An end of two characters may lie in two chunks.
+        # A line end of two characters may be split between two chunks.
         tail = parts[0][-1:]
         while await self._read_chunk():
             text = self._text
@@ -344,14 +370,18 @@ class AsyncTextFile:
             length += len(text)
             tail = text[-1:] or tail
         else:
-            self._drop_text()  # at the end of the file the place is the file's
+            # At the end of the file, the position is that of the binary file: no snapshot is needed.
+            self._drop_text()
         return "".join(parts)
 
     async def _read_chunk(self, wanted: int = 0) -> bool:
-        """Decode the next chunk of the file, big enough for `wanted` characters; give whether there was one. The turn is ours."""
+        """Decode the next chunk of the file, long enough for about `wanted` characters. Return False at the end of the file.
+
+        The caller holds the lock.
+        """
         decoder = self._decoder
         before, flags = decoder.getstate()
-        data = await self._buffer._chunk(max(_CHUNK, int(max(self._ratio, 1.0) * wanted)))
+        data = await self._buffer._read_available(max(_CHUNK_SIZE, int(max(self._ratio, 1.0) * wanted)))
         text = decoder.decode(data, final=not data)
         self._drop_text()
         self._text = text
@@ -362,21 +392,24 @@ class AsyncTextFile:
     # ---- the characters in memory
 
     @property
-    def _given(self) -> int:
+    def _consumed(self) -> int:
+        """How many characters of `_text` have been returned."""
         return self._used + self._split.tell()
 
     @property
-    def _left(self) -> int:
-        return len(self._text) - self._given
+    def _remaining(self) -> int:
+        """How many characters of `_text` have not been returned."""
+        return len(self._text) - self._consumed
 
     def _settle(self) -> int:
-        """Give how much of `_text` was given, and end the lines that were split."""
+        """Return how many characters of `_text` have been returned, and end `_lines`."""
         self._used += self._split.tell()
         self._split = _NO_BYTES
         self._lines = _NO_LINES
         return self._used
 
     def _take(self, count: int) -> str:
+        """Return the next `count` characters of `_text`, or as many as it has."""
         start = self._settle()
         text = self._text[start : start + count]
         self._used += len(text)
@@ -392,34 +425,36 @@ class AsyncTextFile:
     # ---- writing
 
     async def write(self, text: str) -> int:
-        """Write text where the cursor of `buffer` is, or at the end of a file opened for appending; give its length in characters.
+        """Write text at the cursor of `buffer`, or at the end of a file opened for appending, and return its length in characters.
 
-        After a read that is behind what was read ahead, as with ``io.TextIOWrapper``: `seek` first. OSError: ``characters_written``
-        says how many bytes were written.
+        After a read, the cursor of `buffer` is after the bytes that were read ahead, as with ``io.TextIOWrapper``: call `seek` first.
+        Cancelled before the write has started: no effect. Later: the result is returned, and Cancelled is raised at the next checkpoint.
+        OSError: ``characters_written`` is the number of bytes that were written. UnicodeEncodeError: nothing was written.
         """
         if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        async with _Turn(self, writing=True):
+            raise TypeError(f"text must be str, not {type(text).__name__}: decode it first, or open the file in binary mode")
+        async with _Transaction(self, writing=True):
             await self._write([text])
             return len(text)
 
     async def writelines(self, lines: Iterable[str]) -> None:
-        """Write strings one behind the other, as `write`; many in one request.
+        """Write strings one after the other, many in one request. Otherwise as `write`.
 
-        Cancelled: nothing was written. Once the first MiB is written, cancellation has to wait for the end; but asyncio's native
-        cancellation stops it between two MiB, with the cursor behind the last that it knows of.
+        Cancelled before the first 2**20 characters have been written: no effect. Later: all of them are written, and Cancelled is raised at
+        the next checkpoint. asyncio's own `Task.cancel` stops it between two such parts instead, with the cursor after the last part known
+        to be written.
         """
-        async with _Turn(self, writing=True) as turn:
-            pieces = gathered_text(lines)
-            piece = next(pieces, None)
-            if piece is None:
+        async with _Transaction(self, writing=True) as transaction:
+            parts = gathered_text(lines)
+            part = next(parts, None)
+            if part is None:
                 await self._buffer._context._checkpoint()
                 return
-            await self._write(piece)
-            turn.commit()
+            await self._write(part)
+            transaction.commit()
             with self._buffer._backend.shielded():
-                for piece in pieces:
-                    await self._write(piece)
+                for part in parts:
+                    await self._write(part)
 
     async def _write(self, texts: list[str]) -> None:
         newline = self._format.newline
@@ -428,7 +463,7 @@ class AsyncTextFile:
         encoder = self._encoder
         state = encoder.getstate()
         try:
-            # One by one: "a" and "b" need not be coded as "ab" is (UTF-7).
+            # Encode them one by one, as single writes would: in UTF-7, "a" and "b" need not be encoded as "ab" is.
             data = encoder.encode(texts[0]) if len(texts) == 1 else b"".join(map(encoder.encode, texts))
             await self._buffer._write(data)
         except BaseException as error:
@@ -442,21 +477,24 @@ class AsyncTextFile:
             self._decoder.reset()
 
     async def flush(self) -> None:
-        """Do nothing but check: writes are with the kernel when they return. For the disk there is ``buffer.fsync``."""
+        """Check that the file is open. Writes are complete in the kernel when they return; for the disk use ``buffer.fsync``."""
         await self._buffer.flush()
 
     async def truncate(self, size: int | None = None) -> int:
-        """Make the file `size` bytes long (default: up to the cursor of `buffer`), and give that. The cursor stays. ftruncate(2)."""
+        """Set the size of the file in bytes, by default to the cursor of `buffer`, and return it. The cursor does not move. ftruncate(2).
+
+        Cancellation and errors as `AsyncFile.truncate`.
+        """
         self._buffer._check_writable()
         self._buffer._context._check()
-        self._put_back()
+        self._drop_surplus()
         return await self._buffer.truncate(size)
 
     # ---- the cursor
 
     async def tell(self) -> int:
-        """Give a cookie for the place of the next character, for `seek`: not a number of bytes or characters, unless it is 0."""
-        async with _Turn(self):
+        """Return a cookie for the position of the next character, for `seek`. It is no number of bytes or characters, unless it is 0."""
+        async with _Transaction(self):
             await self._buffer._context._checkpoint()
             return self._tell().pack()
 
@@ -466,7 +504,7 @@ class AsyncTextFile:
             return TextPosition(position)
         flags, data = self._snapshot
         position -= len(data)
-        to_skip = self._given
+        to_skip = self._consumed
         if not to_skip:
             return TextPosition(position, flags)
         decoder = self._decoder
@@ -477,20 +515,22 @@ class AsyncTextFile:
             decoder.setstate(state)
 
     async def seek(self, cookie: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place that `tell` gave, to the beginning (0), or, with an offset of 0, to where it is (SEEK_CUR) or the end (SEEK_END).
+        """Move to a position that `tell` returned, or to the start (0), and return its cookie.
 
-        Gives the cookie of the place. ``io.UnsupportedOperation`` for other offsets.
+        whence: ``os.SEEK_SET``; with a `cookie` of 0 also ``os.SEEK_CUR`` (drop the bytes that were read ahead) or ``os.SEEK_END``.
+        Cancelled or OSError: the cursor has not moved. ``io.UnsupportedOperation`` for another `cookie` with them; ValueError for a
+        negative one, or another `whence`.
         """
         self._buffer._check_open()
         cookie, whence = operator.index(cookie), operator.index(whence)
         if whence in (os.SEEK_CUR, os.SEEK_END) and cookie:
             raise io.UnsupportedOperation(f"can't do nonzero {'cur' if whence == os.SEEK_CUR else 'end'}-relative seeks")
         if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END):
-            raise ValueError(f"invalid whence ({whence}, should be 0, 1 or 2)")
+            raise ValueError(f"whence must be os.SEEK_SET, SEEK_CUR or SEEK_END, not {whence}")
         if cookie < 0:
-            raise ValueError(f"negative seek position {cookie}")
+            raise ValueError(f"cookie must be 0 or what `tell` returned, not {cookie}")
         buffer = self._buffer
-        async with _Turn(self):
+        async with _Transaction(self):
             if whence == os.SEEK_END:
                 position = await buffer._seek(0, os.SEEK_END)
                 self._drop_text()
@@ -499,11 +539,13 @@ class AsyncTextFile:
                 self._set_encoder(beginning=not position)
                 return position
             place = self._tell() if whence == os.SEEK_CUR else TextPosition.unpack(cookie)
-            buffer._cursor.forget()  # who goes back wants to see what is there now
-            await self._go(place)
+            # A program that goes back wants the bytes that the file has now.
+            buffer._cursor.forget()
+            await self._restore(place)
             return place.pack()
 
-    async def _go(self, place: TextPosition) -> None:
+    async def _restore(self, place: TextPosition) -> None:
+        """Move the binary file, the decoder and the encoder to a position. OSError if the file has no such position any more."""
         buffer, decoder = self._buffer, self._decoder
         await buffer._seek(place.position, os.SEEK_SET)
         data = await buffer._read(place.to_feed) if place.to_skip and place.to_feed else b""
@@ -522,7 +564,7 @@ class AsyncTextFile:
         self._set_encoder(beginning=place.is_beginning)
 
     def _set_encoder(self, *, beginning: bool) -> None:
-        """Have the encoder write a byte order mark next, if it has one; or, not at the beginning, none."""
+        """Let the encoder start with its byte order mark, if it has one, at the beginning of the file, and without it elsewhere."""
         if self._encoder is None:
             return
         if beginning:
@@ -533,7 +575,7 @@ class AsyncTextFile:
     # ---- its end
 
     async def aclose(self) -> None:
-        """Close the file; see `AsyncFile.aclose`."""
+        """Close the file, also in a cancelled scope; see `AsyncFile.aclose`."""
         self._drop_text()
         await self._buffer.aclose()
 
@@ -545,8 +587,11 @@ class AsyncTextFile:
         await self.aclose()
 
 
-class _Turn:
-    """The turn of one call. When it fails, the text and the cursor are put back where they were."""
+class _Transaction:
+    """Holds the lock during one call. If the call fails, it restores the text in memory, the decoder and the cursor.
+
+    A call that failed after a part was written restores nothing: the cursor is after that part.
+    """
 
     def __init__(self, file: AsyncTextFile, *, reading: bool = False, writing: bool = False) -> None:
         self._file: AsyncTextFile = file
@@ -560,10 +605,10 @@ class _Turn:
         self._saved: Any = None
 
     def commit(self) -> None:
-        """Put nothing back from now on: a part of the call is done."""
+        """Restore nothing from now on: a part of the call has taken effect."""
         self._saved = None
 
-    async def __aenter__(self) -> _Turn:
+    async def __aenter__(self) -> _Transaction:
         file = self._file
         buffer = file._buffer
         if not buffer._lock.acquire():
@@ -571,7 +616,7 @@ class _Turn:
             if buffer._closed:
                 buffer._lock.release()
                 buffer._check_open()
-        file._put_back()
+        file._drop_surplus()
         decoder = file._decoder
         state = decoder.getstate() if decoder is not None else None
         self._saved = file._text, file._settle(), file._snapshot, file._ratio, state, buffer._cursor.settle()

@@ -1,6 +1,13 @@
-"""Where a text file's cursor is, as one integer, and how the decoder gets there again.
+"""A position in a text file as one integer, and the search for the bytes that it stands for.
 
-A decoder keeps state between bytes, so a position is a place where its state is simple, and what must be fed to it from there on.
+A character may take several bytes, and some encodings have a state: what a byte means depends on the bytes before it. The decoder reads
+whole chunks, so it does not report where in the bytes the next character starts.
+
+So a position is a place where the decoder holds no bytes back, its flags there, and what to do from there: how many bytes to decode, and
+how many of the characters to skip. `find_position` searches such a place, close to the character. First it guesses, from the average
+number of bytes per character; from there it decodes byte by byte.
+
+The integer has the layout of ``io.TextIOWrapper``, so that its cookies and ours are alike. `AsyncTextFile.tell` and `seek` call this.
 """
 
 from __future__ import annotations
@@ -13,43 +20,52 @@ _FIELD = (1 << 64) - 1
 
 
 class TextPosition(NamedTuple):
-    """A place in a text: what `AsyncTextFile.tell` gives, as one integer."""
+    """A position in a text: what `AsyncTextFile.tell` returns, packed into one integer."""
 
-    position: int  # in the file, bytes; the decoder starts there
-    flags: int = 0  # the decoder's state; some need more than 64 bits
-    to_feed: int = 0  # bytes to give it
-    need_end: bool = False  # whether it is then told that this is the end
-    to_skip: int = 0  # characters to throw away
+    # Offset in the file where the decoder starts, bytes.
+    position: int
+    # The decoder's state there. Some decoders need more than 64 bits, so it is the highest field of the integer.
+    flags: int = 0
+    # How many bytes to decode from there.
+    to_feed: int = 0
+    # Whether those bytes must be decoded as the last ones of the file.
+    need_end: bool = False
+    # How many of the decoded characters come before the position.
+    to_skip: int = 0
 
     def pack(self) -> int:
+        """Return the position as an integer: 64 bits each for the first three numbers, one for `need_end`, the rest for `flags`."""
         return self.position | self.to_feed << 64 | self.to_skip << 128 | self.need_end << 192 | self.flags << 193
 
     @classmethod
     def unpack(cls, cookie: int) -> TextPosition:
+        """Return the position that `pack` made `cookie` of."""
         return cls(cookie & _FIELD, cookie >> 193, cookie >> 64 & _FIELD, bool(cookie >> 192 & 1), cookie >> 128 & _FIELD)
 
     @property
     def is_beginning(self) -> bool:
+        """Whether this is the start of the file, where a decoder starts afresh."""
         return not self.position and not self.flags
 
 
 def find_position(decoder: Any, position: int, flags: int, data: bytes, to_skip: int, ratio: float) -> TextPosition:
-    """Return the place behind `to_skip` characters of `data`, which is at `position` and starts with the decoder's `flags`.
+    """Return the position after `to_skip` characters of `data`, and leave the decoder in any state.
 
-    ratio: bytes for each character, of late: where to look first.
+    position: offset of `data` in the file, bytes. flags: the decoder's state before `data`. ratio: bytes per character in `data`, for the
+    first guess. OSError if `data` has fewer characters.
     """
-    # First a guess: some bytes before it where the decoder holds nothing back.
+    # Guess a place before the character where the decoder holds no bytes back.
     skipped, step = min(int(ratio * to_skip), len(data)), 1
     while skipped > 0:
         decoder.setstate((b"", flags))
         count = len(decoder.decode(data[:skipped]))
         if count <= to_skip:
-            held, flags_here = decoder.getstate()
-            if not held:
+            undecoded, flags_here = decoder.getstate()
+            if not undecoded:
                 flags = flags_here
                 to_skip -= count
                 break
-            skipped -= len(held)
+            skipped -= len(undecoded)
             step = 1
         else:
             skipped -= step
@@ -60,13 +76,13 @@ def find_position(decoder: Any, position: int, flags: int, data: bytes, to_skip:
     position += skipped
     if not to_skip:
         return TextPosition(position, flags)
-    # Then byte by byte; each place where it holds nothing back is a better start.
+    # Decode the rest byte by byte. Each place where the decoder holds no bytes back is a better start.
     fed = decoded = 0
     for i in range(skipped, len(data)):
         fed += 1
         decoded += len(decoder.decode(data[i : i + 1]))
-        held, flags_here = decoder.getstate()
-        if not held and decoded <= to_skip:
+        undecoded, flags_here = decoder.getstate()
+        if not undecoded and decoded <= to_skip:
             position += fed
             to_skip -= decoded
             flags, fed, decoded = flags_here, 0, 0

@@ -9,9 +9,8 @@ A block device takes a limited number of requests at a time (``nr_requests``, of
 further one sleeps in the call, RWF_NOWAIT or not: 99 reads of 1 MiB kept the event loop for 83 ms.
 
 What we do about it. A request that finds the lane empty is submitted at once. Others are gathered until a few are prepared, or until the
-end of the tick, when all tasks that were woken together have run. After completions that woke several tasks the lane is often empty, but
-those tasks are about to make the next requests, so the first of them is gathered too. How many are "a few" is learned from the measured
-cost of the calls (`learn_few`). The bytes in flight are bounded. A request of many pieces continues in C: while completions are taken, ring.c submits the
+end of the tick, when all tasks that were woken together have run. How many are "a few" is learned from the measured cost of the calls
+(`learn_few`). The bytes in flight are bounded. A request of many pieces continues in C: while completions are taken, ring.c submits the
 next pieces.
 """
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from trio_aio._lanes.protocols import ManySlots
     from trio_aio._native import CData
 
-__all__ = ("KernelLane",)
+__all__ = ("DUE", "GATHERED", "LOOK", "NO_SLOT", "STARTED", "KernelLane")
 
 # The fixed part of an io_submit may cost each request this share of its own part. Measured on two processors: direct reads of 4 KiB a
 # second in batches of 1, 4, 8, 16 and 32: 25,900, 26,600, 31,700, 23,800 and 24,700 by 16 tasks; 35,400, 40,900, 42,000, 41,800 and
@@ -42,7 +41,9 @@ SMALLEST_BATCH, LARGEST_BATCH = 4, 64
 BLIND, BLIND_BYTES = 16, 512 << 10
 
 _start = lib.taio_ring_start
-_PREPARED, _SUBMITTED_EVENT = lib.TAIO_PREPARED, lib.TAIO_SUBMITTED_EVENT
+_PREPARED, _SUBMITTED_EVENT, _NOWAIT = lib.TAIO_PREPARED, lib.TAIO_SUBMITTED_EVENT, lib.RWF_NOWAIT
+_KERNEL_PREPARED, _KERNEL_IN_FLIGHT = State.KERNEL_PREPARED, State.KERNEL_IN_FLIGHT
+NO_SLOT, STARTED, LOOK, GATHERED, DUE = range(5)  # see `KernelLane.start_short`
 
 
 class KernelLane(Lane[KernelRequest]):
@@ -67,7 +68,6 @@ class KernelLane(Lane[KernelRequest]):
         self._since_learned: int = 0
         self._started: int = 0  # requests since the last turn of the reaper
         self._crowd: int = 0  # the most of them of late
-        self.woken: int = 0  # tasks that the last completions woke and that have not made another request in this tick
 
     @classmethod
     def open(cls, slots: int, event_fd: int, refuse: Callable[[Any, int], None]) -> KernelLane:
@@ -88,7 +88,7 @@ class KernelLane(Lane[KernelRequest]):
     def is_due(self) -> bool:
         """Whether what is prepared should not wait for the end of the tick: the lane was empty, or there are enough for one call."""
         prepared = len(self.prepared)
-        return prepared >= self.few or (self.woken < 1 and self.slots - len(self.free) == prepared == 1)
+        return prepared >= self.few or self.slots - len(self.free) == prepared == 1
 
     def start_in_slot(self, request: KernelRequest, slot: int) -> None:
         """Let a request fill its iocb."""
@@ -96,20 +96,48 @@ class KernelLane(Lane[KernelRequest]):
 
     def start(self, request: KernelRequest, slot: int, opcode: int, fd: int, memory: int, length: int, offset: int, flags: int) -> None:
         """Fill the iocb of a slot, and submit it at once if nothing else is in flight. Called by `KernelRequest.prepare`."""
-        alone = self.woken <= 1 and len(self.free) == self.slots - 1 and not self.prepared
-        self.woken -= 1
+        alone = len(self.free) == self.slots - 1 and not self.prepared
         self._started += 1
         answer = _start(self.ring, slot, request.token, opcode, fd, memory, length, offset, flags, alone)
         if answer == _PREPARED:
-            request.state = State.KERNEL_PREPARED
+            request.state = _KERNEL_PREPARED
             self.prepared.append(request)
             return
-        request.state = State.KERNEL_IN_FLIGHT
+        request.state = _KERNEL_IN_FLIGHT
         if answer < 0:
             self.vacate(slot)
             self._refuse(request, answer)
         elif answer == _SUBMITTED_EVENT:
             self.has_event = True
+
+    def start_short(self, request: KernelRequest, opcode: int, fd: int, memory: int, length: int, offset: int) -> int:
+        """Give a small request with RWF_NOWAIT a slot and start it: `accept` and `start` in one function.
+
+        Return NO_SLOT, and nothing has happened; STARTED; or what the engine has to do: LOOK (an event is there), GATHERED (ask for a flush
+        at the end of the tick) or DUE (flush now).
+        """
+        free = self.free
+        total = self.bytes_in_flight + length
+        if not free or self.queue or total > self.byte_limit:
+            return NO_SLOT
+        slot = free.pop()
+        request.token = token = self.tokens[slot]
+        self.holders[slot] = request
+        self.weights[slot] = length
+        self.bytes_in_flight: int = total
+        prepared = self.prepared
+        lone = len(free) == self.slots - 1
+        answer = _start(self.ring, slot, token, opcode, fd, memory, length, offset, _NOWAIT, lone and not prepared)
+        self._started += 1
+        if answer == _PREPARED:
+            request.state = _KERNEL_PREPARED
+            prepared.append(request)
+            return DUE if len(prepared) >= self.few or lone else GATHERED
+        request.state = _KERNEL_IN_FLIGHT
+        if answer < 0:
+            self.vacate(slot)
+            self._refuse(request, answer)
+        return LOOK if answer == _SUBMITTED_EVENT else STARTED
 
     # ---- requests of many pieces: they take the slots that no other request wants
 
@@ -228,7 +256,7 @@ class KernelLane(Lane[KernelRequest]):
             tried = [request for request in tried if request not in kept]
             self.prepared = kept
         for request in tried:
-            request.state = State.KERNEL_IN_FLIGHT
+            request.state = _KERNEL_IN_FLIGHT
         self._since_learned += 1
         if self._since_learned >= 16:
             self.learn_few()
@@ -240,13 +268,8 @@ class KernelLane(Lane[KernelRequest]):
 
     def note_turn(self) -> None:
         """Note that the reaper starts a turn."""
-        self.woken = 0
         self._crowd = max(self._started, self._crowd - 1)
         self._started = 0
-
-    def note_woken(self, count: int) -> None:
-        """Note that completions woke tasks, which may be about to make the next requests."""
-        self.woken += count
 
     @property
     def fixed_cost(self) -> float:
@@ -256,9 +279,9 @@ class KernelLane(Lane[KernelRequest]):
     def learn_few(self) -> None:
         """Choose how many requests go together, from what io_submit was measured to cost.
 
-        Enough that the fixed part of the call is a small share; never more than half of the requests between two turns of the reaper, so that
-        the device works on one half while the other is gathered. While the cost is not known, because all calls were of one size, other sizes are
-        tried.
+        Enough that the fixed part of the call is a small share. Never more than half of the requests between two turns of the reaper, so
+        that the device works on one half while the other is gathered. While the cost is not known, because all calls were of one size,
+        other sizes are tried.
         """
         self._since_learned = 0
         most = min(LARGEST_BATCH, max(1, self._crowd // 2))

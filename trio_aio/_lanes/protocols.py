@@ -48,6 +48,10 @@ class KernelRequest(LaneRequest, Protocol):
     cancellable: bool
     """Whether io_cancel can stop it. Such a request may never complete by itself."""
 
+    @property
+    def probing(self) -> bool:
+        """Whether it carries an RWF_NOWAIT of ours: then EAGAIN says that the device would have slept."""
+
     def prepare(self, lane: Any, slot: int) -> None:
         """Fill the iocb of a slot, by `KernelLane.start` or, of a request with many slots, `KernelLane.start_pieces`."""
 

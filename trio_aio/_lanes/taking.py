@@ -22,10 +22,14 @@ class CompletionBuffer:
 
     def __init__(self, slots: int) -> None:
         self._room: int = slots
+        self._taken: int = 0  # completions in `_out`
         self._out: CData = ffi.new("struct taio_completion[]", slots)
         self._flat: CData = ffi.cast("int64_t *", self._out)
 
     def take(self, kernel: KernelLane | None, workers: WorkerLane, drain_fd: int) -> list[int]:
         """Return token, result and bytes moved of each completion, one after the other. drain_fd: an eventfd to empty first, or -1."""
-        n = _reap(ffi.NULL if kernel is None else kernel.ring, workers.pool, drain_fd, self._out, self._room)
-        return _unpack(self._flat, 3 * n) if n else []
+        if not self._taken:
+            self._taken = _reap(ffi.NULL if kernel is None else kernel.ring, workers.pool, drain_fd, self._out, self._room)
+        taken = _unpack(self._flat, 3 * self._taken) if self._taken else []  # without memory they stay for the next call
+        self._taken = 0
+        return taken

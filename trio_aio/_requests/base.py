@@ -43,6 +43,7 @@ class Request:
     gated: bool = False  # a write of data, for which the gate of a direct file is
 
     cancellable: bool = False  # io_cancel can stop it
+    probing: Any = False  # it carries an RWF_NOWAIT of ours: then EAGAIN says that the device would have slept
     counted: bool = False  # among the cancelled, although it runs on
     is_batch: bool = False  # it needs no others for one io_submit: submit it at once
     fault_name: str | None = None  # what `testing` calls it

@@ -15,10 +15,11 @@ import errno
 from typing import TYPE_CHECKING
 
 from trio_aio._engine.new_memory import wait_for_memory
+from trio_aio._lanes.kernel import DUE, GATHERED, LOOK, NO_SLOT
 from trio_aio._lanes.protocols import State
 from trio_aio._memory.slabs import LARGEST_SLAB
 from trio_aio._native import lib
-from trio_aio._requests.transfer import Append, Read, Transfer, Write, WriteVector
+from trio_aio._requests.transfer import DIRECT_LIMIT, Append, Read, Transfer, Write, WriteVector
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +35,8 @@ __all__ = (
 )
 
 _ENOMEM = -errno.ENOMEM
-_NOWAIT = lib.RWF_NOWAIT
+_NOWAIT, _PREAD = lib.RWF_NOWAIT, lib.IOCB_CMD_PREAD
+_COMPLETED = State.COMPLETED
 
 
 def widened(before: int, size: int, unit: int) -> int:
@@ -155,27 +157,92 @@ class WidenedRead(InSlab, Read):
         self.probing = device.nowait and not self.flags & _NOWAIT
         return True
 
+    def start_short(self, engine: Engine) -> None:
+        """Start: `Engine.submit` and what it calls, in one function, for the usual case. All others go the usual way."""
+        descriptor, lane = self.descriptor, engine.kernel
+        order, device = descriptor.order, descriptor.read_device
+        if lane is None or engine.hook is not None or order.closing or device.left or not device.nowait or self.nbytes > DIRECT_LIMIT:
+            engine.submit(self)
+            return
+        self.slab = slab = engine.buffers.take(self.nbytes)
+        self.address = slab.address
+        if not slab.page.warm or lane.queue or not lane.free:
+            engine.submit(self)
+            return
+        self.probing = True
+        engine.outstanding += 1
+        engine.submitted_kernel += 1
+        order.leases += 1
+        answer = lane.start_short(self, _PREAD, descriptor.fd, slab.address, self.nbytes, self.offset)
+        if answer == NO_SLOT:
+            lane.accept(self)  # too many bytes are in flight: it waits
+        elif answer == GATHERED:
+            if not engine.plugged:
+                engine.ask_for_flush()
+        elif answer == DUE:
+            engine.flush()
+        elif answer == LOOK:
+            engine.reap(drain=False)
+
+    def complete_kernel(self, engine: Engine, token: int, result: int) -> None:
+        """Take the completion: what the base classes and `Engine.finish` do, in one function, for the usual case."""
+        order = self.descriptor.order
+        if (
+            result != self.nbytes
+            or self.cancel_accepted
+            or self.abandoned
+            or order.closing
+            or engine.hook is not None
+            or self.group is not None
+        ):
+            super().complete_kernel(engine, token, result)
+            return
+        self.descriptor.read_device.slow = 0
+        self.transferred = self.result = result
+        self.state = _COMPLETED
+        engine.completed += 1
+        engine.bytes_read += result
+        slab = self.slab
+        assert slab is not None
+        if self.exports is None and self.size != result:
+            self._take_data(slab, result)
+        elif self.exports is None:
+            try:
+                self.data = slab.memory[slab.start : slab.start + result]
+            except MemoryError as error:  # the caller's, not the reaper's
+                self.result, self.no_memory = _ENOMEM, error
+        else:
+            self._take_data(slab, result)
+        self.slab = None
+        engine.buffers.release(slab)
+        engine.outstanding -= 1
+        order.leases -= 1
+        if self.waiter is not None:
+            engine.wake(self)
+
     def error(self) -> BaseException:
         return self.no_memory or super().error()
 
     def settle(self, engine: Engine) -> None:
         engine.bytes_read += self.transferred
-        if self.result < 0 or self.abandoned or self.cancel_accepted:
-            return
-        count = self.result - self.before
+        if self.result >= 0 and not self.abandoned and not self.cancel_accepted:
+            assert self.slab is not None
+            self._take_data(self.slab, self.result)
+
+    def _take_data(self, slab: Slab, result: int) -> None:
+        """Copy out what was asked for, and make its length the result."""
+        count = result - self.before
         if count > self.size:
             count = self.size
         elif count < 0:
             count = 0
         self.result = count
-        slab = self.slab
-        assert slab is not None
         if self.exports is None:
             start = slab.start + self.before
             try:
                 self.data = slab.memory[start : start + count]
             except MemoryError as error:  # the caller's, not the reaper's
-                self.result, self.no_memory = -errno.ENOMEM, error
+                self.result, self.no_memory = _ENOMEM, error
         else:
             slab.scatter(self.exports, count, self.before)
 
