@@ -1,12 +1,12 @@
-# Needs a Python >= 3.10, a C compiler and a package index for pip; cmake and ninja come with the isolated build where they are missing.
-# One environment for each Python version, under .venv/, made once and brought up to date when what it is built from changes.
+# Needs Python >= 3.10, a C compiler and a package index for pip. If cmake and ninja are missing, pip installs them for the build.
+# Each Python version has its own environment under .venv/. It is made once, and updated when the files it is built from change.
 
 .DEFAULT_GOAL := help
 .PHONY: help test test-all test-under-load soak demo lint sanitize sanitize-python env clean
 
 export SKBUILD_CMAKE_DEFINE := TRIO_AIO_WERROR=ON
 
-# A name in PATH may be a shim that does not run, and Debian's python3 may lack ensurepip: each candidate has to prove itself.
+# A name in PATH may be a shim that does not run, and Debian's python3 may lack ensurepip, so each candidate is run.
 # $(call find,candidates in order of preference,condition on the version)
 find = $(shell for p in $(1); do "$$p" -c 'import ensurepip, sys, venv; sys.exit(not (sys.version_info[:2] $(2)))' 2>/dev/null \
 	&& command -v "$$p" && break; done)
@@ -24,23 +24,23 @@ RUN := $(VENV)/bin/python
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-# A worker for each processor, up to four: each has filesystems of its own. ARGS="-n 0" for none, as with -s.
+# One test process for each CPU, at most four: each has its own filesystems. ARGS="-n 0" runs the tests in one process, as -s needs.
 PARALLEL = -n auto --maxprocesses 4 --dist worksteal
 
-test: $(READY) ## Run all tests that can run here, but the slow ones; ARGS goes to pytest
+test: $(READY) ## Run the tests that can run here, except the slow ones; ARGS goes to pytest
 	$(RUN) -m pytest $(PARALLEL) -m "not slow" $(ARGS)
 
-test-all: $(READY) ## Run all tests, the slow ones too; then, without those, on Python 3.10
+test-all: $(READY) ## Run all tests; then all but the slow ones on Python 3.10
 	$(RUN) -m pytest $(PARALLEL) $(ARGS)
 ifneq ($(VENV),.venv/3.10)
 	@p='$(call find,python3.10 $(call pyenv,3.10),== (3$(comma) 10))'; \
-	if [ -n "$$p" ]; then $(MAKE) --no-print-directory test PYTHON="$$p"; else echo 'Python 3.10: not here'; fi
+	if [ -n "$$p" ]; then $(MAKE) --no-print-directory test PYTHON="$$p"; else echo 'Python 3.10 was not found'; fi
 endif
 
-test-under-load: $(READY) ## Run the tests N (20) times while other programs keep the processors busy; lists all that failed
+test-under-load: $(READY) ## Run the tests N (20) times while other programs keep the CPUs busy; list all that failed
 	$(RUN) -m tests.under_load --runs $(or $(N),20) -- $(PARALLEL) -m "not slow" $(ARGS)
 
-soak: $(READY) ## Compare files with their model for SECONDS (60) on all filesystems; stops at the first difference
+soak: $(READY) ## Compare files with their model for SECONDS (60) on all filesystems; stop at the first difference
 	$(RUN) -m tests.soak --seconds $(or $(SECONDS),60) $(ARGS)
 
 demo: $(READY) ## Write 256 MiB, read it back through every lane, compare, cancel, and show the rates
@@ -54,11 +54,11 @@ lint: $(VENV)/.lint ## Check style and types
 	$(RUN) -m mypy --strict tests/typed_usage.py
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" PYTHONPATH=. pyright --verifytypes trio_aio --ignoreexternal
 
-# Both print how to repeat what failed: the seed is in the message, and the third argument.
+# When a check fails, the message has the seed. Pass it to the program as the third argument to repeat the failure.
 sanitize: build/sanitize/address,undefined build/sanitize/thread ## Run the native code under Address-, UB- and ThreadSanitizer
 	@for program in $^; do echo "$$program"; $(STILL) ./$$program build/sanitize $(or $(SECONDS),10) || exit 1; done
 
-# ThreadSanitizer wants its addresses where old kernels' randomization left them.
+# ThreadSanitizer cannot map its memory where newer kernels place programs at random, so switch that off.
 STILL = $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
 build/sanitize/%: tests/native/stress.c $(wildcard trio_aio/_native/*.[ch])
@@ -76,7 +76,7 @@ $(VENV)-sanitize/.ready: $(READY)
 		$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
 
-env: $(READY) ## Make the environment only
+env: $(READY) ## Make or update the environment
 
 clean: ## Remove environments and build trees
 	rm -rf .venv build

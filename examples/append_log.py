@@ -1,4 +1,4 @@
-"""A log that many tasks append to: each knows its record to be on the disk when its call returns, and they share the syncs.
+"""A log that many tasks append to. When a call returns, its record is on the disk; the tasks share the syncs.
 
 python examples/append_log.py LOG [--tasks N] [--records N]
 """
@@ -15,25 +15,25 @@ import trio
 
 from trio_aio import AsyncFile, open_aio
 
-_HEADER = struct.Struct("<II")  # length and checksum of the record behind it
+_HEADER = struct.Struct("<II")  # length and checksum of the record that follows
 
 
 class Log:
-    """Records in a file that only grows; each has a checksum, so that one cut off by a crash is recognized."""
+    """Records in a file that only grows. Each has a checksum, so that a reader recognizes a record that a crash cut off."""
 
     def __init__(self, file: AsyncFile) -> None:
         self._file: AsyncFile = file
 
     async def append(self, record: bytes) -> None:
-        """Append a record; it is durable when this returns."""
-        # The file is open for appending, so it goes to the end; `write` would also move a cursor, for which tasks take turns.
+        """Append a record. It is durable when this returns."""
+        # The file is open for appending, so the record goes to the end. `write` would also move the cursor, and tasks would wait for it.
         await self._file.pwrite(_HEADER.pack(len(record), zlib.crc32(record)) + record, 0)
-        # A call that comes while a sync is out waits for the next one, together with all others that came meanwhile.
+        # A call that arrives while a sync is in flight waits for the next sync, which serves all calls that arrived meanwhile.
         await self._file.fdatasync()
 
 
 def records(path: Path) -> list[bytes]:
-    """Give the records of a log, up to the first that is not whole."""
+    """Return the records of a log, up to the first that is not whole."""
     data = path.read_bytes()
     found = []
     at = 0
@@ -48,7 +48,7 @@ def records(path: Path) -> list[bytes]:
 
 
 async def run(path: Path, tasks: int, count: int) -> float:
-    """Append with many tasks at once; give the records a second."""
+    """Append with many tasks at once. Return the number of records per second."""
     start = time.perf_counter()
     async with open_aio(path, "ab") as file:
         log = Log(file)

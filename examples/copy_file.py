@@ -1,4 +1,4 @@
-"""Copy a file with read-ahead and write-behind, and show how far it is.
+"""Copy a file with read-ahead and write-behind, and show the progress.
 
 python examples/copy_file.py SOURCE TARGET [--direct]
 """
@@ -15,7 +15,7 @@ from trio_aio import open_aio
 
 
 async def copy(source: Path, target: Path, *, direct: bool, depth: int = 8) -> int:
-    """Copy `source` to `target` and make it durable; give the number of bytes. Memory: twice `depth` MiB, however large the file is."""
+    """Copy `source` to `target` and make it durable. Return the number of bytes. Memory: twice `depth` MiB, however large the file is."""
     copied = 0
     async with open_aio(source, direct=direct) as reading, open_aio(target, "wb", direct=direct) as writing:
         with Progress(BarColumn(), DownloadColumn(), TransferSpeedColumn()) as progress:

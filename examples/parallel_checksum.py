@@ -1,4 +1,4 @@
-"""Checksum files as `sha256sum` prints them, several at once, each read ahead while hashing goes on in threads.
+"""Print checksums of files as `sha256sum` does. Several files are read at once, and read ahead while threads compute the hashes.
 
 python examples/parallel_checksum.py FILE [FILE ...]
 """
@@ -14,20 +14,20 @@ import trio
 from trio_aio import open_aio
 
 AT_ONCE = 8
-PIECE = 4 << 20  # bytes: hashing them takes milliseconds, so it is worth a thread
+CHUNK = 4 << 20  # bytes; hashing them takes milliseconds, so it is worth a thread
 
 
 async def checksum(path: Path) -> str:
-    """Give the SHA-256 of a file in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     async with open_aio(path) as file:
-        async for chunk in file.chunks(PIECE, depth=2):
-            await trio.to_thread.run_sync(digest.update, chunk)  # the next chunks are being read meanwhile
+        async for chunk in file.chunks(CHUNK, depth=2):
+            await trio.to_thread.run_sync(digest.update, chunk)  # meanwhile the next chunks are read
     return digest.hexdigest()
 
 
 async def checksums(paths: list[Path]) -> dict[Path, str]:
-    """Give the checksums of files, AT_ONCE of them at a time."""
+    """Return the checksums of files. At most AT_ONCE files are open at a time."""
     limit = trio.CapacityLimiter(AT_ONCE)
     sums: dict[Path, str] = {}
 

@@ -1,4 +1,4 @@
-"""Write a file, read it back through each lane, compare checksums, cancel a request, and show what went where and how fast.
+"""Write a file, read it back through each lane, compare checksums, cancel a request, and show which lanes were used and how fast.
 
 python examples/quickstart.py [--size MIB] [--directory PATH]
 """
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 MIB = 1 << 20
-PIECE = MIB // 2  # a read of the kernel lane and of the workers
-SMALL = 1 << 16  # a read of the inline lane
+BLOCK = MIB // 2  # bytes of a read for the kernel lane and the workers
+SMALL = 1 << 16  # bytes of a read for the inline lane
 TASKS = 16
 
 
 async def write(path: Path, size: int) -> list[int]:
-    """Write `size` random bytes and make them durable; give the checksums of the pieces."""
-    block = os.urandom(PIECE)
+    """Write `size` random bytes and make them durable. Return the checksum of each block."""
+    random = os.urandom(BLOCK)
     sums = []
     async with open_aio(path, "wb") as file:
-        for number in range(size // PIECE):
-            piece = number.to_bytes(8, "little") + block[8:]
-            sums.append(zlib.crc32(piece))
-            await file.write(piece)
+        for number in range(size // BLOCK):
+            block = number.to_bytes(8, "little") + random[8:]
+            sums.append(zlib.crc32(block))
+            await file.write(block)
         await file.fsync()
     return sums
 
 
-async def checksums(path: Path, size: int, piece: int, *, direct: bool = False) -> list[int]:
-    """Read a file with many tasks, each with many positional reads; give the checksums of its pieces of PIECE bytes."""
-    sums = [0] * (size // PIECE)
+async def checksums(path: Path, size: int, count: int, *, direct: bool = False) -> list[int]:
+    """Read a file with many tasks and positional reads of `count` bytes. Return the checksum of each block."""
+    sums = [0] * (size // BLOCK)
     numbers = iter(range(len(sums)))
 
     async with open_aio(path, direct=direct) as file:
@@ -51,8 +51,8 @@ async def checksums(path: Path, size: int, piece: int, *, direct: bool = False) 
         async def worker() -> None:
             for number in numbers:
                 total = 0
-                for offset in range(number * PIECE, (number + 1) * PIECE, piece):
-                    total = zlib.crc32(await file.pread(piece, offset), total)
+                for offset in range(number * BLOCK, (number + 1) * BLOCK, count):
+                    total = zlib.crc32(await file.pread(count, offset), total)
                 sums[number] = total
 
         async with trio.open_nursery() as nursery:
@@ -61,18 +61,18 @@ async def checksums(path: Path, size: int, piece: int, *, direct: bool = False) 
     return sums
 
 
-async def checksums_of_trio(path: Path, size: int, piece: int) -> list[int]:
-    """The same with trio.open_file: each task needs a file of its own, because the cursor is all there is."""
-    sums = [0] * (size // PIECE)
+async def checksums_of_trio(path: Path, size: int, count: int) -> list[int]:
+    """Return the same checksums, read by trio.open_file. Each task opens the file, because reads are possible only at the cursor."""
+    sums = [0] * (size // BLOCK)
     numbers = iter(range(len(sums)))
 
     async def worker() -> None:
         async with await trio.open_file(path, "rb", buffering=0) as file:
             for number in numbers:
-                await file.seek(number * PIECE)
+                await file.seek(number * BLOCK)
                 total = 0
-                for _ in range(PIECE // piece):
-                    total = zlib.crc32(await file.read(piece), total)
+                for _ in range(BLOCK // count):
+                    total = zlib.crc32(await file.read(count), total)
                 sums[number] = total
 
     async with trio.open_nursery() as nursery:
@@ -82,7 +82,7 @@ async def checksums_of_trio(path: Path, size: int, piece: int) -> list[int]:
 
 
 def forget(path: Path) -> None:
-    """Put the file out of the page cache."""
+    """Drop the file from the page cache."""
     with path.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -97,7 +97,7 @@ async def timed(label: str, size: int, expected: list[int], read: Callable[[], A
 
 
 def lanes(before: AIOStatistics, after: AIOStatistics) -> str:
-    """Say how many requests went through which lane."""
+    """Return how many requests each lane took, as text."""
     counts = {
         "inline": after.submitted_inline - before.submitted_inline,
         "kernel": after.submitted_kernel - before.submitted_kernel,
@@ -107,7 +107,7 @@ def lanes(before: AIOStatistics, after: AIOStatistics) -> str:
 
 
 async def show_cancellation() -> None:
-    """Wait for a pipe that stays empty, and give up: the kernel stops the request, and its slot is free again."""
+    """Wait for a pipe that stays empty, then cancel: the kernel ends the request, and its slot is free again."""
     context = current_context()
     with ExitStack() as stack:
         reader, writer = os.pipe()
@@ -124,18 +124,18 @@ async def show(directory: str, size: int) -> None:
     start = time.perf_counter()
     sums = await write(path, size)
     print(f"wrote {size // MIB} MiB and synced it: {size / MIB / (time.perf_counter() - start):,.0f} MiB/s")
-    print(f"reading it back with {TASKS} tasks, each piece's checksum compared:")
+    print(f"reading it back with {TASKS} tasks, each block's checksum compared:")
 
     forget(path)
     try:
-        await timed("from the disk, direct", size, sums, lambda: checksums(path, size, PIECE, direct=True))
+        await timed("from the disk, direct", size, sums, lambda: checksums(path, size, BLOCK, direct=True))
     except OSError as error:
         print(f"from the disk, direct: not here, {error}")
     forget(path)
-    await timed("from the disk, buffered", size, sums, lambda: checksums(path, size, PIECE))
+    await timed("from the disk, buffered", size, sums, lambda: checksums(path, size, BLOCK))
     await timed("from the page cache, 64 KiB a read", size, sums, lambda: checksums(path, size, SMALL))
     forget(path)
-    await timed("trio.open_file, from the disk", size, sums, lambda: checksums_of_trio(path, size, PIECE))
+    await timed("trio.open_file, from the disk", size, sums, lambda: checksums_of_trio(path, size, BLOCK))
     await timed("trio.open_file, from the cache, 64 KiB", size, sums, lambda: checksums_of_trio(path, size, SMALL))
 
     await show_cancellation()

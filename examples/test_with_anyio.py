@@ -36,5 +36,5 @@ async def read_backwards(file: AsyncFile) -> bytes:
     return b"".join(parts[offset] for offset in sorted(parts, reverse=True))
 
 
-async def test_a_file_is_read_backwards(numbers: AsyncFile) -> None:
+async def test_read_backwards_returns_reversed_bytes(numbers: AsyncFile) -> None:
     assert await read_backwards(numbers) == bytes(reversed(range(256)))

@@ -28,18 +28,18 @@ async def append(journal: AsyncFile, entry: bytes) -> None:
 
 
 @pytest.mark.trio
-async def test_entries_are_written_one_behind_the_other(journal: AsyncFile) -> None:
+async def test_append_writes_entries_in_order(journal: AsyncFile) -> None:
     await append(journal, b"first")
     await append(journal, b"second")
     assert await journal.pread(100, 0) == b"\5\0\0\0first\6\0\0\0second"
 
 
-# autojump_clock jumps to the next deadline when no task has had anything to do for `autojump_threshold` seconds, 0 if not set. A disk takes
-# its time, and the clock would not wait for it: give it longer than any request takes.
+# autojump_clock jumps to the next deadline when no task has run for `autojump_threshold` seconds; the default is 0. It does not know that a
+# task waits for the disk, so set the threshold to more than the longest request takes.
 
 
 @pytest.mark.trio
-async def test_an_hour_passes_at_once_and_the_disk_gets_its_time(journal: AsyncFile, autojump_clock: trio.testing.MockClock) -> None:
+async def test_autojump_clock_waits_for_the_disk(journal: AsyncFile, autojump_clock: trio.testing.MockClock) -> None:
     autojump_clock.autojump_threshold = 0.5
     with trio.fail_after(10):
         await append(journal, b"entry")

@@ -1,4 +1,4 @@
-"""What callers hand in, checked before anything has happened: a number that does not fit its C type must not be found out half-way."""
+"""Checks of arguments, made before a call has any effect: a number that does not fit its C type must not fail half-way."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGEST_OFFSET = (1 << 63) - 1  # off_t
 
 
 def checked_integer(value: SupportsIndex, name: str) -> int:
-    """Give an integer that fits off_t; TypeError, OverflowError."""
+    """Return an integer that fits off_t. TypeError, OverflowError."""
     number = _plain(value)
     if not -LARGEST_OFFSET - 1 <= number <= LARGEST_OFFSET:
         raise OverflowError(f"{name} does not fit 64 bits: {number}")
@@ -25,17 +25,17 @@ def checked_integer(value: SupportsIndex, name: str) -> int:
 
 
 def checked_offset(value: SupportsIndex) -> int:
-    """Give an offset in bytes; TypeError, ValueError if it is negative, OverflowError."""
+    """Return an offset in bytes. ValueError if it is negative, TypeError, OverflowError."""
     return _not_negative(checked_integer(value, "offset"), "offset")
 
 
 def checked_size(value: SupportsIndex, name: str = "size") -> int:
-    """Give a size in bytes, likewise."""
+    """Return a size in bytes. ValueError if it is negative, TypeError, OverflowError."""
     return _not_negative(checked_integer(value, name), name)
 
 
 def checked_flags(value: SupportsIndex) -> int:
-    """Give flags of one read or write (`RWF`); TypeError, OverflowError."""
+    """Return the flags of one read or write (`RWF`). TypeError, OverflowError."""
     flags = _plain(value)
     if not 0 <= flags < 1 << 31:
         raise OverflowError(f"flags do not fit 31 bits: {flags:#x}")
@@ -43,7 +43,7 @@ def checked_flags(value: SupportsIndex) -> int:
 
 
 def _plain(value: SupportsIndex) -> int:
-    """Give an int that is nothing more: of a flag each "|" and "&" would make a new one, in ten times the time."""
+    """Return a plain int. With an IntFlag, each "|" and "&" would make a new flag, and take ten times as long."""
     return int(operator.index(value))
 
 

@@ -1,7 +1,7 @@
-"""From the kernel's errno to the OSError that a user sees, in one place.
+"""The exceptions for the kernel's errnos, in one place.
 
-The kernel reports one and the same misuse from ``io_submit`` or in the event, as -1 and errno or as a negative result. A number of
-either sign comes in here, and what goes out is the OSError subclass that Python has for it.
+The kernel may report the same error in two ways: a system call returns it, or the event of a request has it as a negative result. So these
+functions take an errno of either sign, and return the subclass of OSError that Python has for it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ __all__ = ("aio_limit", "os_error", "setup_error")
 
 
 def os_error(code: int, filename: object = None, detail: str = "") -> OSError:
-    """Give the exception for an errno of either sign: the subclass of OSError that is right for it, ``detail`` behind its text."""
+    """Return the exception for an errno of either sign: the right subclass of OSError, with ``detail`` after its text."""
     code = abs(code)
     message = f"{os.strerror(code)}: {detail}" if detail else os.strerror(code)
     return OSError(code, message) if filename is None else OSError(code, message, filename)
 
 
 def setup_error(code: int) -> OSError:
-    """Give the exception for an ``io_setup`` that failed, with what the user can do about it."""
+    """Return the exception for an ``io_setup`` that failed. Its text says what the user can do about it."""
     return os_error(code, detail=_setup_advice(abs(code)))
 
 
@@ -50,7 +50,7 @@ def aio_limit(name: str) -> int | None:
         return None
 
 
-# The name that `_setup_advice` uses, and that tests of it replace.
+# The name by which `_setup_advice` calls it, and which its tests replace.
 _aio_limit = aio_limit
 
 

@@ -1,16 +1,16 @@
-"""The system calls of Linux native AIO one to one, typed: for those who want the kernel's interface and none of our policy.
+"""The system calls of Linux native AIO, one to one and typed: the kernel's interface without our policy.
 
-How the kernel does it. ``io_setup`` makes a context, a queue of completions. ``io_submit`` hands over requests (iocbs): the kernel
-copies each iocb, but it keeps the *address* of the data and reads or writes there until the request is complete, whatever has become
-of the caller meanwhile. Each request then leaves one event, which ``io_getevents`` takes. ``io_cancel`` may ask for an early
-end (of an ``IOCB_CMD_POLL``; the kernel cancels no disk I/O). ``io_destroy`` waits for all that is in flight.
+How the kernel works. ``io_setup`` makes a context, a queue of completions. ``io_submit`` submits requests (iocbs). The kernel copies each
+iocb, but it keeps the *address* of the data, and reads or writes there until the request completes, whatever the caller does meanwhile.
+Each request then leaves one event, which ``io_getevents`` takes. ``io_cancel`` may end a request early (an ``IOCB_CMD_POLL``; the kernel
+cannot cancel disk I/O). ``io_destroy`` waits for all requests in flight.
 
-What we do about it. An `IOCB` owns its buffers, and every submitted `IOCB` is held here until its event has been taken or its context
-destroyed: memory that the kernel may still write to is never freed, even if the caller drops everything. Errors are OSError
-with the kernel's errno where the call itself failed; what a request ended with stands in `IOEvent.res`, as the kernel put it there.
+What we do about it. An `IOCB` owns its buffers, and this module holds every submitted `IOCB` until its event has been taken or its context
+destroyed. So memory that the kernel may still write to is never freed, even if the caller drops everything. A call that fails raises
+OSError with the kernel's errno. A request that fails raises nothing: `IOEvent.res` has the kernel's result.
 
-All calls are synchronous. ``io_submit`` blocks where the kernel does (buffered and cold reads, for one), ``io_getevents`` as long as it
-is told to, ``io_destroy`` for tens of milliseconds; all let other threads run meanwhile.
+All calls are synchronous, and release the GIL. ``io_submit`` may block in the kernel, for example in a buffered read that is not cached;
+``io_getevents`` blocks as long as its arguments say; ``io_destroy`` takes tens of milliseconds.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ _NANOSECONDS = 1_000_000_000
 _EVENT_SIZE = ffi.sizeof("struct io_event")
 _NO_FD = 0xFFFFFFFF  # -1 in the iocb's unsigned field: EBADF
 
-# Events are written by the kernel before anyone reads them: room for many need not be zeroed at each call.
+# The kernel writes an event before we read it, so the memory of many events need not be zeroed in each call.
 _new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 class IOCBCommand(IntEnum):
-    """What an `IOCB` asks for: ``IOCB_CMD_*`` of <linux/aio_abi.h>. The kernel refuses NOOP with EINVAL."""
+    """The operation of an `IOCB`: ``IOCB_CMD_*`` of <linux/aio_abi.h>. The kernel refuses NOOP with EINVAL."""
 
     PREAD = lib.IOCB_CMD_PREAD
     PWRITE = lib.IOCB_CMD_PWRITE
@@ -75,7 +75,7 @@ class IOCBCommand(IntEnum):
 
 
 class RWF(IntFlag):
-    """Flags of one read or write: ``RWF_*`` of <linux/fs.h>, see preadv2(2). What the kernel or the file does not know is EOPNOTSUPP."""
+    """Flags of one read or write: ``RWF_*`` of <linux/fs.h>, see preadv2(2). EOPNOTSUPP if the kernel or the file lacks one."""
 
     HIPRI = lib.RWF_HIPRI
     DSYNC = lib.RWF_DSYNC
@@ -92,31 +92,31 @@ class IOCB:
 
     Made by `pread`, `pwrite`, `preadv`, `pwritev`, `fsync`, `fdsync`, `poll` and `noop`, which all take
 
-    - ``data``: an int from 0 to 2**64-1 that comes back as `IOEvent.data`;
+    - ``data``: an int from 0 to 2**64 - 1 that comes back as `IOEvent.data`;
     - ``rw_flags``: `RWF`;
-    - ``resfd``: an eventfd to signal when the event is there to be taken (``IOCB_FLAG_RESFD``);
-    - ``ioprio``: an I/O priority as ioprio_set(2) has it, class << 13 | level (``IOCB_FLAG_IOPRIO``).
+    - ``resfd``: an eventfd that the kernel signals when the event can be taken (``IOCB_FLAG_RESFD``);
+    - ``ioprio``: an I/O priority as in ioprio_set(2), class << 13 | level (``IOCB_FLAG_IOPRIO``).
 
-    What does not fit its C type is an OverflowError; everything else is for `io_submit`, that is the kernel, to judge. The buffers
-    are exported as long as the IOCB lives (a bytearray among them cannot be resized: BufferError). After its event has been
-    taken, an IOCB may be submitted again.
+    OverflowError for a number that does not fit its C type. The kernel checks everything else, in `io_submit`. The buffers are exported
+    as long as the IOCB lives: resizing a bytearray among them raises BufferError. Once its event has been taken, an IOCB may be submitted
+    again.
 
-    The constructor itself takes the fields as they are. It does not look after the memory at ``address``: the caller does, or names in
-    ``buffers`` what owns it.
+    The constructor itself takes the fields as they are. It does not keep the memory at ``address`` alive: pass its owner in ``buffers``,
+    or hold it yourself.
     """
 
     __slots__ = ("__weakref__", "_address", "_context", "_exports", "_iocb", "buffers", "command", "fd")
 
     command: IOCBCommand
-    """What it asks for."""
+    """The operation."""
     fd: int
-    """The file it asks it of."""
+    """The file descriptor that it reads, writes, syncs or polls."""
     buffers: tuple[ReadableBuffer, ...]
-    """The objects that are read into or written from, in order; empty where there is no data."""
+    """The objects that it reads into or writes from, in order. Empty if it moves no data."""
     _iocb: CData
-    _address: int  # of the struct iocb, by which the kernel's events and io_cancel name it
-    _context: int | None  # in flight there
-    _exports: object  # keeps the memory that the iocb points to: exported buffers, the iovecs
+    _address: int  # of the struct iocb: events and io_cancel identify it by this
+    _context: int | None  # the id of the context in which it is in flight
+    _exports: object  # owns the memory that the iocb points to: exported buffers, iovecs
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class IOCB:
         resfd: int | None = None,
         ioprio: int | None = None,
     ) -> IOCB:
-        """Read at ``offset`` (bytes) into a buffer, as much as it holds, as pread(2): ``IOCB_CMD_PREAD``.
+        """Read from ``offset`` (bytes) until a buffer is full, as pread(2): ``IOCB_CMD_PREAD``.
 
         BufferError if the buffer is read-only.
         """
@@ -216,7 +216,7 @@ class IOCB:
         resfd: int | None = None,
         ioprio: int | None = None,
     ) -> IOCB:
-        """Write buffers one behind the other at ``offset`` (bytes), as pwritev2(2): ``IOCB_CMD_PWRITEV``."""
+        """Write buffers one after the other at ``offset`` (bytes), as pwritev2(2): ``IOCB_CMD_PWRITEV``."""
         return cls._vector(IOCBCommand.PWRITEV, fd, tuple(buffers), offset, False, data, rw_flags, resfd, ioprio)
 
     @classmethod
@@ -231,16 +231,16 @@ class IOCB:
 
     @classmethod
     def poll(cls, fd: int, events: int, *, data: int = 0, rw_flags: int = 0, resfd: int | None = None, ioprio: int | None = None) -> IOCB:
-        """Wait once until a descriptor is ready, as poll(2): ``IOCB_CMD_POLL``.
+        """Wait once until an fd is ready, as poll(2): ``IOCB_CMD_POLL``.
 
-        ``events`` is a mask of ``select.POLL*``; so is `IOEvent.res`, which may name more than was asked for, and is 0 if
-        the request was cancelled.
+        ``events`` is a mask of ``select.POLL*``. `IOEvent.res` is such a mask too. It may have more bits than ``events``, and is 0 if the
+        request was cancelled.
         """
         return cls(IOCBCommand.POLL, fd, events, data=data, rw_flags=rw_flags, resfd=resfd, ioprio=ioprio)
 
     @classmethod
     def noop(cls, fd: int = 0, *, data: int = 0, rw_flags: int = 0, resfd: int | None = None, ioprio: int | None = None) -> IOCB:
-        """Do nothing: ``IOCB_CMD_NOOP``, which Linux has in its header and refuses with EINVAL (with EBADF if ``fd`` is not open)."""
+        """Do nothing: ``IOCB_CMD_NOOP``. Linux has it in its header, but refuses it with EINVAL, or EBADF if ``fd`` is not open."""
         return cls(IOCBCommand.NOOP, fd, data=data, rw_flags=rw_flags, resfd=resfd, ioprio=ioprio)
 
     @property
@@ -251,18 +251,18 @@ class IOCB:
 
     @property
     def offset(self) -> int:
-        """Where in the file, in bytes."""
+        """The position in the file, in bytes."""
         value: int = self._iocb.aio_offset
         return value
 
     @property
     def rw_flags(self) -> RWF:
-        """The flags it was given."""
+        """The flags that it was made with."""
         return RWF(self._iocb.aio_rw_flags)
 
     @property
     def in_flight(self) -> bool:
-        """Whether it was accepted by `io_submit` and its event has not been taken."""
+        """Whether `io_submit` accepted it and its event has not been taken."""
         return self._context is not None
 
     def __repr__(self) -> str:
@@ -310,33 +310,34 @@ class IOCB:
 
 
 class IOEvent(NamedTuple):
-    """Tell how one request ended: ``struct io_event`` of <linux/aio_abi.h>."""
+    """How one request ended: ``struct io_event`` of <linux/aio_abi.h>."""
 
     data: int
     """`IOCB.data` of the request."""
     iocb: IOCB | None
-    """The very object that was submitted. None: it was not submitted by `io_submit`, or another thread is destroying the context."""
+    """The object that was submitted. None: it was not submitted by `io_submit`, or another thread is destroying the context."""
     res: int
-    """What the operation returned: a count of bytes, 0, or ready ``select.POLL*``; or a negative errno."""
+    """The result of the operation: a number of bytes, 0, or a mask of ``select.POLL*``; or a negative errno."""
     res2: int
-    """0 for everything that Linux does today."""
+    """0 for every operation that Linux has today."""
 
 
-# What the kernel may still read from or write to, by context and address of the iocb.
+# Requests whose memory the kernel may still read or write, by context and address of the iocb.
 _in_flight: dict[tuple[int, int], IOCB] = {}
-# Events as the kernel wrote them, by context, that a wait had taken when a signal's handler raised: the next wait gives them.
+# Events as the kernel wrote them, by context: a wait had taken them when a signal handler raised. The next wait returns them.
 _unread: dict[int, bytes] = {}
-# Two threads must not both find the same IOCB free and submit it. Reentrant, for signal handlers and finalizers that come in between.
+# Guards the two above and each IOCB's _context, so that two threads cannot submit the same IOCB. Reentrant, because a signal handler or a
+# finalizer may run while the lock is held.
 _lock = threading.RLock()
 
 
 def io_setup(nr_events: int) -> int:
-    """Make a context with room for ``nr_events`` requests in flight, and give its id: io_setup(2).
+    """Make a context with room for ``nr_events`` requests in flight, and return its id: io_setup(2).
 
-    ``nr_events`` is charged to ``fs.aio-max-nr``, a limit of the whole host; the ring may in fact hold more.
+    ``nr_events`` counts towards ``fs.aio-max-nr``, a limit of the whole host. The kernel may round the room up.
 
-    OSError: EAGAIN over that limit (the message says how to raise it), EINVAL for 0 or more than 4194304, EPERM where seccomp forbids it,
-    ENOSYS where there is no native AIO, ENOMEM.
+    OSError: EAGAIN over that limit (the message says how to raise it), EINVAL for 0 or more than 4194304, EPERM if seccomp forbids it,
+    ENOSYS if the kernel has no native AIO, ENOMEM.
     """
     context = ffi.new("uint64_t *")
     error = lib.taio_io_setup(nr_events, context)
@@ -347,28 +348,28 @@ def io_setup(nr_events: int) -> int:
 
 
 def io_submit(ctx: int, iocbs: Iterable[IOCB]) -> int:
-    """Hand requests to the kernel, and give the number that it accepted: io_submit(2).
+    """Submit requests, and return how many the kernel accepted: io_submit(2).
 
-    The kernel stops at the first request that it refuses. Its errno shows only if that is the first of all; so submit the rest again
-    to learn why. Requests up to there are in flight, and each leaves one event.
+    The kernel stops at the first request that it refuses. It reports the errno only if that is the first of all: submit the rest again to
+    learn it. The requests before it are in flight, and each leaves one event.
 
-    OSError: EAGAIN if the ring is full (take events first), EBADF, EINVAL (a request that makes no sense, or no such context), EOPNOTSUPP
-    for ``rw_flags`` that the kernel or the file does not know. ValueError, before anything is submitted, if an IOCB is in flight already or
-    is there twice.
+    OSError: EAGAIN if the ring is full (take events first), EBADF, EINVAL (an invalid request, or no such context), EOPNOTSUPP for
+    ``rw_flags`` that the kernel or the file does not know. ValueError, before anything is submitted, if an IOCB is in flight or is listed
+    twice.
     """
     batch = list(iocbs)
     for iocb in batch:
         if not isinstance(iocb, IOCB):
             raise TypeError(f"an IOCB is required, not {type(iocb).__name__!r}")
     pointers = ffi.new("struct iocb *[]", [iocb._iocb for iocb in batch])
-    context: int = ffi.new("uint64_t *", ctx)[0]  # an id that is no number must fail before anything is marked as in flight
+    context: int = ffi.new("uint64_t *", ctx)[0]  # a wrong type must fail before any IOCB is marked
     with _lock:
         for iocb in batch:
             if iocb._context is not None:
                 raise ValueError(f"{iocb!r} cannot be submitted again before its event has been taken")
         if len(set(batch)) < len(batch):
             raise ValueError("an IOCB is in the batch twice")
-        for iocb in batch:  # before the call: another thread may take the event before this one is back
+        for iocb in batch:  # before the call: another thread may take the event before it returns
             iocb._context = context
             _in_flight[context, iocb._address] = iocb
     accepted = lib.taio_io_submit(context, len(batch), pointers)
@@ -388,10 +389,9 @@ def io_submit(ctx: int, iocbs: Iterable[IOCB]) -> int:
 def io_getevents(ctx: int, min_nr: int, nr: int, timeout: float | None = None) -> list[IOEvent]:
     """Take between ``min_nr`` and ``nr`` events: io_getevents(2).
 
-    Waits until there are ``min_nr``, or for ``timeout`` seconds (None or ``math.inf``: for ever), and gives what there is
-    then: perhaps fewer.
-    A timeout of 0 does not wait. A signal's Python handler runs during the wait, which then goes on (PEP 475). If the handler raises, no
-    event is lost: the next call gives what this one had taken.
+    Waits until there are ``min_nr``, but at most ``timeout`` seconds (None or ``math.inf``: for ever), and returns the events that are
+    there, perhaps fewer. A timeout of 0 does not wait. Python signal handlers run during the wait, which then continues (PEP 475). If a
+    handler raises, no event is lost: the next call returns those that this one had taken.
 
     ValueError unless ``0 <= min_nr <= nr`` and ``timeout >= 0``. OSError: EINVAL if there is no such context.
     """
@@ -411,7 +411,7 @@ def io_getevents(ctx: int, min_nr: int, nr: int, timeout: float | None = None) -
             if until is not None:
                 left = ffi.new("struct timespec *", divmod(max(until - time.monotonic_ns(), 0), _NANOSECONDS))
             arguments = ctx, max(min_nr - taken, 0), nr - taken, events + taken, left
-            # Not n = ...: a handler may raise once the call is back in Python, and n would not be assigned.
+            # Not n = ...: a signal handler may raise after the call and before the assignment, and the count would be lost.
             answers.extend(starmap(lib.taio_io_getevents, (arguments,)))
             n = answers[-1]
             if n == -errno.EINTR:
@@ -419,7 +419,7 @@ def io_getevents(ctx: int, min_nr: int, nr: int, timeout: float | None = None) -
             if n < 0 and taken == 0:
                 raise os_error(n, detail="io_getevents")
             taken += max(n, 0)
-            # Too few is what the kernel gives at the end of the time, but also when a signal came in between: go on then.
+            # The kernel returns too few when the time is up, but also after a signal. In the second case wait again.
             if n <= 0 or taken >= min_nr or (until is not None and time.monotonic_ns() >= until):
                 break
     except BaseException:
@@ -429,14 +429,14 @@ def io_getevents(ctx: int, min_nr: int, nr: int, timeout: float | None = None) -
 
 
 def io_cancel(ctx: int, iocb: IOCB) -> bool:
-    """Ask the kernel to end a request early: io_cancel(2).
+    """Cancel a request, and return whether the kernel accepted that: io_cancel(2).
 
-    True: accepted, and the event will come through `io_getevents`, with 0 as its ``res`` unless it was complete just then.
-    False: too late, or not of a kind that can be cancelled. Linux cancels `IOCB.poll`, and no disk I/O.
+    True: the event will come through `io_getevents`. Its ``res`` is 0, unless the request completed just then.
+    False: too late, or the kernel cannot cancel this operation. Linux cancels `IOCB.poll`, but no disk I/O.
 
-    OSError: EINVAL if there is no such context, ENOSYS where the call is missing (gVisor).
+    OSError: EINVAL if there is no such context, ENOSYS if the call is missing (gVisor).
     """
-    unused = ffi.new("struct io_event *")  # the event goes through the ring, as it has since Linux 3.11
+    unused = ffi.new("struct io_event *")  # since Linux 3.11 the event comes through the ring instead
     error = lib.taio_io_cancel(ctx, iocb._iocb, unused)
     if error in (0, -errno.EINPROGRESS):
         return True
@@ -446,14 +446,14 @@ def io_cancel(ctx: int, iocb: IOCB) -> bool:
 
 
 def io_destroy(ctx: int) -> None:
-    """Cancel what can be cancelled, wait for everything in flight and give the context back: io_destroy(2).
+    """Cancel requests if the kernel can, wait for all others, and destroy the context: io_destroy(2).
 
-    Events that have not been taken are lost. Takes 30-140 ms even when nothing is in flight.
+    Events that have not been taken are lost. It takes 30-140 ms even when nothing is in flight.
 
     OSError: EINVAL if there is no such context.
     """
     with _lock:
-        # Taken out before the call, because another thread's io_setup may get the same id while this one still waits.
+        # Remove them before the call: another thread's io_setup may get the same id while this one still waits.
         waited_for = {key: _in_flight.pop(key) for key in list(_in_flight) if key[0] == ctx}
     error = lib.taio_io_destroy(ctx)
     with _lock:
@@ -468,7 +468,7 @@ def io_destroy(ctx: int) -> None:
 
 
 def _export(buffer: ReadableBuffer, writable: bool) -> CData:
-    with memoryview(buffer) as view:  # for its TypeError, which says what is wrong
+    with memoryview(buffer) as view:  # its TypeError explains what is wrong
         if writable and view.readonly:
             raise BufferError(f"a read needs a writable buffer, which this {type(buffer).__name__} is not")
     return ffi.from_buffer("char[]", buffer, writable)
@@ -479,7 +479,7 @@ def _unsigned_fd(fd: int) -> int:
 
 
 def _is_context(ctx: int) -> bool:
-    """Tell a context that is gone from the other things that are EINVAL: asked for no event, a living one gives none."""
+    """Return whether a context exists. EINVAL may also have other reasons, but not when a call takes no events."""
     return lib.taio_io_getevents(ctx, 0, 0, ffi.NULL, ffi.new("struct timespec *")) != -errno.EINVAL
 
 
@@ -514,9 +514,9 @@ def _released(ctx: int, events: CData, taken: int) -> list[IOEvent]:
 
 
 def _after_fork_in_child() -> None:
-    """The parent's requests write to the parent's memory, and its contexts are none here: nothing is in flight."""
+    """Forget the parent's requests: they use the parent's memory, and its contexts do not exist in the child."""
     global _lock
-    _lock = threading.RLock()  # another thread, which is not in the child, may have held the old one
+    _lock = threading.RLock()  # a thread of the parent may have held the old one
     for iocb in _in_flight.values():
         iocb._context = None
     _in_flight.clear()

@@ -1,16 +1,18 @@
 """asyncio, with anyio's cancel scopes where the program uses them.
 
-How asyncio works. ``Task.cancel`` calls ``cancel`` of the future that the task waits for, and is content if that gives True, whatever the
-future makes of it. So a future of our own decides what becomes of a cancellation, as trio's ``abort`` does. Two kinds come that way.
-anyio's, of a cancel scope, is known by its message; it stands, and is repeated in every turn of the loop until the task has left the scope
-or gone into a shielded one: what cannot be stopped is waited for in one. A native one is said once. It cannot be put off beyond the call
-(``asyncio.timeout`` would take its exit for a success), so it is raised when there is nothing left to wait for.
+How asyncio works. ``Task.cancel`` calls ``cancel`` of the future that the task waits for. If that returns True, the task does nothing more
+about the cancellation. So a future of our own decides what becomes of it, as ``abort`` does for trio. There are two kinds:
 
-The end. ``asyncio.run`` cancels all tasks, and their ``finally`` still use files; so the reaper is no task but a reader callback, which
-works until the loop is closed. What an event loop watches it lets go of in ``close``: when nothing holds the callback any more, we end.
+- A cancel scope of anyio's, recognized by its message. anyio repeats it in every tick until the task has left the scope or entered a
+  shielded one. So a task waits in a shielded scope for a request that cannot be cancelled.
+- A native one, sent once. It must be raised by the call that it interrupts: otherwise ``asyncio.timeout`` would take the call for a
+  success. So we raise it as soon as the request has completed.
 
-Ticks. A turn of the loop runs what was ready when it began. What is called soon from within runs in the next one, behind all the tasks
-that were woken together.
+The end. ``asyncio.run`` cancels all tasks, and their ``finally`` blocks may still use files. So the reaper is not a task but a reader
+callback, which works until the loop is closed. The loop drops its callbacks in ``close``; when ours is freed, we end.
+
+Ticks. A tick of the loop runs the callbacks that were ready when it started. ``call_soon`` puts a callback into the next tick, behind all
+tasks that were woken together.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 from anyio._backends import _asyncio as _anyio
 
+from trio_aio._backends import Waiter
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
@@ -39,10 +43,10 @@ __all__ = ("AsyncioBackend", "current")
 
 _T = TypeVar("_T", bound="Performable")
 
-# anyio's tasks and the scopes they are in. Its own checkpoint looks there too, and costs five times as much.
+# anyio's tasks, and the scopes that they are in. anyio's own checkpoint also looks here, but costs five times as much.
 _scopes_of: dict[weakref.ref[Any], Any] = _anyio._task_states.data  # type: ignore[attr-defined]
-PATIENCE = 0.05  # seconds
-_MESSAGES = ("Cancelled via cancel scope ", "Cancelled by cancel scope ")  # the second: anyio before 4.11
+PATIENCE = 0.05  # seconds that a freed loop waits for requests in flight
+_MESSAGES = ("Cancelled via cancel scope ", "Cancelled by cancel scope ")  # the second one is from anyio before 4.11
 
 
 def _is_of_a_scope(message: object) -> bool:
@@ -50,17 +54,17 @@ def _is_of_a_scope(message: object) -> bool:
 
 
 class _Wait(asyncio.Future[bool]):
-    """What a task waits in: True when it was woken, False when its scope was cancelled and the request would not stop."""
+    """The future that a task awaits. True: it was woken. False: its scope was cancelled, and the request was not."""
 
     def __init__(self, give_up: Callable[[], bool], loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
         self._give_up: Callable[[], bool] = give_up
-        self.native: CancelledError | None = None  # to be raised in the end
-        self.of_scope: CancelledError | None = None  # stands
+        self.native: CancelledError | None = None  # to be raised when the request has completed
+        self.of_scope: CancelledError | None = None  # was refused; anyio will repeat it
 
     def cancel(self, msg: Any | None = None) -> bool:
         if self.done() and self.of_scope is None:
-            return False  # woken: the task hears of it when it runs, which is soon
+            return False  # woken already: asyncio then cancels the task when it runs, which is soon
         if not self.done() and self._give_up():
             return super().cancel(msg)
         error = CancelledError() if msg is None else CancelledError(msg)
@@ -78,7 +82,7 @@ def _set(future: asyncio.Future[bool], value: bool) -> None:
 
 
 class _Watch:
-    """The reaper. Only the event loop holds it."""
+    """The reaper. Only the event loop holds a reference to it."""
 
     def __init__(
         self, backend: AsyncioBackend, fd: int, reap: Callable[[], bool], drained: Callable[[], bool], end: Callable[[], None]
@@ -97,7 +101,7 @@ class _Watch:
             self._backend.loop.remove_reader(self._fd)
 
     def __del__(self) -> None:
-        # A process that ends frees all by itself, and would wait for ever for its workers; a child has nothing of it.
+        # When the process ends, the kernel frees everything, and waiting for the workers would never end. A forked child owns nothing.
         if self._over or sys.is_finalizing() or os.getpid() != self._process:
             return
         self._backend.ended = True
@@ -105,7 +109,7 @@ class _Watch:
             self._end()
 
     def _settle(self) -> bool:
-        """Wait a little for what is about to end, so that the next loop finds the kernel's context free; give whether all has ended."""
+        """Wait up to PATIENCE for requests in flight, so that the next loop can use the kernel context. Return whether all completed."""
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         until = time.monotonic() + PATIENCE
@@ -115,16 +119,8 @@ class _Watch:
         return False
 
 
-class _Call:
-    """What `AsyncioBackend.run_in_thread` waits for."""
-
-    def __init__(self) -> None:
-        self.waiter: Any = None
-        self.finished: bool = False
-
-
 class AsyncioBackend:
-    """One event loop of asyncio's, or uvloop's."""
+    """One event loop of asyncio or uvloop."""
 
     native_cancellation: tuple[type[BaseException], ...] = (CancelledError,)
 
@@ -133,7 +129,7 @@ class AsyncioBackend:
         self.loop: asyncio.AbstractEventLoop = loop
         self.ended: bool = False
         self._shared: Any = None
-        self._readable: dict[int, asyncio.Future[bool]] = {}  # whom to tell, by descriptor
+        self._readable: dict[int, asyncio.Future[bool]] = {}  # of `wait_readable`, by fd
 
     current = staticmethod(get_running_loop)
 
@@ -150,13 +146,13 @@ class AsyncioBackend:
     @types.coroutine
     def cancel_shielded_checkpoint(self) -> Generator[None]:
         if self.ended:
-            return  # into a task that is thrown away with its loop
+            return  # the loop is closed, and its tasks will not run again
         try:
             yield
         except CancelledError as error:
             if not error.args or not _is_of_a_scope(error.args[0]):
                 raise
-            # It stands, and comes again.
+            # anyio repeats it, so the task's next checkpoint raises it.
 
     async def perform(self, submit: Callable[[_T], None], request: _T, cancel: Callable[[_T], bool]) -> None:
         await self.checkpoint_if_cancelled()
@@ -180,7 +176,7 @@ class AsyncioBackend:
             await self._wait(waitable, cancel)
 
     async def _wait(self, waitable: Waitable, give_up: Callable[[], bool]) -> CancelledError | None:
-        """Wait until somebody calls `wake`. Give a scope's cancellation that `give_up` refused; raise a native one."""
+        """Wait until `wake` is called. Return a scope's cancellation that `give_up` refused; raise a native one."""
         waitable.waiter = wait = _Wait(give_up, self.loop)
         await wait
         native, of_scope = wait.native, wait.of_scope
@@ -226,7 +222,7 @@ class AsyncioBackend:
 
     async def run_in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         await self.checkpoint_if_cancelled()
-        call = _Call()
+        call = Waiter()
         future = self.loop.run_in_executor(None, copy_context().run, function, *args)
 
         def done(_: object) -> None:
@@ -238,7 +234,7 @@ class AsyncioBackend:
         try:
             await self._wait(call, lambda: False)
         except CancelledError as error:
-            # Somebody must take the result: raised at the next checkpoint instead.
+            # The caller must get the result, so raise the cancellation at the next checkpoint instead.
             task = current_task()
             assert task is not None
             if sys.version_info >= (3, 11):
@@ -252,12 +248,12 @@ class AsyncioBackend:
         return self._shared
 
 
-# By loop. A backend lives while one of its loop's contexts is open; were it held here, the loop would be held with it for ever.
+# By loop. A backend holds its loop, so a strong reference to it would keep the loop alive for ever. Open contexts hold the backend.
 _backends: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[AsyncioBackend]] = weakref.WeakKeyDictionary()
 
 
 def current() -> AsyncioBackend:
-    """Give this loop's backend."""
+    """Return this loop's backend."""
     loop = get_running_loop()
     known = _backends.get(loop)
     backend = None if known is None else known()

@@ -1,11 +1,12 @@
 """trio.
 
-How trio works. A task sleeps in ``wait_task_rescheduled(abort)``. When it is cancelled trio calls ``abort``, which either says SUCCEEDED
-(Cancelled is raised at once) or FAILED (the sleep goes on until somebody reschedules the task, and the cancellation stays due). That
-is the very shape of ``io_cancel``, so a request's event is the sleeping task itself; ``trio.Event.wait`` always gives in to
-cancellation, and would need a second, shielded wait behind each refused one.
+How trio works. A task sleeps in ``wait_task_rescheduled(abort)``. When the task is cancelled, trio calls ``abort``. If that returns
+SUCCEEDED, trio raises Cancelled at once. If it returns FAILED, the task sleeps until it is rescheduled, and the cancellation stays due.
 
-Ticks. trio runs all tasks that are ready, then waits for I/O. An instrument hears when it is about to wait: that is the end of the tick.
+What we do about it. ``io_cancel`` succeeds or fails in the same way, so the task itself waits for its request. ``trio.Event.wait`` would
+not do: it always ends when it is cancelled, and each request that cannot be cancelled would need a second, shielded wait.
+
+Ticks. trio runs all tasks that are ready, then waits for I/O. It notifies an instrument just before it waits: the end of the tick.
 """
 
 from __future__ import annotations
@@ -53,15 +54,15 @@ for _function in protected:
 
 
 class _EndOfTick(trio.abc.Instrument):
-    """Calls what it was asked to call, once, when trio is about to wait for I/O."""
+    """Calls each function in `flushes` once, when trio is about to wait for I/O."""
 
     def __init__(self) -> None:
-        self.asked: list[Callable[[], None]] = []
+        self.flushes: list[Callable[[], None]] = []
 
     def before_io_wait(self, timeout: float) -> None:
-        if self.asked:
-            asked, self.asked = self.asked, []
-            for flush in asked:
+        if self.flushes:
+            flushes, self.flushes = self.flushes, []
+            for flush in flushes:
                 flush()
 
 
@@ -73,7 +74,8 @@ class TrioBackend:
     def __init__(self) -> None:
         self.identity: object = current_trio_token()
         self._end_of_tick: _EndOfTick | None = None
-        self._refused: dict[object, Callable[[], Any]] = {}  # cancellations that a request did not take, until it completes
+        # For each request in flight that could not be cancelled: the function that raises the cancellation.
+        self._refused: dict[object, Callable[[], Any]] = {}
 
     current = staticmethod(current_trio_token)
     checkpoint_if_cancelled = staticmethod(checkpoint_if_cancelled)
@@ -138,7 +140,7 @@ class TrioBackend:
                 if reap():
                     return
         except trio.Cancelled:
-            # The run is over. Tasks that wait (other system tasks) must be served first.
+            # The run is ending. Other system tasks may still wait for requests, so reap until all have completed.
             with trio.CancelScope(shield=True):
                 while not drained():
                     await wait_readable(fd)
@@ -147,18 +149,18 @@ class TrioBackend:
             end()
             raise
         except BaseException:
-            # A bug, or no memory. The run ends with it, as TrioInternalError; but first there are tasks to be served, and if it is one of
-            # theirs that was lost, this is all that anybody hears of it.
+            # A bug, or no memory. The run will end with TrioInternalError. Until then tasks wait for completions, so another reaper takes
+            # over. If the error lost a completion, its task waits for ever, and only the log says why.
             _logger.critical("an error in trio_aio's reaper", exc_info=True)
             spawn_system_task(TrioBackend._reap, fd, reap, drained, end, name="trio_aio reaper")
             raise
 
     def at_end_of_tick(self, flush: Callable[[], None]) -> None:
         end = self._end_of_tick
-        if end is None:  # a run that never uses the kernel lane does not pay for it
+        if end is None:  # made late: a run that never uses the kernel lane pays nothing
             end = self._end_of_tick = _EndOfTick()
             add_instrument(end)
-        end.asked.append(flush)
+        end.flushes.append(flush)
 
     def shielded(self) -> trio.CancelScope:
         return trio.CancelScope(shield=True)
@@ -176,7 +178,7 @@ class TrioBackend:
 
 
 def current() -> TrioBackend:
-    """Give this run's backend."""
+    """Return this run's backend."""
     try:
         return _backend.get()
     except LookupError:

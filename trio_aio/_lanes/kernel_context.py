@@ -1,7 +1,10 @@
-"""Kernel contexts: made when needed, kept for the next run, destroyed where nobody waits.
+"""Kernel contexts: made when needed, kept for the next run, destroyed in a thread.
 
-``io_setup`` takes a fraction of a millisecond, ``io_destroy`` 32 ms and more even when nothing is in flight (two RCU grace periods). So
-a drained context becomes the process's one spare, and the next run takes it over; one too many is destroyed in a thread.
+How the kernel works. ``io_setup`` takes a fraction of a millisecond. ``io_destroy`` takes 32 ms or more even when nothing is in flight,
+because it waits for two RCU grace periods.
+
+What we do about it. When a run ends, the kernel lane releases its drained context here. The process keeps one as a spare, and the next run
+acquires it. If there is a spare already, the smaller of the two is destroyed in a thread, for which no task waits.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ _numbers = itertools.count(1)
 
 
 class KernelContext:
-    """An id that ``io_setup`` gave, and the number of events it has room for."""
+    """The id that ``io_setup`` returned, and the number of events that the context has room for."""
 
     __slots__ = ("id", "nr_events")
 
@@ -28,12 +31,12 @@ class KernelContext:
         self.nr_events: int = nr_events
 
 
-_lock = threading.Lock()  # runs in several threads share the spare
+_lock = threading.Lock()  # guards _spare: runs in several threads share it
 _spare: KernelContext | None = None
 
 
 def acquire(nr_events: int) -> KernelContext:
-    """Give a drained context with room for `nr_events`; OSError as ``io_setup``'s, with advice."""
+    """Return a drained context with room for `nr_events` requests. OSError, with advice, if io_setup(2) fails."""
     global _spare
     with _lock:
         spare, _spare = _spare, None
@@ -49,7 +52,7 @@ def acquire(nr_events: int) -> KernelContext:
 
 
 def release(context: KernelContext) -> None:
-    """Take a context back. Nothing is in flight in it, and no event is left."""
+    """Keep a context as the spare, or destroy it. Nothing may be in flight in it, and all its events must have been taken."""
     global _spare
     with _lock:
         if _spare is None:
@@ -64,12 +67,12 @@ def _destroy_elsewhere(context: KernelContext) -> None:
     name = f"trio_aio destroy {next(_numbers)}"
     try:
         threading.Thread(target=lib.taio_io_destroy, args=(context.id,), name=name, daemon=True).start()
-    except RuntimeError:  # no thread to be had: better late by 32 ms than lost for the host
+    except RuntimeError:  # no more threads: a delay of 32 ms is better than a leaked context
         lib.taio_io_destroy(context.id)
 
 
 def _forget_in_child() -> None:
-    """The spare is the parent's; here its id means nothing, and its ring must not be touched."""
+    """Forget the spare: it is the parent's. In the child its id is not valid, and its ring must not be touched."""
     global _lock, _spare
     _lock = threading.Lock()
     _spare = None
