@@ -71,8 +71,12 @@ def test_doctor_on_each_filesystem_reports_direct_and_nowait(filesystem: Path, c
     assert report["alignment_offset"] >= 512
     assert report["nowait"]["buffered read"] == (kind not in ("tmpfs", "overlay"))
     assert [line for line in report["advice"] if "RWF_NOWAIT" in line] == [] or kind in ("tmpfs", "overlay")
-    appends = [line for line in report["advice"] if "appends are not asynchronous" in line]
-    assert bool(appends) == (kind in ("ext4", "overlay"))
+    for _ in attempts("an append seen in flight where it is asynchronous", most=20):
+        appends = [line for line in report["advice"] if "appends are not asynchronous" in line]
+        assert appends or kind not in ("ext4", "overlay")
+        if bool(appends) == (kind in ("ext4", "overlay")):
+            break
+        report = examined(filesystem, capsys)  # on a busy machine all may be complete when io_submit returns
 
 
 def test_doctor_of_file_tries_on_temporary_file(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
