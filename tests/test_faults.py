@@ -17,6 +17,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from trio_aio import AIOContext, AsyncFile, open_aio
+from trio_aio.testing import FaultyContext
 
 from ._fuse import Misbehaving
 from ._support import BLOCK, content, make_file
@@ -576,3 +577,18 @@ async def test_as_many_hung_direct_requests_as_there_are_slots_leave_the_workers
             await device.until_held(slots)
             await _waits(lambda: healthy.pread(BLOCK, 0))
             assert (await healthy.stat()).st_size == len(data)
+
+
+@pytest.mark.parametrize("operation", ["read", "write"])
+async def test_a_short_request_that_io_submit_refuses_alone_moves_all_bytes(device: Misbehaving, operation: str) -> None:
+    data, new = _content(device), content(4 * BLOCK, 1)
+    async with FaultyContext() as context, open_aio(device.folder / "file", "r+b", direct=True, context=context) as file:
+        await until_idle(context)  # the memory for direct I/O is there
+        short = context.short(BLOCK, operation="read" if operation == "read" else "write")
+        if operation == "read":
+            assert await file.pread(4 * BLOCK, 0) == data[: 4 * BLOCK]
+        else:
+            assert await file.pwrite(new, 0) == len(new)
+            assert _content(device)[: len(new)] == new
+        assert context.statistics().retried == 1  # io_submit refused it: this filesystem has no RWF_NOWAIT
+        assert short.hits == 1

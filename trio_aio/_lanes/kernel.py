@@ -60,6 +60,7 @@ class KernelLane(Lane[KernelRequest]):
             raise MemoryError
         self.prepared: list[KernelRequest] = []  # in order; a request of many pieces comes once
         self.few: int = lib.TAIO_TOGETHER  # so many prepared requests are submitted before the end of the tick
+        self.at_once: bool = True  # a lone request is submitted by `start`; otherwise, for a test's faults, by the flush that follows
         self.has_event: bool = False  # a request was complete when its io_submit returned, and `reap` has not been called since
         self._refuse: Callable[[KernelRequest, int], None] = refuse  # takes a request, its slot freed, that io_submit refused
         self._many: list[ManySlots] = []  # requests of many pieces that have slots
@@ -96,7 +97,7 @@ class KernelLane(Lane[KernelRequest]):
 
     def start(self, request: KernelRequest, slot: int, opcode: int, fd: int, memory: int, length: int, offset: int, flags: int) -> None:
         """Fill the iocb of a slot, and submit it at once if nothing else is in flight. Called by `KernelRequest.prepare`."""
-        alone = len(self.free) == self.slots - 1 and not self.prepared
+        alone = self.at_once and len(self.free) == self.slots - 1 and not self.prepared
         self._started += 1
         answer = _start(self.ring, slot, request.token, opcode, fd, memory, length, offset, flags, alone)
         if answer == _PREPARED:

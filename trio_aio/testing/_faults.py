@@ -109,6 +109,8 @@ class FaultHook:
     def install_kernel(self, engine: Engine) -> None:
         assert engine.kernel is not None
         engine.kernel.begin = partial(self._begin, engine.kernel)
+        # While its slot is being filled, a request that was cut is shorter than it is: io_submit must not refuse it meanwhile.
+        engine.kernel.at_once = False
 
     def submitted(self, request: Any) -> None:
         found = [(fault, fault._first_due(request)) for fault in list(self.rules)]
