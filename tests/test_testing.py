@@ -18,8 +18,11 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from trio_aio import _requests, open_aio
-from trio_aio._requests.base import Request
+from trio_aio._engine.descriptor import Descriptor
+from trio_aio._engine.withdrawal import cancel_polls
+from trio_aio._requests.base import Request, State
 from trio_aio._requests.metadata import Stat
+from trio_aio._requests.poll import Poll
 from trio_aio.testing import FaultyContext
 from trio_aio.testing._rules import OperationName
 
@@ -619,6 +622,25 @@ async def test_a_poll_that_hangs_can_be_cancelled_and_ends_with_its_context() ->
                 assert hang.held == 1
                 await context.aclose()
             hang.release()  # there is nothing left of it
+
+
+async def test_a_poll_that_is_about_to_fail_can_be_cancelled(context: FaultyContext) -> None:
+    with empty_pipe() as (reader, _), context.fail(errno.EIO, operation="poll") as fault:
+        request = Poll(Descriptor(reader), select.POLLIN)
+        context._check().submit(request)
+        assert context._check().cancel(request)
+    assert request.state is State.WITHDRAWN
+    assert fault.hits == 1
+    await until_idle(context)
+
+
+async def test_a_poll_that_is_about_to_fail_ends_when_its_context_is_closed(context: FaultyContext) -> None:
+    with empty_pipe() as (reader, _), context.fail(errno.EIO, operation="poll"):
+        request = Poll(Descriptor(reader), select.POLLIN)
+        context._check().submit(request)
+        cancel_polls(context._check())  # as closing does
+    assert request.finished
+    assert request.result == -errno.ECANCELED
 
 
 async def test_a_poll_that_is_released_gives_what_is_ready() -> None:

@@ -157,6 +157,10 @@ class FaultHook:
     def withdraws(self, request: Any) -> bool:
         if self._held.pop(request, None) is not None:
             return True
+        for answer in self._answers:
+            if answer[0] == request.token:
+                self._answers.remove(answer)
+                return True
         self._forget_cut(request)
         return False
 
