@@ -27,6 +27,7 @@ from trio_aio._engine.drain import drain
 from trio_aio._engine.engine import Engine
 from trio_aio._engine.withdrawal import abandon, cancel_polls, cancel_together
 from trio_aio._errors import setup_error
+from trio_aio._lanes import kernel
 from trio_aio._lanes import kernel_context as _kernel_context
 from trio_aio._lanes.devices import BACKOFF, SLOW_LIMIT
 from trio_aio._lanes.kernel import KernelLane
@@ -489,6 +490,51 @@ def test_direct_request_without_memory_fails_alone_and_leaves_nothing(disk: Path
         assert (made.engine.outstanding, descriptor.order.leases) == (0, 0)
         assert made.run(Close(descriptor)) == [0]
     assert (path.read_bytes(), into) == (data, bytes(200))
+
+
+@pytest.mark.parametrize("start", [Engine.submit, lambda engine, request: request.start_short(engine)], ids=["submit", "start_short"])
+def test_direct_read_that_cannot_be_started_leaves_nothing(
+    disk: Path, monkeypatch: pytest.MonkeyPatch, start: Callable[[Engine, Request], None]
+) -> None:
+    path, data = make_file(disk)
+    with loop(2) as made, opened(path, DIRECT) as fd:
+        descriptor = made.descriptor(fd)
+        assert made.run(WidenedRead(descriptor, BLOCK, 0, 0)) == [BLOCK]
+        requests = [WidenedRead(descriptor, BLOCK, 0, 0) for _ in range(3)]
+        with monkeypatch.context() as patch:
+            patch.setattr(kernel, "_start", _no_memory)
+            for request in requests:
+                with pytest.raises(MemoryError):
+                    start(made.engine, request)
+        assert {(request.state, request.slab) for request in requests} == {(State.WITHDRAWN, None)}
+        assert (made.engine.outstanding, made.engine.in_flight, descriptor.order.leases) == (0, 0, 0)
+        request = WidenedRead(descriptor, BLOCK, BLOCK, 0)
+        assert made.run(request) == [BLOCK]
+        assert request.data == data[BLOCK : 2 * BLOCK]
+
+
+@pytest.mark.parametrize("busy", [0, 2], ids=["alone", "gathered"])
+def test_write_that_cannot_be_handed_to_the_workers_leaves_nothing(disk: Path, monkeypatch: pytest.MonkeyPatch, busy: int) -> None:
+    path, _ = make_file(disk)
+    with loop(8, 1) as made, opened(path, os.O_RDWR) as fd, full_pipe() as pipe:
+        descriptor = made.descriptor(fd)
+        waiting = [pipe.request() for _ in range(busy)]
+        made.submit(*waiting)
+        before = made.engine.outstanding, made.engine.in_flight
+        with monkeypatch.context() as patch:
+            patch.setattr(made.engine.workers, "prepare", _no_memory)
+            with pytest.raises(MemoryError):
+                made.submit(write(descriptor, b"no", 0))
+        assert (made.engine.outstanding, made.engine.in_flight, descriptor.order.leases) == (*before, 0)
+        requests = [write(descriptor, b"yes", 3 * i) for i in range(2)]
+        made.submit(*requests)
+        pipe.release()
+        made.wait_for(*requests, *waiting)
+    assert path.read_bytes()[:6] == b"yesyes"
+
+
+def _no_memory(*_: object, **__: object) -> None:
+    raise MemoryError
 
 
 def test_held_direct_write_that_finds_no_memory_later_fails_and_the_write_before_it_does_not(disk: Path) -> None:

@@ -156,11 +156,19 @@ class Engine:
             else:
                 request.state = State.HELD
         except BaseException:
-            if request.state < State.KERNEL_QUEUED:  # no lane has it (no memory, say): it owns nothing, and no task waits
-                request.waiter = request.group = None
-                request.state = _WITHDRAWN
-                self.release(request)
+            self.roll_back(request)
             raise
+
+    def roll_back(self, request: Request) -> None:
+        """End a request whose start has raised an exception (no memory, say), unless a lane has it. No task waits for it."""
+        if request.state >= State.KERNEL_QUEUED:
+            return
+        for lane in (self.kernel, self.workers):
+            if lane is not None:
+                lane.take_back(request)
+        request.waiter = request.group = None
+        request.state = _WITHDRAWN
+        self.release(request)
 
     @protect_from_interrupts
     def end_lease(self, descriptor: Descriptor) -> None:

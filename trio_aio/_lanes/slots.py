@@ -128,6 +128,12 @@ class Lane(Generic[RequestT]):
         self.tokens[slot] = token if token <= _MAX_TOKEN else self.first + slot
         self.free.append(slot)
 
+    def take_back(self, request: Any) -> None:
+        """Free the slot of a request that could not be started, if it has one."""
+        slot = self.slot_of(request)
+        if 0 <= slot < self.slots and self.holders[slot] is request:
+            self.vacate(slot)
+
     def note_queued(self) -> None:
         """Note that a request had to be queued."""
 

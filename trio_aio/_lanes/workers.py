@@ -48,13 +48,12 @@ class _Chain:
         self.last: int = _NONE
         self.length: int = 0
 
-    def add(self, slot: int) -> int:
-        """Put a slot at the end. Return the one before it."""
-        before, self.last = self.last, slot
-        if before == _NONE:
+    def add(self, slot: int) -> None:
+        """Put a slot at the end."""
+        if self.last == _NONE:
             self.first = slot
+        self.last = slot
         self.length += 1
-        return before
 
 
 class Population:
@@ -105,16 +104,19 @@ class WorkerLane(Lane[WorkerRequest]):
 
     def start_in_slot(self, request: WorkerRequest, slot: int) -> None:
         """Let a request fill its slot, and hand it over or add it to a chain."""
-        request.state = State.WORKER_IN_FLIGHT
         key = request.chain_key() if self.slots - len(self.free) > GATHER else None
         if key is None:
             request.fill_slot(self, slot, _NONE)
+            request.state = State.WORKER_IN_FLIGHT
             self._hand_over(slot)
             return
         chain = self.gathered.get(key)
         if chain is None:
-            chain = self.gathered[key] = _Chain(key)
-        request.fill_slot(self, slot, chain.add(slot))
+            chain = _Chain(key)
+        request.fill_slot(self, slot, chain.last)
+        request.state = State.WORKER_IN_FLIGHT
+        chain.add(slot)
+        self.gathered[key] = chain
         if chain.length == _CHAIN:
             del self.gathered[key]
             self._hand_over(chain.first)

@@ -173,7 +173,11 @@ class WidenedRead(InSlab, Read):
         engine.outstanding += 1
         engine.submitted_kernel += 1
         order.leases += 1
-        answer = lane.start_short(self, _PREAD, descriptor.fd, slab.address, self.nbytes, self.offset)
+        try:
+            answer = lane.start_short(self, _PREAD, descriptor.fd, slab.address, self.nbytes, self.offset)
+        except BaseException:
+            engine.roll_back(self)
+            raise
         if answer == NO_SLOT:
             lane.accept(self)  # too many bytes are in flight: it waits
         elif answer == GATHERED:
