@@ -21,8 +21,10 @@ from trio_aio import _requests, open_aio
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._engine.withdrawal import cancel_polls
 from trio_aio._requests.base import Request, State
+from trio_aio._requests.direct import WidenedRead
 from trio_aio._requests.metadata import Stat
 from trio_aio._requests.poll import Poll
+from trio_aio._requests.sync import Sync
 from trio_aio.testing import FaultyContext
 from trio_aio.testing._rules import OperationName
 
@@ -773,3 +775,46 @@ async def test_reads_that_are_given_up_are_not_remembered(disk: Path) -> None:
             pipe.release()
             await until_idle(context)
         assert await file.pread(BLOCK, 0) == data[:BLOCK]
+
+
+async def test_closing_ends_when_the_last_task_abandons_its_read(tmp_path: Path) -> None:
+    path, _ = make_file(tmp_path)
+    with opened(path, os.O_RDONLY) as fd:
+        async with FaultyContext() as context, trio.open_nursery() as nursery:
+            file = await open_aio(fd, "rb", closefd=False, context=context, abandon_on_cancel=True)
+            scope = trio.CancelScope()
+
+            async def read() -> None:
+                with scope:
+                    await file.pread(BLOCK, 0)
+
+            with context.hang(operation="read") as hang:
+                nursery.start_soon(read)
+                await wait_all_tasks_blocked()
+                assert hang.held == 1
+                async with trio.open_nursery() as closing:
+                    closing.start_soon(context.aclose)
+                    await wait_all_tasks_blocked()
+                    scope.cancel()
+                assert scope.cancelled_caught
+                assert hang.held == 1
+
+
+async def test_closing_ends_when_the_last_request_is_cancelled(disk: Path) -> None:
+    path, _ = make_file(disk)
+    with opened(path, os.O_RDWR | os.O_DIRECT) as fd:
+        async with FaultyContext(1) as context, trio.open_nursery() as nursery:
+            file = await open_aio(fd, "r+b", closefd=False, context=context)
+            await until_idle(context)
+            assert await file.pread(BLOCK, 0)
+            engine = context._check()
+            first, last = (Sync(file._descriptor, data_only=False), WidenedRead(file._descriptor, BLOCK, 0, 0))
+            flush, engine.flush = engine.flush, lambda: None  # type: ignore[method-assign]
+            engine.submit(first)
+            engine.submit(last)
+            assert (first.state, last.state) == (State.KERNEL_PREPARED, State.KERNEL_QUEUED)
+            nursery.start_soon(context.aclose)
+            await wait_all_tasks_blocked()
+            assert engine.cancel(first)
+            assert engine.cancel(last)
+            engine.flush = flush  # type: ignore[method-assign]

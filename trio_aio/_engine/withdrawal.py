@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from os import eventfd_write
 from typing import TYPE_CHECKING, Any
 
 from trio_aio._lanes.protocols import State
@@ -98,6 +99,13 @@ def end_withdrawn(engine: Host, request: Request) -> None:
     request.waiter = None
     request.state = State.WITHDRAWN
     engine.release(request)
+    _wake_closing(engine)
+
+
+def _wake_closing(engine: Host) -> None:
+    """Wake the reaper if no task waits for a request any more: a closing context has waited for that, and no completion may come."""
+    if engine.outstanding == engine.abandoned:
+        eventfd_write(engine.event_fd, 1)
 
 
 def abandon(engine: Host, request: Request) -> None:
@@ -106,6 +114,7 @@ def abandon(engine: Host, request: Request) -> None:
     request.waiter = None
     engine.abandoned += 1
     engine.cancelled += request.count
+    _wake_closing(engine)
 
 
 def cancel_or_abandon(engine: Host, request: Request) -> None:
