@@ -161,7 +161,7 @@ def test_a_failed_setup_says_why(sign: int, code: int, kind: type[OSError], text
 
 
 def test_limits_that_cannot_be_read_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_errors, "_aio_limit", lambda name: None)
+    monkeypatch.setattr(_errors, "aio_limit", lambda name: None)
     assert "aio-nr is unknown, fs.aio-max-nr is unknown; raise it with `sysctl fs.aio-max-nr=1048576`" in str(
         _errors.setup_error(errno.EAGAIN)
     )

@@ -26,7 +26,7 @@ def setup_error(code: int) -> OSError:
 
 def _setup_advice(code: int) -> str:
     if code == errno.EAGAIN:
-        used, limit = _aio_limit("aio-nr"), _aio_limit("aio-max-nr")
+        used, limit = aio_limit("aio-nr"), aio_limit("aio-max-nr")
         raised = max(1 << 20, 2 * limit) if limit is not None else 1 << 20
         return (
             f"io_setup would go over the limit of this host: fs.aio-nr is {_shown(used)}, fs.aio-max-nr is {_shown(limit)}; "
@@ -48,10 +48,6 @@ def aio_limit(name: str) -> int | None:
             return int(file.read())
     except (OSError, ValueError):
         return None
-
-
-# The name by which `_setup_advice` calls it, and which its tests replace.
-_aio_limit = aio_limit
 
 
 def _shown(number: int | None) -> str:

@@ -27,6 +27,7 @@ from trio_aio._engine.withdrawal import empty_full_ring, take_dropped
 from trio_aio._lanes.inline import InlineLane
 from trio_aio._lanes.kernel import KernelLane
 from trio_aio._lanes.protocols import State
+from trio_aio._lanes.slots import SLOT_MASK
 from trio_aio._lanes.workers import WorkerLane
 from trio_aio._memory.slabs import BufferPool
 
@@ -261,7 +262,7 @@ class Engine:
             if changed is None:
                 return
             result, transferred = changed
-        if token & 0xFFFFFFFF >= self.max_in_flight:
+        if token & SLOT_MASK >= self.max_in_flight:
             request: Any = self.workers.take(token)
             if request is not None:  # otherwise it was withdrawn
                 request.complete_worker(self, result, transferred)

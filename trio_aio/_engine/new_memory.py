@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from trio_aio._engine.protocols import Host, Request
     from trio_aio._memory.slabs import HugePage
 
-__all__ = ("populate", "wait_for_memory")
+__all__ = ("populate", "stop_waiting", "wait_for_memory")
 
 
 def populate(engine: Host, page: HugePage) -> None:
@@ -38,3 +38,11 @@ def wait_for_memory(page: HugePage, request: Request) -> None:
     """Hold a request until its memory has been touched by a worker."""
     request.state = State.HELD
     page.waiting.append(request)
+
+
+def stop_waiting(page: HugePage, request: Request) -> bool:
+    """Undo `wait_for_memory`. Return whether the request waited for this memory."""
+    if request not in page.waiting:
+        return False
+    page.waiting.remove(request)
+    return True

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from trio_aio._lanes import kernel_context
 from trio_aio._lanes.protocols import KernelRequest, State
-from trio_aio._lanes.slots import Lane
+from trio_aio._lanes.slots import SLOT_MASK, Lane
 from trio_aio._native import ffi, lib
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ class KernelLane(Lane[KernelRequest]):
         """Note that a request of many pieces gave up a slot. Return whether that was its last."""
         pieces = request.pieces
         if pieces.slab_capacity:
-            pieces.places.append(self._places[(token & 0xFFFFFFFF) - self.first])
+            pieces.places.append(self._places[(token & SLOT_MASK) - self.first])
         pieces.slots -= 1
         if pieces.slots:
             if not pieces.native.width:

@@ -116,19 +116,6 @@ class Lib:
     def taio_ring_free(self, ring: CData, /) -> None: ...
     def taio_ring_is_mapped(self, ring: CData, /) -> Literal[0, 1]: ...
     def taio_ring_use_getevents(self, ring: CData, /) -> None: ...
-    def taio_ring_prepare(
-        self,
-        ring: CData,
-        slot: int,
-        token: int,
-        opcode: int,
-        fd: int,
-        memory: int,
-        length: int,
-        offset: int,
-        rw_flags: int,
-        /,
-    ) -> None: ...
     def taio_ring_start(
         self,
         ring: CData,

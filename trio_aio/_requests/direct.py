@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from trio_aio._engine.new_memory import wait_for_memory
+from trio_aio._engine.new_memory import stop_waiting, wait_for_memory
 from trio_aio._lanes.kernel import DUE, GATHERED, LOOK, NO_SLOT
 from trio_aio._lanes.protocols import State
 from trio_aio._memory.slabs import LARGEST_SLAB
@@ -35,7 +35,7 @@ __all__ = (
 )
 
 _ENOMEM = -errno.ENOMEM
-_NOWAIT, _PREAD = lib.RWF_NOWAIT, lib.IOCB_CMD_PREAD
+_PREAD = lib.IOCB_CMD_PREAD
 _COMPLETED = State.COMPLETED
 
 
@@ -99,9 +99,7 @@ class InSlab(Transfer):
         return super().can_submit(engine)
 
     def withdraw_held(self) -> None:
-        if self.slab is not None and self in self.slab.page.waiting:
-            self.slab.page.waiting.remove(self)
-        else:
+        if self.slab is None or not stop_waiting(self.slab.page, self):
             super().withdraw_held()
 
     def release(self, engine: Engine) -> None:
@@ -137,25 +135,6 @@ class WidenedRead(InSlab, Read):
         self.exports: Sequence[Export] | None = exports  # where the bytes go; None: to `data`
         self.data: bytes = b""
         self.no_memory: MemoryError | None = None  # for `data`
-
-    def can_submit(self, engine: Engine) -> bool | None:
-        """As the base classes, in one function."""
-        slab = self.slab
-        if slab is None:
-            try:
-                self.slab = slab = engine.buffers.take(self.nbytes)
-            except (MemoryError, OSError):
-                engine.finish(self, _ENOMEM)
-                return None
-            self.address = slab.address
-        if not slab.page.warm:
-            wait_for_memory(slab.page, self)
-            return None
-        device = self.descriptor.read_device
-        if not engine.may_use_kernel or (device.left and not device.should_try()):
-            return False
-        self.probing = device.nowait and not self.flags & _NOWAIT
-        return True
 
     def start_short(self, engine: Engine) -> None:
         """Start: `Engine.submit` and what it calls, in one function, for the usual case. All others go the usual way."""
@@ -208,9 +187,7 @@ class WidenedRead(InSlab, Read):
         engine.bytes_read += result
         slab = self.slab
         assert slab is not None
-        if self.exports is None and self.size != result:
-            self._take_data(slab, result)
-        elif self.exports is None:
+        if self.exports is None and self.size == result:  # as `_take_data`, for whole blocks
             try:
                 self.data = slab.memory[slab.start : slab.start + result]
             except MemoryError as error:  # the caller's, not the reaper's

@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
-from trio_aio._engine.new_memory import wait_for_memory
+from trio_aio._engine.new_memory import stop_waiting, wait_for_memory
 from trio_aio._engine.withdrawal import end_withdrawn
+from trio_aio._lanes.protocols import State
 from trio_aio._memory.slabs import LARGEST_SLAB
 from trio_aio._native import ffi, lib
 from trio_aio._requests.base import Request
@@ -273,8 +274,7 @@ class PiecesRequest(Request):
             self.slab = None
 
     def withdraw(self, engine: Engine) -> bool:
-        state = self.state
-        if state in (state.KERNEL_PREPARED, state.KERNEL_IN_FLIGHT):
+        if self.state in (State.KERNEL_PREPARED, State.KERNEL_IN_FLIGHT):
             assert engine.kernel is not None
             if not engine.kernel.withdraw_pieces(self):
                 return False
@@ -283,9 +283,7 @@ class PiecesRequest(Request):
         return Request.withdraw(self, engine)
 
     def withdraw_held(self) -> None:
-        if self.slab is not None and self in self.slab.page.waiting:
-            self.slab.page.waiting.remove(self)
-        else:
+        if self.slab is None or not stop_waiting(self.slab.page, self):
             Request.withdraw_held(self)
 
 
