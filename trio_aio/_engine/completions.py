@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from trio_aio._lanes.taking import CompletionBuffer
 
 if TYPE_CHECKING:
-    from trio_aio._engine.protocols import Group, Host
+    from trio_aio._engine.host import Host
+    from trio_aio._engine.protocols import Group
 
 __all__ = ("TURN", "Completions")
 

@@ -6,7 +6,7 @@ import select
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trio_aio._engine.protocols import Host
+    from trio_aio._engine.host import Host
 
 __all__ = ("drain",)
 

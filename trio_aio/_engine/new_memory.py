@@ -9,7 +9,8 @@ from trio_aio._lanes.workers import Population
 from trio_aio._memory.slabs import HUGE_PAGE
 
 if TYPE_CHECKING:
-    from trio_aio._engine.protocols import Host, Request
+    from trio_aio._engine.host import Host
+    from trio_aio._engine.protocols import Request
     from trio_aio._memory.slabs import HugePage
 
 __all__ = ("populate", "stop_waiting", "wait_for_memory")

@@ -1,4 +1,4 @@
-"""What the engine asks of a request, of a group of requests and of a test's faults, and what its parts ask of the engine.
+"""What the engine asks of a request, of a group of requests and of a test's faults.
 
 The engine knows no kind of request by name.
 """
@@ -8,13 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from trio_aio._lanes.kernel import KernelLane
     from trio_aio._lanes.protocols import State
-    from trio_aio._lanes.workers import WorkerLane
 
-__all__ = ("Group", "Hook", "Host", "Request", "SyncRequest", "WriteRequest")
+__all__ = ("Group", "Hook", "Request", "SyncRequest", "WriteRequest")
 
 
 class Group(Protocol):
@@ -129,32 +125,3 @@ class Hook(Protocol):
 
     def close(self) -> None:
         """End with the engine."""
-
-
-class Host(Protocol):
-    """The engine, as its parts see it: `completions`, `withdrawal`, `new_memory`, `drain`."""
-
-    max_in_flight: int
-    event_fd: int
-    outstanding: int
-    abandoned: int
-    cancelled: int
-    orphaned: bool
-    plugged: bool
-    plug: Callable[[], None]
-    workers: WorkerLane
-    kernel: KernelLane | None
-    hook: Hook | None
-    drops: Any
-
-    def submit(self, request: Any) -> None: ...
-    def cancel(self, request: Any) -> bool: ...
-    def complete(self, token: int, result: int, transferred: int) -> None: ...
-    def dispatch(self, request: Any) -> None: ...
-    def finish(self, request: Any, result: int) -> None: ...
-    def release(self, request: Any) -> None: ...
-    def start_queued(self) -> None: ...
-    def flush(self) -> None: ...
-    def reap(self, *, drain: bool) -> None: ...
-    def stop(self) -> None: ...
-    def close(self) -> None: ...

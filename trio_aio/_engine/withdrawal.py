@@ -11,7 +11,8 @@ from trio_aio._lanes.protocols import State
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from trio_aio._engine.protocols import Host, Request
+    from trio_aio._engine.host import Host
+    from trio_aio._engine.protocols import Request
 
 __all__ = (
     *("abandon", "cancel_or_abandon", "cancel_polls", "cancel_together", "empty_full_ring", "end_withdrawn"),

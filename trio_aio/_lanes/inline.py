@@ -11,7 +11,7 @@ row the workers alone are faster, so the next requests go to them directly, and 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from trio_aio._lanes.devices import Backoff
 from trio_aio._memory.exports import private_memory
@@ -20,7 +20,7 @@ from trio_aio._native import ffi, lib
 if TYPE_CHECKING:
     import mmap
 
-    from trio_aio._lanes.protocols import InlineDescriptor
+    from trio_aio._lanes.devices import DeviceRecord
     from trio_aio._lanes.workers import WorkerLane
     from trio_aio._native import CData
 
@@ -32,6 +32,13 @@ MISSES = 16  # in a row, before requests go to the workers directly
 BACKOFF = 16  # requests that go to the workers directly before one tries again
 
 _pread_nowait = lib.taio_pread_nowait
+
+
+class InlineDescriptor(Protocol):
+    """What the inline lane asks of a descriptor."""
+
+    fd: int
+    read_device: DeviceRecord
 
 
 class InlineLane:

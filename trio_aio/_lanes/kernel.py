@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_aio._lanes.kernel_context import KernelContext
-    from trio_aio._lanes.protocols import ManySlots
+    from trio_aio._lanes.many_slots import ManySlots
     from trio_aio._native import CData
 
 __all__ = ("DUE", "GATHERED", "LOOK", "NO_SLOT", "STARTED", "KernelLane")

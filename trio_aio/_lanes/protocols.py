@@ -7,13 +7,9 @@ A lane knows no kind of request. It gives a request a slot, lets it fill that sl
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from trio_aio._lanes.devices import DeviceRecord
-    from trio_aio._native import CData
-
-__all__ = ("InlineDescriptor", "KernelRequest", "LaneRequest", "ManySlots", "Pieces", "State", "WorkerRequest")
+__all__ = ("KernelRequest", "LaneRequest", "State", "WorkerRequest")
 
 
 class State(enum.IntEnum):
@@ -56,31 +52,6 @@ class KernelRequest(LaneRequest, Protocol):
         """Fill the iocb of a slot, by `KernelLane.start` or, of a request with many slots, `KernelLane.start_pieces`."""
 
 
-class Pieces(Protocol):
-    """Many ranges of one file, as the kernel lane sees them."""
-
-    native: CData
-    started: bool
-    slots: int
-    most: int
-    first: int
-    largest: int
-    slab_address: int
-    slab_capacity: int
-    places: list[int]
-
-
-class ManySlots(KernelRequest, Protocol):
-    """A request that may have many slots of the kernel lane at once, one for each piece in flight."""
-
-    blind: bool
-    """Nothing keeps io_submit from sleeping on its pieces: direct, without RWF_NOWAIT."""
-
-    @property
-    def pieces(self) -> Pieces:
-        """Its pieces."""
-
-
 class WorkerRequest(LaneRequest, Protocol):
     """What the worker lane asks of a request."""
 
@@ -89,10 +60,3 @@ class WorkerRequest(LaneRequest, Protocol):
 
     def chain_key(self) -> Any:
         """Return what it shares with requests that one worker serves as well as many: a device or a file. None: it shares nothing."""
-
-
-class InlineDescriptor(Protocol):
-    """What the inline lane asks of a descriptor."""
-
-    fd: int
-    read_device: DeviceRecord

@@ -17,7 +17,7 @@ from trio_aio._lanes.protocols import State
 
 if TYPE_CHECKING:
     from trio_aio._engine.descriptor import Descriptor
-    from trio_aio._engine.engine import Engine
+    from trio_aio._engine.host import Host
     from trio_aio._engine.protocols import Group
     from trio_aio._lanes.kernel import KernelLane
     from trio_aio._lanes.workers import WorkerLane
@@ -95,17 +95,17 @@ class Request:
 
     # ---- the way in
 
-    def admit(self, engine: Engine) -> None:
+    def admit(self, engine: Host) -> None:
         """Note that the request is submitted. Called for those that change, sync or close."""
         shared = self.descriptor.shared_file
         if self.changes and shared is not None:
             shared.note_change()
 
-    def start(self, engine: Engine) -> None:
+    def start(self, engine: Host) -> None:
         """Start, now that nothing holds the request back."""
         engine.dispatch(self)
 
-    def can_submit(self, engine: Engine) -> bool | None:
+    def can_submit(self, engine: Host) -> bool | None:
         """Return whether the kernel lane can take it. None: it waits for memory and is dispatched again, or has ended without."""
         return False
 
@@ -124,44 +124,44 @@ class Request:
         """Return what it shares with requests that one worker serves as well as many; None if nothing."""
         return None
 
-    def note_submitted(self, engine: Engine, result: int | None) -> None:
+    def note_submitted(self, engine: Host, result: int | None) -> None:
         """Note that io_submit was called. `result`: of a request that was complete when the call returned."""
 
     # ---- the way out
 
-    def complete_kernel(self, engine: Engine, token: int, result: int) -> None:
+    def complete_kernel(self, engine: Host, token: int, result: int) -> None:
         """Take a completion of the kernel lane."""
         if result == _EINTR:
             engine.to_workers(self)  # they repeat it until it is done, as Python does: PEP 475
         else:
             engine.finish(self, result)
 
-    def leave_kernel(self, engine: Engine, result: int) -> None:
+    def leave_kernel(self, engine: Host, result: int) -> None:
         """Leave the kernel lane, prepared, because the ring stays full."""
         withdraw_prepared(engine, self)
         engine.to_workers(self)
 
-    def complete_worker(self, engine: Engine, result: int, transferred: int) -> None:
+    def complete_worker(self, engine: Host, result: int, transferred: int) -> None:
         """Take a worker's completion."""
         self.transferred += transferred
         engine.finish(self, result)
 
-    def settle(self, engine: Engine) -> None:
+    def settle(self, engine: Host) -> None:
         """Take the final result: note what it says of the file, count bytes."""
 
-    def release(self, engine: Engine) -> None:
+    def release(self, engine: Host) -> None:
         """Return memory to its pool. The request has ended, or never ran."""
 
     # ---- cancellation
 
-    def cancel(self, engine: Engine) -> bool:
+    def cancel(self, engine: Host) -> bool:
         """Cancel it, whatever state it is in. True: it never ran, and no task is woken. False: its completion comes."""
         if self.started or not self.withdraw(engine):
             return False
         end_withdrawn(engine, self)
         return True
 
-    def withdraw(self, engine: Engine) -> bool:
+    def withdraw(self, engine: Host) -> bool:
         """Withdraw it from its lane, if neither the kernel nor a worker has started it. Return whether that was possible."""
         state = self.state
         if state in (State.HELD, State.KERNEL_QUEUED, State.WORKER_QUEUED):

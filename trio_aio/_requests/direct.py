@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trio_aio._engine.descriptor import Descriptor
-    from trio_aio._engine.engine import Engine
+    from trio_aio._engine.host import Host
     from trio_aio._memory.exports import Export, Vector
     from trio_aio._memory.slabs import Slab
 
@@ -84,7 +84,7 @@ class InSlab(Transfer):
 
     slab: Slab | None
 
-    def can_submit(self, engine: Engine) -> bool | None:
+    def can_submit(self, engine: Host) -> bool | None:
         slab = self.slab
         if slab is None:
             try:
@@ -102,7 +102,7 @@ class InSlab(Transfer):
         if self.slab is None or not stop_waiting(self.slab.page, self):
             super().withdraw_held()
 
-    def release(self, engine: Engine) -> None:
+    def release(self, engine: Host) -> None:
         if self.slab is not None:
             engine.buffers.release(self.slab)
             self.slab = None
@@ -136,7 +136,7 @@ class WidenedRead(InSlab, Read):
         self.data: bytes = b""
         self.no_memory: MemoryError | None = None  # for `data`
 
-    def start_short(self, engine: Engine) -> None:
+    def start_short(self, engine: Host) -> None:
         """Start: `Engine.submit` and what it calls, in one function, for the usual case. All others go the usual way."""
         descriptor, lane = self.descriptor, engine.kernel
         order, device = descriptor.order, descriptor.read_device
@@ -167,7 +167,7 @@ class WidenedRead(InSlab, Read):
         elif answer == LOOK:
             engine.reap(drain=False)
 
-    def complete_kernel(self, engine: Engine, token: int, result: int) -> None:
+    def complete_kernel(self, engine: Host, token: int, result: int) -> None:
         """Take the completion: what the base classes and `Engine.finish` do, in one function, for the usual case."""
         order = self.descriptor.order
         if (
@@ -204,7 +204,7 @@ class WidenedRead(InSlab, Read):
     def error(self) -> BaseException:
         return self.no_memory or super().error()
 
-    def settle(self, engine: Engine) -> None:
+    def settle(self, engine: Host) -> None:
         engine.bytes_read += self.transferred
         if self.result >= 0 and not self.abandoned and not self.cancel_accepted:
             assert self.slab is not None
@@ -238,7 +238,7 @@ class BouncedWrite(InSlab, Write):
         self.exports: Sequence[Export] | None = exports
         self.slab: Slab | None = None
 
-    def can_submit(self, engine: Engine) -> bool | None:
+    def can_submit(self, engine: Host) -> bool | None:
         can = super().can_submit(engine)
         if can is not None and self.exports is not None:
             assert self.slab is not None

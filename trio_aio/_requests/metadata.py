@@ -10,7 +10,7 @@ from trio_aio._requests.base import Request
 
 if TYPE_CHECKING:
     from trio_aio._engine.descriptor import Descriptor
-    from trio_aio._engine.engine import Engine
+    from trio_aio._engine.host import Host
     from trio_aio._lanes.workers import WorkerLane
     from trio_aio._native import CData
 
@@ -55,14 +55,14 @@ class Truncate(Request):
         Request.__init__(self, descriptor)
         self.size: int = size
 
-    def admit(self, engine: Engine) -> None:
+    def admit(self, engine: Host) -> None:
         Request.admit(self, engine)
         self._note_size()
 
     def fill_slot(self, lane: WorkerLane, slot: int, before: int) -> None:
         lane.prepare(slot, before, self.token, lib.TAIO_TRUNCATE, self.descriptor.fd, offset=self.size)
 
-    def settle(self, engine: Engine) -> None:
+    def settle(self, engine: Host) -> None:
         if self.result >= 0:
             self._note_size()
 

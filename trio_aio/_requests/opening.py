@@ -10,7 +10,7 @@ from trio_aio._native import lib
 from trio_aio._requests.base import Request
 
 if TYPE_CHECKING:
-    from trio_aio._engine.engine import Engine
+    from trio_aio._engine.host import Host
     from trio_aio._lanes.workers import WorkerLane
     from trio_aio._memory.exports import Export
 
@@ -37,7 +37,7 @@ class Open(Request):
         path, record = self.path.address, self.record.address
         lane.prepare(slot, before, self.token, lib.TAIO_OPEN, self.descriptor.fd, path, CREATION_MODE, 0, self.flags, record)
 
-    def settle(self, engine: Engine) -> None:
+    def settle(self, engine: Host) -> None:
         if self.result >= 0:
             self.descriptor.own(self.result)
             if engine.orphaned:
@@ -67,7 +67,7 @@ class Close(Request):
     closes = ordered = True
     fault_name = "close"
 
-    def start(self, engine: Engine) -> None:
+    def start(self, engine: Host) -> None:
         if self.descriptor.borrowed and not self.descriptor.buffered_fd_address:
             engine.finish(self, 0)
         else:
@@ -78,6 +78,6 @@ class Close(Request):
         flags, extra = int(descriptor.borrowed), descriptor.buffered_fd_address
         lane.prepare(slot, before, self.token, lib.TAIO_CLOSE, descriptor.fd, flags=flags, extra=extra)
 
-    def cancel(self, engine: Engine) -> bool:
+    def cancel(self, engine: Host) -> bool:
         """Return False: a close happens whatever becomes of its task."""
         return False

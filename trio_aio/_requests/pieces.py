@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
     from trio_aio._engine.descriptor import Descriptor
-    from trio_aio._engine.engine import Engine
+    from trio_aio._engine.host import Host
     from trio_aio._lanes.devices import DeviceRecord
     from trio_aio._lanes.kernel import KernelLane
     from trio_aio._lanes.workers import WorkerLane
@@ -180,7 +180,7 @@ class PiecesRequest(Request):
     def started(self) -> bool:
         return self.pieces.started or self.transferred > 0
 
-    def can_submit(self, engine: Engine) -> bool | None:
+    def can_submit(self, engine: Host) -> bool | None:
         """Direct, of a size that io_submit starts quickly, with aligned memory."""
         if not engine.may_use_kernel or not 0 < self.nbytes <= DIRECT_LIMIT:
             return False
@@ -191,7 +191,7 @@ class PiecesRequest(Request):
         self.blind = not device.nowait
         return self.pieces.aligned or self._provide_slab(engine)
 
-    def _provide_slab(self, engine: Engine) -> bool | None:
+    def _provide_slab(self, engine: Host) -> bool | None:
         """Take aligned memory for pieces that are not aligned. None: they wait for it, or there is none."""
         pieces = self.pieces
         native = pieces.native
@@ -228,7 +228,7 @@ class PiecesRequest(Request):
         """How a worker moves the bytes: native.h, TAIO_READ."""
         return 0
 
-    def note_submitted(self, engine: Engine, result: int | None) -> None:
+    def note_submitted(self, engine: Host, result: int | None) -> None:
         if self.probing:
             return
         native = self.pieces.native
@@ -236,7 +236,7 @@ class PiecesRequest(Request):
             self.device.note_slow()
             native.width = self.pieces.most = 0  # it leaves the lane when what it has in flight is complete
 
-    def complete_kernel(self, engine: Engine, token: int, result: int) -> None:
+    def complete_kernel(self, engine: Host, token: int, result: int) -> None:
         """Take back a slot. After the last the request is whole, was stopped, or is left to a worker."""
         assert engine.kernel is not None
         if not engine.kernel.take_slot_back(self, token):
@@ -255,25 +255,25 @@ class PiecesRequest(Request):
         engine.retried += 1
         engine.to_workers(self)
 
-    def leave_kernel(self, engine: Engine, result: int) -> None:
+    def leave_kernel(self, engine: Host, result: int) -> None:
         assert engine.kernel is not None
         engine.kernel.withdraw_pieces(self)
         engine.to_workers(self)
 
-    def complete_worker(self, engine: Engine, result: int, transferred: int) -> None:
+    def complete_worker(self, engine: Host, result: int, transferred: int) -> None:
         self.finish(engine, min(result, 0))
 
-    def finish(self, engine: Engine, error: int) -> None:
+    def finish(self, engine: Host, error: int) -> None:
         """End with what the pieces say."""
         self.transferred: int = self.pieces.moved
         engine.finish(self, error)
 
-    def release(self, engine: Engine) -> None:
+    def release(self, engine: Host) -> None:
         if self.slab is not None:
             engine.buffers.release(self.slab)
             self.slab = None
 
-    def withdraw(self, engine: Engine) -> bool:
+    def withdraw(self, engine: Host) -> bool:
         if self.state in (State.KERNEL_PREPARED, State.KERNEL_IN_FLIGHT):
             assert engine.kernel is not None
             if not engine.kernel.withdraw_pieces(self):
@@ -295,21 +295,21 @@ class PiecesRead(PiecesRequest):
     fault_name = "read"
     reads = True
 
-    def can_submit(self, engine: Engine) -> bool | None:
+    def can_submit(self, engine: Host) -> bool | None:
         if self.descriptor.direct:
             return PiecesRequest.can_submit(self, engine)
         self.probing = self.device.nowait
         return engine.may_use_kernel and self.probing and 0 < self.nbytes <= _LARGEST_PROBE
 
-    def settle(self, engine: Engine) -> None:
+    def settle(self, engine: Host) -> None:
         engine.bytes_read += self.transferred
 
-    def finish(self, engine: Engine, error: int) -> None:
+    def finish(self, engine: Host, error: int) -> None:
         if self.cancel_requested and not self.pieces.whole:
             self.cancel_accepted = True
         PiecesRequest.finish(self, engine, error)
 
-    def cancel(self, engine: Engine) -> bool:
+    def cancel(self, engine: Host) -> bool:
         """Start no more pieces, and withdraw those that no lane has started: read pieces lose nothing."""
         self.pieces.stop()
         if not self.withdraw(engine):
@@ -337,19 +337,19 @@ class PiecesWrite(PiecesRequest):
     def worker_extra(self) -> int:
         return self.descriptor.through_cache if self.buffered else 0
 
-    def can_submit(self, engine: Engine) -> bool | None:
+    def can_submit(self, engine: Host) -> bool | None:
         """Overwrites of direct files only."""
         descriptor = self.descriptor
         if self.buffered or not descriptor.direct or descriptor.append or self.pieces.end > descriptor.size:
             return False
         return PiecesRequest.can_submit(self, engine)
 
-    def settle(self, engine: Engine) -> None:
+    def settle(self, engine: Host) -> None:
         engine.bytes_written += self.transferred
         if self.result >= 0 and not self.descriptor.append and self.pieces.whole:
             self.descriptor.size = max(self.descriptor.size, self.pieces.end)
 
-    def finish(self, engine: Engine, error: int) -> None:
+    def finish(self, engine: Host, error: int) -> None:
         if not error and not self.pieces.native.stop and not self.pieces.whole:
             error = _EIO  # it moved less, and no piece says why
         PiecesRequest.finish(self, engine, error)

@@ -12,7 +12,7 @@ from trio_aio._requests.base import Request
 
 if TYPE_CHECKING:
     from trio_aio._engine.descriptor import Descriptor
-    from trio_aio._engine.engine import Engine
+    from trio_aio._engine.host import Host
     from trio_aio._lanes.kernel import KernelLane
 
 __all__ = ("Poll",)
@@ -30,18 +30,18 @@ class Poll(Request):
         Request.__init__(self, descriptor)
         self.events: int = events
 
-    def can_submit(self, engine: Engine) -> bool:
+    def can_submit(self, engine: Host) -> bool:
         return True
 
     def prepare(self, lane: KernelLane, slot: int) -> None:
         lane.start(self, slot, lib.IOCB_CMD_POLL, self.descriptor.fd, self.events, 0, 0, 0)
 
-    def complete_kernel(self, engine: Engine, token: int, result: int) -> None:
+    def complete_kernel(self, engine: Host, token: int, result: int) -> None:
         if self.cancel_accepted and result == 0 and not self.cancel_requested:
             result = -errno.ECANCELED  # the closing of the context asked for it, not its task
         engine.finish(self, result)
 
-    def leave_kernel(self, engine: Engine, result: int) -> None:
+    def leave_kernel(self, engine: Host, result: int) -> None:
         """Fail: no worker can wait for it."""
         withdraw_prepared(engine, self)
         engine.finish(self, result)

@@ -9,7 +9,7 @@ from trio_aio._requests.base import Request
 
 if TYPE_CHECKING:
     from trio_aio._engine.descriptor import Descriptor
-    from trio_aio._engine.engine import Engine
+    from trio_aio._engine.host import Host
     from trio_aio._lanes.kernel import KernelLane
     from trio_aio._lanes.workers import WorkerLane
 
@@ -32,7 +32,7 @@ class Sync(Request):
         self.followers: list[Sync] = []  # the syncs that it serves
         self.counted: bool = False
 
-    def can_submit(self, engine: Engine) -> bool:
+    def can_submit(self, engine: Host) -> bool:
         """On a direct file only: on others the kernel's writing of the page cache is better watched by a worker."""
         return self.descriptor.direct and engine.may_use_kernel
 
@@ -44,11 +44,11 @@ class Sync(Request):
         operation = lib.TAIO_FDATASYNC if self.data_only else lib.TAIO_FSYNC
         lane.prepare(slot, before, self.token, operation, self.descriptor.fd)
 
-    def settle(self, engine: Engine) -> None:
+    def settle(self, engine: Host) -> None:
         for follower in self.followers:
             engine.finish(follower, self.result)
 
-    def cancel(self, engine: Engine) -> bool:
+    def cancel(self, engine: Host) -> bool:
         """Withdraw it, unless other tasks wait for it: then it runs on for them, and only its own task leaves."""
         if self.followers:
             self.waiter = None

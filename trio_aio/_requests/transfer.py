@@ -10,7 +10,7 @@ from trio_aio._requests.base import Request
 
 if TYPE_CHECKING:
     from trio_aio._engine.descriptor import Descriptor
-    from trio_aio._engine.engine import Engine
+    from trio_aio._engine.host import Host
     from trio_aio._lanes.devices import DeviceRecord
     from trio_aio._lanes.kernel import KernelLane
     from trio_aio._lanes.workers import WorkerLane
@@ -56,7 +56,7 @@ class Transfer(Request):
         """What the device was found to do in this direction."""
         raise NotImplementedError
 
-    def can_submit(self, engine: Engine) -> bool | None:
+    def can_submit(self, engine: Host) -> bool | None:
         """Direct, of a size that io_submit starts quickly, on a device that was found to be asynchronous."""
         descriptor = self.descriptor
         if not descriptor.direct or not engine.may_use_kernel or self.bounce or not 0 < self.nbytes <= DIRECT_LIMIT:
@@ -77,7 +77,7 @@ class Transfer(Request):
             slot, before, self.token, self.worker_operation, descriptor.fd, self.address, self.nbytes, self.offset, self.flags, self.bounce
         )
 
-    def note_submitted(self, engine: Engine, result: int | None) -> None:
+    def note_submitted(self, engine: Host, result: int | None) -> None:
         if self.probing:
             return
         if result is None:
@@ -85,7 +85,7 @@ class Transfer(Request):
         elif result >= 0:  # an error says nothing of the device
             self.device.note_slow()  # done when io_submit returned: it took the loop's time
 
-    def complete_kernel(self, engine: Engine, token: int, result: int) -> None:
+    def complete_kernel(self, engine: Host, token: int, result: int) -> None:
         """Take what the kernel did. A worker continues where it would have slept, or stopped early."""
         if result < 0:
             self._take_refusal(engine, result)
@@ -101,7 +101,7 @@ class Transfer(Request):
             self.skip(result)
             engine.to_workers(self)
 
-    def _take_refusal(self, engine: Engine, result: int) -> None:
+    def _take_refusal(self, engine: Host, result: int) -> None:
         if self.probing and continues_in_kernel(result, reading=self.reads):
             if result == _EAGAIN:
                 self.device.note_slow()
@@ -122,7 +122,7 @@ class Transfer(Request):
         """Return whether a short read means the end of the file, and not that the kernel stopped between two blocks."""
         return result == 0 or result % self.descriptor.read_unit != 0
 
-    def complete_worker(self, engine: Engine, result: int, transferred: int) -> None:
+    def complete_worker(self, engine: Host, result: int, transferred: int) -> None:
         self.transferred += transferred
         engine.finish(self, self.transferred if result >= 0 else result)
 
@@ -149,7 +149,7 @@ class _Vectored(Transfer):
 
     parts: int
 
-    def can_submit(self, engine: Engine) -> bool | None:
+    def can_submit(self, engine: Host) -> bool | None:
         return super().can_submit(engine) if self.parts <= _IOV_MAX else False
 
     def prepare(self, lane: KernelLane, slot: int) -> None:
@@ -214,7 +214,7 @@ class Read(Transfer):
     def chain_key(self) -> object:
         return self.descriptor.read_device if self.missed else None  # of one device: a device that hangs must not hold reads of another
 
-    def settle(self, engine: Engine) -> None:
+    def settle(self, engine: Host) -> None:
         engine.bytes_read += self.transferred
 
 
@@ -252,7 +252,7 @@ class Write(Transfer):
     def device(self) -> DeviceRecord:
         return self.descriptor.write_device
 
-    def can_submit(self, engine: Engine) -> bool | None:
+    def can_submit(self, engine: Host) -> bool | None:
         """Overwrites only: a write that makes the file longer is synchronous on nearly every filesystem."""
         descriptor = self.descriptor
         if descriptor.append or self.flags & _APPEND or self.offset + self.nbytes > descriptor.size:
@@ -263,7 +263,7 @@ class Write(Transfer):
         # Writes through the page cache wait for each other in the kernel; direct ones share the inode's lock.
         return self.descriptor.shared_file if self.buffered or not self.descriptor.direct else None
 
-    def settle(self, engine: Engine) -> None:
+    def settle(self, engine: Host) -> None:
         engine.bytes_written += self.transferred
         descriptor = self.descriptor
         if self.result >= 0 and not (descriptor.append or self.flags & _APPEND):  # an append goes where the kernel says
@@ -293,12 +293,12 @@ class Append(Write):
     def __init__(self, descriptor: Descriptor, address: int, nbytes: int, owned: object) -> None:
         Write.__init__(self, descriptor, address, nbytes, 0, 0, owned)
 
-    def can_submit(self, engine: Engine) -> bool | None:
+    def can_submit(self, engine: Host) -> bool | None:
         return False
 
-    def complete_worker(self, engine: Engine, result: int, transferred: int) -> None:
+    def complete_worker(self, engine: Host, result: int, transferred: int) -> None:
         self.transferred += transferred
         engine.finish(self, result)
 
-    def settle(self, engine: Engine) -> None:
+    def settle(self, engine: Host) -> None:
         engine.bytes_written += self.transferred

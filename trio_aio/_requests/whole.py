@@ -12,7 +12,7 @@ from trio_aio._requests.opening import CREATION_MODE
 
 if TYPE_CHECKING:
     from trio_aio._engine.descriptor import Descriptor
-    from trio_aio._engine.engine import Engine
+    from trio_aio._engine.host import Host
     from trio_aio._lanes.workers import WorkerLane
     from trio_aio._memory.exports import Export
     from trio_aio._native import CData
@@ -46,7 +46,7 @@ class ReadWhole(_Whole):
     worker_operation = lib.TAIO_READ_FILE
     open_flags = os.O_RDONLY
 
-    def settle(self, engine: Engine) -> None:
+    def settle(self, engine: Host) -> None:
         engine.bytes_read += self.transferred
         if self.result >= 0 and self.record.fd >= 0:
             self.descriptor.own(self.record.fd)
@@ -64,5 +64,5 @@ class WriteWhole(_Whole):
     worker_operation = lib.TAIO_WRITE_FILE
     open_flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
-    def settle(self, engine: Engine) -> None:
+    def settle(self, engine: Host) -> None:
         engine.bytes_written += self.transferred
