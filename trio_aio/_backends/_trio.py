@@ -53,6 +53,18 @@ for _function in protected:
     enable_ki_protection(_function)
 
 
+class _Woken:
+    """The outcome of each wait: none, as the result lies in what was waited for. An `outcome.Value` can be used once, this one by all."""
+
+    __slots__ = ()
+
+    def unwrap(self) -> None:
+        """Return what the wait returns."""
+
+
+_woken: Any = _Woken()
+
+
 class _EndOfTick(trio.abc.Instrument):
     """Calls each function in `flushes` once, when trio is about to wait for I/O."""
 
@@ -127,7 +139,7 @@ class TrioBackend:
 
     def wake(self, waitable: Waitable) -> None:
         waiter, waitable.waiter = waitable.waiter, None
-        reschedule(waiter)
+        reschedule(waiter, _woken)
 
     def start_reaper(self, fd: int, reap: Callable[[], bool], drained: Callable[[], bool], end: Callable[[], None]) -> None:
         spawn_system_task(self._reap, fd, reap, drained, end, name="trio_aio reaper")

@@ -11,6 +11,7 @@ from os import eventfd_write
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from trio_aio._lanes.slots import SLOT_MASK
 from trio_aio._lanes.taking import CompletionBuffer
 
 if TYPE_CHECKING:
@@ -59,13 +60,19 @@ class Completions:
 
     def serve(self, taken: list[int]) -> None:
         """Serve completions, three integers each, for one turn. The rest waits for the next."""
-        complete = self._engine.complete
+        engine = self._engine
+        complete, kernel_slots = engine.complete, engine.max_in_flight if engine.hook is None else 0
+        kernel: Any = engine.kernel
         at, end, until = 0, len(taken), 0.0
         whole = False
         try:
             while at < end:
                 at += 3
-                complete(taken[at - 3], taken[at - 2], taken[at - 1])
+                token = taken[at - 3]
+                if token & SLOT_MASK < kernel_slots:  # as `complete`, without the call
+                    kernel.take(token).complete_kernel(engine, token, taken[at - 2])
+                else:
+                    complete(token, taken[at - 2], taken[at - 1])
                 if at % (3 * LOOKS) == 0:
                     now = perf_counter()
                     if not until:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ("Request", "State")
 
 _EINTR, _ECANCELED = -errno.EINTR, -errno.ECANCELED
+_WITHDRAWN = State.WITHDRAWN
 
 
 class Request:
@@ -66,7 +67,7 @@ class Request:
     @property
     def finished(self) -> bool:
         """Whether the request has ended and owns nothing any more."""
-        return self.state >= State.WITHDRAWN
+        return self.state >= _WITHDRAWN
 
     @property
     def took_no_effect(self) -> bool:

@@ -12,7 +12,7 @@ orders the write with others; we could do that only in steps that a crash or ano
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trio_aio._engine.new_memory import stop_waiting, wait_for_memory
 from trio_aio._lanes.kernel import DUE, GATHERED, LOOK, NO_SLOT
@@ -113,6 +113,12 @@ class WidenedRead(InSlab, Read):
 
     __slots__ = ("before", "data", "exports", "no_memory", "size", "slab")
 
+    # The same for all of them: one store less for each request.
+    owned: Any = None
+    bounce: int = 0
+    missed: bool = False
+    partly_read: bool = False
+
     def __init__(self, descriptor: Descriptor, size: int, offset: int, flags: int, exports: Sequence[Export] | None = None) -> None:
         unit = descriptor.read_unit
         before = offset % unit
@@ -123,12 +129,11 @@ class WidenedRead(InSlab, Read):
         self.result = self.transferred = 0
         self.waiter = self.group = None
         self.cancel_requested = self.cancel_accepted = self.abandoned = False
-        self.address = self.bounce = 0
+        self.address = 0
         self.nbytes = (before + size + unit - 1) // unit * unit
         self.offset = offset - before
         self.flags = flags
-        self.owned = None
-        self.probing = self.missed = self.partly_read = False
+        self.probing = False
         self.slab: Slab | None = None
         self.size: int = size
         self.before: int = before  # bytes in front of what was asked for
