@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from . import _model
 from .conftest import _descriptors, _kernel_contexts, _Mounts, _threads
+from .support import model
 
 if TYPE_CHECKING:
     from trio_aio import AIOContext
@@ -103,10 +103,10 @@ def _soak(folders: dict[str, Path], first: int, seconds: float, repeat: int, see
         kind = list(folders)[place.value]
         seed.value = first if repeat else first + number
         before = _surroundings() if number % 50 == 0 else None
-        tally = _model.run(_model.plan_of_seed(seed.value), folders[kind], watchdog.progress)
+        tally = model.run(model.plan_of_seed(seed.value), folders[kind], watchdog.progress)
         watchdog.progress()
         if before is not None and before != (after := _surroundings()) and number:
-            raise _model.Difference(f"threads, descriptors and kernel contexts were {before} and are {after}")
+            raise model.Difference(f"threads, descriptors and kernel contexts were {before} and are {after}")
         number += 1
         calls.update(tally.kinds)
         for name in ("steps", "calls", "cancelled", "finished_though_cancelled"):

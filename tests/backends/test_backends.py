@@ -1,0 +1,155 @@
+"""Which event loop a call belongs to, and what every backend promises."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from anyio import create_task_group
+
+from trio_aio import current_context, open_aio
+from trio_aio._backends import current_backend
+from trio_aio._backends._asyncio import AsyncioBackend
+from trio_aio._backends._trio import TrioBackend
+from trio_aio._context.lock import FairLock
+
+from ..support.files import make_file
+from ..support.tasks import until_blocked
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from trio_aio._backends import Backend
+
+
+def test_outside_of_a_run_there_is_none() -> None:
+    with pytest.raises(RuntimeError, match=r"trio\.run, asyncio\.run or anyio\.run"):
+        current_backend()
+
+
+@pytest.mark.anyio
+async def test_each_loop_has_its_own(anyio_backend_name: str) -> None:
+    backend: Backend = current_backend()
+    assert type(backend) is {"trio": TrioBackend, "asyncio": AsyncioBackend}[anyio_backend_name]
+    assert backend is current_backend()
+    assert backend.current() is backend.identity
+    assert backend.run_local(lambda made_for: [made_for]) is backend.run_local(lambda _: None)
+
+
+def test_the_two_backends_have_the_same_calls() -> None:
+    calls = {name for name in dir(TrioBackend) if not name.startswith("_")}
+    assert calls == {name for name in dir(AsyncioBackend) if not name.startswith("_")}
+
+
+def _run_with_guest(host_main: Callable[[], Awaitable[Any]], guest_main: Callable[[], Awaitable[Any]]) -> None:
+    async def host() -> None:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Any] = loop.create_future()
+        trio.lowlevel.start_guest_run(
+            guest_main,
+            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+            done_callback=done.set_result,
+            host_uses_signal_set_wakeup_fd=True,
+        )
+        await host_main()
+        (await done).unwrap()
+
+    asyncio.run(host())
+
+
+def test_trio_as_a_guest_of_asyncio_each_with_its_files(disk: Path) -> None:
+    path, data = make_file(disk)
+    kinds = []
+
+    async def use() -> None:
+        for _ in range(20):
+            async with open_aio(path, "r+b") as file, open_aio(path, direct=True) as direct:
+                kinds.append(type(file.context._backend))
+                assert await file.pread(100, 50) == await direct.pread(100, 50) == data[50:150]
+                await file.pwrite(data[:10], 0)
+
+    _run_with_guest(use, use)
+    assert (kinds.count(TrioBackend), kinds.count(AsyncioBackend)) == (20, 20)
+
+
+def test_a_guests_file_is_not_the_hosts(disk: Path) -> None:
+    path, _ = make_file(disk)
+    files = []
+    opened = asyncio.Event()
+    refused = trio.Event()
+
+    async def guest() -> None:
+        async with open_aio(path) as file:
+            files.append(file)
+            opened.set()
+            await refused.wait()
+
+    async def host() -> None:
+        await opened.wait()
+        assert current_context() is not files[0].context
+        refused.set()
+
+    _run_with_guest(host, guest)
+
+
+@pytest.mark.anyio
+async def test_turns_are_in_order_and_exclusive() -> None:
+    turns = FairLock(current_backend(), lambda: None)
+    log: list[str] = []
+
+    async def take(name: str) -> None:
+        async with turns:
+            log.append(f"{name} begins")
+            await until_blocked()
+            log.append(f"{name} ends")
+
+    async with create_task_group() as group, turns:
+        for name in "abc":
+            group.start_soon(take, name)
+            await until_blocked()
+    assert log == [f"{name} {what}" for name in "abc" for what in ("begins", "ends")]
+
+
+def test_a_turn_that_came_with_a_native_cancel_is_passed_on() -> None:
+    async def main() -> None:
+        turns = FairLock(current_backend(), lambda: None)
+        log: list[str] = []
+
+        async def take(name: str) -> None:
+            async with turns:
+                log.append(name)
+
+        async with turns:
+            tasks = [asyncio.ensure_future(take(name)) for name in "ab"]
+            await asyncio.sleep(0)
+        tasks[0].cancel()  # it has the turn and has not run yet
+        with pytest.raises(asyncio.CancelledError):
+            await tasks[0]
+        await tasks[1]
+        assert log == ["b"]
+        async with turns:
+            pass
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+if sys.version_info >= (3, 12):
+
+    def test_a_call_within_a_task_that_has_just_been_made(disk: Path) -> None:
+        """An eager task runs in the middle of another's step, and begins to wait there."""
+        path, data = make_file(disk)
+
+        async def main() -> None:
+            asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+            async with open_aio(path) as file, open_aio(path, direct=True) as direct:
+                for _ in range(10):
+                    reads = [(f.pread(100, at), at) for at in range(50) for f in (file, direct)]
+                    tasks = [(asyncio.create_task(read), at) for read, at in reads]
+                    for task, at in tasks:
+                        assert await task == data[at : at + 100]
+
+        asyncio.run(main())

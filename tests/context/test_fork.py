@@ -1,0 +1,187 @@
+"""fork: the parent loses nothing, the child may not use what is the parent's, and can have its own.
+
+Each scenario is a program of its own, since a process with threads (pytest's) should not fork.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ..support.files import make_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PROLOGUE = """
+import gc, os, select, sys, warnings
+import trio
+from trio_aio import AIOContext, current_context, open_aio
+warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads
+path = sys.argv[1]
+BLOCK = 4096
+with open(path, "rb") as plain:
+    data = plain.read()
+
+def in_child(function):
+    pid = os.fork()
+    if not pid:
+        try:
+            function()
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return pid
+
+def check(pid):
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+"""
+
+
+def run(program: str, path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", PROLOGUE + textwrap.dedent(program), str(path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+
+
+def test_the_parent_loses_no_request_and_the_child_is_refused(disk: Path) -> None:
+    path, _ = make_file(disk)
+    run(
+        """
+        async def main():
+            async with open_aio(path, direct=True) as file, open_aio(path) as buffered:
+                context = file.context
+                while not context.statistics().submitted_kernel:
+                    await file.pread(BLOCK, 0)
+
+                def child():
+                    for coroutine in (file.pread(BLOCK, 0), buffered.pread(BLOCK, 0), context.fsync(0), file.aclose(), context.aclose()):
+                        try:
+                            coroutine.send(None)
+                        except RuntimeError as error:
+                            assert "parent process" in str(error), error
+                        else:
+                            raise AssertionError("it was not refused")
+                    for ask in (context.statistics, lambda: context.engine):
+                        try:
+                            ask()
+                        except RuntimeError as error:
+                            assert "parent process" in str(error), error
+                        else:
+                            raise AssertionError("it was not refused")
+
+                for round in range(20):
+                    results = {}
+                    async def read(i):
+                        results[i] = await file.pread(BLOCK, i * BLOCK)
+                    reader, writer = os.pipe()
+                    async with trio.open_nursery() as nursery:
+                        async def watch():
+                            ready = await context.poll(reader, select.POLLIN)
+                            assert ready == select.POLLIN, ready
+                        nursery.start_soon(watch)
+                        for i in range(64):
+                            nursery.start_soon(read, i)
+                        await trio.lowlevel.checkpoint()
+                        pid = in_child(child)
+                        os.write(writer, b"x")
+                    check(pid)
+                    os.close(reader), os.close(writer)
+                    assert results == {i: data[i * BLOCK:][:BLOCK] for i in range(64)}
+        trio.run(main)
+        """,
+        path,
+    )
+
+
+def test_a_child_can_run_a_loop_of_its_own(disk: Path) -> None:
+    path, _ = make_file(disk)
+    run(
+        """
+        async def main():
+            async with open_aio(path, direct=True) as file:
+                while not file.context.statistics().submitted_kernel:
+                    assert await file.pread(BLOCK, BLOCK) == data[BLOCK:2 * BLOCK]
+            async with open_aio(path) as file:
+                assert await file.read() == data
+
+        trio.run(main)  # leaves a spare kernel context, which is not the child's
+        check(in_child(lambda: trio.run(main)))
+        trio.run(main)
+        """,
+        path,
+    )
+
+
+def test_a_child_forked_inside_the_run_can_start_another_in_a_thread(disk: Path) -> None:
+    path, _ = make_file(disk)
+    run(
+        """
+        import threading
+
+        async def use():
+            async with open_aio(path) as file:
+                assert await file.read() == data
+
+        async def main():
+            async with open_aio(path) as file:
+                await file.pread(10, 0)
+
+                def child():
+                    failed = []
+                    def run():
+                        try:
+                            trio.run(use)
+                        except BaseException as error:
+                            failed.append(error)
+                    thread = threading.Thread(target=run)
+                    thread.start()
+                    thread.join()
+                    assert not failed, failed
+
+                check(in_child(child))
+                assert await file.pread(10, 0) == data[:10]
+        trio.run(main)
+        """,
+        path,
+    )
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_collecting_the_parents_objects_in_the_child_harms_nobody(disk: Path, closed: bool) -> None:
+    path, _ = make_file(disk)
+    run(
+        f"""
+        async def main():
+            kept = [await open_aio(path), await open_aio(path, direct=True)]
+            while not kept[1].context.statistics().submitted_kernel:
+                await kept[1].pread(BLOCK, 0)
+            if {closed}:
+                for file in kept:
+                    await file.aclose()
+
+            def child():
+                kept.clear()
+                gc.collect()
+
+            check(in_child(child))
+            if not {closed}:
+                assert await kept[0].pread(BLOCK, 0) == await kept[1].pread(BLOCK, 0) == data[:BLOCK]
+                for file in kept:
+                    await file.aclose()
+        trio.run(main)
+        """,
+        path,
+    )

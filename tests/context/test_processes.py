@@ -1,0 +1,346 @@
+"""Processes that are killed, forked, interrupted and full of threads: what was acknowledged is there, and nothing hangs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..support import programs
+from ..support.files import make_file
+from ..support.programs import run
+
+ROUNDS = int(os.environ.get("TRIO_AIO_ROUNDS", "1"))  # so many times more repetitions
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+# ---- kill -9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("direct", [False, True])
+def test_what_was_acknowledged_survives_kill_9(disk: Path, direct: bool) -> None:
+    """Eight tasks append to a log and sync it until the process is killed at an arbitrary moment.
+
+    The machine goes on, so this is about the order of writes, syncs and acknowledgements, and not about the disk's cache.
+    """
+    make_file(disk, 0)
+    run(
+        f"""
+        import random, struct
+        sys.path.insert(0, {str(EXAMPLES)!r})
+        from append_log import Log, records
+
+        log_path = sys.argv[2]
+        ACKNOWLEDGED = struct.Struct("<II")
+
+        async def write(acknowledgements, generation):
+            async with open_aio(log_path, "ab", direct={direct}) as file:
+                log = Log(file)
+                async def append(task):
+                    number = task
+                    while True:
+                        await log.append(f"{{generation}}:{{number}}:".encode() + bytes(number % 5000))
+                        os.write(acknowledgements, ACKNOWLEDGED.pack(generation, number))
+                        number += 8
+                async with trio.open_nursery() as nursery:
+                    for task in range(8):
+                        nursery.start_soon(append, task)
+
+        acknowledged = set()
+        for generation in range({50 * ROUNDS}):
+            reader, writer = os.pipe()
+            pid = os.fork()  # no thread and no event loop are here
+            if not pid:
+                try:
+                    trio.run(write, writer, generation)
+                finally:
+                    os._exit(1)
+            os.close(writer)
+            wanted = random.randrange(1, 60)
+            told = b""
+            while len(told) < wanted * ACKNOWLEDGED.size:
+                piece = os.read(reader, 1 << 16)
+                assert piece, "it ended by itself"
+                told += piece
+            os.kill(pid, signal.SIGKILL)
+            while piece := os.read(reader, 1 << 16):
+                told += piece
+            os.close(reader)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+            acknowledged.update(ACKNOWLEDGED.iter_unpack(told[: len(told) // ACKNOWLEDGED.size * ACKNOWLEDGED.size]))
+
+            found = records(__import__("pathlib").Path(log_path))
+            there = {{tuple(map(int, record.split(b":", 2)[:2])) for record in found}}
+            assert acknowledged <= there, sorted(acknowledged - there)
+            assert len(there) == len(found), "a record is there twice"
+            for record in found:
+                generation_, number, rest = record.split(b":", 2)
+                assert rest == bytes(int(number) % 5000)
+            whole = sum(8 + len(record) for record in found)
+            os.truncate(log_path, whole)  # as a database would: what was cut off by the kill was never acknowledged
+        print(len(acknowledged))
+        """,
+        disk / "file",
+        disk / "log",
+    )
+
+
+# ---- children
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_multiprocessing_with_requests_in_flight(disk: Path, tmp_path: Path, method: str) -> None:
+    path, _ = make_file(disk)
+    program = tmp_path / "program.py"
+    program.write_text(
+        programs.PROLOGUE
+        + f"""
+import multiprocessing
+
+async def read(results):
+    async with open_aio(path, direct=True) as file, open_aio(path) as buffered:
+        async def one(i):
+            results[i] = await file.pread(BLOCK, i * BLOCK), await buffered.pread(BLOCK, i * BLOCK)
+        async with trio.open_nursery() as nursery:
+            for i in range(64):
+                nursery.start_soon(one, i)
+
+def check(results):
+    assert results == {{i: (data[i * BLOCK:][:BLOCK],) * 2 for i in range(64)}}
+
+def child():
+    results = {{}}
+    # A child of fork finds itself inside the parent's run, in this thread.
+    thread = threading.Thread(target=trio.run, args=(read, results))
+    thread.start()
+    thread.join()
+    check(results)
+
+async def main():
+    context = multiprocessing.get_context({method!r})
+    for round in range({2 if method == "fork" else 1}):
+        results = {{}}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read, results)
+            reader, writer = os.pipe()
+            nursery.start_soon(current_context().poll, reader, select.POLLIN)
+            for _ in range(3):
+                await trio.lowlevel.checkpoint()
+            children = [context.Process(target=child) for _ in range(2)]
+            for each in children:
+                each.start()
+            for each in children:
+                await trio.to_thread.run_sync(each.join)
+                assert each.exitcode == 0, each.exitcode
+                each.close()
+            os.write(writer, b"x")
+        os.close(reader), os.close(writer)
+        check(results)
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads
+    trio.run(main)
+"""
+    )
+    programs.check([sys.executable, "-X", "dev", str(program), str(path)])
+
+
+def test_a_program_that_is_started_inherits_nothing(disk: Path) -> None:
+    path, _ = make_file(disk)
+    run(
+        """
+        import subprocess
+        async def main():
+            async with open_aio(path, direct=True) as file, open_aio(path, "r+b") as buffered, AIOContext(engine="aio"):
+                results = {}
+                async def read(i):
+                    results[i] = await file.pread(BLOCK, i * BLOCK)
+                async with trio.open_nursery() as nursery:
+                    for i in range(64):
+                        nursery.start_soon(read, i)
+                    await trio.lowlevel.checkpoint()
+                    listing = [sys.executable, "-c", "import os; print(sorted(os.listdir('/proc/self/fd'), key=int))"]
+                    for close_fds in (True, False):
+                        done = subprocess.run(listing, capture_output=True, text=True, close_fds=close_fds)
+                        assert done.stdout == "['0', '1', '2', '3']\\n", done.stdout  # 3 is that of the listing
+                assert results == {i: data[i * BLOCK:][:BLOCK] for i in range(64)}
+        trio.run(main)
+        """,
+        path,
+    )
+
+
+# ---- signals
+
+SIGNALS = """
+import gc, random
+
+async def work(counts):
+    # Blocks are written whole, from the beginning of the file on: any that is mixed was torn.
+    async with open_aio(path, "r+b") as file, open_aio(path, "r+b", direct=True) as direct:
+        async def churn(which, task):
+            for k in range(30):
+                at = (task * 8 + k % 8) * BLOCK
+                await which.pwrite(bytes([random.randrange(256)]) * BLOCK, at)
+                block = await which.pread(BLOCK, at)
+                assert len(block) == BLOCK and len(set(block)) == 1
+                if k % 10 == 0:
+                    await which.fdatasync()
+                    await which.read_ranges([(at, BLOCK), (at + BLOCK, 10)])
+        async with trio.open_nursery() as nursery:
+            for task in range(4):
+                nursery.start_soon(churn, file, task)
+                nursery.start_soon(churn, direct, task + 4)
+    counts.append(None)
+
+def check_file():
+    with open(path, "rb") as plain:
+        now = plain.read()
+    assert len(now) == len(data)
+    for at in range(0, len(now), BLOCK):
+        block = now[at : at + BLOCK]
+        assert len(set(block)) == 1 or block == data[at : at + BLOCK], "a block is torn"
+
+def open_names():
+    return {os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")}
+"""
+
+
+def test_keyboard_interrupt_at_any_moment_hangs_and_tears_nothing(disk: Path) -> None:
+    path, _ = make_file(disk)
+    run(
+        SIGNALS
+        + f"""
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+trio.run(work, [])  # how long it takes, and what stays open (a spare kernel context)
+
+def timed_run(done):
+    started = time.perf_counter()
+    trio.run(work, done)
+    return time.perf_counter() - started
+
+duration = timed_run([])
+
+def leaves(error):
+    return [leaf for each in error.exceptions for leaf in leaves(each)] if hasattr(error, "exceptions") else [error]
+
+interrupted = rounds = 0
+while rounds < {50 * ROUNDS} or interrupted <= {10 * ROUNDS}:
+    rounds += 1
+    done = []
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1e-6 + random.random() * duration)
+        try:
+            duration = timed_run(done)  # how busy the machine is now decides where the next interrupt falls
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        interrupted += 1
+    except BaseException as error:
+        kinds = {{type(leaf) for leaf in leaves(error)}}
+        assert kinds == {{KeyboardInterrupt}}, kinds
+        interrupted += 1
+    check_file()
+gc.collect()
+assert path not in open_names()
+""",
+        path,
+        # Python complains of an interrupt in a finalizer, or between a coroutine's making and its await; trio of one while it ends.
+        harmless=r"(?s).+",
+    )
+
+
+def test_signal_handlers_run_while_requests_are_in_flight(disk: Path) -> None:
+    path, _ = make_file(disk)
+    run(
+        SIGNALS
+        + """
+ticks = 0
+def tick(*_):
+    global ticks
+    ticks += 1
+signal.signal(signal.SIGALRM, tick)
+
+async def work_under_signals(done):
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    await work(done)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+done = []
+while ticks < 200 or len(done) < 5:
+    trio.run(work_under_signals, done)
+    check_file()
+""",
+        path,
+    )
+
+
+# ---- threads
+
+
+def test_many_runs_in_many_threads_at_once(disk: Path) -> None:
+    path, _ = make_file(disk)
+    assert (
+        run(
+            f"""
+            async def main():
+                async with open_aio(path) as file, open_aio(path, direct=True) as direct, trio.open_nursery() as nursery:
+                    async def read(i):
+                        at = i % 64 * BLOCK
+                        assert await file.pread(BLOCK, at) == await direct.pread(BLOCK, at) == data[at:at + BLOCK]
+                    for i in range(32):
+                        nursery.start_soon(read, i)
+
+            failures = []
+            def runs(barrier):
+                try:
+                    barrier.wait()
+                    for _ in range({10 * ROUNDS}):
+                        trio.run(main)
+                except BaseException as error:
+                    failures.append(error)
+
+            before = len(os.listdir("/proc/self/fd"))
+            barrier = threading.Barrier(16)
+            threads = [threading.Thread(target=runs, args=(barrier,)) for _ in range(16)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            if failures:
+                raise failures[0]
+            for thread in threading.enumerate():
+                if thread.name.startswith("trio_aio"):
+                    thread.join()
+            with open("/proc/self/maps") as maps:
+                contexts = maps.read().count("/[aio]")
+            print(contexts, len(os.listdir("/proc/self/fd")) - before)
+            """,
+            path,
+        )
+        == "1 0\n"
+    )
+
+
+def test_the_parents_reaper_ends_quietly_in_a_child_that_leaves_its_loop(disk: Path) -> None:
+    """That loop's epoll is the parent's too, so the child must not go on with it; what leaves it should be its own exception."""
+    path, _ = make_file(disk)
+    run(
+        """
+        async def main():
+            warnings.simplefilter("ignore")
+            async with open_aio(path) as file:
+                context = file.context
+                child = os.fork()
+                if child == 0:
+                    os._exit(7 if context._served() and context._reap() else 1)
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+                assert await file.pread(10, 0) == data[:10]
+        trio.run(main)
+        """,
+        path,
+    )

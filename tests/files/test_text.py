@@ -1,0 +1,537 @@
+"""Text files, compared with those of the built-in open()."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import subprocess
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from trio.testing import assert_checkpoints
+
+from trio_aio import AIOContext, AsyncFile, AsyncTextFile, open_aio
+
+from ..support.files import content
+from ..support.page_cache import attempts, evict
+from ..support.tasks import busy, cancelled_while_blocked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+TEXT = "grün\nblau\r\nrot\rgelb\n\u2028\x0bend\U0001f600" * 400
+NEWLINES = (None, "", "\n", "\r", "\r\n")
+ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-be", "cp1252", "shift_jis", "utf-7", "iso2022_jp")
+
+
+# ---- opening
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("mode", ["r", "rt", "w", "x", "a", "r+", "w+", "x+", "a+", "tr+"])
+async def test_every_text_mode_does_what_open_does(tmp_path: Path, mode: str) -> None:
+    seen = []
+    for name in ("theirs", "ours"):
+        path = tmp_path / name
+        if "x" not in mode:
+            path.write_bytes(b"content\n")
+        if name == "theirs":
+            with open(path, mode) as theirs:  # noqa: ASYNC230
+                facts: Any = [theirs.readable(), theirs.writable(), theirs.seekable(), theirs.isatty(), theirs.tell()]
+                facts += [theirs.mode, theirs.encoding, theirs.errors, theirs.newlines, theirs.line_buffering, theirs.closed]
+                if theirs.writable():
+                    facts.append(theirs.write("new\n"))
+                facts.append(theirs.tell())
+        else:
+            async with open_aio(path, mode) as ours:
+                assert isinstance(ours, AsyncTextFile)
+                facts = [ours.readable(), ours.writable(), ours.seekable(), ours.isatty(), await ours.tell()]
+                facts += [ours.mode, ours.encoding, ours.errors, ours.newlines, ours.line_buffering, ours.closed]
+                if ours.writable():
+                    facts.append(await ours.write("new\n"))
+                facts.append(await ours.tell())
+                assert (ours.name, ours.fileno(), ours.buffer.name) == (str(path), ours.buffer.fileno(), str(path))
+                assert isinstance(ours.buffer, AsyncFile)
+                assert repr(ours).startswith("<trio_aio.AsyncTextFile name=")
+        seen.append((facts, path.read_bytes()))
+    assert seen[0] == seen[1]
+    assert ours.closed
+    assert ours.buffer.closed
+
+
+@pytest.mark.trio
+async def test_bad_arguments_are_refused_as_open_refuses_them_and_before_anything_has_happened(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    bad: list[tuple[type[Exception], dict[str, Any]]] = [
+        (LookupError, {"encoding": "no such"}),
+        (LookupError, {"encoding": "hex"}),
+        (LookupError, {"encoding": "utf-8", "errors": "no such"}),
+        (ValueError, {"newline": "x"}),
+        (ValueError, {"buffering": 0}),
+        (TypeError, {"encoding": 1}),
+        (TypeError, {"errors": 1}),
+        (TypeError, {"newline": 1}),
+        (ValueError, {"mode": "wb", "encoding": "utf-8"}),
+    ]
+    for kind, arguments in bad:
+        if arguments.get("errors") != "no such":  # which open() only finds out in development mode
+            with pytest.raises(kind):
+                open(**{"file": path, "mode": "w"} | arguments)  # noqa: ASYNC230, SIM115
+            path.unlink(missing_ok=True)
+        with pytest.raises(kind):
+            open_aio(**{"file": path, "mode": "w"} | arguments)
+        assert not path.exists()
+
+
+@pytest.mark.parametrize("options", [[], ["-X", "utf8=1"], ["-X", "utf8=0"], ["-X", "warn_default_encoding"]])
+def test_the_default_encoding_is_that_of_open(tmp_path: Path, options: list[str]) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"")
+    code = (
+        "import sys, trio, trio_aio, warnings\n"
+        "warnings.simplefilter('always')\n"
+        "async def main():\n"
+        "    for encoding in (None, 'locale'):\n"
+        "        with open(sys.argv[1], 'r', encoding=encoding) as file: theirs = file.encoding\n"
+        "        async with trio_aio.open_aio(sys.argv[1], 'r', encoding=encoding) as file: print(theirs, file.encoding)\n"
+        "trio.run(main)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, *options, "-c", code, str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
+    )
+    for line in done.stdout.splitlines():
+        theirs, ours = line.split()
+        assert ours == theirs
+    warned = [line for line in done.stderr.splitlines() if "EncodingWarning" in line]
+    expected = ["<string>:5", "<string>:6"] if "warn_default_encoding" in options else []
+    assert [":".join(line.split(":")[:2]) for line in warned] == expected
+
+
+# ---- coding
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("newline", NEWLINES)
+@pytest.mark.parametrize("encoding", ENCODINGS)
+async def test_every_encoding_and_newline_reads_and_writes_as_open_s(tmp_path: Path, encoding: str, newline: str | None) -> None:
+    text = TEXT.encode(encoding, "ignore").decode(encoding)
+    paths = tmp_path / "theirs", tmp_path / "ours"
+    with open(paths[0], "w", encoding=encoding, newline=newline) as theirs:  # noqa: ASYNC230
+        for part in (text[:1000], text[1000:], ""):
+            theirs.write(part)
+    async with open_aio(paths[1], "w", encoding=encoding, newline=newline) as ours:
+        for part in (text[:1000], text[1000:], ""):
+            assert await ours.write(part) == len(part)
+    assert paths[1].read_bytes() == paths[0].read_bytes()
+    with open(paths[0], "a", encoding=encoding, newline=newline) as theirs:  # noqa: ASYNC230
+        theirs.writelines(["more\n", "end"])
+    async with open_aio(paths[1], "a", encoding=encoding, newline=newline) as ours:
+        await ours.writelines(["more\n", "end"])
+    assert paths[1].read_bytes() == paths[0].read_bytes()
+    with open(paths[0], encoding=encoding, newline=newline) as theirs:  # noqa: ASYNC230
+        lines = theirs.readlines()
+        newlines = theirs.newlines
+    async with open_aio(paths[1], "r", encoding=encoding, newline=newline) as ours:
+        assert [line async for line in ours] == lines
+        assert ours.newlines == newlines
+        await ours.seek(0)
+        assert await ours.readlines() == lines
+        await ours.seek(0)
+        assert await ours.read() == "".join(lines)
+        await ours.seek(0)
+        parts = []
+        while part := await ours.read(777):
+            parts.append(part)
+        assert "".join(parts) == "".join(lines)
+        assert {len(part) for part in parts[:-1]} == {777}
+        await ours.seek(0)
+        places = []
+        for line in lines[:200]:
+            places.append(await ours.tell())
+            assert await ours.readline() == line
+        for place, line in zip(places[::17], lines[::17], strict=False):
+            assert await ours.seek(place) == place
+            assert await ours.readline() == line
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-32"])
+async def test_a_byte_order_mark_is_written_once(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "file"
+    mark = "".encode(encoding)
+    async with open_aio(path, "w", encoding=encoding) as file:
+        await file.write("a")
+        await file.write("b")
+        assert path.read_bytes().count(mark) == 1
+        await file.seek(0)
+        await file.write("c")
+        assert path.read_bytes().count(mark) == 1
+        await file.seek(0, os.SEEK_END)
+        await file.write("d")
+    for _ in range(2):
+        async with open_aio(path, "a", encoding=encoding) as file:
+            await file.write("e")
+    assert path.read_bytes().count(mark) == 1
+    assert path.read_text(encoding) == "cbdee"
+
+
+@pytest.mark.trio
+async def test_errors_are_handled_as_asked(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for errors in ("ignore", "replace", "surrogateescape", "backslashreplace"):
+        path.write_bytes(b"a\xffb\n" * 4000)
+        async with open_aio(path, "r", encoding="utf-8", errors=errors) as file:
+            assert await file.read() == path.read_text("utf-8", errors)
+            await file.seek(0)
+            assert "".join([line async for line in file]) == path.read_text("utf-8", errors)
+    async with open_aio(path, "w", encoding="ascii", errors="xmlcharrefreplace") as file:
+        assert await file.write("ü") == 1
+    assert path.read_bytes() == b"&#252;"
+
+
+@pytest.mark.trio
+async def test_what_cannot_be_coded_leaves_the_file_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"first\n" + b"x" * 9000 + b"\xff")
+    async with open_aio(path, "r+", encoding="utf-8") as file:
+        assert await file.readline() == "first\n"
+        place = await file.tell()
+        for call in (file.read, file.readline, file.readlines, file.__anext__, lambda: file.read(9001)):
+            with pytest.raises(UnicodeDecodeError):
+                await call()
+            assert await file.tell() == place
+        assert await file.read(8000) == "x" * 8000
+        with pytest.raises(UnicodeEncodeError):
+            await file.write("\ud800")
+        with pytest.raises(UnicodeEncodeError):
+            await file.writelines(["good", "\ud800"])
+    assert path.read_bytes() == b"first\n" + b"x" * 9000 + b"\xff"
+
+
+# ---- lines and memory
+
+
+@pytest.mark.trio
+async def test_a_line_in_memory_costs_no_system_call(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    lines = [f"{i}\n" for i in range(20_000)]
+    path.write_text("".join(lines), "utf-8")
+    async with open_aio(path, "r", encoding="utf-8") as file:
+        count = file.buffer.context.statistics
+        assert await file.readline() == lines[0]
+        before = count().completed
+        for line in lines[1:1000]:
+            assert await file.readline() == line
+        assert count().completed == before
+        async for line in file:
+            assert line == lines[1000]
+            break
+        assert await file.tell() == sum(map(len, lines[:1001]))
+        assert [line async for line in file] == lines[1001:]
+        assert count().completed - before < 10
+
+
+@pytest.mark.trio
+async def test_the_end_of_a_line_may_lie_in_two_chunks(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for before in range(8180, 8200):
+        data = "x" * before + "\r\nnext\r\r\n" + "y" * 20_000 + "\r\n"
+        path.write_bytes(data.encode())
+        for newline in NEWLINES:
+            with open(path, newline=newline, encoding="utf-8") as theirs:  # noqa: ASYNC230
+                lines = theirs.readlines()
+            async with open_aio(path, "r", newline=newline, encoding="utf-8") as ours:
+                assert [line async for line in ours] == lines
+                await ours.seek(0)
+                assert await ours.readlines() == lines
+
+
+@pytest.mark.trio
+async def test_a_write_is_with_the_kernel_when_it_returns(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    async with open_aio(path, "w") as file:
+        assert file.write_through
+        await file.write("a")
+        assert path.read_bytes() == b"a"
+        await file.writelines(c for c in "bcd")
+        assert path.read_bytes() == b"abcd"
+
+
+@pytest.mark.trio
+async def test_every_call_but_a_loop_s_line_is_a_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("line\n" * 30_000, "utf-8")
+    async with open_aio(path, "r+", encoding="utf-8") as file:
+        calls: list[Callable[[], Any]] = [
+            lambda: file.read(0),
+            lambda: file.read(5),
+            lambda: file.read(9000),
+            file.readline,
+            lambda: file.readline(0),
+            lambda: file.readlines(10),
+            file.tell,
+            lambda: file.seek(0),
+            lambda: file.seek(0, os.SEEK_CUR),
+            lambda: file.seek(0, os.SEEK_END),
+            lambda: file.write(""),
+            lambda: file.write("x"),
+            lambda: file.writelines([]),
+            file.flush,
+            file.truncate,
+            file.read,
+            file.__anext__,
+        ]
+        for call in calls:
+            for _ in range(2):
+                with assert_checkpoints():
+                    try:
+                        await call()
+                    except StopAsyncIteration:
+                        assert call == file.__anext__
+
+
+@pytest.mark.trio
+async def test_calls_of_several_tasks_take_turns(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    lines = [f"{i}\n" for i in range(5000)]
+    path.write_text("".join(lines), "utf-8")
+    seen: list[str] = []
+
+    async def read(file: AsyncTextFile) -> None:
+        while line := await file.readline():
+            seen.append(line)
+
+    async def loop(file: AsyncTextFile) -> None:
+        async for line in file:
+            seen.append(line)
+            if len(seen) % 100 == 0:
+                await trio.lowlevel.checkpoint()
+
+    async with open_aio(path, "r", encoding="utf-8") as file, trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(read, file)
+            nursery.start_soon(loop, file)
+    assert seen == lines
+
+
+# ---- failing and cancelling
+
+
+@pytest.mark.trio
+async def test_the_wrong_mode_type_or_a_closed_file_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    async with open_aio(path, "w") as file:
+        for read in (file.read, file.readline, file.readlines, file.__anext__):
+            with pytest.raises(io.UnsupportedOperation):
+                await read()
+        for bad in (b"bytes", None, 1):
+            with pytest.raises(TypeError):
+                await file.write(bad)  # type: ignore[arg-type]
+            with pytest.raises(TypeError):
+                await file.writelines([bad])  # type: ignore[list-item]
+        assert path.read_bytes() == b""
+    async with open_aio(path, "r") as reader:
+        for write in (lambda: reader.write("x"), lambda: reader.writelines(["x"]), reader.truncate):
+            with pytest.raises(io.UnsupportedOperation):
+                await write()
+    calls: list[Callable[[], Any]] = [
+        reader.read,
+        reader.readline,
+        reader.readlines,
+        reader.__anext__,
+        reader.tell,
+        reader.flush,
+        reader.truncate,
+        lambda: reader.seek(0),
+        lambda: reader.write("x"),
+        lambda: reader.writelines([]),
+        reader.__aenter__,
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="closed"):
+            await call()
+    for plain in (reader.fileno, reader.readable, reader.writable, reader.seekable, reader.isatty, reader.__aiter__):
+        with pytest.raises(ValueError, match="closed"):
+            plain()
+
+
+@pytest.mark.trio
+async def test_a_full_disk_is_said_with_what_was_written(on_filesystem: Callable[[str], Path]) -> None:
+    path = on_filesystem("small_tmpfs") / "file"
+    async with open_aio(path, "w", encoding="utf-16") as file:
+        with pytest.raises(OSError, match="No space left") as caught:
+            await file.write("x" * (2 << 20))
+        written = caught.value.characters_written  # type: ignore[attr-defined]
+        assert (caught.value.errno, await file.tell(), await file.buffer.size()) == (errno.ENOSPC, written, written)
+        await file.seek(0)
+        await file.truncate(0)
+        await file.write("y")
+    assert path.read_text("utf-16") == "y"
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("name", ["read", "readline", "readlines", "read some", "__anext__"])
+async def test_a_cancelled_read_leaves_the_file_where_it_was(disk: Path, name: str) -> None:
+    path = disk / "file"
+    data = content(100_000).replace(b"\n", b" ").replace(b"\r", b" ").decode("latin-1")
+    path.write_text("first\n" + data, "latin-1")
+    for _ in attempts("a call that had to wait"):
+        async with AIOContext(max_workers=1) as context, open_aio(path, "r", encoding="latin-1", context=context) as file:
+            assert await file.readline() == "first\n"
+            assert await file.read(10) == data[:10]
+            evict(path)
+            call: Any = partial(file.read, 50_000) if name == "read some" else getattr(file, name)
+            async with busy(context):
+                if not await cancelled_while_blocked(call):
+                    continue
+            assert await file.tell() == 16
+            assert await file.read(20) == data[10:30]
+            assert await file.read() == data[30:]
+            break
+
+
+@pytest.mark.trio
+async def test_a_cancelled_write_writes_nothing_and_keeps_the_byte_order_mark(disk: Path) -> None:
+    path = disk / "file"
+    async with AIOContext(max_workers=1) as context, open_aio(path, "w", encoding="utf-16", context=context) as file:
+        for call in (lambda: file.write("lost"), lambda: file.writelines(["lost", "too"])):
+            async with busy(context):
+                assert await cancelled_while_blocked(call)
+        assert await file.tell() == 0
+        await file.write("kept")
+    assert path.read_text("utf-16") == "kept"
+
+
+@pytest.mark.trio
+async def test_a_cancelled_seek_leaves_the_file_where_it_was(disk: Path) -> None:
+    path = disk / "file"
+    path.write_bytes("äöü\n".encode("utf-7") * 3000)
+    for _ in attempts("a call that had to wait"):
+        async with AIOContext(max_workers=1) as context, open_aio(path, "r", encoding="utf-7", context=context) as file:
+            await file.read(2)
+            inside = await file.tell()
+            await file.readline()
+            place = await file.tell()
+            evict(path)
+            async with busy(context):
+                cancelled = await cancelled_while_blocked(partial(file.seek, inside))
+            assert await file.tell() == (place if cancelled else inside)
+            assert await file.seek(inside) == inside
+            assert await file.readline() == "ü\n"
+            if cancelled:
+                break
+
+
+def _next(action: str, file: Any) -> Any:
+    """Give the call that comes after a loop."""
+    calls: dict[str, Callable[[], Any]] = {
+        "tell": file.tell,
+        "read": lambda: file.read(100),
+        "readline": lambda: file.readline(7),
+        "write": lambda: file.write("new\n"),
+        "truncate": lambda: file.truncate(),
+        "stay": lambda: file.seek(0, 1),
+        "rest": file.read,
+    }
+    return calls[action]()
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "utf-16-le"])
+@pytest.mark.parametrize("odd", ["", "é", "\r"])
+@pytest.mark.parametrize("action", ["tell", "read", "readline", "write", "truncate", "stay", "rest"])
+async def test_a_loop_over_much_that_is_in_memory_may_be_left_at_any_line(tmp_path: Path, encoding: str, odd: str, action: str) -> None:
+    lines = [f"{i} {'x' * (i % 90)}\n" for i in range(6000)]
+    lines[3000] = odd + lines[3000]
+    for count in (1, 170, 171, 700, 1500, 2999, 3001, 5900):
+        files = []
+        for name in ("theirs", "ours"):
+            path = tmp_path / name
+            path.write_bytes("".join(lines).encode(encoding))
+            files.append(path)
+        with open(files[0], "r+", encoding=encoding) as theirs:  # noqa: ASYNC230
+            expected: list[Any] = [[theirs.readline() for _ in range(count)]]
+            result = _next(action, theirs)
+            theirs.flush()
+            expected.append(result if action not in ("tell", "stay", "truncate") else None)
+            expected.append(theirs.readline())
+        async with open_aio(files[1], "r+", encoding=encoding) as ours:
+            given: list[Any] = [[]]
+            async for line in ours:
+                given[0].append(line)
+                if len(given[0]) == count:
+                    break
+            result = await _next(action, ours)
+            given.append(result if action not in ("tell", "stay", "truncate") else None)
+            given.append(await ours.readline())
+        assert given == expected, count
+        assert files[1].read_bytes() == files[0].read_bytes()
+
+
+@pytest.mark.trio
+async def test_a_place_that_was_told_in_a_loop_is_found_again(tmp_path: Path) -> None:
+    lines = [f"{i} {'x' * (i % 90)}\n" for i in range(6000)]
+    path = tmp_path / "file"
+    path.write_text("".join(lines))
+    places = []
+    async with open_aio(path, "r", encoding="utf-8") as file:
+        async for line in file:
+            if int(line.split()[0]) % 500 == 499:
+                places.append(await file.tell())
+        for number, place in reversed([*enumerate(places)]):
+            await file.seek(place)
+            assert [line async for line in file] == lines[500 * (number + 1) :]
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("newline", [None, "", "\n"])
+async def test_a_carriage_return_at_the_end_of_a_chunk_does_not_shift_the_lines_behind_it(tmp_path: Path, newline: str | None) -> None:
+    path = tmp_path / "file"
+    for before in (b"abcdefg\r", b"abcdefg\n", b"abcdef\r\n"):
+        path.write_bytes(b"0123456\n" * 1023 + before + b"XYZ456\nnext\n" * 2000)
+        with open(path, encoding="utf-8", newline=newline) as theirs:  # noqa: ASYNC230
+            expected = list(theirs)
+        async with open_aio(path, "r", encoding="utf-8", newline=newline) as ours:
+            assert [line async for line in ours] == expected
+
+
+async def _leave_after(count: int, file: AsyncTextFile) -> None:
+    async for _ in file:
+        count -= 1
+        if not count:
+            break
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("place", [0, 50_000])
+async def test_a_cursor_that_was_moved_below_after_a_loop_stays_where_it_is(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456\n" * 20_000)
+    async with open_aio(path, "r+", encoding="utf-8") as file:
+        await _leave_after(3200, file)
+        await file.buffer.seek(place)
+        await file.tell()
+        assert await file.buffer.tell() == place
+        await file.buffer.write(b"#")
+        assert path.read_bytes().index(b"#") == place
+
+
+@pytest.mark.trio
+async def test_what_buffer_reads_after_a_loop_is_all_that_the_text_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("".join(f"{i:07d}\n" for i in range(60_000)))
+    async with open_aio(path, "r", encoding="utf-8") as file:
+        await _leave_after(16_000, file)
+        taken = int(await file.buffer.read(8))
+        rest = [int(line) for line in (await file.read()).split()]
+        assert rest == [i for i in range(16_000, 60_000) if i != taken]

@@ -1,0 +1,47 @@
+"""Files of known content, and their descriptors."""
+
+from __future__ import annotations
+
+import os
+import random
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BLOCK = 4096
+
+
+def content(size: int, seed: int = 0) -> bytes:
+    """Give `size` bytes that are different everywhere."""
+    return random.Random(seed).randbytes(size)
+
+
+def make_file(folder: Path, size: int = 64 * BLOCK, name: str = "file") -> tuple[Path, bytes]:
+    """Make a file that is on the disk, and in the page cache; give its path and what is in it."""
+    path = folder / name
+    data = content(size)
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return path, data
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def opened(path: Path, flags: int) -> Iterator[int]:
+    fd = os.open(path, flags)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,570 @@
+"""`python -m trio_aio bench`: every row runs, with small files and short rounds, and the figures are what was measured.
+
+No test judges a figure: the machine may be busy. What is checked is that figures are there, that ratios are ratios of these figures,
+and that other builds are really other builds.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+import trio
+
+import trio_aio
+from trio_aio._native import _ext
+from trio_aio._tools.bench import builds, measure
+from trio_aio._tools.bench.children import Failed
+from trio_aio._tools.bench.contenders import native, ours
+from trio_aio._tools.bench.contenders.contender import Contender, opened
+from trio_aio._tools.bench.contenders.minimal import Reads
+from trio_aio._tools.bench.measure import Load, Measured, Work
+from trio_aio._tools.bench.report import as_json
+from trio_aio._tools.bench.results import Result, RowResult
+from trio_aio._tools.bench.rows import ROWS, Row, Wanted
+
+from ..support.files import BLOCK, make_file
+from ..support.page_cache import attempts, cached_pages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SMALL = ("--quick", "--rounds", "1", "--seconds", "0.02", "--size", "8")
+REASONS = ("not installed", "caio has no", "cannot be had here", "not on the PATH")
+NAMES = [row.name for row in ROWS]
+# Rows that one run of the program measures.
+TOGETHER = 6
+
+
+def bench(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "trio_aio", "bench", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    """Return a function that returns the output of the run with a row. There is one run for every few rows: all take a minute."""
+    ran: dict[int, dict[str, Any]] = {}
+
+    def output(name: str) -> dict[str, Any]:
+        group = NAMES.index(name) // TOGETHER
+        if group not in ran:
+            folder = tmp_path_factory.mktemp("bench")
+            names = NAMES[group * TOGETHER : (group + 1) * TOGETHER]
+            done = bench(folder, *SMALL, "--json", *(f"--only={name}" for name in names))
+            assert done.returncode == 0, done.stderr
+            assert not list(folder.iterdir())
+            ran[group] = json.loads(done.stdout)
+            assert [row["row"] for row in ran[group]["rows"]] == names
+        return ran[group]
+
+    return output
+
+
+@pytest.fixture(params=NAMES)
+def row(request: pytest.FixtureRequest, outputs: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    (found,) = (row for row in outputs(request.param)["rows"] if row["row"] == request.param)
+    result: dict[str, Any] = found
+    return result
+
+
+@pytest.mark.slow
+def test_bench_with_json_says_what_was_measured_and_where(outputs: Callable[[str], dict[str, Any]]) -> None:
+    output = outputs(NAMES[0])
+    assert list(output) == [
+        "version",
+        "kernel",
+        "machine",
+        "cpus",
+        "python",
+        "packages",
+        "folder",
+        "rounds",
+        "seconds",
+        "large_bytes",
+        "written_bytes",
+        "beside",
+        "rows",
+    ]
+    assert (output["rounds"], output["seconds"], output["large_bytes"], output["beside"]) == (1, 0.02, 8 << 20, [])
+
+
+@pytest.mark.slow
+def test_bench_of_row_measures_each_contender_or_says_why_not(row: dict[str, Any]) -> None:
+    assert set(row) == {"row", "title", "piece_bytes", "tasks", "contenders", "wanted", "better_peers", "beside"}
+    for each in row["contenders"]:
+        assert set(each) == {
+            "name",
+            "loop",
+            "ours",
+            "build",
+            "rounds",
+            "rate",
+            "cpu_seconds",
+            "checkpoints",
+            "late_seconds",
+            "peak_bytes",
+            "waited_for_processor",
+            "left_out",
+            "failed",
+        }
+        if each["rounds"] == 0:
+            assert any(words in each["left_out"] for words in REASONS), each
+            continue
+        assert (each["failed"], each["left_out"]) == (False, None)
+        if not each["name"].startswith("an idle loop"):
+            assert each["rate"]["low"] == each["rate"]["median"] > 0
+            assert each["cpu_seconds"]["median"] > 0
+        if each["loop"] is not None:
+            assert 0 <= each["late_seconds"]["p99"] <= each["late_seconds"]["max"]
+
+
+@pytest.mark.slow
+def test_bench_of_row_judges_each_target_or_says_why_not(row: dict[str, Any]) -> None:
+    for wanted in row["wanted"]:
+        assert (wanted["at_least"] is None) != (wanted["at_most"] is None)
+        if wanted["reached"] is None:
+            assert wanted["not_known_because"]
+        elif wanted["at_least"] is not None:
+            assert wanted["reached"] == (wanted["found"]["median"] >= wanted["at_least"])
+        else:
+            assert wanted["reached"] == (wanted["found"]["median"] <= wanted["at_most"])
+
+
+@pytest.mark.slow
+def test_bench_without_json_prints_table(tmp_path: Path) -> None:
+    done = bench(tmp_path, *SMALL, "--only", "cached-1")
+    assert done.returncode == 0, done.stderr
+    for words in ("cached-1: pread(4096), cached, one task", "trio.open_file", "reached: trio_aio, rate at least 20.0 times"):
+        assert words in done.stdout.replace("NOT REACHED", "reached")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_bench_with_json_shows_progress_on_stderr(tmp_path: Path) -> None:
+    done = bench(tmp_path, *SMALL, "--only", "append", "--json", FORCE_COLOR="1")
+    json.loads(done.stdout)
+    assert "append: " in done.stderr
+
+
+def test_bench_of_unknown_row_returns_2_and_names_rows(tmp_path: Path) -> None:
+    done = bench(tmp_path, "--only", "cached-1", "--only", "fast")
+    assert done.returncode == 2
+    assert "--only must name rows, not 'fast'" in done.stderr
+    assert ", ".join(NAMES) in done.stderr
+
+
+def test_bench_without_rich_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "rich.py").write_text("raise ImportError('not here')")
+    done = bench(tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2
+    assert "pip install 'trio-aio[bench]'" in done.stderr
+
+
+@pytest.mark.slow
+def test_bench_without_peers_leaves_them_out(tmp_path: Path) -> None:
+    hidden, folder = tmp_path / "hidden", tmp_path / "folder"
+    hidden.mkdir()
+    folder.mkdir()
+    for name in ("caio", "aiofile", "aiofiles"):
+        (hidden / f"{name}.py").write_text("raise ImportError('not here')")
+    done = bench(folder, *SMALL, "--only", "cached-16", "--json", PYTHONPATH=str(hidden))
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["rows"]
+    missing = {each["name"] for each in row["contenders"] if each["left_out"] and "not installed" in each["left_out"]}
+    assert missing == {"aiofile", "aiofiles", "caio linux_aio", "caio linux_uring", "caio thread_aio"}
+    rate = row["wanted"][0]
+    assert (rate["reached"], rate["against"]) == (None, None)
+    assert "caio linux_uring" in rate["not_known_because"]
+
+
+def test_bench_on_small_disk_returns_2_and_writes_nothing(tmp_path: Path) -> None:
+    done = bench(tmp_path, "--size", str(1 << 30))
+    assert done.returncode == 2
+    assert "MiB free, not" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("option", "value"), [("--rounds", "0"), ("--seconds", "-1"), ("--seconds", "inf"), ("--size", "x")])
+def test_bench_with_invalid_number_returns_2(option: str, value: str, tmp_path: Path) -> None:
+    done = bench(tmp_path, option, value)
+    assert done.returncode == 2
+    assert f"argument {option}: invalid positive_number value" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_bench_ended_by_signal_removes_its_files(number: int, status: int, on_filesystem: Callable[[str], Path]) -> None:
+    # In memory. A contender that is killed inside fdatasync ends only when the disk is done, and bench rightly waits for it.
+    folder = on_filesystem("tmpfs")
+    command = [sys.executable, "-m", "trio_aio", "bench", str(folder), "--only", "append", "--seconds", "3600", "--size", "8"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as program:
+        # Until a contender has made its file.
+        while not list(folder.glob("*/*.*")):
+            assert program.poll() is None, program.communicate()
+            os.sched_yield()
+        program.send_signal(number)
+        assert program.wait() == status
+    assert not list(folder.iterdir())
+
+
+# ---- other builds
+
+
+def environment(folder: Path, *paths: Path) -> Path:
+    """Return a new environment, whose packages are what `paths` contain."""
+    site = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    site.mkdir(parents=True)
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python").symlink_to(sys._base_executable)
+    (folder / "pyvenv.cfg").write_text(f"home = {Path(sys._base_executable).parent}\n")
+    (site / "paths.pth").write_text("".join(f"{path}\n" for path in paths))
+    return folder
+
+
+def copy_of_trio_aio(folder: Path) -> Path:
+    """Return a folder with a copy of this package, without its tools."""
+    copied = folder / "trio_aio"
+    shutil.copytree(Path(trio_aio.__file__).parent, copied, ignore=shutil.ignore_patterns("_tools", "__pycache__"))
+    # An editable install keeps the extension module elsewhere.
+    extension = Path(_ext.__file__)
+    shutil.copy(extension, copied / "_native" / extension.name)
+    return folder
+
+
+@pytest.mark.slow
+def test_bench_beside_same_interpreter_compares_contenders_of_ours(tmp_path: Path) -> None:
+    done = bench(tmp_path, *SMALL, "--only", "cached-16", "--json", "--beside", f"same={sys.executable}")
+    assert done.returncode == 0, done.stderr
+    output = json.loads(done.stdout)
+    (build,) = output["beside"]
+    assert (build["name"], build["python"]) == ("same", sys.executable)
+    assert build["folder"] == str(Path(trio_aio.__file__).parent)
+    (row,) = output["rows"]
+    contenders = {each["name"]: each for each in row["contenders"]}
+    assert [name for name, each in contenders.items() if each["build"] == "same"] == ["trio_aio [same]", "trio_aio (asyncio) [same]"]
+    assert [each["ours"] for each in row["beside"]] == ["trio_aio", "trio_aio (asyncio)"]
+    for each in row["beside"]:
+        mine, other = contenders[each["ours"]], contenders[f"{each['ours']} [same]"]
+        assert each["build"] == "same"
+        assert each["rate"]["median"] == mine["rate"]["median"] / other["rate"]["median"]
+        assert each["cpu"]["median"] == mine["cpu_seconds"]["median"] / other["cpu_seconds"]["median"]
+
+
+@pytest.mark.slow
+def test_bench_beside_environment_measures_its_trio_aio(tmp_path: Path) -> None:
+    source, folder = tmp_path / "source", tmp_path / "folder"
+    folder.mkdir()
+    copied = copy_of_trio_aio(source) / "trio_aio"
+    # This build fails where the other one works.
+    (copied / "_files" / "positional.py").write_text("raise ImportError('the other build')")
+    other = environment(tmp_path / "other", source, Path(trio.__file__).parent.parent)
+    done = bench(folder, *SMALL, "--only", "cached-1", "--beside", f"before={other}")
+    assert done.returncode == 2
+    assert "ImportError: the other build" in done.stderr
+
+    shutil.copy(Path(trio_aio.__file__).parent / "_files" / "positional.py", copied / "_files" / "positional.py")
+    done = bench(folder, *SMALL, "--only", "cached-1", "--json", "--beside", f"before={other}")
+    assert done.returncode == 0, done.stderr
+    output = json.loads(done.stdout)
+    assert output["beside"][0]["folder"] == str(copied)
+    assert [each["failed"] for each in output["rows"][0]["contenders"]] == [False] * len(output["rows"][0]["contenders"])
+
+
+def test_bench_beside_environment_without_trio_aio_returns_2(tmp_path: Path) -> None:
+    done = bench(tmp_path, "--beside", f"before={environment(tmp_path / 'bare')}")
+    assert done.returncode == 2
+    assert "must have a trio_aio that bench can use" in done.stderr
+    assert "No module named 'trio_aio'" in done.stderr
+
+
+def test_bench_beside_missing_interpreter_returns_2(tmp_path: Path) -> None:
+    done = bench(tmp_path, "--beside", f"before={tmp_path / 'none'}")
+    assert done.returncode == 2
+    assert "must be an interpreter that starts: No such file or directory" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [(["before"], "must be NAME=PYTHON, not 'before'"), (["=python"], "must be NAME=PYTHON"), (["a=x", "a=y"], "names must differ: a, a")],
+)
+def test_bench_with_invalid_beside_returns_2(values: list[str], words: str, tmp_path: Path) -> None:
+    done = bench(tmp_path, *(f"--beside={value}" for value in values))
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+def test_command_of_this_build_ignores_current_folder_and_pythonpath(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "trio_aio").mkdir()
+    (tmp_path / "trio_aio" / "__init__.py").write_text("raise ImportError('from the wrong folder')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert builds.find("same", sys.executable).folder == builds.here().folder == str(Path(trio_aio.__file__).parent)
+
+
+# ---- loads and phases
+
+
+def load(path: Path, **options: Any) -> Load:
+    return Load(str(path), 16 * BLOCK, BLOCK, 1, 0.01, 0, **options)
+
+
+def test_offsets_of_whole_load_are_each_piece_once_in_order(tmp_path: Path) -> None:
+    work = Work(load(tmp_path, whole=True))
+    for phase in work.phases():
+        with phase:
+            assert list(phase.offsets()) == list(range(0, 16 * BLOCK, BLOCK))
+    assert work.measured.operations == 16
+
+
+def test_phases_of_cold_load_start_uncached_and_repeat_nothing(disk: Path) -> None:
+    path, _ = make_file(disk, 16 * BLOCK)
+    for _ in attempts("three phases that started with no page cached"):
+        cached = []
+        for phase in Work(load(path, cold=True)).phases():
+            with phase:
+                cached.append(cached_pages(path))
+                offsets = list(phase.offsets())
+            assert sorted(offsets) == list(range(0, 16 * BLOCK, BLOCK)) != offsets
+            # The next phase has something to evict.
+            path.read_bytes()
+        if not any(cached):
+            break
+    assert cached == [0, 0, 0]
+
+
+def test_phases_of_hot_load_end_with_their_time(tmp_path: Path) -> None:
+    work = Work(load(tmp_path))
+    began = time.perf_counter()
+    for phase in work.phases():
+        with phase:
+            # The timer alone ends it.
+            count = sum(1 for _ in phase.offsets())
+        assert phase.operations == count >= 1
+    assert time.perf_counter() - began >= 0.01 * (measure.WARM_UP + 1 + measure.LATENESS)
+    assert work.measured.seconds > 0
+    assert work.measured.cpu > 0
+
+
+def test_offsets_of_hot_load_repeat_until_phase_is_over(tmp_path: Path) -> None:
+    for phase in Work(replace(load(tmp_path), seconds=3600)).phases():
+        with phase:
+            offsets = phase.offsets()
+            taken = list(itertools.islice(offsets, 40))
+            phase.over = True
+            assert list(offsets) == []
+        assert sorted(taken[:16]) == list(range(0, 16 * BLOCK, BLOCK))
+        assert taken == (3 * taken[:16])[:40]
+        assert phase.operations == 40
+
+
+def test_offsets_taken_twice_are_shared(tmp_path: Path) -> None:
+    for phase in Work(load(tmp_path, whole=True)).phases():
+        with phase:
+            one, other = phase.offsets(), phase.offsets()
+            taken = [offset for pair in zip(one, other, strict=True) for offset in pair]
+        assert taken == list(range(0, 16 * BLOCK, BLOCK))
+
+
+def test_batches_of_whole_load_have_all_offsets(tmp_path: Path) -> None:
+    for phase in Work(load(tmp_path, whole=True)).phases():
+        with phase:
+            assert list(itertools.chain.from_iterable(phase.batches(5))) == list(range(0, 16 * BLOCK, BLOCK))
+
+
+def test_drive_with_stalling_task_counts_each_tick_due_meanwhile(tmp_path: Path) -> None:
+    async def stalling(work: Work) -> None:
+        async def task(phase: measure.Phase) -> None:
+            await anyio.sleep(0.002)
+            time.sleep(0.02)  # noqa: ASYNC251 - what a load must not do
+            await anyio.sleep(0.002)
+
+        await measure.drive(work, task)
+
+    work = Work(load(tmp_path, whole=True))
+    anyio.run(stalling, work, backend="trio")
+    assert sum(late >= 0.010 for late in work.measured.late) >= 9
+    assert max(work.measured.late) >= 0.018
+
+
+# ---- contenders
+
+
+def preads_of_minimal(path: Path, offsets: list[int]) -> list[bytes | int | None]:
+    """Return the bytes that the yardstick reads at `offsets`, by one task each and all at once, or the errno of a read that fails."""
+    found: dict[int, bytes | int | None] = {}
+
+    async def read(reads: Reads, offset: int) -> None:
+        try:
+            found[offset] = await reads.pread(BLOCK, offset)
+        except OSError as error:
+            found[offset] = error.errno
+
+    async def read_all() -> None:
+        with opened(str(path), os.O_RDONLY | os.O_DIRECT) as fd:
+            reads = Reads(fd, len(offsets), BLOCK)
+            async with reads.serving(), trio.open_nursery() as nursery:
+                for offset in offsets:
+                    nursery.start_soon(read, reads, offset)
+
+    trio.run(read_all)
+    return [found[offset] for offset in offsets]
+
+
+def test_pread_of_minimal_returns_bytes_of_file(disk: Path) -> None:
+    path, data = make_file(disk, 64 * BLOCK)
+    offsets = list(range(0, 64 * BLOCK, BLOCK))
+    random.Random(1).shuffle(offsets)
+    assert preads_of_minimal(path, offsets) == [data[offset : offset + BLOCK] for offset in offsets]
+
+
+def test_pread_of_minimal_that_kernel_refuses_fails_alone(disk: Path) -> None:
+    path, data = make_file(disk, 4 * BLOCK)
+    assert preads_of_minimal(path, [0, -BLOCK, BLOCK]) == [data[:BLOCK], errno.EINVAL, data[BLOCK : 2 * BLOCK]]
+
+
+def test_overwrite_of_whole_load_replaces_each_piece(disk: Path) -> None:
+    path, data = make_file(disk, 16 * BLOCK)
+    work = Work(load(path, whole=True, direct=True))
+    anyio.run(ours.overwrite, work, backend="trio")
+    written = path.read_bytes()
+    assert written == written[:BLOCK] * 16 != data
+    assert work.measured.operations == 16
+
+
+# ---- what the figures mean
+
+
+def result(name: str, *rates: float, ours: bool = False, cpu: float = 0.5, late: tuple[float, ...] = ()) -> Result:
+    rounds = [Measured(operations=int(rate * 2), seconds=2.0, cpu=cpu * 2, late=list(late)) for rate in rates]
+    return Result(Contender(name, print, ours=ours), rounds)
+
+
+def row_of(*results: Result, wanted: tuple[Wanted, ...] = ()) -> RowResult:
+    return RowResult(Row("row", "title", tuple(each.contender for each in results), wanted), BLOCK, list(results))
+
+
+def test_outcomes_with_two_rivals_are_ratios_to_faster_by_round() -> None:
+    wanted = (Wanted("rate", 2, ("slow", "quick"), "ours"), Wanted("cost", 0.4, ("quick",), "ours"))
+    both = row_of(result("ours", 400, 100, 200, ours=True), result("slow", 1, 1, 1), result("quick", 200, 50, 50), wanted=wanted)
+    rate, cost = both.outcomes()
+    assert rate.against == "quick"
+    assert rate.found is not None
+    assert (rate.found.low, rate.found.median, rate.found.high, rate.reached) == (2, 2, 4, True)
+    assert cost.found is not None
+    assert (cost.found.median, cost.reached) == (0.5, False)
+
+
+def test_outcomes_of_cpu_time_compare_with_fastest_not_cheapest() -> None:
+    wanted = (Wanted("cpu", 2 / 3, ("cheap", "quick"), "ours"),)
+    compared = row_of(result("ours", 100, ours=True, cpu=0.5), result("cheap", 10, cpu=0.001), result("quick", 100, cpu=1.0), wanted=wanted)
+    (cpu,) = compared.outcomes()
+    assert (cpu.against, cpu.reached) == ("quick", True)
+
+
+def test_winners_are_peers_that_do_better() -> None:
+    compared = row_of(result("ours", 100, ours=True), result("quicker", 150), result("slower", 50, cpu=0.01))
+    assert compared.winners() == [
+        ("faster", "ours", "quicker", 1.5),
+        ("less CPU", "ours", "quicker", 1.5),
+        ("less CPU", "ours", "slower", 25.0),
+    ]
+
+
+def test_as_json_of_failed_contender_says_why() -> None:
+    broken = result("ours", ours=True)
+    broken.failed = Failed("OSError: no")
+    compared = row_of(broken, wanted=(Wanted("rate", 1, ("peer",), "ours"),))
+    assert as_json(compared)["contenders"][0] | {"failed": True, "left_out": "OSError: no"} == as_json(compared)["contenders"][0]
+    (rate,) = compared.outcomes()
+    assert (rate.reached, rate.why_not) == (None, "OSError: no")
+
+
+def test_rows_have_unique_contenders_and_targets_among_them() -> None:
+    for each in ROWS:
+        names = [contender.name for contender in each.contenders]
+        assert len(set(names)) == len(names)
+        for wanted in each.all_wanted:
+            assert {wanted.ours, *wanted.against} <= set(names)
+            if wanted.instead is not None:
+                assert (wanted.instead.ours, len(wanted.instead.against)) == (wanted.ours, 1)
+                assert wanted.instead.against[0] in names
+
+
+def limited(minimal: Result) -> RowResult:
+    """Return a row in which ours has 0.3 of fio's rate, and is wanted to have 0.6 of it, or 0.85 of minimal's."""
+    wanted = Wanted("rate", 0.6, ("fio",), "ours", instead=Wanted("rate", 0.85, ("minimal",), "ours"))
+    return row_of(result("ours", 300, 300, ours=True), minimal, result("fio", 1000, 1000), wanted=(wanted,))
+
+
+def test_outcomes_with_minimal_slow_by_its_cpu_time_compare_with_minimal() -> None:
+    (rate,) = limited(result("minimal", 400, 400, cpu=1.0)).outcomes()
+    assert (rate.against, rate.wanted.limit, rate.reached) == ("minimal", 0.85, False)
+    assert rate.found is not None
+    assert rate.found.median == 0.75
+    assert rate.instead_of is not None
+    assert (rate.instead_of.against, rate.instead_of.reached) == ("fio", False)
+    assert rate.instead_of.yardstick is not None
+    assert rate.instead_of.yardstick.median == 0.4
+
+
+def test_outcomes_with_minimal_slow_by_its_device_compare_with_fio() -> None:
+    # An operation takes 2.5 ms, of which 0.5 ms are CPU time. The other 2 ms are more than the 1.67 ms that 0.6 of fio's rate allows.
+    (rate,) = limited(result("minimal", 400, 400, cpu=0.2)).outcomes()
+    assert (rate.against, rate.wanted.limit, rate.reached, rate.instead_of) == ("fio", 0.6, False, None)
+    assert rate.yardstick is not None
+    assert rate.yardstick.median == 0.4
+
+
+def test_outcomes_with_minimal_fast_enough_compare_with_fio() -> None:
+    (rate,) = limited(result("minimal", 600, 600, cpu=1.0)).outcomes()
+    assert (rate.against, rate.reached, rate.instead_of) == ("fio", False, None)
+
+
+def test_outcomes_without_minimal_compare_with_fio() -> None:
+    missing = result("minimal")
+    missing.failed = Failed("cannot be had here: no C compiler", unavailable=True)
+    (rate,) = limited(missing).outcomes()
+    assert (rate.against, rate.reached, rate.yardstick, rate.instead_of) == ("fio", False, None, None)
+
+
+def test_as_json_of_replaced_target_has_both() -> None:
+    (rate,) = as_json(limited(result("minimal", 400, 400, cpu=1.0)))["wanted"]
+    assert (rate["against"], rate["at_least"], rate["found"]["median"]) == ("minimal", 0.85, 0.75)
+    original = rate["instead_of"]
+    assert (original["against"], original["at_least"], original["found"]["median"]) == ("fio", 0.6, 0.3)
+    assert original["yardstick"]["median"] == 0.4
+
+
+def test_checkpoints_of_row_with_bare_checkpoint_are_ratios_of_cpu_time() -> None:
+    bare = Result(native.CHECKPOINT, result("", 100, 100, cpu=0.25).rounds)
+    both = row_of(result("ours", 100, 50, ours=True, cpu=0.5), bare)
+    found = both.checkpoints(both.results[0])
+    assert found is not None
+    assert (found.low, found.median, found.high) == (2, 3, 4)
+    assert both.checkpoints(bare) is None
+    assert row_of(*both.results[:1]).checkpoints(both.results[0]) is None
+
+
+def test_winners_beside_other_build_are_peers_of_this_one() -> None:
+    here = result("ours", 100, ours=True)
+    other = Result(replace(here.contender, name="ours [before]", build="before"), result("", 10).rounds)
+    compared = row_of(here, other, result("peer", 50))
+    assert compared.winners() == []
+    (beside,) = compared.beside()
+    assert (beside.ours, beside.build) == ("ours", "before")
+    assert beside.rate is not None
+    assert beside.rate.median == 10
