@@ -68,7 +68,7 @@ build/sanitize/%: tests/native/stress.c $(wildcard trio_aio/_native/*.[ch])
 
 sanitize-python: $(VENV)-sanitize/.ready ## Run the tests of engine, lowlevel and security on an extension with Address- and UBSanitizer
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" PYTHONMALLOC=malloc \
-		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 $(VENV)-sanitize/bin/python -m pytest $(or $(ARGS),tests/engine tests/native/test_lowlevel.py tests/files/test_security.py)
+		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 $(VENV)-sanitize/bin/python -m pytest $(or $(ARGS),tests/engine tests/lanes tests/native/test_lowlevel.py tests/files/test_security.py)
 
 $(VENV)-sanitize/.ready: $(READY)
 	test -x $(@D)/bin/python || "$(PYTHON)" -m venv $(@D)

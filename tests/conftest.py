@@ -24,6 +24,9 @@ import anyio
 import pytest
 import uvloop
 
+from .support.engine_loop import Loop, loop
+from .support.files import make_file
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -199,6 +202,19 @@ def filesystem(request: pytest.FixtureRequest, on_filesystem: Callable[[str], Pa
 def disk(on_filesystem: Callable[[str], Path]) -> Path:
     """Give an empty folder on ext4, where direct I/O and RWF_NOWAIT work."""
     return on_filesystem("ext4")
+
+
+@pytest.fixture
+def file(disk: Path) -> tuple[Path, bytes]:
+    """Return a file on ext4, and what is in it."""
+    return make_file(disk)
+
+
+@pytest.fixture
+def engine_loop() -> Iterator[Loop]:
+    """Yield an engine without an event loop."""
+    with loop() as made:
+        yield made
 
 
 FILE_SIZE_LIMIT = 40 << 10

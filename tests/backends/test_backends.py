@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from anyio import create_task_group
 
 from trio_aio import current_context, open_aio
 from trio_aio._backends import current_backend
 from trio_aio._backends._asyncio import AsyncioBackend
 from trio_aio._backends._trio import TrioBackend
-from trio_aio._context.lock import FairLock
 
 from ..support.files import make_file
-from ..support.tasks import until_blocked
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -94,47 +91,6 @@ def test_a_guests_file_is_not_the_hosts(disk: Path) -> None:
         refused.set()
 
     _run_with_guest(host, guest)
-
-
-@pytest.mark.anyio
-async def test_turns_are_in_order_and_exclusive() -> None:
-    turns = FairLock(current_backend(), lambda: None)
-    log: list[str] = []
-
-    async def take(name: str) -> None:
-        async with turns:
-            log.append(f"{name} begins")
-            await until_blocked()
-            log.append(f"{name} ends")
-
-    async with create_task_group() as group, turns:
-        for name in "abc":
-            group.start_soon(take, name)
-            await until_blocked()
-    assert log == [f"{name} {what}" for name in "abc" for what in ("begins", "ends")]
-
-
-def test_a_turn_that_came_with_a_native_cancel_is_passed_on() -> None:
-    async def main() -> None:
-        turns = FairLock(current_backend(), lambda: None)
-        log: list[str] = []
-
-        async def take(name: str) -> None:
-            async with turns:
-                log.append(name)
-
-        async with turns:
-            tasks = [asyncio.ensure_future(take(name)) for name in "ab"]
-            await asyncio.sleep(0)
-        tasks[0].cancel()  # it has the turn and has not run yet
-        with pytest.raises(asyncio.CancelledError):
-            await tasks[0]
-        await tasks[1]
-        assert log == ["b"]
-        async with turns:
-            pass
-
-    asyncio.run(asyncio.wait_for(main(), 10))
 
 
 if sys.version_info >= (3, 12):

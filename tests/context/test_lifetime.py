@@ -10,7 +10,7 @@ import threading
 import traceback
 import warnings
 import weakref
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,6 @@ from trio_aio._memory.slabs import BufferPool
 
 from ..support.engine_loop import fail_once
 from ..support.files import BLOCK, content, is_open, make_file
-from ..support.page_cache import pinned
 from ..support.pipes import empty_pipe, full_pipe
 from ..support.tasks import busy, cancelled_while_blocked, until_blocked, until_idle, write_to
 
@@ -364,28 +363,6 @@ async def test_any_number_of_tasks_gets_its_bytes(disk: Path, slots: int, direct
             assert results == {i: data[i % 64 * BLOCK :][:BLOCK] for i in range(count)}
         await until_idle(context)  # memory for the next direct read may be in the making
         assert (context.statistics().in_flight, context.statistics().queued) == (0, 0)
-
-
-@pytest.mark.slow
-@pytest.mark.anyio
-@pytest.mark.backends("trio", "asyncio")
-@pytest.mark.parametrize(("lane", "count"), [("inline", 100_000), ("workers", 20_000), ("kernel", 20_000)])
-async def test_no_wake_up_is_missed(disk: Path, lane: str, count: int) -> None:
-    path, data = make_file(disk)
-    cached = pinned(path) if lane == "inline" else nullcontext()
-    async with open_aio(path, direct=lane == "kernel") as file:
-        assert file._descriptor.read_device is not None
-        if lane == "workers":
-            file._descriptor.read_device.nowait = False
-        with cached:
-            for i in range(count):
-                assert await file.pread(512, i % 512 * 512) == data[i % 512 * 512 :][:512]
-        statistics = file.context.statistics()
-        assert {
-            "inline": statistics.submitted_inline,
-            "workers": statistics.submitted_workers,
-            "kernel": statistics.submitted_kernel + statistics.submitted_workers,
-        }[lane] >= count
 
 
 # ---- runs

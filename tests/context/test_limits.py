@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import select
-import tracemalloc
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,20 +15,20 @@ from trio_aio import AIOContext, open_aio
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._lanes import kernel_context as _kernel_context
 from trio_aio._lanes.kernel_context import KernelContext
-from trio_aio._requests.base import Request, State
+from trio_aio._requests.base import State
 from trio_aio._requests.poll import Poll
 from trio_aio._requests.transfer import Read
 from trio_aio.lowlevel import io_destroy, io_setup
 
-from ..support.engine_loop import Loop, loop
+from ..support.engine_loop import loop
 from ..support.files import BLOCK, make_file, opened
 from ..support.pipes import empty_pipe
 from ..support.programs import run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-MANY = 100_000
+
 MOST_EVENTS = 4194304  # that io_setup takes
 
 
@@ -109,56 +108,6 @@ def test_a_ring_filled_to_the_brim_loses_nothing(disk: Path, monkeypatch: pytest
         assert all(request.result & select.POLLIN for request in polls)
         made.engine.buffers.release(memory)
     io_destroy(ctx)
-
-
-# ---- very many requests
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("direct", [False, True], ids=["workers", "kernel"])
-def test_a_hundred_thousand_requests_at_once_all_complete_in_order_in_bounded_memory(disk: Path, direct: bool) -> None:
-    path, _ = make_file(disk)
-    with loop(128, 1, gather=True) as made, opened(path, os.O_RDONLY | (os.O_DIRECT if direct else 0)) as fd:
-        descriptor = made.descriptor(fd)
-        made.warm()
-        memory = made.engine.buffers.take(BLOCK)
-        made.settle()
-        requests = [Read(descriptor, memory.address, 512, i % 512 * 512, 0, None) for i in range(MANY)]
-        started = _record_starts(made)
-        tracemalloc.start()
-        try:
-            made.submit(*requests)
-            # The kernel lane submits, and takes what is complete, while it is being filled.
-            assert made.engine.queued + made.engine.completed >= MANY - 256
-            made.wait_for(*requests)
-            _, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-        assert {request.result for request in requests} == {512}
-        assert started == requests
-        assert (made.engine.in_flight, made.engine.queued, made.engine.outstanding) == (0, 0, 0)
-        assert peak < 1000 * MANY  # bytes: what the engine adds to a request, its place in the queue above all
-        made.engine.buffers.release(memory)
-
-
-def _record_starts(made: Loop) -> list[Request]:
-    """Give the list of requests in the order in which they get their slots."""
-    started: list[Request] = []
-    seen: set[Request] = set()
-    lanes = [made.engine.workers]
-    if made.engine.has_kernel_lane():
-        assert made.engine.kernel is not None
-        lanes.append(made.engine.kernel)  # type: ignore[arg-type]
-    for lane in lanes:
-
-        def start(request: Request, slot: int, start: Callable[[Request, int], None] = lane.begin) -> None:
-            if request not in seen:  # else the kernel lane could not do it at once
-                seen.add(request)
-                started.append(request)
-            start(request, slot)
-
-        lane.begin = start  # type: ignore[method-assign]
-    return started
 
 
 # ---- limits of the process
@@ -269,6 +218,7 @@ def test_without_memory_left_calls_fail_and_what_fits_works(disk: Path) -> None:
 
 
 # ---- seccomp, as containers have it
+
 
 FILTER = """
 import ctypes

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
     from trio_aio import AsyncFile
 
+
 pytestmark = pytest.mark.trio
 
 MODES = pytest.mark.parametrize("direct", [False, True], ids=["buffered", "direct"])
 
 EDGES = [0, 1, 299, 300, 301, 511, 512, 513, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 300]
+
 SIZES = [0, 1, 300, 512, BLOCK, BLOCK + 1]
 
 
@@ -136,32 +138,3 @@ async def test_vectors_of_no_parts_and_of_more_than_the_kernel_takes(filesystem:
         assert b"".join(parts)[: len(data) - 7] == data[7:]
         assert await file.pwritev([b"abc"] * 2000, len(data)) == 6000
     assert path.read_bytes() == data + b"abc" * 2000
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("direct", "offset"), [(False, 5), (True, 0), (True, 5)])
-async def test_a_read_of_more_than_2_gib(filesystem: Path, direct: bool, offset: int) -> None:
-    path = filesystem / "sparse"
-    size = 33 << 26
-    with path.open("wb") as made:
-        made.truncate(offset + size - BLOCK)
-        made.seek(offset + size - BLOCK - 3)
-        made.write(b"end")
-    part = mmap.mmap(-1, 1 << 26)
-    async with open_aio(path, direct=direct) as file:
-        assert await file.preadv([part] * 33, offset) == size - BLOCK
-        assert part[-BLOCK - 4 : -BLOCK] == b"\0end"
-
-
-@pytest.mark.slow
-@MODES
-async def test_a_write_of_more_than_2_gib(tmp_path: Path, direct: bool) -> None:
-    path, _ = make_file(tmp_path, 0)
-    part = mmap.mmap(-1, 1 << 26)
-    part[:3], part[-3:] = b"abc", b"xyz"
-    async with open_aio(path, "r+b", direct=direct) as file:
-        assert await file.pwritev([part] * 33, 0) == 33 << 26
-        assert await file.size() == 33 << 26
-        cuts = [i << 26 for i in range(1, 33)]
-        assert await file.read_ranges([(cut - 3, 6) for cut in cuts]) == [b"xyzabc"] * 32
-    path.unlink()  # not kept with the last runs' folders

@@ -57,3 +57,7 @@ def test_append_log_has_every_record_once_and_in_its_tasks_order(disk: Path) -> 
     with log.open("ab") as file:
         file.write(b"\x05\0\0\0cut off")
     assert len(module.records(log)) == 160
+
+
+def test_quickstart_cancels_and_leaves_nothing_in_flight(tmp_path: Path) -> None:
+    assert "cancelled=True, still in flight: 0" in run("quickstart.py", "--size", "16", "--directory", tmp_path)

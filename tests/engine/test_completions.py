@@ -1,0 +1,327 @@
+"""How completions are taken, and how requests are submitted in batches."""
+
+from __future__ import annotations
+
+import array
+import errno
+import itertools
+import mmap
+import os
+import random
+import select
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from trio_aio._context.group import RequestGroup
+from trio_aio._engine import completions
+from trio_aio._engine.descriptor import Descriptor
+from trio_aio._lanes.kernel import KernelLane
+from trio_aio._memory.exports import export_buffer
+from trio_aio._native import lib
+from trio_aio._requests.base import Request, State
+from trio_aio._requests.pieces import Pieces, PiecesRead
+from trio_aio._requests.poll import Poll
+from trio_aio._requests.transfer import Read
+
+from ..support.engine_loop import Loop, loop
+from ..support.files import BLOCK, opened
+from ..support.pipes import empty_pipe, full_pipe
+from ..support.requests import DIRECT, closed_like, direct_read, poll, read, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+# ---- completions
+
+
+@pytest.mark.parametrize("by_call", [False, True])
+def test_completions_are_taken_from_the_ring_or_by_io_getevents(engine_loop: Loop, file: tuple[Path, bytes], by_call: bool) -> None:
+    path, data = file
+    assert engine_loop.engine.has_kernel_lane()
+    assert engine_loop.engine.kernel is not None
+    ring = engine_loop.engine.kernel.ring
+    assert lib.taio_ring_is_mapped(ring)
+    if by_call:
+        lib.taio_ring_use_getevents(ring)
+    with opened(path, DIRECT) as fd:
+        descriptor = engine_loop.descriptor(fd)
+        requests = [direct_read(engine_loop, descriptor, BLOCK, i * BLOCK) for i in range(20)]
+        assert engine_loop.run(*requests) == [BLOCK] * 20
+        for i, request in enumerate(requests):
+            assert request.owned.read(BLOCK) == data[i * BLOCK :][:BLOCK]
+
+
+def test_a_completion_with_an_old_token_is_nobodys(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+    with opened(file[0], os.O_RDONLY) as fd:
+        descriptor = engine_loop.descriptor(fd)
+        request = read(descriptor, 10, 0)
+        engine_loop.run(request)
+        with pytest.raises(RuntimeError, match="belongs to no request"):
+            engine_loop.engine.complete(request.token, 10, 10)
+        again = read(descriptor, 10, 0)
+        engine_loop.run(again)
+        assert again.token != request.token
+
+
+@pytest.mark.parametrize("slots", [1, 2, 7, 128])
+@pytest.mark.parametrize("count", [lambda n: n - 1, lambda n: n, lambda n: n + 1, lambda n: 2 * n, lambda n: 4 * n])
+@pytest.mark.parametrize("direct", [False, True])
+def test_any_number_of_requests_completes_first_come_first_served(
+    file: tuple[Path, bytes], slots: int, count: Callable[[int], int], direct: bool
+) -> None:
+    path, _ = file
+    with loop(slots, 1, gather=True) as made, opened(path, DIRECT if direct else os.O_RDONLY) as fd:
+        descriptor = made.descriptor(fd)
+        make = (lambda i: direct_read(made, descriptor, BLOCK, i)) if direct else (lambda i: read(descriptor, BLOCK, i))
+        requests = [make(i % 64 * BLOCK) for i in range(count(slots))]
+        for i, request in enumerate(requests):
+            made.submit(request)
+            assert made.engine.in_flight <= slots
+            if not direct:  # a direct read may be complete already
+                assert request.state is (State.WORKER_IN_FLIGHT if i < slots else State.WORKER_QUEUED)
+        made.wait_for(*requests)
+        assert [request.result for request in requests] == [BLOCK] * len(requests)
+        if not direct:  # one worker: in order
+            assert made.woken == requests
+        assert (made.engine.in_flight, made.engine.queued) == (0, 0)
+
+
+def test_a_bad_request_in_the_middle_of_a_batch_fails_alone(file: tuple[Path, bytes]) -> None:
+    path, _ = file
+    with empty_pipe() as (reader, writer), loop(16, gather=True) as made, opened(path, DIRECT) as fd:
+        descriptor = made.descriptor(fd)
+        watch = poll(reader)
+        made.submit(watch)  # something is in flight: what follows is gathered
+        assert made.engine.kernel is not None
+        made.engine.kernel.few = 8
+        requests = [direct_read(made, descriptor, BLOCK, i * BLOCK) for i in range(7)]
+        gone = closed_like(descriptor)
+        bad = (0, 3, 4, 6)
+        for i in bad:
+            requests[i].descriptor = gone
+        made.submit(*requests)
+        assert all(request.state is State.KERNEL_PREPARED for request in requests)
+        made.wait_for(*requests)
+        assert [request.result for request in requests] == [-errno.EBADF if i in bad else BLOCK for i in range(7)]
+        os.write(writer, b"x")
+        made.wait_for(watch)
+
+
+def test_the_slot_of_a_refused_request_goes_to_the_next_though_nothing_completes(file: tuple[Path, bytes]) -> None:
+    with empty_pipe() as (reader, writer), loop(2, gather=True) as made, opened(file[0], DIRECT) as fd:
+        descriptor = made.descriptor(fd)
+        watch = poll(reader)
+        bad, good = direct_read(made, closed_like(descriptor), BLOCK, 0), direct_read(made, descriptor, BLOCK, 0)
+        made.submit(watch, bad, good)
+        assert (bad.state, good.state) == (State.KERNEL_PREPARED, State.KERNEL_QUEUED)
+        made.flush()
+        assert bad.result == -errno.EBADF
+        queued = good.state is State.KERNEL_QUEUED
+        os.write(writer, b"x")
+        made.wait_for(watch, good)
+        assert not queued
+
+
+@pytest.mark.parametrize("few", [1, 3, 4])
+def test_lone_request_is_submitted_at_once_and_others_in_batches(file: tuple[Path, bytes], few: int) -> None:
+    with empty_pipe() as (reader, writer), loop(16, gather=True) as made, opened(file[0], DIRECT) as fd:
+        descriptor = made.descriptor(fd)
+        requests = [direct_read(made, descriptor, BLOCK, i * BLOCK) for i in range(2 * few + few - 1)]
+        watch = poll(reader)
+        made.submit(watch)
+        assert (watch.state, made.engine.submit_calls) == (State.KERNEL_IN_FLIGHT, 1)
+        assert made.engine.kernel is not None
+        made.engine.kernel.few = few
+        made.submit(*requests)
+        assert made.engine.submit_calls == 1 + 2
+        assert {request.state for request in requests[2 * few :]} == ({State.KERNEL_PREPARED} if few > 1 else set())
+        made.wait_for(*requests)
+        assert made.engine.submit_calls == 1 + 2 + (few > 1)
+        os.write(writer, b"x")
+        made.wait_for(watch)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "in_flight", "few"),
+    [
+        (-1, 64, 8),  # not known: another size is tried
+        (-1, 8, 4),
+        (0, 64, 4),
+        (1, 64, 4),
+        (2, 64, 8),
+        (4, 64, 16),
+        (4, 16, 8),  # never more than half of the requests between two turns
+        (4, 3, 1),
+        (4, 1, 1),
+        (100, 64, 32),
+    ],
+)
+def test_batch_size_is_learned_from_what_calls_cost(monkeypatch: pytest.MonkeyPatch, fixed: float, in_flight: int, few: int) -> None:
+    with loop(64) as made:
+        assert made.engine.has_kernel_lane()
+        lane = made.engine.kernel
+        assert lane is not None
+        assert lane.fixed_cost < 0  # no call yet
+        with monkeypatch.context() as patch:
+            patch.setattr(type(lane), "fixed_cost", fixed)
+            patch.setattr(lane, "_crowd", in_flight)
+            lane.learn_few()
+        assert lane.few == few
+
+
+def test_batch_size_is_learned_from_the_calls_and_one_call_takes_as_many(file: tuple[Path, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KernelLane, "fixed_cost", 4)  # sixteen together
+    with empty_pipe() as (reader, writer), loop(64, gather=True) as made, opened(file[0], DIRECT) as fd:
+        descriptor = made.descriptor(fd)
+        watches = [poll(reader) for _ in range(32)]  # in flight all the time
+        made.submit(watches[0])
+        lane = made.engine.kernel
+        assert lane is not None
+        lane.few = 1
+        made.submit(*watches[1:])
+        assert made.engine.submit_calls == 32
+        made.engine.reap(drain=True)  # the next turn
+        lane.learn_few()
+        assert lane.few == 16  # half of the requests of the turn before
+        before = made.engine.submit_calls
+        requests = [direct_read(made, descriptor, BLOCK, i * BLOCK) for i in range(31)]
+        made.submit(*requests)
+        assert made.engine.submit_calls == before + 1  # sixteen in one
+        assert all(request.state is State.KERNEL_PREPARED for request in requests[16:])
+        assert not any(request.state is State.KERNEL_PREPARED for request in requests[:16])
+        made.wait_for(*requests)
+        assert made.engine.submit_calls == before + 2
+        os.write(writer, b"x")
+        made.wait_for(*watches)
+
+
+def test_refused_lone_request_completes_at_once_and_wakes_the_loop(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+    with opened(file[0], DIRECT) as fd:
+        bad = direct_read(engine_loop, closed_like(engine_loop.descriptor(fd)), BLOCK, 0)
+        engine_loop.submit(bad)
+        assert (bad.result, engine_loop.woken[-1]) == (-errno.EBADF, bad)
+        assert engine_loop.engine.in_flight == 0
+        engine_loop.turn()  # the eventfd is readable
+
+
+def test_a_run_goes_on_as_its_completions_are_taken(file: tuple[Path, bytes]) -> None:
+    path, data = file
+    blocks = len(data) // BLOCK
+    with loop(4) as made, opened(path, DIRECT) as fd:
+        into = mmap.mmap(-1, len(data))
+        descriptor = made.descriptor(fd)
+        offsets = array.array("q", [i * BLOCK for i in range(blocks)])
+        request = PiecesRead(descriptor, Pieces.blocks(descriptor, offsets, BLOCK, export_buffer(into, writable=True)))
+        made.submit(request)
+        watch = select.poll()
+        watch.register(made.engine.event_fd, select.POLLIN)
+        while not request.finished:
+            assert watch.poll(60_000), "nothing was submitted"  # nobody calls `flush`
+            made.engine.reap(drain=True)
+        assert (request.result, made.engine.submitted_workers, into[:]) == (0, 0, data)
+        assert made.engine.submit_calls >= blocks // lib.TAIO_TOGETHER
+
+
+class LargePoll(Poll):
+    nbytes = BLOCK
+
+
+def test_the_bytes_in_the_kernel_lane_are_bounded() -> None:
+    with loop(64, gather=True) as made:
+        assert made.engine.has_kernel_lane()
+        lane = made.engine.kernel
+        assert lane is not None
+        lane.byte_limit = 3 * BLOCK
+        with empty_pipe() as (reader, writer):
+            requests = [LargePoll(Descriptor(reader, reader), select.POLLIN) for _ in range(5)]
+            made.submit(*requests)
+            assert [request.state is State.KERNEL_QUEUED for request in requests] == [False, False, False, True, True]
+            os.write(writer, b"x")
+            made.wait_for(*requests)
+
+
+def test_no_wake_up_is_missed_at_any_depth(file: tuple[Path, bytes]) -> None:
+    chance = random.Random(1)
+    with loop(8, 3) as made, opened(file[0], os.O_RDONLY) as fd:
+        descriptor = made.descriptor(fd)
+        slab = made.engine.buffers.take(BLOCK)
+        for _ in range(3000):
+            made.run(*[Read(descriptor, slab.address, 8, 0, 0, None) for _ in range(chance.randrange(1, 20))])
+
+
+def test_there_are_never_more_workers_than_allowed(file: tuple[Path, bytes]) -> None:
+    with loop(64, 3) as made, opened(file[0], os.O_RDONLY) as fd:
+        descriptor = made.descriptor(fd)
+        made.run(*[read(descriptor, BLOCK, 0) for _ in range(200)])
+        assert 1 <= len(made.engine.workers.threads) <= 3
+
+
+# ---- errors of ours
+
+
+@contextmanager
+def writes_done(path: Path, count: int) -> Iterator[tuple[Loop, list[Request]]]:
+    """Give writes that are done, and whose completions nobody has taken yet."""
+    with loop(64, 1) as made, opened(path, os.O_RDWR) as fd, full_pipe() as pipe:
+        descriptor = made.descriptor(fd)
+        writes = [write(descriptor, b"x", i) for i in range(count)]
+        made.submit(*writes)
+        made.submit(pipe.request())
+        while not pipe.begun:  # by the only worker
+            os.sched_yield()
+        try:
+            yield made, writes
+        finally:
+            pipe.release()
+            made.settle()
+
+
+def test_a_completion_that_fails_takes_no_other_with_it(file: tuple[Path, bytes]) -> None:
+    with writes_done(file[0], 4) as (made, writes):
+        wake, failures = made.engine.wake, iter([MemoryError(), ValueError()])
+
+        def fail_twice(request: Any) -> None:
+            wake(request)
+            for error in failures:
+                raise error
+
+        made.engine.wake = fail_twice
+        for expected in (MemoryError, ValueError):
+            with pytest.raises(expected):
+                made.turn()
+        made.turn()
+        assert [request.state for request in writes] == [State.COMPLETED] * 4
+        assert made.woken == writes
+
+
+def test_what_else_fails_in_a_turn_takes_no_completion_with_it(file: tuple[Path, bytes]) -> None:
+    with writes_done(file[0], 4) as (made, writes):
+
+        def no_memory() -> Iterator[Request]:
+            raise MemoryError
+            yield
+
+        batches = [RequestGroup(made.engine, no_memory(), 1) for _ in range(2)]
+        for batch in batches:
+            made.engine.completions.rest(batch)
+        for _ in batches:
+            with pytest.raises(MemoryError):
+                made.turn()
+        made.turn()
+        assert made.woken == writes
+
+
+def test_turn_of_the_reaper_is_bounded_in_time(file: tuple[Path, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    count, looks = 53, completions.LOOKS
+    clock = iter(i * 0.75 * completions.TURN for i in itertools.count())  # each look is three quarters of a turn after the last
+    monkeypatch.setattr(completions, "perf_counter", clock.__next__)
+    with writes_done(file[0], count) as (made, writes):
+        for done in (3 * looks, 6 * looks, count):  # the first look starts the clock, the third comes too late
+            made.turn()
+            for _ in range(2):
+                made.engine.reap(drain=False)  # as `flush` does within a turn
+            assert made.woken == writes[:done]

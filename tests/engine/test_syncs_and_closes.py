@@ -1,0 +1,104 @@
+"""Syncs, closes and drops, by the requests of the file that they wait for."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from trio_aio._requests.base import State
+from trio_aio._requests.opening import Close
+from trio_aio._requests.sync import Sync
+
+from ..support.engine_loop import Loop, loop
+from ..support.files import opened
+from ..support.pipes import full_pipe
+from ..support.requests import DIRECT, read, write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_sync_waits_for_the_writes_before_it_and_not_for_later_ones(file: tuple[Path, bytes]) -> None:
+    with loop(8, 1) as made, opened(file[0], os.O_RDWR) as fd, full_pipe() as pipe:
+        descriptor = made.descriptor(fd)
+        made.submit(pipe.request())
+        first, second = write(descriptor, b"1", 0), write(descriptor, b"2", 1)
+        sync, later = Sync(descriptor, data_only=False), write(descriptor, b"3", 2)
+        made.submit(first, second, sync, later)
+        assert sync.state is State.HELD
+        pipe.release()
+        made.wait_for(sync)
+        assert made.woken.index(sync) > max(made.woken.index(first), made.woken.index(second))
+        assert sync.result == 0
+
+
+def test_a_sync_that_starts_may_find_the_write_that_the_next_one_waits_for_done(file: tuple[Path, bytes]) -> None:
+    with loop(16, 1) as made, opened(file[0], DIRECT) as fd, full_pipe() as before, full_pipe() as after:
+        descriptor = made.descriptor(fd)
+        assert made.engine.has_kernel_lane()
+        lane = made.engine.kernel
+        assert lane is not None
+        start = lane.start
+
+        def start_when_the_second_write_is_done(*arguments: Any) -> None:
+            before.release()
+            while not after.begun:  # what the only worker did before is complete
+                os.sched_yield()
+            start(*arguments)
+
+        lane.start = start_when_the_second_write_is_done  # type: ignore[method-assign]
+        syncs = [Sync(descriptor, data_only=False) for _ in range(2)]
+        first, second = write(descriptor, b"", 0), write(descriptor, b"", 0)
+        made.submit(first, syncs[0], before.request(), second, syncs[1], after.request())
+        assert [sync.state for sync in syncs] == [State.HELD] * 2
+        try:
+            made.wait_for(*syncs)
+        finally:
+            after.release()
+        assert [sync.result for sync in syncs] == [0, 0]
+
+
+def test_a_close_waits_for_all_requests_of_its_descriptor(file: tuple[Path, bytes]) -> None:
+    with loop(8, 1) as made, full_pipe() as pipe:
+        descriptor = made.descriptor(os.open(file[0], os.O_RDONLY))
+        made.submit(pipe.request())
+        request, closing = read(descriptor, 10, 0), Close(descriptor)
+        made.submit(request, closing)
+        assert closing.state is State.HELD
+        assert not made.engine.cancel(closing)  # a close happens whatever becomes of its task
+        os.fstat(descriptor.fd)
+        pipe.release()
+        made.wait_for(closing)
+        assert request.result == 10
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor.fd)
+
+
+def test_a_borrowed_descriptor_is_not_closed(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+    with opened(file[0], os.O_RDONLY) as fd:
+        descriptor = engine_loop.descriptor(fd)
+        descriptor.borrowed = True
+        assert engine_loop.run(Close(descriptor)) == [0]
+        os.fstat(fd)
+
+
+def test_a_dropped_descriptor_is_closed_by_a_worker_whoever_drops_it(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+    descriptor = engine_loop.descriptor(os.open(file[0], os.O_RDONLY))
+    thread = threading.Thread(target=engine_loop.engine.drops.add, args=(descriptor, Close(descriptor)))
+    thread.start()
+    thread.join()
+    engine_loop.turn()
+    engine_loop.settle()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor.fd)
+
+
+def test_a_descriptor_dropped_after_the_end_is_closed_at_once(file: tuple[Path, bytes]) -> None:
+    with loop() as made:
+        descriptor = made.descriptor(os.open(file[0], os.O_RDONLY))
+    made.engine.drops.add(descriptor, Close(descriptor))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor.fd)

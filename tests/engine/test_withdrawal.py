@@ -1,0 +1,230 @@
+"""Requests that are cancelled, abandoned, or drained with their engine."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import select
+import sys
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+import pytest
+
+from trio_aio._engine.drain import drain
+from trio_aio._engine.withdrawal import abandon, cancel_polls, cancel_together
+from trio_aio._memory.exports import export_buffer
+from trio_aio._requests.base import Request, State
+from trio_aio._requests.direct import BufferedWrite
+from trio_aio._requests.opening import Close
+from trio_aio._requests.sync import Sync
+from trio_aio._requests.transfer import Read
+
+from ..support.engine_loop import Loop, loop
+from ..support.files import BLOCK, make_file, opened
+from ..support.pipes import empty_pipe, full_pipe
+from ..support.requests import DIRECT, direct_read, direct_write, poll, read, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from trio_aio._engine.engine import Engine
+
+
+def cancelled(engine: Engine, request: Request) -> bool:
+    assert engine.cancel(request)
+    return request.state is State.WITHDRAWN and engine.cancelled == 1
+
+
+def test_cancel_of_a_request_in_a_workers_queue_or_before_it(file: tuple[Path, bytes]) -> None:
+    path, data = file
+    for slots, state in ((1, State.WORKER_QUEUED), (8, State.WORKER_IN_FLIGHT)):
+        with loop(slots, 1) as made, opened(path, os.O_RDWR) as fd, full_pipe() as pipe:
+            descriptor = made.descriptor(fd)
+            busy = pipe.request()
+            made.submit(busy)
+            request = write(descriptor, b"never", 0)
+            made.submit(request)
+            assert request.state is state
+            assert cancelled(made.engine, request)
+            assert descriptor.order.leases == 0
+            pipe.release()
+            made.settle()
+            while made.engine.in_flight:  # the slot comes back with the completion
+                made.turn()
+        assert path.read_bytes() == data
+
+
+def test_cancel_of_a_held_sync(file: tuple[Path, bytes]) -> None:
+    with loop(8, 1) as made, opened(file[0], os.O_RDWR) as fd, full_pipe() as pipe:
+        descriptor = made.descriptor(fd)
+        made.submit(pipe.request())
+        first, sync = write(descriptor, b"1", 0), Sync(descriptor, data_only=False)
+        made.submit(first, sync)
+        assert cancelled(made.engine, sync)
+        pipe.release()
+        made.settle()
+
+
+def test_cancel_of_a_request_that_waits_for_a_slot_or_for_the_end_of_the_tick(file: tuple[Path, bytes]) -> None:
+    with loop(2, gather=True) as made, opened(file[0], DIRECT) as fd, empty_pipe() as (reader, writer):
+        descriptor = made.descriptor(fd)
+        watch = poll(reader)
+        made.submit(watch)
+        prepared, queued = (direct_read(made, descriptor, BLOCK, 0) for _ in range(2))
+        made.submit(prepared, queued)
+        assert (prepared.state, queued.state) == (State.KERNEL_PREPARED, State.KERNEL_QUEUED)
+        assert made.engine.cancel(prepared)
+        assert queued.state is State.KERNEL_PREPARED  # it moved up
+        made.wait_for(queued)
+        again, last = (direct_read(made, descriptor, BLOCK, 0) for _ in range(2))
+        made.submit(again, last)
+        assert made.engine.cancel(last)
+        made.wait_for(again)
+        os.write(writer, b"x")
+        made.wait_for(watch)
+
+
+def test_cancel_of_a_poll_is_accepted_and_its_completion_gives_the_slot_back(engine_loop: Loop) -> None:
+    with empty_pipe() as (reader, _):
+        request = poll(reader)
+        engine_loop.submit(request)
+        assert not engine_loop.engine.cancel(request)
+        assert request.cancel_accepted
+        assert not engine_loop.engine.cancel(request)  # once more: too late, and no harm
+        engine_loop.wait_for(request)
+        assert request.took_no_effect
+        assert engine_loop.engine.in_flight == 0
+        assert engine_loop.engine.cancelled == 1
+
+
+def test_cancel_of_a_disk_read_is_refused_and_its_result_kept(file: tuple[Path, bytes]) -> None:
+    path, _ = file
+    with loop(gather=True) as made, opened(path, DIRECT) as fd:
+        descriptor = made.descriptor(fd)
+        requests = [direct_read(made, descriptor, BLOCK, i * BLOCK) for i in range(8)]
+        made.submit(*requests)
+        made.flush()
+        in_flight = [request for request in requests if request.state is State.KERNEL_IN_FLIGHT]
+        for request in in_flight:
+            assert not made.engine.cancel(request)
+            assert not request.cancel_accepted
+        made.wait_for(*requests)
+        assert [request.result for request in requests] == [BLOCK] * 8
+
+
+def test_an_abandoned_request_keeps_its_memory_until_it_is_over(file: tuple[Path, bytes]) -> None:
+    class Memory(bytearray):
+        pass
+
+    with loop(8, 1) as made, opened(file[0], os.O_RDONLY) as fd, full_pipe() as pipe:
+        descriptor = made.descriptor(fd)
+        busy = pipe.request()
+        made.submit(busy)
+        memory = Memory(BLOCK)
+        export = export_buffer(memory, writable=True)
+        request = Read(descriptor, export.address, BLOCK, 0, 0, (export, memory))
+        watch = weakref.ref(memory)
+        made.submit(request)
+        abandon(made.engine, request)
+        del memory, export, request
+        gc.collect()
+        assert watch() is not None
+        assert made.engine.outstanding - made.engine.abandoned == 1
+        pipe.release()
+        made.settle()
+        gc.collect()
+        assert watch() is None
+
+
+def test_an_engine_can_be_drained_by_a_thread(file: tuple[Path, bytes]) -> None:
+    made = Loop(8, 1)
+    with full_pipe() as pipe:
+        descriptor = made.descriptor(os.open(file[0], os.O_RDONLY))
+        made.submit(pipe.request())
+        closing = [read(descriptor, 10, 0), Close(descriptor)]
+        made.submit(*closing)
+        thread = threading.Thread(target=drain, args=(made.engine,))
+        for request in closing:
+            request.waiter = None
+        thread.start()
+        pipe.release()
+        thread.join()
+    assert made.engine.drops.closed
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor.fd)
+
+
+def test_draining_a_long_queue_does_not_recurse(on_filesystem: Callable[[str], Path]) -> None:
+    path, _ = make_file(on_filesystem("tmpfs"))  # where a read is complete when io_submit returns
+    made = Loop(1, 1, gather=True)
+    with opened(path, DIRECT) as fd, empty_pipe() as (reader, writer):
+        descriptor = made.descriptor(fd)
+        assert descriptor.read_device is not None
+        descriptor.read_device.nowait = False
+        requests = [poll(reader), *(direct_read(made, descriptor, BLOCK, 0) for _ in range(sys.getrecursionlimit()))]
+        made.submit(*requests)
+        for request in requests:
+            request.waiter = None
+        os.write(writer, b"x")
+        drain(made.engine)
+    assert {request.result for request in requests[1:]} == {BLOCK}
+
+
+def test_closing_ends_polls_with_an_error_wherever_they_are() -> None:
+    with loop(2, gather=True) as made, empty_pipe() as (reader, writer):
+        requests = [poll(reader) for _ in range(4)]
+        made.submit(*requests)
+        assert [request.state.name for request in requests] == ["KERNEL_IN_FLIGHT", "KERNEL_PREPARED", "KERNEL_QUEUED", "KERNEL_QUEUED"]
+        cancel_polls(made.engine)
+        made.wait_for(requests[0])
+        results = [request.result for request in requests]
+        os.write(writer, b"x")  # for those that were forgotten
+        made.settle()
+        assert results == [-errno.ECANCELED] * 4
+        assert not any(request.took_no_effect for request in requests)
+        assert sorted(map(id, made.woken)) == sorted(map(id, requests))
+        assert made.engine.cancelled == 4
+
+
+def test_a_poll_that_its_task_cancelled_stays_so_when_the_context_closes(engine_loop: Loop) -> None:
+    with empty_pipe() as (reader, _):
+        request = poll(reader)
+        engine_loop.submit(request)
+        assert not engine_loop.engine.cancel(request)
+        cancel_polls(engine_loop.engine)
+        engine_loop.wait_for(request)
+        assert request.took_no_effect
+
+
+def test_writes_that_are_cancelled_together_do_not_start_in_each_others_place(file: tuple[Path, bytes]) -> None:
+    with loop(1, 1) as made, opened(file[0], DIRECT) as fd, full_pipe() as pipe:
+        descriptor = made.descriptor(fd)
+        assert made.engine.has_kernel_lane()
+        export = export_buffer(b"2", writable=False)
+        queued = direct_write(made, descriptor, b"1" * BLOCK, 0)
+        held = BufferedWrite(descriptor, export.address, 1, BLOCK, 0, export)
+        behind = direct_write(made, descriptor, b"3" * BLOCK, 2 * BLOCK)
+        descriptor.size = 0  # for the workers: they make the file longer, as far as the engine knows
+        made.submit(pipe.request())
+        made.submit(queued, held, behind)
+        assert [request.state for request in (queued, held, behind)] == [State.WORKER_QUEUED, State.HELD, State.HELD]
+        start_queued = made.engine.workers.start_queued
+
+        def start_queued_until_it_is_begun() -> None:
+            start_queued()
+            while queued.state is State.WORKER_IN_FLIGHT and os.pread(fd_of_cache, 1, 0) != b"1":
+                os.sched_yield()
+
+        made.engine.workers.start_queued = start_queued_until_it_is_begun  # type: ignore[method-assign]
+        watch = select.poll()
+        watch.register(made.engine.event_fd, select.POLLIN)
+        pipe.release()
+        assert watch.poll(60_000)  # the slot will be free once somebody looks
+        with opened(file[0], os.O_RDONLY) as fd_of_cache:
+            assert cancel_together(made.engine, [queued, held])
+            made.wait_for(behind)
+    assert file[0].read_bytes() == file[1][: 2 * BLOCK] + b"3" * BLOCK + file[1][3 * BLOCK :]

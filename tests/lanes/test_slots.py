@@ -1,0 +1,139 @@
+"""Slots, tokens and the queue, on a lane that starts nothing; then what workers do with theirs."""
+
+from __future__ import annotations
+
+import pytest
+
+from trio_aio._engine.descriptor import Descriptor
+from trio_aio._lanes.slots import _GENERATION, _MAX_TOKEN, SLOT_MASK, Lane
+from trio_aio._requests.base import Request, State
+from trio_aio._requests.metadata import Stat
+
+from ..support.engine_loop import loop
+from ..support.pipes import full_pipe
+
+FIRST = 100
+
+
+class Sized(Request):
+    """A request that moves a number of bytes."""
+
+    __slots__ = ("nbytes",)
+
+    def __init__(self, nbytes: int) -> None:
+        super().__init__(Descriptor(-1))
+        self.nbytes: int = nbytes
+
+
+class StillLane(Lane[Sized]):
+    """A lane whose requests are complete when the test says so."""
+
+    queued_state = State.WORKER_QUEUED
+
+    def __init__(self, slots: int) -> None:
+        super().__init__(FIRST, slots)
+        self.started: list[Sized] = []
+
+    def start_in_slot(self, request: Sized, slot: int) -> None:
+        request.state = State.WORKER_IN_FLIGHT
+        self.started.append(request)
+
+
+def accepted(lane: StillLane, *sizes: int) -> list[Sized]:
+    requests = [Sized(size) for size in sizes]
+    for request in requests:
+        lane.accept(request)
+    return requests
+
+
+def test_requests_start_in_the_order_they_came() -> None:
+    lane = StillLane(2)
+    requests = accepted(lane, *[1] * 5)
+    assert (lane.started, lane.in_flight, lane.queued) == (requests[:2], 2, 3)
+    assert list(lane.waiting()) == requests[2:]
+    for i in (1, 0, 2, 3, 4):  # whichever is complete first
+        assert lane.take(requests[i].token) is requests[i]
+        lane.start_queued()
+    assert (lane.started, lane.in_flight, lane.queued) == (requests, 0, 0)
+
+
+def test_a_newcomer_does_not_overtake_the_queue() -> None:
+    lane = StillLane(1)
+    first, second = accepted(lane, 1, 1)
+    lane.take(first.token)
+    [late] = accepted(lane, 1)  # there is a slot, but `second` was here before
+    lane.start_queued()
+    assert (lane.started, late.state) == ([first, second], State.WORKER_QUEUED)
+
+
+def test_any_request_may_leave_the_queue() -> None:
+    lane = StillLane(1)
+    requests = accepted(lane, *[1] * 4)
+    lane.withdraw_queued(requests[2])
+    for i in (0, 1, 3):
+        lane.take(requests[i].token)
+        lane.start_queued()
+    assert lane.started == [requests[0], requests[1], requests[3]]
+
+
+def test_a_token_is_good_for_one_completion() -> None:
+    lane = StillLane(1)
+    [first] = accepted(lane, 1)
+    lane.take(first.token)
+    [second] = accepted(lane, 1)
+    assert second.token == first.token + _GENERATION
+    assert second.token & SLOT_MASK == first.token & SLOT_MASK == FIRST
+    with pytest.raises(RuntimeError, match="belongs to no request"):
+        lane.take(first.token)
+    assert lane.holders == [second]
+    assert lane.take(second.token) is second
+    with pytest.raises(RuntimeError, match="belongs to no request"):
+        lane.take(second.token)
+
+
+def test_generations_start_again_before_a_token_would_be_negative() -> None:
+    lane = StillLane(1)
+    lane.tokens[0] = _MAX_TOKEN & ~SLOT_MASK | FIRST
+    [last] = accepted(lane, 1)
+    assert last.token <= _MAX_TOKEN < last.token + _GENERATION
+    lane.take(last.token)
+    assert accepted(lane, 1)[0].token == FIRST
+
+
+def test_bytes_are_bounded_unless_it_is_one_request_alone() -> None:
+    lane = StillLane(4)
+    lane.byte_limit = 10
+    requests = accepted(lane, 6, 5, 1, 20)
+    assert lane.started == requests[:1]  # the third would fit, and waits its turn
+    for request in requests:
+        request.nbytes -= 1  # a lane may have moved a part of it: the lane subtracts what it added
+        lane.take(request.token)
+        lane.start_queued()
+    assert (lane.started, lane.bytes_in_flight) == (requests, 0)
+
+
+def test_a_withdrawn_workers_slot_comes_free_with_its_completion() -> None:
+    with loop(2, 1) as made, full_pipe() as pipe:
+        busy = pipe.request()
+        made.submit(busy)
+        requests = [Stat(Descriptor(-1)) for _ in range(2)]
+        made.submit(*requests)
+        assert made.engine.cancel(requests[0])
+        assert (made.engine.workers.in_flight, requests[1].state) == (2, State.WORKER_QUEUED)
+        assert not made.engine.cancel(requests[0])  # once more: nothing happens
+        pipe.release()
+        made.wait_for(busy, requests[1])
+        assert made.woken == [busy, requests[1]]
+        assert made.engine.cancelled == 1
+
+
+def test_what_a_worker_has_begun_is_not_withdrawn() -> None:
+    with loop(2, 1) as made, full_pipe() as pipe:
+        busy = pipe.request()
+        made.submit(busy)
+        while not pipe.begun:
+            pass
+        assert not made.engine.cancel(busy)
+        pipe.release()
+        made.wait_for(busy)
+        assert busy.transferred == busy.nbytes
