@@ -92,7 +92,7 @@ async def until_begun(pipe: FullPipe) -> None:
 # ---- native cancellation
 
 
-def test_a_native_cancel_of_what_has_not_begun_is_raised_at_once_and_nothing_happens(disk: Path) -> None:
+def test_native_cancel_of_call_not_started_raises_at_once_without_effect(disk: Path) -> None:
     path, data = make_file(disk)
 
     async def main() -> None:
@@ -117,7 +117,7 @@ def test_a_native_cancel_of_what_has_not_begun_is_raised_at_once_and_nothing_hap
 
 
 @pytest.mark.parametrize("how_often", [1, 3])
-def test_a_native_cancel_of_what_has_begun_is_raised_when_it_is_done(how_often: int) -> None:
+def test_native_cancel_of_started_call_raises_at_completion(how_often: int) -> None:
     async def main() -> None:
         async with AIOContext(max_workers=1) as context:
             with full_pipe() as pipe:
@@ -138,7 +138,7 @@ def test_a_native_cancel_of_what_has_begun_is_raised_when_it_is_done(how_often: 
     asyncio.run(main())
 
 
-def test_a_task_that_cancels_itself_before_a_call_does_nothing(disk: Path) -> None:
+def test_native_cancel_before_a_call_leaves_no_effect(disk: Path) -> None:
     path, data = make_file(disk)
 
     async def write(file: AsyncFile) -> None:
@@ -159,7 +159,7 @@ def test_a_task_that_cancels_itself_before_a_call_does_nothing(disk: Path) -> No
     assert path.read_bytes() == data
 
 
-def test_a_native_cancel_stops_a_poll_in_the_kernel() -> None:
+def test_native_cancel_stops_a_poll_in_the_kernel() -> None:
     async def main() -> None:
         context = current_context()
         with empty_pipe() as (reader, _):
@@ -175,7 +175,7 @@ def test_a_native_cancel_stops_a_poll_in_the_kernel() -> None:
 
 
 @pytest.mark.parametrize("order", ["scope, task", "task, scope", "scope, turn, task", "task, turn, scope"])
-def test_both_kinds_of_cancellation_at_once(order: str) -> None:
+def test_native_and_scope_cancellation_together_are_told_apart(order: str) -> None:
     """The request is waited for, the scope does not swallow the native one, and both are told apart again afterwards."""
 
     async def main() -> None:
@@ -217,7 +217,7 @@ def test_both_kinds_of_cancellation_at_once(order: str) -> None:
     asyncio.run(main())
 
 
-def test_a_scopes_cancellation_that_was_refused_leaves_no_trace_of_a_native_one(disk: Path) -> None:
+def test_refused_scope_cancellation_leaves_no_native_cancel_request(disk: Path) -> None:
     path, data = make_file(disk)
 
     async def main() -> None:
@@ -250,7 +250,7 @@ def test_a_scopes_cancellation_that_was_refused_leaves_no_trace_of_a_native_one(
 
 @pytest.mark.anyio
 @pytest.mark.backends("asyncio", "asyncio+uvloop")
-async def test_the_loop_rests_while_what_was_cancelled_is_waited_for() -> None:
+async def test_loop_sleeps_while_a_cancelled_call_is_waited_for() -> None:
     """anyio repeats a cancellation in every turn of the loop to a task that is not shielded."""
     async with AIOContext(max_workers=1) as context:
         with full_pipe() as pipe, anyio.CancelScope() as scope:
@@ -342,7 +342,7 @@ if sys.version_info >= (3, 11):
         asyncio.run(main())
 
 
-def test_wait_for_gives_up_a_call_that_has_not_begun() -> None:
+def test_wait_for_cancels_a_call_not_started() -> None:
     async def main() -> None:
         with empty_pipe() as (reader, _), pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(current_context().poll(reader, select.POLLIN), 0.01)
@@ -351,7 +351,7 @@ def test_wait_for_gives_up_a_call_that_has_not_begun() -> None:
     asyncio.run(main())
 
 
-def test_a_native_cancel_while_closing_closes(disk: Path) -> None:
+def test_native_cancel_while_closing_closes(disk: Path) -> None:
     path, _ = make_file(disk)
 
     async def main() -> None:
@@ -377,7 +377,7 @@ def test_a_native_cancel_while_closing_closes(disk: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_native_cancel_while_an_opener_runs_loses_no_descriptor(disk: Path) -> None:
+def test_native_cancel_while_an_opener_runs_loses_no_descriptor(disk: Path) -> None:
     path, _ = make_file(disk)
     opened: list[int] = []
     begun, go_on = threading.Event(), threading.Event()
@@ -407,7 +407,7 @@ def test_a_native_cancel_while_an_opener_runs_loses_no_descriptor(disk: Path) ->
     asyncio.run(main())
 
 
-def test_a_natively_cancelled_write_of_a_writer_takes_all_or_nothing(disk: Path) -> None:
+def test_natively_cancelled_write_of_writer_accepts_all_or_nothing(disk: Path) -> None:
     path, _ = make_file(disk, 0)
 
     async def main(turns: int) -> int:
@@ -426,7 +426,7 @@ def test_a_natively_cancelled_write_of_a_writer_takes_all_or_nothing(disk: Path)
     assert found <= {0, 3500}
 
 
-def test_a_natively_cancelled_writer_is_left_with_nothing_in_flight(disk: Path) -> None:
+def test_natively_cancelled_writer_exits_with_nothing_in_flight(disk: Path) -> None:
     path, _ = make_file(disk, 0)
 
     async def main() -> None:
@@ -490,7 +490,7 @@ async def let_run_until_blocked(turns: int) -> None:
     await until_blocked()
 
 
-def test_a_natively_cancelled_open_closes_what_it_opened(disk: Path) -> None:
+def test_natively_cancelled_open_closes_its_descriptor(disk: Path) -> None:
     path, _ = make_file(disk)
 
     async def use() -> None:
@@ -500,7 +500,7 @@ def test_a_natively_cancelled_open_closes_what_it_opened(disk: Path) -> None:
     cancel_and_find_it_closed(path, use, let_run)
 
 
-def test_a_natively_cancelled_step_loses_no_chunk_that_is_being_copied(disk: Path) -> None:
+def test_natively_cancelled_step_loses_no_chunk_in_copy(disk: Path) -> None:
     path, data = make_file(disk, 3 << 20)
 
     async def main(turns: int) -> None:
@@ -522,7 +522,7 @@ def test_a_natively_cancelled_step_loses_no_chunk_that_is_being_copied(disk: Pat
         asyncio.run(main(turns))
 
 
-def test_a_natively_cancelled_read_of_a_whole_file_closes_it(disk: Path) -> None:
+def test_natively_cancelled_read_of_whole_file_closes_it(disk: Path) -> None:
     path = disk / "large"
     with path.open("wb") as made:
         made.truncate(33 << 20)
@@ -535,7 +535,7 @@ def test_a_natively_cancelled_read_of_a_whole_file_closes_it(disk: Path) -> None
 
 @pytest.mark.anyio
 @pytest.mark.backends("asyncio", "asyncio+uvloop")
-async def test_requests_of_tasks_that_were_woken_together_are_submitted_together(disk: Path) -> None:
+async def test_requests_of_tasks_woken_together_are_submitted_together(disk: Path) -> None:
     path, data = make_file(disk)
     async with open_aio(path, direct=True) as file, anyio.create_task_group() as group:
         context = file.context
@@ -564,7 +564,7 @@ async def test_requests_of_tasks_that_were_woken_together_are_submitted_together
 # ---- the end of a loop
 
 
-def test_a_loop_ends_with_files_left_open(run: Callable[[Main], Any], disk: Path) -> None:
+def test_loop_ends_with_files_left_open(run: Callable[[Main], Any], disk: Path) -> None:
     path, _ = make_file(disk)
 
     async def main() -> AsyncFile:
@@ -584,7 +584,7 @@ def test_a_loop_ends_with_files_left_open(run: Callable[[Main], Any], disk: Path
     assert not is_open(fd)
 
 
-def test_a_file_of_a_loop_that_is_gone_can_still_be_closed(run: Callable[[Main], Any], disk: Path) -> None:
+def test_file_of_ended_loop_can_be_closed(run: Callable[[Main], Any], disk: Path) -> None:
     path, _ = make_file(disk)
 
     async def main() -> AsyncFile:
@@ -596,7 +596,7 @@ def test_a_file_of_a_loop_that_is_gone_can_still_be_closed(run: Callable[[Main],
     assert not is_open(fd)
 
 
-def test_an_own_context_left_open_ends_with_the_loop(run: Callable[[Main], Any]) -> None:
+def test_own_context_left_open_ends_with_the_loop(run: Callable[[Main], Any]) -> None:
     async def main() -> AIOContext:
         return await AIOContext(engine="aio").__aenter__()
 
@@ -604,7 +604,7 @@ def test_an_own_context_left_open_ends_with_the_loop(run: Callable[[Main], Any])
     assert "closed" in repr(context)
 
 
-def test_tasks_that_asyncio_run_cancels_are_served_and_may_use_files_to_the_last(disk: Path) -> None:
+def test_tasks_cancelled_by_asyncio_run_can_use_files_until_they_end(disk: Path) -> None:
     path, data = make_file(disk)
     log: list[object] = []
 
@@ -660,7 +660,9 @@ def test_tasks_that_asyncio_run_cancels_are_served_and_may_use_files_to_the_last
 
 
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
-def test_a_loop_closed_over_tasks_that_wait(new_loop: Callable[[], asyncio.AbstractEventLoop], disk: Path) -> None:
+def test_loop_closed_over_waiting_tasks_keeps_memory_and_leaves_nothing(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], disk: Path
+) -> None:
     """Requests in flight keep their memory in a thread; nobody is woken any more, and nothing stays."""
     path, _ = make_file(disk)
     messages: list[str] = []
@@ -701,7 +703,7 @@ def test_a_loop_closed_over_tasks_that_wait(new_loop: Callable[[], asyncio.Abstr
         assert watch[0]() is None
 
 
-def test_a_task_thrown_away_with_its_loop_closes_its_files(new_loop: Callable[[], asyncio.AbstractEventLoop], disk: Path) -> None:
+def test_task_dropped_with_its_loop_closes_its_files(new_loop: Callable[[], asyncio.AbstractEventLoop], disk: Path) -> None:
     path, _ = make_file(disk)
     kept: list[object] = []
 
@@ -731,7 +733,7 @@ def test_a_task_thrown_away_with_its_loop_closes_its_files(new_loop: Callable[[]
     assert not is_open(file._descriptor.fd)
 
 
-def test_a_loop_that_is_dropped_without_closing_it_warns_as_ever_and_nothing_stays(disk: Path) -> None:
+def test_loop_dropped_unclosed_warns_and_leaves_nothing(disk: Path) -> None:
     path, data = make_file(disk)
 
     async def main() -> bytes:
@@ -763,13 +765,13 @@ loop.run_until_complete(main())
 
 
 @pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
-def test_a_process_ends_with_a_loop_that_was_never_closed(disk: Path, kind: str) -> None:
+def test_process_with_unclosed_loop_exits(disk: Path, kind: str) -> None:
     path, _ = make_file(disk)
     done = subprocess.run([sys.executable, "-c", PROGRAM, path, kind], capture_output=True, text=True, check=False, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (0, "4096\n", "")
 
 
-def test_a_child_of_fork_lets_the_parents_loop_be(disk: Path) -> None:
+def test_child_of_fork_leaves_the_loop_of_its_parent(disk: Path) -> None:
     path, data = make_file(disk)
 
     async def child(file: AsyncFile) -> None:
@@ -797,7 +799,7 @@ def test_a_child_of_fork_lets_the_parents_loop_be(disk: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_hundred_loops_leave_nothing(run: Callable[[Main], Any], disk: Path) -> None:
+def test_hundred_loops_leave_nothing(run: Callable[[Main], Any], disk: Path) -> None:
     path, data = make_file(disk)
 
     async def main() -> bytes:
@@ -811,7 +813,7 @@ def test_a_hundred_loops_leave_nothing(run: Callable[[Main], Any], disk: Path) -
     assert set(threading.enumerate()) <= set(before[1])
 
 
-def test_what_an_opener_gives_when_its_loop_has_ended_is_closed(disk: Path) -> None:
+def test_descriptor_opened_after_the_end_of_its_loop_is_closed(disk: Path) -> None:
     path, _ = make_file(disk)
     began, ended = threading.Event(), threading.Event()
     opened: list[int] = []

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from trio_aio._backends import Backend
 
 
-def test_outside_of_a_run_there_is_none() -> None:
+def test_current_backend_outside_of_a_run_raises() -> None:
     with pytest.raises(RuntimeError, match=r"trio\.run, asyncio\.run or anyio\.run"):
         current_backend()
 
 
 @pytest.mark.anyio
-async def test_each_loop_has_its_own(anyio_backend_name: str) -> None:
+async def test_current_backend_matches_the_event_loop(anyio_backend_name: str) -> None:
     backend: Backend = current_backend()
     assert type(backend) is {"trio": TrioBackend, "asyncio": AsyncioBackend}[anyio_backend_name]
     assert backend is current_backend()
@@ -37,7 +37,7 @@ async def test_each_loop_has_its_own(anyio_backend_name: str) -> None:
     assert backend.run_local(lambda made_for: [made_for]) is backend.run_local(lambda _: None)
 
 
-def test_the_two_backends_have_the_same_calls() -> None:
+def test_backends_have_the_same_calls() -> None:
     calls = {name for name in dir(TrioBackend) if not name.startswith("_")}
     assert calls == {name for name in dir(AsyncioBackend) if not name.startswith("_")}
 
@@ -58,7 +58,7 @@ def _run_with_guest(host_main: Callable[[], Awaitable[Any]], guest_main: Callabl
     asyncio.run(host())
 
 
-def test_trio_as_a_guest_of_asyncio_each_with_its_files(disk: Path) -> None:
+def test_guest_run_and_its_host_each_use_their_files(disk: Path) -> None:
     path, data = make_file(disk)
     kinds = []
 
@@ -73,7 +73,7 @@ def test_trio_as_a_guest_of_asyncio_each_with_its_files(disk: Path) -> None:
     assert (kinds.count(TrioBackend), kinds.count(AsyncioBackend)) == (20, 20)
 
 
-def test_a_guests_file_is_not_the_hosts(disk: Path) -> None:
+def test_file_of_guest_run_is_refused_in_its_host(disk: Path) -> None:
     path, _ = make_file(disk)
     files = []
     opened = asyncio.Event()

@@ -32,7 +32,7 @@ MODES = pytest.mark.parametrize("direct", [False, True], ids=["buffered", "direc
 
 @MODES
 @pytest.mark.parametrize("size", [512, BLOCK, 5000])
-async def test_blocks_come_side_by_side_in_the_order_of_their_offsets(filesystem: Path, direct: bool, size: int) -> None:
+async def test_read_blocks_returns_blocks_in_the_order_of_offsets(filesystem: Path, direct: bool, size: int) -> None:
     path, data = make_file(filesystem, 300 * BLOCK)
     chance = random.Random(size)
     offsets = [chance.randrange(300 * BLOCK - size) for _ in range(300)]
@@ -47,7 +47,7 @@ async def test_blocks_come_side_by_side_in_the_order_of_their_offsets(filesystem
 
 
 @MODES
-async def test_any_buffer_of_integers_gives_offsets(disk: Path, direct: bool) -> None:
+async def test_read_blocks_takes_offsets_from_any_buffer_of_integers(disk: Path, direct: bool) -> None:
     path, data = make_file(disk)
     offsets = [3 * BLOCK, 0, 3 * BLOCK]
     expected = b"".join(data[offset : offset + BLOCK] for offset in offsets)
@@ -64,7 +64,7 @@ async def test_any_buffer_of_integers_gives_offsets(disk: Path, direct: bool) ->
         assert into.tobytes() == expected
 
 
-async def test_bad_arguments_of_blocks_are_refused_before_anything_has_happened(disk: Path) -> None:
+async def test_read_blocks_with_invalid_arguments_raises_before_any_read(disk: Path) -> None:
     path, _ = make_file(disk)
     async with open_aio(path) as file:
         before = file.context.statistics()
@@ -86,7 +86,7 @@ async def test_bad_arguments_of_blocks_are_refused_before_anything_has_happened(
 
 
 @MODES
-async def test_a_block_beyond_the_end_is_named(filesystem: Path, direct: bool) -> None:
+async def test_read_blocks_past_the_end_names_the_block(filesystem: Path, direct: bool) -> None:
     path, _ = make_file(filesystem, 10 * BLOCK + 100)
     async with open_aio(path, direct=direct) as file:
         for offset, have in ((10 * BLOCK, 100), (20 * BLOCK, 0)):
@@ -96,7 +96,7 @@ async def test_a_block_beyond_the_end_is_named(filesystem: Path, direct: bool) -
 
 
 @MODES
-async def test_ranges_come_in_order_and_near_ones_share_a_request(filesystem: Path, direct: bool) -> None:
+async def test_read_ranges_returns_in_order_and_merges_near_ranges(filesystem: Path, direct: bool) -> None:
     path, data = make_file(filesystem, 100 * BLOCK + 77)
     chance = random.Random(1)
     ranges = [(chance.randrange(110 * BLOCK), chance.choice((0, 1, 2, 100, BLOCK, 3 * BLOCK))) for _ in range(200)]
@@ -112,7 +112,7 @@ async def test_ranges_come_in_order_and_near_ones_share_a_request(filesystem: Pa
     await until_idle(file.context)
 
 
-async def test_how_many_requests_ranges_take(disk: Path) -> None:
+async def test_read_ranges_submits_one_request_for_near_ranges(disk: Path) -> None:
     path, data = make_file(disk)
     async with AIOContext() as context, open_aio(path, context=context) as file:
         for gap, requests in ((0, 3), (99, 3), (100, 2), (10_000, 1)):
@@ -127,7 +127,7 @@ async def test_how_many_requests_ranges_take(disk: Path) -> None:
 
 
 @MODES
-async def test_writes_of_many_ranges(filesystem: Path, direct: bool) -> None:
+async def test_write_ranges_writes_all_ranges(filesystem: Path, direct: bool) -> None:
     path, data = make_file(filesystem, 50 * BLOCK)
     model = bytearray(data)
     chance = random.Random(2)
@@ -147,7 +147,7 @@ async def test_writes_of_many_ranges(filesystem: Path, direct: bool) -> None:
 
 
 @MODES
-async def test_one_bad_range_fails_the_call_with_its_offset(disk: Path, direct: bool, file_size_limit: int) -> None:
+async def test_failed_range_is_named_by_its_offset(disk: Path, direct: bool, file_size_limit: int) -> None:
     path, data = make_file(disk, 5 * BLOCK)
     far = file_size_limit + BLOCK
     async with open_aio(path, "r+b", direct=direct) as file:
@@ -159,7 +159,7 @@ async def test_one_bad_range_fails_the_call_with_its_offset(disk: Path, direct: 
 
 
 @MODES
-async def test_blocks_that_no_memory_can_hold_are_a_memory_error(disk: Path, direct: bool) -> None:
+async def test_read_blocks_beyond_memory_raises_memory_error(disk: Path, direct: bool) -> None:
     path, _ = make_file(disk)
     async with open_aio(path, direct=direct) as file:
         for count, size in ((1, (1 << 63) - 1), (2, (1 << 63) - 1), (4, 1 << 62), (1 << 10, 1 << 54)):
@@ -167,7 +167,7 @@ async def test_blocks_that_no_memory_can_hold_are_a_memory_error(disk: Path, dir
                 await file.read_blocks([0] * count, size)
 
 
-def test_a_run_that_a_worker_stopped_says_why_and_not_what_was_left_to_it(disk: Path) -> None:
+def test_group_stopped_by_a_worker_raises_its_error(disk: Path) -> None:
     path, _ = make_file(disk)
     with loop() as made, opened(path, os.O_RDONLY) as fd:
         parts = [(i * BLOCK, export_buffer(bytearray(BLOCK), writable=True)) for i in range(4)]
@@ -188,7 +188,7 @@ def test_a_run_that_a_worker_stopped_says_why_and_not_what_was_left_to_it(disk: 
 
 
 @MODES
-async def test_a_batch_that_no_worker_has_begun_never_runs(disk: Path, direct: bool) -> None:
+async def test_cancelled_batch_that_no_worker_has_started_never_runs(disk: Path, direct: bool) -> None:
     path, data = make_file(disk)
     async with AIOContext(max_workers=1, engine="workers") as context, open_aio(path, "r+b", direct=direct, context=context) as file:
         async with busy(context):
@@ -207,7 +207,7 @@ async def test_a_batch_that_no_worker_has_begun_never_runs(disk: Path, direct: b
 
 @MODES
 @pytest.mark.parametrize("slots", [1, 3, 128])
-async def test_batches_share_their_slots_with_others(disk: Path, direct: bool, slots: int) -> None:
+async def test_batches_share_slots_with_other_requests(disk: Path, direct: bool, slots: int) -> None:
     path, data = make_file(disk, 256 * BLOCK)
     async with AIOContext(slots, max_workers=2) as context, open_aio(path, direct=direct, context=context) as file:
         got: list[bytes] = []

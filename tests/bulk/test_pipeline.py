@@ -38,7 +38,7 @@ async def gathered(chunks: Any) -> list[bytes]:
 
 @MODES
 @pytest.mark.parametrize("size", [1000, BLOCK, 1 << 20, 3 << 20])
-async def test_chunks_are_the_bytes_in_order(filesystem: Path, direct: bool, size: int) -> None:
+async def test_chunks_return_the_bytes_in_order(filesystem: Path, direct: bool, size: int) -> None:
     path, data = make_file(filesystem, 100 * BLOCK + 33)
     evict(path)
     async with open_aio(path, direct=direct) as file:
@@ -58,7 +58,7 @@ async def test_chunks_are_the_bytes_in_order(filesystem: Path, direct: bool, siz
 
 
 @MODES
-async def test_leaving_the_loop_early_leaves_nothing_in_flight(disk: Path, direct: bool) -> None:
+async def test_chunks_left_early_leave_nothing_in_flight(disk: Path, direct: bool) -> None:
     path, data = make_file(disk, 64 * BLOCK)
     async with AIOContext(4, max_workers=2) as context, open_aio(path, direct=direct, context=context) as file:
         for _ in range(20):
@@ -77,7 +77,7 @@ async def test_leaving_the_loop_early_leaves_nothing_in_flight(disk: Path, direc
 
 
 @MODES
-async def test_a_cancelled_step_loses_no_chunk(disk: Path, direct: bool) -> None:
+async def test_cancelled_step_loses_no_chunk(disk: Path, direct: bool) -> None:
     path, data = make_file(disk, 8 * BLOCK)
     for _ in attempts("chunks that had to be waited for"):
         async with AIOContext(max_workers=1, engine="workers") as context, open_aio(path, direct=direct, context=context) as file:
@@ -95,7 +95,7 @@ async def test_a_cancelled_step_loses_no_chunk(disk: Path, direct: bool) -> None
             break
 
 
-async def test_two_tasks_cannot_wait_for_one_chunk(disk: Path) -> None:
+async def test_second_task_waiting_for_a_chunk_is_refused(disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext(max_workers=1) as context, open_aio(path, context=context) as file:
         chunks = file.chunks(1 << 20)
@@ -108,7 +108,7 @@ async def test_two_tasks_cannot_wait_for_one_chunk(disk: Path) -> None:
         await chunks.aclose()
 
 
-async def test_bad_arguments_are_refused_at_once(disk: Path) -> None:
+async def test_chunks_and_writer_with_invalid_arguments_raise_at_once(disk: Path) -> None:
     path, _ = make_file(disk)
     async with open_aio(path, "r+b") as file:
         makers: list[Callable[[], object]] = [
@@ -131,7 +131,7 @@ async def test_bad_arguments_are_refused_at_once(disk: Path) -> None:
 
 @MODES
 @pytest.mark.parametrize("size", [1000, BLOCK, 1 << 20])
-async def test_a_writer_writes_what_it_is_given(filesystem: Path, direct: bool, size: int) -> None:
+async def test_writer_writes_all_data(filesystem: Path, direct: bool, size: int) -> None:
     chance = random.Random(size)
     pieces = [content(chance.choice((0, 1, 100, BLOCK, 3 * BLOCK + 5)), seed=i) for i in range(60)]
     data = b"".join(pieces)
@@ -146,7 +146,7 @@ async def test_a_writer_writes_what_it_is_given(filesystem: Path, direct: bool, 
 
 
 @MODES
-async def test_a_writer_appends_in_order(disk: Path, direct: bool) -> None:
+async def test_writer_appends_in_order(disk: Path, direct: bool) -> None:
     path, data = make_file(disk, 300)
     new = content(20 * BLOCK, seed=9)
     async with open_aio(path, "ab", direct=direct) as file, file.writer(size=1000) as writer:
@@ -156,7 +156,9 @@ async def test_a_writer_appends_in_order(disk: Path, direct: bool) -> None:
 
 @MODES
 @pytest.mark.parametrize("at_the_end", [False, True])
-async def test_an_error_surfaces_at_the_next_write_or_on_leaving(disk: Path, direct: bool, at_the_end: bool, file_size_limit: int) -> None:
+async def test_writer_error_is_raised_at_the_next_write_or_on_exit(
+    disk: Path, direct: bool, at_the_end: bool, file_size_limit: int
+) -> None:
     path = disk / "file"
     async with open_aio(path, "wb", direct=direct) as file:
         written = 0
@@ -170,7 +172,7 @@ async def test_an_error_surfaces_at_the_next_write_or_on_leaving(disk: Path, dir
 
 
 @MODES
-async def test_a_body_that_raises_leaves_a_contiguous_beginning(disk: Path, direct: bool) -> None:
+async def test_writer_body_that_raises_leaves_a_contiguous_beginning(disk: Path, direct: bool) -> None:
     data = content(100 * BLOCK)
     for cancelled in (False, True):
         path = disk / f"file-{cancelled}"
@@ -191,7 +193,7 @@ async def test_a_body_that_raises_leaves_a_contiguous_beginning(disk: Path, dire
         assert len(left) == 48 * BLOCK
 
 
-async def test_a_cancelled_write_was_not_taken(disk: Path) -> None:
+async def test_cancelled_write_of_writer_is_not_accepted(disk: Path) -> None:
     path = disk / "file"
     async with (
         AIOContext(max_workers=1) as context,
@@ -205,7 +207,7 @@ async def test_a_cancelled_write_was_not_taken(disk: Path) -> None:
     assert path.read_bytes() == b"0123456789abc"
 
 
-async def test_a_writer_is_for_one_task_inside_async_with(disk: Path) -> None:
+async def test_writer_outside_async_with_or_in_second_task_is_refused(disk: Path) -> None:
     path = disk / "file"
     async with AIOContext(max_workers=1) as context, open_aio(path, "wb", context=context) as file:
         writer = file.writer(size=10, depth=1)
@@ -225,7 +227,7 @@ async def test_a_writer_is_for_one_task_inside_async_with(disk: Path) -> None:
     assert path.read_bytes() == b"0" * 25
 
 
-async def test_pipelines_end_at_the_largest_offset_there_is(disk: Path) -> None:
+async def test_pipelines_end_at_the_largest_offset(disk: Path) -> None:
     path, data = make_file(disk)
     largest = (1 << 63) - 1
     async with open_aio(path, "r+b") as file:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.trio
-async def test_a_writer_that_is_left_after_the_close_writes_to_nobody_elses_file(disk: Path) -> None:
+async def test_writer_left_after_close_writes_to_no_other_file(disk: Path) -> None:
     path, _ = make_file(disk, BLOCK)
     other, kept = make_file(disk, BLOCK, "other")
     file = await open_aio(path, "r+b")
@@ -63,7 +63,7 @@ async def test_a_writer_that_is_left_after_the_close_writes_to_nobody_elses_file
 
 
 @pytest.mark.trio
-async def test_a_writer_whose_file_is_closed_meanwhile_writes_to_nobody_elses_file(disk: Path) -> None:
+async def test_writer_of_file_closed_meanwhile_writes_to_no_other_file(disk: Path) -> None:
     path, _ = make_file(disk, BLOCK)
     other, kept = make_file(disk, BLOCK, "other")
     strangers: list[AsyncFile] = []
@@ -96,7 +96,7 @@ async def test_a_writer_whose_file_is_closed_meanwhile_writes_to_nobody_elses_fi
 
 @pytest.mark.trio
 @pytest.mark.parametrize("turns", range(1, 8))
-async def test_blocks_are_never_read_from_a_file_that_took_the_number(disk: Path, turns: int) -> None:
+async def test_read_blocks_never_reads_a_file_that_took_the_fd_number(disk: Path, turns: int) -> None:
     path, data = make_file(disk, 4 << 20)
     other = disk / "other"
     other.write_bytes(bytes(4 << 20))
@@ -119,7 +119,7 @@ async def test_blocks_are_never_read_from_a_file_that_took_the_number(disk: Path
 
 
 @pytest.mark.trio
-async def test_a_step_of_chunks_reads_nothing_ahead_of_a_file_that_was_closed_meanwhile(disk: Path) -> None:
+async def test_chunks_step_of_file_closed_meanwhile_reads_nothing_ahead(disk: Path) -> None:
     path, data = make_file(disk)
     steps = []
 
@@ -147,7 +147,7 @@ async def anext_of(chunks: Any) -> Any:
 
 @pytest.mark.trio
 @pytest.mark.parametrize("call", [lambda file: file.read_blocks([0], 1), lambda file: file.write_ranges([(0, b"x")])])
-async def test_a_call_that_finds_the_close_begun_is_refused(disk: Path, call: Callable[[AsyncFile], Awaitable[Any]]) -> None:
+async def test_call_after_close_has_started_is_refused(disk: Path, call: Callable[[AsyncFile], Awaitable[Any]]) -> None:
     path, data = make_file(disk, BLOCK)
     async with AIOContext(4, max_workers=1) as context:
         file = await open_aio(path, "r+b", context=context)
@@ -167,7 +167,7 @@ async def test_a_call_that_finds_the_close_begun_is_refused(disk: Path, call: Ca
 
 
 @pytest.mark.trio
-async def test_a_range_that_could_not_be_written_for_want_of_a_descriptor_says_so(disk: Path) -> None:
+async def test_range_write_without_descriptor_left_raises_its_errno(disk: Path) -> None:
     path, data = make_file(disk)
     async with open_aio(path, "r+b", direct=True) as file:
         old = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -182,7 +182,7 @@ async def test_a_range_that_could_not_be_written_for_want_of_a_descriptor_says_s
 
 
 @pytest.mark.trio
-async def test_memory_that_needs_more_alignment_than_offsets_loses_no_neighbours(disk: Path) -> None:
+async def test_write_with_stricter_memory_alignment_keeps_neighbouring_bytes(disk: Path) -> None:
     path, data = make_file(disk)
     async with open_aio(path, "r+b", direct=True) as file:
         unit = file.alignment.offset
@@ -206,7 +206,7 @@ async def test_memory_that_needs_more_alignment_than_offsets_loses_no_neighbours
 
 
 @pytest.mark.trio
-async def test_leaving_a_writer_whose_context_was_closed_waits_for_what_is_out(disk: Path) -> None:
+async def test_writer_exit_after_context_close_waits_for_writes_in_flight(disk: Path) -> None:
     path, _ = make_file(disk, BLOCK)
 
     async def write() -> None:
@@ -228,7 +228,7 @@ async def test_leaving_a_writer_whose_context_was_closed_waits_for_what_is_out(d
 
 
 @pytest.mark.trio
-async def test_leaving_a_writer_waits_for_a_write_of_another_task(disk: Path) -> None:
+async def test_writer_exit_waits_for_a_write_of_another_task(disk: Path) -> None:
     path, _ = make_file(disk, BLOCK)
 
     async def release() -> None:
@@ -249,7 +249,7 @@ async def test_leaving_a_writer_waits_for_a_write_of_another_task(disk: Path) ->
 
 
 @pytest.mark.trio
-async def test_chunks_are_not_closed_while_another_task_waits_for_the_next(disk: Path) -> None:
+async def test_chunks_close_while_another_task_waits_is_refused(disk: Path) -> None:
     path, data = make_file(disk)
     got = []
 
@@ -269,7 +269,7 @@ async def test_chunks_are_not_closed_while_another_task_waits_for_the_next(disk:
 
 
 @pytest.mark.trio
-async def test_chunks_that_are_refused_leave_nothing_to_drop(disk: Path) -> None:
+async def test_refused_chunks_leave_nothing_to_drop(disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext(4) as context:
         file = await open_aio(path, context=context)
@@ -280,7 +280,7 @@ async def test_chunks_that_are_refused_leave_nothing_to_drop(disk: Path) -> None
 
 
 @pytest.mark.trio
-async def test_chunks_of_the_parent_that_a_child_drops_are_none_of_its_business(disk: Path) -> None:
+async def test_chunks_of_parent_dropped_in_child_are_left_alone(disk: Path) -> None:
     path, data = make_file(disk)
     async with AIOContext(4, max_workers=1) as context, open_aio(path, context=context) as file:
         chunks = file.chunks(BLOCK)
@@ -336,7 +336,7 @@ def crowded(disk: Path) -> Iterator[tuple[Loop, Descriptor, Request]]:
             lp.settle()
 
 
-def test_writes_that_nobody_was_given_are_given_up_together(disk: Path) -> None:
+def test_unstarted_writes_are_withdrawn_together(disk: Path) -> None:
     with crowded(disk) as (lp, descriptor, _watch), full_pipe() as pipe:
         lp.submit(pipe.request())
         batch, (first, second) = two_writes(lp, descriptor)
@@ -350,7 +350,7 @@ def test_writes_that_nobody_was_given_are_given_up_together(disk: Path) -> None:
         pipe.release()
 
 
-def test_writes_of_which_a_worker_has_one_all_go_on(disk: Path) -> None:
+def test_cancelled_writes_with_one_started_all_run_to_completion(disk: Path) -> None:
     with crowded(disk) as (lp, descriptor, watch):
         batch, (first, second) = two_writes(lp, descriptor)
         batch.waiter = lp
@@ -375,7 +375,7 @@ def test_writes_of_which_a_worker_has_one_all_go_on(disk: Path) -> None:
 
 @pytest.mark.trio
 @pytest.mark.parametrize("slots", [1, 2, 4])
-async def test_a_single_read_need_not_wait_for_a_whole_run(disk: Path, slots: int) -> None:
+async def test_single_read_does_not_wait_for_a_whole_group(disk: Path, slots: int) -> None:
     """Counted in pieces submitted before the single read, not when its task woke: the machine may be busy."""
     path, _ = make_file(disk, 64 << 20)
     blocks = 64
@@ -465,7 +465,9 @@ def counted_turns() -> Iterator[Turns]:
     ids=["readall", "beyond the end", "far beyond the end", "one block", "one range"],
 )
 @pytest.mark.parametrize("direct", [False, True])
-async def test_a_large_read_is_a_workers_and_is_not_copied(large: Path, call: Callable[[AsyncFile], Awaitable[Any]], direct: bool) -> None:
+async def test_large_read_goes_to_a_worker_and_is_not_copied(
+    large: Path, call: Callable[[AsyncFile], Awaitable[Any]], direct: bool
+) -> None:
     async with open_aio(large, direct=direct) as file:
         before = file.context.statistics()
         gc.collect()
@@ -482,7 +484,7 @@ async def test_a_large_read_is_a_workers_and_is_not_copied(large: Path, call: Ca
 
 
 @pytest.mark.trio
-async def test_what_has_to_be_copied_is_copied_in_many_turns(large: Path) -> None:
+async def test_large_copy_is_spread_over_many_ticks(large: Path) -> None:
     async with open_aio(large) as file:
         with counted_turns() as turns:
             found = await file.read_ranges([(LARGE // 2, LARGE)])
@@ -503,7 +505,7 @@ async def read_blocks_behind_a_cold_one(file: AsyncFile, path: Path, size: int) 
 
 
 @pytest.mark.trio
-async def test_hot_blocks_behind_a_cold_one_are_not_copied_by_io_submit(large: Path) -> None:
+async def test_cached_blocks_after_an_uncached_one_are_not_copied_by_io_submit(large: Path) -> None:
     async with open_aio(large) as file:
         before = await read_blocks_behind_a_cold_one(file, large, 128 << 10)
         after = file.context.statistics()
@@ -511,7 +513,7 @@ async def test_hot_blocks_behind_a_cold_one_are_not_copied_by_io_submit(large: P
 
 
 @pytest.mark.trio
-async def test_hot_small_blocks_behind_a_cold_one_are_copied_in_several_turns(large: Path) -> None:
+async def test_small_cached_blocks_after_an_uncached_one_are_copied_over_several_ticks(large: Path) -> None:
     async with open_aio(large) as file:
         with counted_turns() as turns:
             await read_blocks_behind_a_cold_one(file, large, 16 << 10)
@@ -519,7 +521,7 @@ async def test_hot_small_blocks_behind_a_cold_one_are_copied_in_several_turns(la
 
 
 @pytest.mark.trio
-async def test_a_device_that_reads_in_io_submit_is_found_out_however_many_tasks_there_are(on_filesystem: Callable[[str], Path]) -> None:
+async def test_device_that_reads_in_io_submit_is_detected_with_any_number_of_tasks(on_filesystem: Callable[[str], Path]) -> None:
     path, data = make_file(on_filesystem("tmpfs"))
     tasks, times = 64, 50
 
@@ -540,7 +542,7 @@ async def test_a_device_that_reads_in_io_submit_is_found_out_however_many_tasks_
 
 
 @pytest.mark.trio
-async def test_blocks_of_a_direct_file_that_io_submit_would_read_itself_go_to_a_worker(on_filesystem: Callable[[str], Path]) -> None:
+async def test_direct_blocks_on_a_synchronous_device_go_to_a_worker(on_filesystem: Callable[[str], Path]) -> None:
     path = on_filesystem("tmpfs") / "file"
     path.write_bytes(bytes(LARGE))
     async with open_aio(path, direct=True) as file:
@@ -554,7 +556,7 @@ async def test_blocks_of_a_direct_file_that_io_submit_would_read_itself_go_to_a_
 
 
 @pytest.mark.trio
-async def test_a_writer_copies_large_data_in_many_turns(disk: Path) -> None:
+async def test_writer_copies_large_data_over_many_ticks(disk: Path) -> None:
     async with open_aio(disk / "new", "wb") as file, file.writer(size=LARGE) as writer:
         with counted_turns() as turns:
             await writer.write(bytes(LARGE))
@@ -562,7 +564,7 @@ async def test_a_writer_copies_large_data_in_many_turns(disk: Path) -> None:
 
 
 @pytest.mark.trio
-async def test_thousands_of_ranges_are_made_in_many_turns(large: Path) -> None:
+async def test_thousands_of_ranges_are_prepared_over_many_ticks(large: Path) -> None:
     async with open_aio(large) as file:
         with counted_turns() as turns:
             found = await file.read_ranges([(2 * i, 1) for i in range(4096)])
@@ -570,7 +572,7 @@ async def test_thousands_of_ranges_are_made_in_many_turns(large: Path) -> None:
     assert turns.count >= 2 * 4096 // 256
 
 
-def test_writes_that_wait_at_the_gate_are_given_up_without_letting_each_other_through(disk: Path) -> None:
+def test_cancel_of_writes_held_at_the_gate_starts_none_of_them(disk: Path) -> None:
     path, _ = make_file(disk)
     with loop(8, 4) as lp, opened(path, os.O_RDWR | os.O_DIRECT) as fd:
         lp.warm()
@@ -591,7 +593,7 @@ def test_writes_that_wait_at_the_gate_are_given_up_without_letting_each_other_th
 
 @pytest.mark.trio
 @pytest.mark.parametrize("direct", [False, True])
-async def test_blocks_of_no_bytes_are_read_wherever_they_are(on_filesystem: Callable[[str], Path], direct: bool) -> None:
+async def test_read_blocks_of_size_0_succeeds_at_any_offset(on_filesystem: Callable[[str], Path], direct: bool) -> None:
     path = on_filesystem("tmpfs") / "empty blocks"
     path.write_bytes(bytes(2 * BLOCK))
     async with open_aio(path, direct=direct) as file:

@@ -36,7 +36,7 @@ if sys.version_info < (3, 11):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("slots", [1, 8])
-async def test_a_write_that_no_worker_has_begun_never_runs(disk: Path, slots: int) -> None:
+async def test_cancelled_write_not_started_never_runs(disk: Path, slots: int) -> None:
     path, data = make_file(disk)
     async with AIOContext(slots, max_workers=1) as context, open_aio(path, "r+b", context=context) as file:
         async with busy(context):
@@ -47,7 +47,7 @@ async def test_a_write_that_no_worker_has_begun_never_runs(disk: Path, slots: in
 
 
 @pytest.mark.anyio
-async def test_a_sync_that_waits_for_writes_never_runs(disk: Path) -> None:
+async def test_cancelled_sync_waiting_for_writes_never_runs(disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext(8, max_workers=1) as context, open_aio(path, "r+b", context=context) as file:
         async with busy(context), create_task_group() as group:
@@ -60,7 +60,7 @@ async def test_a_sync_that_waits_for_writes_never_runs(disk: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("direct", [False, True])
-async def test_a_call_in_a_cancelled_scope_does_nothing_at_all(disk: Path, direct: bool) -> None:
+async def test_call_in_cancelled_scope_has_no_effect(disk: Path, direct: bool) -> None:
     path, data = make_file(disk)
     async with open_aio(path, "r+b", direct=direct) as file:
         await until_idle(file.context)
@@ -109,7 +109,7 @@ async def _open(path: Path) -> AsyncFile:
 
 
 @pytest.mark.anyio
-async def test_an_accepted_io_cancel_raises_cancelled_when_the_completion_has_come() -> None:
+async def test_accepted_io_cancel_raises_cancelled_at_completion() -> None:
     async with AIOContext(1) as context:
         with empty_pipe() as (reader, writer):
             assert await cancelled_while_blocked(lambda: context.poll(reader, select.POLLIN))
@@ -120,7 +120,7 @@ async def test_an_accepted_io_cancel_raises_cancelled_when_the_completion_has_co
 
 
 @pytest.mark.anyio
-async def test_a_poll_that_was_ready_before_the_cancel_gives_its_result() -> None:
+async def test_poll_ready_before_the_cancel_returns_its_result() -> None:
     async with AIOContext() as context:
         with empty_pipe() as (reader, writer):
             os.write(writer, b"x")
@@ -132,7 +132,7 @@ async def test_a_poll_that_was_ready_before_the_cancel_gives_its_result() -> Non
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("writing", [False, True])
-async def test_a_disk_request_in_flight_keeps_its_result_and_the_cancellation_stands(disk: Path, writing: bool) -> None:
+async def test_cancelled_disk_request_in_flight_returns_and_cancels_at_the_next_checkpoint(disk: Path, writing: bool) -> None:
     path, data = make_file(disk)
     async with open_aio(path, "r+b", direct=True) as file:
         await _warm(file)
@@ -194,7 +194,7 @@ class _cancel_behind_submit:
 
 
 @pytest.mark.anyio
-async def test_a_write_that_a_worker_has_begun_is_waited_for(disk: Path) -> None:
+async def test_cancelled_write_started_by_a_worker_is_waited_for(disk: Path) -> None:
     async with AIOContext(max_workers=1) as context:
         with full_pipe() as pipe, CancelScope() as scope:
             request = pipe.request()
@@ -218,7 +218,7 @@ async def test_a_write_that_a_worker_has_begun_is_waited_for(disk: Path) -> None
 
 
 @pytest.mark.anyio
-async def test_cancel_of_the_scope_that_holds_the_file_closes_it(disk: Path) -> None:
+async def test_cancel_of_the_scope_around_a_file_closes_it(disk: Path) -> None:
     path, _ = make_file(disk)
     with CancelScope() as scope:
         async with open_aio(path) as file:
@@ -230,7 +230,7 @@ async def test_cancel_of_the_scope_that_holds_the_file_closes_it(disk: Path) -> 
 
 
 @pytest.mark.anyio
-async def test_cancel_while_closing_does_not_keep_the_file_from_being_closed(disk: Path) -> None:
+async def test_cancel_while_closing_still_closes_the_file(disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext(max_workers=1) as context:
         file = await open_aio(path, context=context)
@@ -253,7 +253,7 @@ async def test_cancel_while_closing_does_not_keep_the_file_from_being_closed(dis
 
 
 @pytest.mark.anyio
-async def test_a_poll_cancelled_with_its_contexts_holder_raises_cancelled() -> None:
+async def test_poll_cancelled_with_the_owner_of_its_context_raises_cancelled() -> None:
     with empty_pipe() as (reader, _), CancelScope() as scope:
         async with AIOContext() as context, create_task_group() as group:
             group.start_soon(context.poll, reader, select.POLLIN)
@@ -264,7 +264,7 @@ async def test_a_poll_cancelled_with_its_contexts_holder_raises_cancelled() -> N
 
 
 @pytest.mark.anyio
-async def test_the_outer_of_nested_scopes_is_the_one_that_is_cancelled() -> None:
+async def test_cancel_of_outer_scope_is_caught_by_the_outer_scope() -> None:
     async with AIOContext() as context:
         with empty_pipe() as (reader, _), CancelScope() as outer:
             async with create_task_group() as group:
@@ -275,7 +275,7 @@ async def test_the_outer_of_nested_scopes_is_the_one_that_is_cancelled() -> None
 
 
 @pytest.mark.anyio
-async def test_a_deadline_that_has_passed_cancels_before_anything_has_happened(disk: Path) -> None:
+async def test_passed_deadline_cancels_before_any_effect(disk: Path) -> None:
     path, data = make_file(disk)
     async with open_aio(path, "r+b") as file:
         with CancelScope(deadline=anyio.current_time() - 1) as scope:
@@ -288,7 +288,7 @@ async def test_a_deadline_that_has_passed_cancels_before_anything_has_happened(d
 
 
 @pytest.mark.anyio
-async def test_an_abandoned_read_gives_up_at_once_and_its_memory_stays(disk: Path) -> None:
+async def test_abandoned_read_raises_at_once_and_keeps_its_memory(disk: Path) -> None:
     path, data = make_file(disk)
     for _ in attempts("a read that had to wait"):
         async with AIOContext(max_workers=1) as context:
@@ -323,7 +323,7 @@ async def test_an_abandoned_read_gives_up_at_once_and_its_memory_stays(disk: Pat
 
 
 @pytest.mark.anyio
-async def test_the_slabs_of_abandoned_direct_reads_are_used_again(disk: Path) -> None:
+async def test_slabs_of_abandoned_direct_reads_are_reused(disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext() as context, open_aio(path, direct=True, abandon_on_cancel=True, context=context) as file:
         await _warm(file)
@@ -337,7 +337,7 @@ async def test_the_slabs_of_abandoned_direct_reads_are_used_again(disk: Path) ->
 
 
 @pytest.mark.anyio
-async def test_nothing_is_written_to_memory_that_was_let_go(disk: Path) -> None:
+async def test_released_memory_is_never_written(disk: Path) -> None:
     path, _ = make_file(disk, 256 * BLOCK)
     async with open_aio(path, direct=True, abandon_on_cancel=True) as file:
         await _warm(file)
@@ -454,7 +454,7 @@ async def test_cancel_at_every_tick_of_aclose_closes(disk: Path) -> None:
 @pytest.mark.anyio
 @pytest.mark.backends("trio", "asyncio")
 @pytest.mark.parametrize("engine", ["aio", "workers"])
-async def test_cancel_at_every_tick_of_poll_gives_the_slot_back(engine: Any) -> None:
+async def test_cancel_at_every_tick_of_poll_frees_the_slot(engine: Any) -> None:
     async with AIOContext(1, engine=engine) as context:
         for ticks in range(1, 10):
             with empty_pipe() as (reader, writer), CancelScope() as scope, cancel_at_tick(scope, ticks, awake=True):
@@ -513,7 +513,7 @@ def test_keyboard_interrupt_with_requests_in_flight_ends_the_run(run: Callable[.
 
 
 @pytest.mark.anyio
-async def test_a_read_of_which_a_part_is_in_the_buffer_is_waited_for(disk: Path) -> None:
+async def test_cancelled_read_partly_in_the_buffer_is_waited_for(disk: Path) -> None:
     path, data = make_file(disk, 64 * BLOCK)
     for _ in attempts("a range of which the first page alone was cached"):
         memory = bytearray(b"\xee" * (4 * BLOCK))

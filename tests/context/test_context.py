@@ -30,7 +30,7 @@ pytestmark = pytest.mark.anyio
 # ---- how it is made
 
 
-async def test_bad_arguments_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_context_with_invalid_arguments_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     bad: list[tuple[type[Exception], dict[str, Any]]] = [
         (ValueError, {"max_in_flight": 0}),
         (ValueError, {"max_in_flight": 1 << 23}),
@@ -47,7 +47,7 @@ async def test_bad_arguments_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     assert AIOContext(engine="workers") is not None
 
 
-async def test_it_is_used_once_and_only_inside() -> None:
+async def test_context_entered_twice_or_used_outside_is_refused() -> None:
     context = AIOContext()
     assert "new" in repr(context)
     for call in (lambda: context.pread(0, 1, 0), lambda: context.poll(0, 1), lambda: context.fsync(0)):
@@ -65,7 +65,7 @@ async def test_it_is_used_once_and_only_inside() -> None:
     assert context.statistics().in_flight == 0  # can still be read
 
 
-async def test_one_that_was_never_entered_can_be_closed() -> None:
+async def test_context_never_entered_can_be_closed() -> None:
     context = AIOContext()
     await context.aclose()
     with pytest.raises(RuntimeError, match="once"):
@@ -75,7 +75,9 @@ async def test_one_that_was_never_entered_can_be_closed() -> None:
 @pytest.mark.parametrize(
     ("variable", "argument", "engine"), [(None, "auto", "aio"), ("workers", "auto", "workers"), ("workers", "aio", "aio")]
 )
-async def test_the_engine_is_chosen(monkeypatch: pytest.MonkeyPatch, variable: str | None, argument: Any, engine: str) -> None:
+async def test_engine_argument_and_variable_select_the_engine(
+    monkeypatch: pytest.MonkeyPatch, variable: str | None, argument: Any, engine: str
+) -> None:
     monkeypatch.delenv("TRIO_AIO_ENGINE", raising=False)
     if variable:
         monkeypatch.setenv("TRIO_AIO_ENGINE", variable)
@@ -85,7 +87,7 @@ async def test_the_engine_is_chosen(monkeypatch: pytest.MonkeyPatch, variable: s
 
 
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.EPERM, errno.EAGAIN, errno.EINVAL, errno.ENOMEM])
-async def test_where_io_setup_is_refused(monkeypatch: pytest.MonkeyPatch, disk: Path, code: int) -> None:
+async def test_context_without_io_setup_uses_the_workers(monkeypatch: pytest.MonkeyPatch, disk: Path, code: int) -> None:
     def refuse(_: int) -> None:
         raise setup_error(code)
 
@@ -112,7 +114,7 @@ async def test_where_io_setup_is_refused(monkeypatch: pytest.MonkeyPatch, disk: 
 
 
 @pytest.mark.parametrize("flags", [os.O_RDWR, os.O_RDWR | os.O_DIRECT])
-async def test_reads_and_writes_by_descriptor(disk: Path, flags: int) -> None:
+async def test_pread_and_pwrite_by_descriptor_move_all_bytes(disk: Path, flags: int) -> None:
     path, data = make_file(disk)
     context = current_context()
     with opened(path, flags) as fd:
@@ -127,7 +129,7 @@ async def test_reads_and_writes_by_descriptor(disk: Path, flags: int) -> None:
     assert not context._by_fd
 
 
-async def test_a_sync_by_descriptor_waits_for_the_writes_before_it(disk: Path) -> None:
+async def test_sync_by_descriptor_waits_for_earlier_writes(disk: Path) -> None:
     path, data = make_file(disk)
     context = current_context()
     order: list[str] = []
@@ -148,7 +150,7 @@ async def test_a_sync_by_descriptor_waits_for_the_writes_before_it(disk: Path) -
     assert order == ["write", "sync"]
 
 
-async def test_errors_by_descriptor_name_it() -> None:
+async def test_error_by_descriptor_names_the_descriptor() -> None:
     context = current_context()
     with empty_pipe() as (reader, writer):
         for call in (lambda: context.pread(reader, 1, 0), lambda: context.pwrite(writer, b"x", 0)):
@@ -170,7 +172,7 @@ async def test_errors_by_descriptor_name_it() -> None:
 
 
 @pytest.mark.parametrize("engine", ["aio", "workers"])
-async def test_poll_gives_what_is_ready(engine: Any, disk: Path) -> None:
+async def test_poll_returns_ready_events(engine: Any, disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext(engine=engine) as context:
         with empty_pipe() as (reader, writer):
@@ -203,7 +205,7 @@ async def test_poll_gives_what_is_ready(engine: Any, disk: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ["aio", "workers"])
-async def test_polls_of_two_tasks_share_what_comes(engine: Any) -> None:
+async def test_polls_of_two_tasks_share_the_data(engine: Any) -> None:
     got: list[bytes] = []
     async with AIOContext(engine=engine) as context:
         with empty_pipe() as (reader, writer):
@@ -230,7 +232,7 @@ async def test_polls_of_two_tasks_share_what_comes(engine: Any) -> None:
 # ---- statistics
 
 
-async def test_statistics_count_what_went_where(disk: Path) -> None:
+async def test_statistics_count_requests_by_lane(disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext(4, max_workers=2) as context:
         assert context.statistics() == AIOStatistics("aio", 4, *[0] * 11)
@@ -266,7 +268,7 @@ async def test_statistics_count_what_went_where(disk: Path) -> None:
             now.completed = 0  # type: ignore[misc]
 
 
-async def test_cold_reads_of_many_tasks_all_come(disk: Path) -> None:
+async def test_uncached_reads_of_many_tasks_are_complete(disk: Path) -> None:
     path, data = make_file(disk, 1 << 20)
     results: dict[int, bytes] = {}
     async with AIOContext(8) as context, open_aio(path, context=context) as file:
@@ -283,14 +285,14 @@ async def test_cold_reads_of_many_tasks_all_come(disk: Path) -> None:
             results.clear()
 
 
-async def test_ranges_of_different_sizes_are_counted_as_they_are(disk: Path) -> None:
+async def test_statistics_count_each_range_by_its_size(disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext(4) as context, open_aio(path, direct=True, context=context) as file:
         await file.read_ranges([(0, 512), (BLOCK, 8 * BLOCK)])
         assert context.statistics().bytes_read == 512 + 8 * BLOCK
 
 
-async def test_a_sync_that_goes_on_for_others_is_counted_once(disk: Path) -> None:
+async def test_statistics_count_a_sync_that_continues_for_others_once(disk: Path) -> None:
     path, _ = make_file(disk)
 
     async def sync(scope: CancelScope) -> None:
@@ -314,7 +316,7 @@ async def test_a_sync_that_goes_on_for_others_is_counted_once(disk: Path) -> Non
     assert (after.completed - before.completed, after.cancelled - before.cancelled) == (3, 1)
 
 
-async def test_every_request_is_counted_once_when_it_is_over(disk: Path) -> None:
+async def test_statistics_count_each_completed_request_once(disk: Path) -> None:
     path, _ = make_file(disk)
     for _ in attempts("three blocks of which none was cached"):
         async with AIOContext(4, max_workers=1) as context:

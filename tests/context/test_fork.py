@@ -56,7 +56,7 @@ def run(program: str, path: Path) -> None:
     assert not done.stderr
 
 
-def test_the_parent_loses_no_request_and_the_child_is_refused(disk: Path) -> None:
+def test_fork_loses_no_request_and_calls_in_the_child_are_refused(disk: Path) -> None:
     path, _ = make_file(disk)
     run(
         """
@@ -106,7 +106,7 @@ def test_the_parent_loses_no_request_and_the_child_is_refused(disk: Path) -> Non
     )
 
 
-def test_a_child_can_run_a_loop_of_its_own(disk: Path) -> None:
+def test_child_of_fork_can_run_its_own_loop(disk: Path) -> None:
     path, _ = make_file(disk)
     run(
         """
@@ -125,7 +125,7 @@ def test_a_child_can_run_a_loop_of_its_own(disk: Path) -> None:
     )
 
 
-def test_a_child_forked_inside_the_run_can_start_another_in_a_thread(disk: Path) -> None:
+def test_child_forked_inside_a_run_can_start_another_in_a_thread(disk: Path) -> None:
     path, _ = make_file(disk)
     run(
         """
@@ -160,7 +160,7 @@ def test_a_child_forked_inside_the_run_can_start_another_in_a_thread(disk: Path)
 
 
 @pytest.mark.parametrize("closed", [False, True])
-def test_collecting_the_parents_objects_in_the_child_harms_nobody(disk: Path, closed: bool) -> None:
+def test_garbage_collection_of_parent_objects_in_the_child_has_no_effect(disk: Path, closed: bool) -> None:
     path, _ = make_file(disk)
     run(
         f"""

@@ -48,7 +48,7 @@ def kernel_contexts() -> int:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("cancelled", [False, True])
-async def test_an_exception_of_the_body_leaves_as_it_is(disk: Path, cancelled: bool) -> None:
+async def test_exception_in_the_body_of_a_file_propagates_unchanged(disk: Path, cancelled: bool) -> None:
     path, _ = make_file(disk)
     boom = ValueError("boom")
     for abandon in (False, True):
@@ -61,7 +61,7 @@ async def test_an_exception_of_the_body_leaves_as_it_is(disk: Path, cancelled: b
 
 
 @pytest.mark.anyio
-async def test_an_exception_in_the_body_of_a_context_leaves_as_it_is() -> None:
+async def test_exception_in_the_body_of_a_context_propagates_unchanged() -> None:
     context = AIOContext()
     with pytest.raises(KeyError, match="x"):
         await _raise_in(context, KeyError("x"), cancel=None)
@@ -80,7 +80,7 @@ async def _raise_in(manager: AbstractAsyncContextManager[object], error: Excepti
 
 
 @pytest.mark.anyio
-async def test_a_thousand_files_leave_nothing(disk: Path) -> None:
+async def test_thousand_files_opened_and_closed_leave_nothing(disk: Path) -> None:
     path, data = make_file(disk)
     counts = set()
     for i in range(1000):
@@ -93,7 +93,7 @@ async def test_a_thousand_files_leave_nothing(disk: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_file_can_be_closed_twice_and_by_several_tasks_at_once(disk: Path) -> None:
+async def test_close_twice_or_by_several_tasks_succeeds(disk: Path) -> None:
     path, _ = make_file(disk)
     file = await open_aio(path)
     fd = file.fileno()
@@ -107,7 +107,7 @@ async def test_a_file_can_be_closed_twice_and_by_several_tasks_at_once(disk: Pat
 
 
 @pytest.mark.anyio
-async def test_closing_waits_for_the_files_own_requests(disk: Path) -> None:
+async def test_close_waits_for_the_requests_of_the_file(disk: Path) -> None:
     path, data = make_file(disk)
     async with AIOContext(max_workers=1) as context:
         file = await open_aio(path, "r+b", context=context)
@@ -143,7 +143,7 @@ def _drop(files: list[AsyncFile], *, elsewhere: bool = False) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("elsewhere", [False, True])
-async def test_a_file_dropped_unclosed_warns_and_is_closed(disk: Path, elsewhere: bool) -> None:
+async def test_dropped_file_warns_and_is_closed(disk: Path, elsewhere: bool) -> None:
     path, _ = make_file(disk)
     files = [await open_aio(path)]
     fd, context = files[0].fileno(), files[0].context
@@ -154,7 +154,7 @@ async def test_a_file_dropped_unclosed_warns_and_is_closed(disk: Path, elsewhere
 
 
 @pytest.mark.anyio
-async def test_a_file_dropped_unclosed_is_closed_though_warnings_are_errors(disk: Path) -> None:
+async def test_dropped_file_is_closed_when_warnings_are_errors(disk: Path) -> None:
     path, _ = make_file(disk)
     files = [await open_aio(path)]
     fd = files[0].fileno()
@@ -179,7 +179,7 @@ def _unraisable() -> Iterator[list[BaseException | None]]:
 
 
 @pytest.mark.anyio
-async def test_a_file_dropped_with_a_request_in_flight_is_closed_after_it(disk: Path) -> None:
+async def test_dropped_file_is_closed_after_its_request_in_flight(disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext(max_workers=1) as context:
         files = [await open_aio(path, "r+b", context=context, abandon_on_cancel=True)]
@@ -198,7 +198,7 @@ async def test_a_file_dropped_with_a_request_in_flight_is_closed_after_it(disk: 
 
 
 @pytest.mark.anyio
-async def test_a_close_of_a_file_whose_read_hangs_can_be_abandoned(disk: Path) -> None:
+async def test_close_of_file_with_hung_read_can_be_abandoned(disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext(max_workers=1) as context:
         file = await open_aio(path, context=context, abandon_on_cancel=True)
@@ -216,7 +216,7 @@ async def test_a_close_of_a_file_whose_read_hangs_can_be_abandoned(disk: Path) -
 
 
 @pytest.mark.anyio
-async def test_a_file_closed_by_two_tasks_while_its_context_closes_is_closed_once(disk: Path) -> None:
+async def test_close_by_two_tasks_while_the_context_closes_runs_once(disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext(max_workers=1) as context:
         file = await open_aio(path, context=context)
@@ -236,7 +236,7 @@ async def test_a_file_closed_by_two_tasks_while_its_context_closes_is_closed_onc
 
 
 @pytest.mark.anyio
-async def test_a_file_dropped_while_its_contexts_workers_leave_is_closed(disk: Path) -> None:
+async def test_file_dropped_while_workers_exit_is_closed(disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext() as context:
         files = [await open_aio(path, context=context)]
@@ -257,7 +257,7 @@ async def test_a_file_dropped_while_its_contexts_workers_leave_is_closed(disk: P
 
 
 @pytest.mark.anyio
-async def test_a_file_outlives_its_context_only_to_be_closed(disk: Path) -> None:
+async def test_file_of_closed_context_can_only_be_closed(disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext() as context:
         file = await open_aio(path, context=context)
@@ -272,7 +272,7 @@ async def test_a_file_outlives_its_context_only_to_be_closed(disk: Path) -> None
 
 
 @pytest.mark.anyio
-async def test_a_context_that_closes_waits_for_requests_while_the_loop_ticks(disk: Path) -> None:
+async def test_context_close_waits_for_requests_while_the_loop_runs(disk: Path) -> None:
     path, data = make_file(disk)
     ticks = 0
     done: list[str] = []
@@ -317,7 +317,7 @@ async def test_a_context_that_closes_waits_for_requests_while_the_loop_ticks(dis
 @pytest.mark.anyio
 @pytest.mark.parametrize("engine", ["aio", "workers"])
 @pytest.mark.parametrize("waiting", [False, True])
-async def test_a_poll_fails_when_its_context_is_closed(engine: Any, waiting: bool) -> None:
+async def test_poll_fails_when_its_context_closes(engine: Any, waiting: bool) -> None:
     with empty_pipe() as (reader, _):
         async with AIOContext(1, engine=engine) as context, create_task_group() as group:
 
@@ -336,7 +336,7 @@ async def test_a_poll_fails_when_its_context_is_closed(engine: Any, waiting: boo
 
 
 @pytest.mark.anyio
-async def test_a_context_closes_in_a_cancelled_scope() -> None:
+async def test_context_closes_in_cancelled_scope() -> None:
     with CancelScope() as scope:
         async with AIOContext() as context:
             scope.cancel()
@@ -348,7 +348,7 @@ async def test_a_context_closes_in_a_cancelled_scope() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("slots", [1, 2, 7, 128])
 @pytest.mark.parametrize("direct", [False, True])
-async def test_any_number_of_tasks_gets_its_bytes(disk: Path, slots: int, direct: bool) -> None:
+async def test_reads_of_more_tasks_than_slots_are_complete(disk: Path, slots: int, direct: bool) -> None:
     path, data = make_file(disk)
     async with AIOContext(slots, max_workers=2) as context, open_aio(path, direct=direct, context=context) as file:
         for count in {slots - 1, slots, slots + 1, 2 * slots, 4 * slots}:
@@ -368,7 +368,7 @@ async def test_any_number_of_tasks_gets_its_bytes(disk: Path, slots: int, direct
 # ---- runs
 
 
-def test_a_run_that_used_no_kernel_lane_makes_no_kernel_context(run: Run, disk: Path) -> None:
+def test_run_without_kernel_lane_creates_no_kernel_context(run: Run, disk: Path) -> None:
     path, data = make_file(disk)
     before = kernel_contexts()
 
@@ -394,7 +394,7 @@ def test_fifty_runs_share_one_kernel_context(run: Run, disk: Path) -> None:
     assert len({run(main) for _ in range(50)}) == 1
 
 
-def test_a_run_may_end_with_files_open_and_requests_abandoned(run: Run, disk: Path) -> None:
+def test_run_may_end_with_open_files_and_abandoned_requests(run: Run, disk: Path) -> None:
     path, _ = make_file(disk)
     contexts: list[AIOContext] = []
     with full_pipe() as pipe:
@@ -428,7 +428,7 @@ def test_a_run_may_end_with_files_open_and_requests_abandoned(run: Run, disk: Pa
         assert not is_open(fd)
 
 
-def test_a_system_task_that_still_waits_at_the_end_of_the_run_is_served() -> None:
+def test_system_task_waiting_at_the_end_of_the_run_is_served() -> None:
     served: list[str] = []
     with full_pipe() as pipe:
 
@@ -452,7 +452,7 @@ def test_a_system_task_that_still_waits_at_the_end_of_the_run_is_served() -> Non
     assert served == ["write"]
 
 
-def test_two_runs_in_two_threads(run: Run, disk: Path) -> None:
+def test_runs_in_two_threads_do_not_interfere(run: Run, disk: Path) -> None:
     path, data = make_file(disk)
     failures: list[BaseException] = []
 
@@ -481,7 +481,7 @@ def test_two_runs_in_two_threads(run: Run, disk: Path) -> None:
     assert not failures
 
 
-def test_another_run_or_thread_may_not_use_a_file(run: Run, disk: Path) -> None:
+def test_file_used_from_another_run_or_thread_is_refused(run: Run, disk: Path) -> None:
     path, data = make_file(disk)
     kept: list[AsyncFile] = []
 
@@ -510,7 +510,7 @@ def test_each_run_has_its_own_shared_context(run: Run) -> None:
     assert run(main) is not run(main)
 
 
-def test_a_context_that_was_closed_is_collected(run: Run, disk: Path) -> None:
+def test_closed_context_is_garbage_collected(run: Run, disk: Path) -> None:
     path, _ = make_file(disk)
 
     async def main() -> None:
@@ -529,7 +529,7 @@ def test_a_context_that_was_closed_is_collected(run: Run, disk: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_the_engine_of_a_context_that_drains_in_a_thread_can_be_asked(disk: Path) -> None:
+async def test_engine_name_of_context_draining_in_a_thread_is_kept(disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext(max_workers=1) as context:
         file = await open_aio(path, context=context, abandon_on_cancel=True)
@@ -552,7 +552,7 @@ async def test_the_engine_of_a_context_that_drains_in_a_thread_can_be_asked(disk
                     await anyio.to_thread.run_sync(thread.join)
 
 
-def test_a_finished_run_leaves_no_thread_and_no_descriptor(run: Run, disk: Path) -> None:
+def test_finished_run_leaves_no_thread_and_no_descriptor(run: Run, disk: Path) -> None:
     path, _ = make_file(disk)
 
     async def main() -> None:
@@ -566,7 +566,7 @@ def test_a_finished_run_leaves_no_thread_and_no_descriptor(run: Run, disk: Path)
 
 
 @pytest.mark.parametrize("slots", [1, 8])
-def test_an_error_in_the_reaper_is_told_and_ends_the_run_once_its_tasks_are_served(
+def test_reaper_error_is_reported_and_ends_the_run_after_its_tasks_are_served(
     disk: Path, caplog: pytest.LogCaptureFixture, slots: int
 ) -> None:
     path, data = make_file(disk)
@@ -592,7 +592,7 @@ def test_an_error_in_the_reaper_is_told_and_ends_the_run_once_its_tasks_are_serv
 
 
 @pytest.mark.trio
-async def test_engine_is_not_interrupted_between_what_it_counts(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_interrupt_never_leaves_the_counts_of_the_engine_inconsistent(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A KeyboardInterrupt between a hand-over and its count would keep the run from ending."""
     path, data = make_file(disk)
     found: list[tuple[str, bool]] = []

@@ -57,7 +57,7 @@ def no_events_left() -> Iterator[int]:
 
 @pytest.mark.alone
 @pytest.mark.trio
-async def test_without_events_left_a_context_works_without_native_aio_or_says_what_to_do(disk: Path) -> None:
+async def test_context_without_aio_events_left_uses_workers_or_raises_advice(disk: Path) -> None:
     path, data = make_file(disk)
     with no_events_left() as limit:
         with pytest.raises(BlockingIOError, match=rf"aio-max-nr is {limit}; raise it with `sysctl fs.aio-max-nr=") as caught:
@@ -79,7 +79,7 @@ async def test_without_events_left_a_context_works_without_native_aio_or_says_wh
 # ---- a ring that is full
 
 
-def test_a_ring_filled_to_the_brim_loses_nothing(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_ring_loses_no_request(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, data = make_file(disk)
     ctx = io_setup(1)  # a page of events; the lane thinks that it has ten times as many
     monkeypatch.setattr(_kernel_context, "acquire", lambda nr_events: KernelContext(ctx, nr_events))
@@ -113,7 +113,7 @@ def test_a_ring_filled_to_the_brim_loses_nothing(disk: Path, monkeypatch: pytest
 # ---- limits of the process
 
 
-def test_without_descriptors_left_opening_fails_and_what_is_open_works(disk: Path) -> None:
+def test_open_without_descriptors_left_fails_and_open_files_work(disk: Path) -> None:
     path, _ = make_file(disk)
     run(
         """
@@ -155,7 +155,7 @@ def test_without_descriptors_left_opening_fails_and_what_is_open_works(disk: Pat
     )
 
 
-def test_without_memory_left_calls_fail_and_what_fits_works(disk: Path) -> None:
+def test_call_beyond_the_memory_limit_fails_and_smaller_calls_work(disk: Path) -> None:
     path, _ = make_file(disk)
     run(
         """
@@ -269,7 +269,7 @@ async def use(**arguments):
 
 
 @pytest.mark.parametrize("error", [errno.EPERM, errno.ENOSYS])
-def test_where_seccomp_refuses_io_setup_the_workers_do_everything(disk: Path, error: int) -> None:
+def test_seccomp_without_io_setup_leaves_everything_to_the_workers(disk: Path, error: int) -> None:
     path, _ = make_file(disk)
     program = f"""
 refuse(IO_SETUP, {error})
@@ -286,6 +286,6 @@ assert trio.run(use) == "workers"
     run(FILTER + program, path)
 
 
-def test_where_seccomp_refuses_io_uring_native_aio_is_there(disk: Path) -> None:
+def test_seccomp_without_io_uring_keeps_native_aio(disk: Path) -> None:
     path, _ = make_file(disk)
     run(FILTER + 'refuse(IO_URING_SETUP, errno.EPERM)\nassert trio.run(lambda: use(engine="aio")) == "aio"\n', path)

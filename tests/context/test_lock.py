@@ -14,7 +14,7 @@ from ..support.tasks import until_blocked
 
 
 @pytest.mark.anyio
-async def test_turns_are_in_order_and_exclusive() -> None:
+async def test_lock_is_exclusive_and_fair() -> None:
     turns = FairLock(current_backend(), lambda: None)
     log: list[str] = []
 
@@ -31,7 +31,7 @@ async def test_turns_are_in_order_and_exclusive() -> None:
     assert log == [f"{name} {what}" for name in "abc" for what in ("begins", "ends")]
 
 
-def test_a_turn_that_came_with_a_native_cancel_is_passed_on() -> None:
+def test_lock_granted_with_a_native_cancel_is_passed_on() -> None:
     async def main() -> None:
         turns = FairLock(current_backend(), lambda: None)
         log: list[str] = []

@@ -22,7 +22,7 @@ ROUNDS = int(os.environ.get("TRIO_AIO_ROUNDS", "1"))  # so many times more repet
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_multiprocessing_with_requests_in_flight(disk: Path, tmp_path: Path, method: str) -> None:
+def test_multiprocessing_works_with_requests_in_flight(disk: Path, tmp_path: Path, method: str) -> None:
     path, _ = make_file(disk)
     program = tmp_path / "program.py"
     program.write_text(
@@ -78,7 +78,7 @@ if __name__ == "__main__":
     programs.check([sys.executable, "-X", "dev", str(program), str(path)])
 
 
-def test_a_program_that_is_started_inherits_nothing(disk: Path) -> None:
+def test_child_program_inherits_no_descriptor(disk: Path) -> None:
     path, _ = make_file(disk)
     run(
         """
@@ -140,7 +140,7 @@ def open_names():
 """
 
 
-def test_keyboard_interrupt_at_any_moment_hangs_and_tears_nothing(disk: Path) -> None:
+def test_keyboard_interrupt_at_any_moment_neither_hangs_nor_tears_a_write(disk: Path) -> None:
     path, _ = make_file(disk)
     run(
         SIGNALS
@@ -213,7 +213,7 @@ while ticks < 200 or len(done) < 5:
 # ---- threads
 
 
-def test_many_runs_in_many_threads_at_once(disk: Path) -> None:
+def test_many_runs_in_many_threads_are_complete(disk: Path) -> None:
     path, _ = make_file(disk)
     assert (
         run(
@@ -257,7 +257,7 @@ def test_many_runs_in_many_threads_at_once(disk: Path) -> None:
     )
 
 
-def test_the_parents_reaper_ends_quietly_in_a_child_that_leaves_its_loop(disk: Path) -> None:
+def test_reaper_of_parent_ends_quietly_in_a_child_that_leaves_its_loop(disk: Path) -> None:
     """That loop's epoll is the parent's too, so the child must not go on with it; what leaves it should be its own exception."""
     path, _ = make_file(disk)
     run(

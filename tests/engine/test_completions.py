@@ -55,7 +55,7 @@ def test_completions_are_taken_from_the_ring_or_by_io_getevents(engine_loop: Loo
             assert request.owned.read(BLOCK) == data[i * BLOCK :][:BLOCK]
 
 
-def test_a_completion_with_an_old_token_is_nobodys(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+def test_stale_token_is_rejected(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
     with opened(file[0], os.O_RDONLY) as fd:
         descriptor = engine_loop.descriptor(fd)
         request = read(descriptor, 10, 0)
@@ -70,7 +70,7 @@ def test_a_completion_with_an_old_token_is_nobodys(engine_loop: Loop, file: tupl
 @pytest.mark.parametrize("slots", [1, 2, 7, 128])
 @pytest.mark.parametrize("count", [lambda n: n - 1, lambda n: n, lambda n: n + 1, lambda n: 2 * n, lambda n: 4 * n])
 @pytest.mark.parametrize("direct", [False, True])
-def test_any_number_of_requests_completes_first_come_first_served(
+def test_requests_beyond_the_slots_complete_in_order(
     file: tuple[Path, bytes], slots: int, count: Callable[[int], int], direct: bool
 ) -> None:
     path, _ = file
@@ -90,7 +90,7 @@ def test_any_number_of_requests_completes_first_come_first_served(
         assert (made.engine.in_flight, made.engine.queued) == (0, 0)
 
 
-def test_a_bad_request_in_the_middle_of_a_batch_fails_alone(file: tuple[Path, bytes]) -> None:
+def test_refused_request_in_a_batch_fails_alone(file: tuple[Path, bytes]) -> None:
     path, _ = file
     with empty_pipe() as (reader, writer), loop(16, gather=True) as made, opened(path, DIRECT) as fd:
         descriptor = made.descriptor(fd)
@@ -111,7 +111,7 @@ def test_a_bad_request_in_the_middle_of_a_batch_fails_alone(file: tuple[Path, by
         made.wait_for(watch)
 
 
-def test_the_slot_of_a_refused_request_goes_to_the_next_though_nothing_completes(file: tuple[Path, bytes]) -> None:
+def test_refused_request_frees_its_slot_for_the_next(file: tuple[Path, bytes]) -> None:
     with empty_pipe() as (reader, writer), loop(2, gather=True) as made, opened(file[0], DIRECT) as fd:
         descriptor = made.descriptor(fd)
         watch = poll(reader)
@@ -127,7 +127,7 @@ def test_the_slot_of_a_refused_request_goes_to_the_next_though_nothing_completes
 
 
 @pytest.mark.parametrize("few", [1, 3, 4])
-def test_lone_request_is_submitted_at_once_and_others_in_batches(file: tuple[Path, bytes], few: int) -> None:
+def test_lone_request_is_submitted_at_once_and_many_in_batches(file: tuple[Path, bytes], few: int) -> None:
     with empty_pipe() as (reader, writer), loop(16, gather=True) as made, opened(file[0], DIRECT) as fd:
         descriptor = made.descriptor(fd)
         requests = [direct_read(made, descriptor, BLOCK, i * BLOCK) for i in range(2 * few + few - 1)]
@@ -160,7 +160,7 @@ def test_lone_request_is_submitted_at_once_and_others_in_batches(file: tuple[Pat
         (100, 64, 32),
     ],
 )
-def test_batch_size_is_learned_from_what_calls_cost(monkeypatch: pytest.MonkeyPatch, fixed: float, in_flight: int, few: int) -> None:
+def test_batch_size_follows_the_cost_of_calls(monkeypatch: pytest.MonkeyPatch, fixed: float, in_flight: int, few: int) -> None:
     with loop(64) as made:
         assert made.engine.has_kernel_lane()
         lane = made.engine.kernel
@@ -173,7 +173,7 @@ def test_batch_size_is_learned_from_what_calls_cost(monkeypatch: pytest.MonkeyPa
         assert lane.few == few
 
 
-def test_batch_size_is_learned_from_the_calls_and_one_call_takes_as_many(file: tuple[Path, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_size_is_learned_and_limits_each_call(file: tuple[Path, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(KernelLane, "fixed_cost", 4)  # sixteen together
     with empty_pipe() as (reader, writer), loop(64, gather=True) as made, opened(file[0], DIRECT) as fd:
         descriptor = made.descriptor(fd)
@@ -208,7 +208,7 @@ def test_refused_lone_request_completes_at_once_and_wakes_the_loop(engine_loop: 
         engine_loop.turn()  # the eventfd is readable
 
 
-def test_a_run_goes_on_as_its_completions_are_taken(file: tuple[Path, bytes]) -> None:
+def test_pieces_continue_as_completions_are_taken(file: tuple[Path, bytes]) -> None:
     path, data = file
     blocks = len(data) // BLOCK
     with loop(4) as made, opened(path, DIRECT) as fd:
@@ -230,7 +230,7 @@ class LargePoll(Poll):
     nbytes = BLOCK
 
 
-def test_the_bytes_in_the_kernel_lane_are_bounded() -> None:
+def test_kernel_lane_limits_bytes_in_flight() -> None:
     with loop(64, gather=True) as made:
         assert made.engine.has_kernel_lane()
         lane = made.engine.kernel
@@ -244,7 +244,7 @@ def test_the_bytes_in_the_kernel_lane_are_bounded() -> None:
             made.wait_for(*requests)
 
 
-def test_no_wake_up_is_missed_at_any_depth(file: tuple[Path, bytes]) -> None:
+def test_requests_of_any_depth_miss_no_wake_up(file: tuple[Path, bytes]) -> None:
     chance = random.Random(1)
     with loop(8, 3) as made, opened(file[0], os.O_RDONLY) as fd:
         descriptor = made.descriptor(fd)
@@ -253,7 +253,7 @@ def test_no_wake_up_is_missed_at_any_depth(file: tuple[Path, bytes]) -> None:
             made.run(*[Read(descriptor, slab.address, 8, 0, 0, None) for _ in range(chance.randrange(1, 20))])
 
 
-def test_there_are_never_more_workers_than_allowed(file: tuple[Path, bytes]) -> None:
+def test_worker_threads_stay_within_the_limit(file: tuple[Path, bytes]) -> None:
     with loop(64, 3) as made, opened(file[0], os.O_RDONLY) as fd:
         descriptor = made.descriptor(fd)
         made.run(*[read(descriptor, BLOCK, 0) for _ in range(200)])
@@ -280,7 +280,7 @@ def writes_done(path: Path, count: int) -> Iterator[tuple[Loop, list[Request]]]:
             made.settle()
 
 
-def test_a_completion_that_fails_takes_no_other_with_it(file: tuple[Path, bytes]) -> None:
+def test_error_in_one_completion_loses_no_other(file: tuple[Path, bytes]) -> None:
     with writes_done(file[0], 4) as (made, writes):
         wake, failures = made.engine.wake, iter([MemoryError(), ValueError()])
 
@@ -298,7 +298,7 @@ def test_a_completion_that_fails_takes_no_other_with_it(file: tuple[Path, bytes]
         assert made.woken == writes
 
 
-def test_what_else_fails_in_a_turn_takes_no_completion_with_it(file: tuple[Path, bytes]) -> None:
+def test_error_elsewhere_in_a_tick_loses_no_completion(file: tuple[Path, bytes]) -> None:
     with writes_done(file[0], 4) as (made, writes):
 
         def no_memory() -> Iterator[Request]:
@@ -315,7 +315,7 @@ def test_what_else_fails_in_a_turn_takes_no_completion_with_it(file: tuple[Path,
         assert made.woken == writes
 
 
-def test_turn_of_the_reaper_is_bounded_in_time(file: tuple[Path, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reaper_tick_is_bounded_in_time(file: tuple[Path, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     count, looks = 53, completions.LOOKS
     clock = iter(i * 0.75 * completions.TURN for i in itertools.count())  # each look is three quarters of a turn after the last
     monkeypatch.setattr(completions, "perf_counter", clock.__next__)

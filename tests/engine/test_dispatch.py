@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # ---- what each lane does
 
 
-def test_workers_read_and_write_like_the_system_calls(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+def test_worker_reads_and_writes_equal_the_system_calls(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
     path, data = file
     with opened(path, os.O_RDWR) as fd:
         descriptor = engine_loop.descriptor(fd)
@@ -47,7 +47,7 @@ def test_workers_read_and_write_like_the_system_calls(engine_loop: Loop, file: t
         assert b"".join(parts) == data[6:7] + b"abc" + data[10:13]
 
 
-def test_workers_do_what_else_a_file_needs(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+def test_worker_runs_stat_truncate_seek_allocate_and_sync(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
     path, data = file
     with opened(path, os.O_RDWR | os.O_APPEND) as fd:
         descriptor = engine_loop.descriptor(fd)
@@ -76,7 +76,7 @@ def test_workers_open_and_close(engine_loop: Loop, file: tuple[Path, bytes]) -> 
         os.fstat(fd)
 
 
-def test_one_eventfd_tells_of_both_lanes_and_each_request_is_counted_once(file: tuple[Path, bytes]) -> None:
+def test_eventfd_serves_both_lanes_and_counts_each_request_once(file: tuple[Path, bytes]) -> None:
     path, _ = file
     with loop(gather=True) as made, opened(path, DIRECT) as fd, opened(path, os.O_RDWR) as plain:
         descriptor, buffered, engine = made.descriptor(fd), made.descriptor(plain), made.engine
@@ -88,7 +88,7 @@ def test_one_eventfd_tells_of_both_lanes_and_each_request_is_counted_once(file: 
         assert (engine.outstanding, engine.in_flight, engine.queued, engine.cancelled, engine.retried) == (0, 0, 0, 0, 0)
 
 
-def test_the_kernel_lane_reads_and_overwrites_direct_files(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+def test_direct_reads_and_overwrites_take_the_kernel_lane(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
     path, data = file
     with opened(path, DIRECT) as fd:
         descriptor = engine_loop.descriptor(fd)
@@ -101,7 +101,7 @@ def test_the_kernel_lane_reads_and_overwrites_direct_files(engine_loop: Loop, fi
         assert path.read_bytes()[2 * BLOCK : 3 * BLOCK] == data[:BLOCK]
 
 
-def test_a_direct_read_over_the_end_is_short_and_asks_no_worker(engine_loop: Loop, disk: Path) -> None:
+def test_direct_read_past_the_end_is_short_and_needs_no_worker(engine_loop: Loop, disk: Path) -> None:
     path, data = make_file(disk, BLOCK + 300)
     with opened(path, DIRECT) as fd:
         descriptor = engine_loop.descriptor(fd)
@@ -111,7 +111,7 @@ def test_a_direct_read_over_the_end_is_short_and_asks_no_worker(engine_loop: Loo
         assert engine_loop.engine.submitted_workers == 0
 
 
-def test_what_the_kernel_read_of_a_request_is_kept_when_a_worker_reads_the_rest(engine_loop: Loop, disk: Path) -> None:
+def test_short_kernel_read_is_kept_and_a_worker_reads_the_rest(engine_loop: Loop, disk: Path) -> None:
     path, data = make_file(disk, 2 * BLOCK)
     with opened(path, DIRECT) as fd:
         descriptor = engine_loop.descriptor(fd)

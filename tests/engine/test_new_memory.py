@@ -52,7 +52,7 @@ def test_direct_read_into_new_memory_waits_for_it_and_then_takes_the_kernel_lane
         assert page.in_use == 0
 
 
-def test_cancel_of_a_direct_read_that_waits_for_new_memory(disk: Path) -> None:
+def test_cancel_of_direct_read_waiting_for_new_memory_withdraws_it(disk: Path) -> None:
     path, data = make_file(disk)
     with loop(max_workers=1) as made, opened(path, DIRECT) as fd, full_pipe() as pipe:
         made.submit(pipe.request())
@@ -204,7 +204,7 @@ def test_unaligned_pieces_wait_for_new_memory(disk: Path, cancel: bool) -> None:
         assert descriptor.order.leases == page.in_use == 0
 
 
-def test_new_memory_serves_later_reads_though_all_that_waited_were_cancelled(disk: Path) -> None:
+def test_new_memory_whose_readers_were_cancelled_serves_later_reads(disk: Path) -> None:
     path, data = make_file(disk)
     with loop(max_workers=1) as made, opened(path, DIRECT) as fd, full_pipe() as pipe:
         addresses = record_populations(made)
@@ -221,7 +221,7 @@ def test_new_memory_serves_later_reads_though_all_that_waited_were_cancelled(dis
         assert (later.data, len(addresses)) == (data[BLOCK : 2 * BLOCK], 1)
 
 
-def test_read_that_is_cancelled_while_those_before_it_are_dispatched_never_runs(disk: Path) -> None:
+def test_read_cancelled_while_earlier_reads_are_dispatched_never_runs(disk: Path) -> None:
     path, data = make_file(disk)
     with loop(max_workers=1) as made, opened(path, DIRECT) as fd, full_pipe() as pipe:
         made.submit(pipe.request())
@@ -242,7 +242,7 @@ def test_read_that_is_cancelled_while_those_before_it_are_dispatched_never_runs(
         assert (made.engine.submitted_kernel, made.engine.cancelled) == (2, 1)
 
 
-def test_error_while_one_read_is_dispatched_takes_no_other_with_it(disk: Path) -> None:
+def test_error_while_one_read_is_dispatched_fails_no_other(disk: Path) -> None:
     path, data = make_file(disk)
     with loop(max_workers=1) as made, opened(path, DIRECT) as fd, full_pipe() as pipe:
         made.submit(pipe.request())
@@ -354,7 +354,7 @@ def _no_memory(*_: object, **__: object) -> None:
     raise MemoryError
 
 
-def test_held_direct_write_that_finds_no_memory_later_fails_and_the_write_before_it_does_not(disk: Path) -> None:
+def test_held_direct_write_without_memory_fails_alone(disk: Path) -> None:
     path, data = make_file(disk)
     with loop(8, 1) as made, full_pipe() as pipe, opened(path, DIRECT) as fd:
         descriptor = made.descriptor(fd)

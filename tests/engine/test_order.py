@@ -54,7 +54,7 @@ def test_close_is_held_until_all_leases_have_ended() -> None:
     assert Order().enter(close)
 
 
-def test_syncs_that_are_asked_for_while_one_is_in_flight_share_the_next() -> None:
+def test_syncs_submitted_while_one_is_in_flight_share_the_next() -> None:
     order = Order()
     first, second, third, fourth = syncs(4, data_only=True)
     assert order.enter(first)
@@ -70,7 +70,7 @@ def test_syncs_that_are_asked_for_while_one_is_in_flight_share_the_next() -> Non
     assert order.leave(second) == [fourth]
 
 
-def test_sync_waits_for_the_writes_before_it_and_a_follower_brings_more() -> None:
+def test_sync_waits_for_earlier_writes_and_for_those_of_followers() -> None:
     order = Order()
     one, two, three = writes("ddd")
     first, second, third, fourth = syncs(4)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_a_sync_waits_for_the_writes_before_it_and_not_for_later_ones(file: tuple[Path, bytes]) -> None:
+def test_sync_waits_for_earlier_writes_only(file: tuple[Path, bytes]) -> None:
     with loop(8, 1) as made, opened(file[0], os.O_RDWR) as fd, full_pipe() as pipe:
         descriptor = made.descriptor(fd)
         made.submit(pipe.request())
@@ -35,7 +35,7 @@ def test_a_sync_waits_for_the_writes_before_it_and_not_for_later_ones(file: tupl
         assert sync.result == 0
 
 
-def test_a_sync_that_starts_may_find_the_write_that_the_next_one_waits_for_done(file: tuple[Path, bytes]) -> None:
+def test_sync_may_start_after_the_write_that_the_next_sync_awaits_has_completed(file: tuple[Path, bytes]) -> None:
     with loop(16, 1) as made, opened(file[0], DIRECT) as fd, full_pipe() as before, full_pipe() as after:
         descriptor = made.descriptor(fd)
         assert made.engine.has_kernel_lane()
@@ -61,7 +61,7 @@ def test_a_sync_that_starts_may_find_the_write_that_the_next_one_waits_for_done(
         assert [sync.result for sync in syncs] == [0, 0]
 
 
-def test_a_close_waits_for_all_requests_of_its_descriptor(file: tuple[Path, bytes]) -> None:
+def test_close_waits_for_all_requests_of_its_descriptor(file: tuple[Path, bytes]) -> None:
     with loop(8, 1) as made, full_pipe() as pipe:
         descriptor = made.descriptor(os.open(file[0], os.O_RDONLY))
         made.submit(pipe.request())
@@ -77,7 +77,7 @@ def test_a_close_waits_for_all_requests_of_its_descriptor(file: tuple[Path, byte
             os.fstat(descriptor.fd)
 
 
-def test_a_borrowed_descriptor_is_not_closed(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+def test_close_of_borrowed_descriptor_leaves_it_open(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
     with opened(file[0], os.O_RDONLY) as fd:
         descriptor = engine_loop.descriptor(fd)
         descriptor.borrowed = True
@@ -85,7 +85,7 @@ def test_a_borrowed_descriptor_is_not_closed(engine_loop: Loop, file: tuple[Path
         os.fstat(fd)
 
 
-def test_a_dropped_descriptor_is_closed_by_a_worker_whoever_drops_it(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+def test_dropped_descriptor_is_closed_by_a_worker(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
     descriptor = engine_loop.descriptor(os.open(file[0], os.O_RDONLY))
     thread = threading.Thread(target=engine_loop.engine.drops.add, args=(descriptor, Close(descriptor)))
     thread.start()
@@ -96,7 +96,7 @@ def test_a_dropped_descriptor_is_closed_by_a_worker_whoever_drops_it(engine_loop
         os.fstat(descriptor.fd)
 
 
-def test_a_descriptor_dropped_after_the_end_is_closed_at_once(file: tuple[Path, bytes]) -> None:
+def test_descriptor_dropped_after_engine_stop_is_closed_at_once(file: tuple[Path, bytes]) -> None:
     with loop() as made:
         descriptor = made.descriptor(os.open(file[0], os.O_RDONLY))
     made.engine.drops.add(descriptor, Close(descriptor))

@@ -39,7 +39,7 @@ def cancelled(engine: Engine, request: Request) -> bool:
     return request.state is State.WITHDRAWN and engine.cancelled == 1
 
 
-def test_cancel_of_a_request_in_a_workers_queue_or_before_it(file: tuple[Path, bytes]) -> None:
+def test_cancel_of_request_queued_for_a_worker_withdraws_it(file: tuple[Path, bytes]) -> None:
     path, data = file
     for slots, state in ((1, State.WORKER_QUEUED), (8, State.WORKER_IN_FLIGHT)):
         with loop(slots, 1) as made, opened(path, os.O_RDWR) as fd, full_pipe() as pipe:
@@ -58,7 +58,7 @@ def test_cancel_of_a_request_in_a_workers_queue_or_before_it(file: tuple[Path, b
         assert path.read_bytes() == data
 
 
-def test_cancel_of_a_held_sync(file: tuple[Path, bytes]) -> None:
+def test_cancel_of_held_sync_withdraws_it(file: tuple[Path, bytes]) -> None:
     with loop(8, 1) as made, opened(file[0], os.O_RDWR) as fd, full_pipe() as pipe:
         descriptor = made.descriptor(fd)
         made.submit(pipe.request())
@@ -69,7 +69,7 @@ def test_cancel_of_a_held_sync(file: tuple[Path, bytes]) -> None:
         made.settle()
 
 
-def test_cancel_of_a_request_that_waits_for_a_slot_or_for_the_end_of_the_tick(file: tuple[Path, bytes]) -> None:
+def test_cancel_of_request_waiting_for_slot_or_flush_withdraws_it(file: tuple[Path, bytes]) -> None:
     with loop(2, gather=True) as made, opened(file[0], DIRECT) as fd, empty_pipe() as (reader, writer):
         descriptor = made.descriptor(fd)
         watch = poll(reader)
@@ -88,7 +88,7 @@ def test_cancel_of_a_request_that_waits_for_a_slot_or_for_the_end_of_the_tick(fi
         made.wait_for(watch)
 
 
-def test_cancel_of_a_poll_is_accepted_and_its_completion_gives_the_slot_back(engine_loop: Loop) -> None:
+def test_cancel_of_poll_is_accepted_and_its_completion_frees_the_slot(engine_loop: Loop) -> None:
     with empty_pipe() as (reader, _):
         request = poll(reader)
         engine_loop.submit(request)
@@ -101,7 +101,7 @@ def test_cancel_of_a_poll_is_accepted_and_its_completion_gives_the_slot_back(eng
         assert engine_loop.engine.cancelled == 1
 
 
-def test_cancel_of_a_disk_read_is_refused_and_its_result_kept(file: tuple[Path, bytes]) -> None:
+def test_cancel_of_disk_read_in_flight_is_refused_and_its_result_kept(file: tuple[Path, bytes]) -> None:
     path, _ = file
     with loop(gather=True) as made, opened(path, DIRECT) as fd:
         descriptor = made.descriptor(fd)
@@ -116,7 +116,7 @@ def test_cancel_of_a_disk_read_is_refused_and_its_result_kept(file: tuple[Path, 
         assert [request.result for request in requests] == [BLOCK] * 8
 
 
-def test_an_abandoned_request_keeps_its_memory_until_it_is_over(file: tuple[Path, bytes]) -> None:
+def test_abandoned_request_keeps_its_memory_until_completion(file: tuple[Path, bytes]) -> None:
     class Memory(bytearray):
         pass
 
@@ -140,7 +140,7 @@ def test_an_abandoned_request_keeps_its_memory_until_it_is_over(file: tuple[Path
         assert watch() is None
 
 
-def test_an_engine_can_be_drained_by_a_thread(file: tuple[Path, bytes]) -> None:
+def test_drain_in_a_thread_completes_all_requests(file: tuple[Path, bytes]) -> None:
     made = Loop(8, 1)
     with full_pipe() as pipe:
         descriptor = made.descriptor(os.open(file[0], os.O_RDONLY))
@@ -158,7 +158,7 @@ def test_an_engine_can_be_drained_by_a_thread(file: tuple[Path, bytes]) -> None:
         os.fstat(descriptor.fd)
 
 
-def test_draining_a_long_queue_does_not_recurse(on_filesystem: Callable[[str], Path]) -> None:
+def test_drain_of_long_queue_does_not_recurse(on_filesystem: Callable[[str], Path]) -> None:
     path, _ = make_file(on_filesystem("tmpfs"))  # where a read is complete when io_submit returns
     made = Loop(1, 1, gather=True)
     with opened(path, DIRECT) as fd, empty_pipe() as (reader, writer):
@@ -174,7 +174,7 @@ def test_draining_a_long_queue_does_not_recurse(on_filesystem: Callable[[str], P
     assert {request.result for request in requests[1:]} == {BLOCK}
 
 
-def test_closing_ends_polls_with_an_error_wherever_they_are() -> None:
+def test_close_fails_polls_in_every_state() -> None:
     with loop(2, gather=True) as made, empty_pipe() as (reader, writer):
         requests = [poll(reader) for _ in range(4)]
         made.submit(*requests)
@@ -190,7 +190,7 @@ def test_closing_ends_polls_with_an_error_wherever_they_are() -> None:
         assert made.engine.cancelled == 4
 
 
-def test_a_poll_that_its_task_cancelled_stays_so_when_the_context_closes(engine_loop: Loop) -> None:
+def test_cancelled_poll_stays_cancelled_when_the_context_closes(engine_loop: Loop) -> None:
     with empty_pipe() as (reader, _):
         request = poll(reader)
         engine_loop.submit(request)
@@ -200,7 +200,7 @@ def test_a_poll_that_its_task_cancelled_stays_so_when_the_context_closes(engine_
         assert request.took_no_effect
 
 
-def test_writes_that_are_cancelled_together_do_not_start_in_each_others_place(file: tuple[Path, bytes]) -> None:
+def test_cancel_together_starts_no_write_of_the_group(file: tuple[Path, bytes]) -> None:
     with loop(1, 1) as made, opened(file[0], DIRECT) as fd, full_pipe() as pipe:
         descriptor = made.descriptor(fd)
         assert made.engine.has_kernel_lane()

@@ -50,7 +50,7 @@ async def _at_cursor(file: AsyncFile, size: int, offset: int) -> bytes:
 
 @MODES
 @pytest.mark.parametrize("length", [0, 300, 2 * BLOCK, 2 * BLOCK + 300])
-async def test_every_way_to_read_gives_the_same(filesystem: Path, direct: bool, length: int) -> None:
+async def test_every_read_call_returns_the_same_bytes(filesystem: Path, direct: bool, length: int) -> None:
     path, data = make_file(filesystem, length)
     evict(path)
     async with open_aio(path, direct=direct) as file:
@@ -97,7 +97,7 @@ async def _write(file: AsyncFile, data: bytes, offset: int) -> None:
 
 @MODES
 @pytest.mark.parametrize("write", [_pwrite, _pwritev, _write_ranges, _writer, _write])
-async def test_every_way_to_write_leaves_the_same(filesystem: Path, direct: bool, write: Any) -> None:
+async def test_every_write_call_leaves_the_same_bytes(filesystem: Path, direct: bool, write: Any) -> None:
     path, _ = make_file(filesystem, 300)
     model = bytearray(path.read_bytes())
     async with open_aio(path, "r+b", direct=direct) as file:
@@ -114,7 +114,7 @@ async def test_every_way_to_write_leaves_the_same(filesystem: Path, direct: bool
 
 
 @MODES
-async def test_neighbours_of_any_size_at_one_time(filesystem: Path, direct: bool) -> None:
+async def test_concurrent_writes_of_neighbouring_ranges_are_all_complete(filesystem: Path, direct: bool) -> None:
     path, _ = make_file(filesystem, 0)
     pieces = [content(1 + 97 * i % 700, seed=i) for i in range(100)]
     async with open_aio(path, "r+b", direct=direct) as file:
@@ -127,7 +127,7 @@ async def test_neighbours_of_any_size_at_one_time(filesystem: Path, direct: bool
 
 
 @MODES
-async def test_vectors_of_no_parts_and_of_more_than_the_kernel_takes(filesystem: Path, direct: bool) -> None:
+async def test_vectors_of_0_and_of_more_than_iov_max_parts_are_complete(filesystem: Path, direct: bool) -> None:
     path, data = make_file(filesystem, 2 * BLOCK + 300)
     async with open_aio(path, "r+b", direct=direct) as file:
         assert await file.preadv([], 0) == await file.pwritev([], 5) == await file.write_ranges([]) == 0

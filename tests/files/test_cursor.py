@@ -66,7 +66,7 @@ def requests(file: AsyncFile) -> int:
     ids=lambda data: f"{len(data)} bytes, {data.count(10)} lines",
 )
 @pytest.mark.trio
-async def test_lines_are_those_of_io(disk: Path, data: bytes, direct: bool) -> None:
+async def test_lines_equal_those_of_io(disk: Path, data: bytes, direct: bool) -> None:
     path = lines_file(disk, data)
     expected = io.BytesIO(data).readlines()
     async with open_aio(path, direct=direct) as file:
@@ -83,7 +83,7 @@ async def test_lines_are_those_of_io(disk: Path, data: bytes, direct: bool) -> N
 
 
 @pytest.mark.trio
-async def test_readline_and_readlines_take_limits(disk: Path) -> None:
+async def test_readline_and_readlines_obey_limits(disk: Path) -> None:
     data = b"one\ntwo\nthree\n" + b"x" * 100_000 + b"\nlast"
     path = lines_file(disk, data)
     async with open_aio(path) as file:
@@ -105,7 +105,7 @@ async def test_readline_and_readlines_take_limits(disk: Path) -> None:
 
 
 @pytest.mark.trio
-async def test_a_line_in_memory_costs_no_system_call(disk: Path) -> None:
+async def test_line_in_memory_needs_no_system_call(disk: Path) -> None:
     path = lines_file(disk)
     async with open_aio(path) as file:
         assert await file.readline() == LINES[0]
@@ -122,7 +122,7 @@ async def test_a_line_in_memory_costs_no_system_call(disk: Path) -> None:
 
 
 @pytest.mark.trio
-async def test_readline_is_a_checkpoint_and_a_line_of_a_loop_in_memory_is_none(disk: Path) -> None:
+async def test_readline_is_a_checkpoint_but_a_loop_line_in_memory_is_not(disk: Path) -> None:
     path = lines_file(disk)
     async with open_aio(path) as file:
         for _ in range(3):
@@ -154,7 +154,7 @@ async def test_readline_is_a_checkpoint_and_a_line_of_a_loop_in_memory_is_none(d
 
 @pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.trio
-async def test_a_loop_may_be_left_and_gone_on_with_anything(disk: Path, direct: bool) -> None:
+async def test_loop_left_early_can_be_followed_by_any_call(disk: Path, direct: bool) -> None:
     data = b"".join(LINES)
     path = lines_file(disk, data)
     model = io.BytesIO(data)
@@ -176,7 +176,7 @@ async def test_a_loop_may_be_left_and_gone_on_with_anything(disk: Path, direct: 
 
 
 @pytest.mark.trio
-async def test_another_task_sees_the_cursor_behind_the_last_line(disk: Path) -> None:
+async def test_cursor_in_another_task_is_after_the_last_line(disk: Path) -> None:
     path = lines_file(disk)
     async with open_aio(path) as file:
         seen: list[bytes] = []
@@ -195,7 +195,7 @@ async def test_another_task_sees_the_cursor_behind_the_last_line(disk: Path) -> 
 
 
 @pytest.mark.trio
-async def test_a_loop_waits_for_the_calls_before_it(disk: Path) -> None:
+async def test_loop_waits_for_earlier_cursor_calls(disk: Path) -> None:
     path = lines_file(disk)
     async with AIOContext(max_workers=1) as context, open_aio(path, "r+b", context=context) as file:
         assert await file.__anext__() == LINES[0]  # more of them are in memory now
@@ -215,7 +215,7 @@ async def test_a_loop_waits_for_the_calls_before_it(disk: Path) -> None:
 
 
 @pytest.mark.trio
-async def test_a_loop_over_the_wrong_file_says_so(disk: Path) -> None:
+async def test_loop_over_file_not_open_for_reading_raises(disk: Path) -> None:
     path = lines_file(disk)
     async with open_aio(path, "ab") as file:
         with pytest.raises(io.UnsupportedOperation):
@@ -234,7 +234,7 @@ async def test_a_loop_over_the_wrong_file_says_so(disk: Path) -> None:
 
 @pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.trio
-async def test_a_write_is_seen_by_the_next_line(disk: Path, direct: bool) -> None:
+async def test_next_line_shows_a_write(disk: Path, direct: bool) -> None:
     lines = [b"%04095d\n" % i for i in range(16)]
     new = b"x" * (BLOCK - 1) + b"\n"
     calls: list[Callable[[AsyncFile, int], Awaitable[object]]] = [
@@ -307,7 +307,7 @@ async def _anew_by_opener(path: Path, other: AsyncFile, new: bytes) -> None:
     "change", [_pwrite, _by_another_name, _by_descriptor, _ranges, _writer, _whole, _anew, _anew_by_opener], ids=lambda call: call.__name__
 )
 @pytest.mark.trio
-async def test_another_file_object_of_the_run_shows_a_change_at_once(
+async def test_other_file_of_the_same_run_shows_a_change_at_once(
     disk: Path, direct: bool, change: Callable[[Path, AsyncFile, bytes], Awaitable[None]]
 ) -> None:
     old, new = b"o" * (BLOCK - 1) + b"\n", b"n" * (BLOCK - 1) + b"\n"
@@ -323,7 +323,7 @@ async def test_another_file_object_of_the_run_shows_a_change_at_once(
 
 
 @pytest.mark.trio
-async def test_a_loop_over_plain_text_shows_a_change_at_its_next_line(disk: Path) -> None:
+async def test_text_loop_shows_a_change_at_its_next_line(disk: Path) -> None:
     path = lines_file(disk)
     async with open_aio(path, "r", encoding="utf-8") as reader, open_aio(path, "r+b") as other:
         given = 0
@@ -337,7 +337,7 @@ async def test_a_loop_over_plain_text_shows_a_change_at_its_next_line(disk: Path
 
 
 @pytest.mark.trio
-async def test_an_open_that_empties_a_file_empties_what_was_read_ahead(disk: Path) -> None:
+async def test_open_that_truncates_discards_read_ahead(disk: Path) -> None:
     path = lines_file(disk)
     async with open_aio(path) as reader:
         assert await reader.readline() == LINES[0]
@@ -346,7 +346,7 @@ async def test_an_open_that_empties_a_file_empties_what_was_read_ahead(disk: Pat
 
 
 @pytest.mark.trio
-async def test_what_was_read_while_it_was_written_is_not_kept(disk: Path) -> None:
+async def test_read_ahead_that_overlaps_a_write_is_discarded(disk: Path) -> None:
     path = lines_file(disk)
 
     async def read(file: AsyncFile, got: list[bytes]) -> None:
@@ -371,7 +371,7 @@ async def test_what_was_read_while_it_was_written_is_not_kept(disk: Path) -> Non
 
 
 @pytest.mark.trio
-async def test_small_direct_reads_come_from_memory(disk: Path) -> None:
+async def test_small_direct_reads_are_served_from_memory(disk: Path) -> None:
     path, data = make_file(disk, 40 * BLOCK)
     async with open_aio(path, direct=True) as file:
         assert await file.read(100) == data[:100]
@@ -394,7 +394,7 @@ async def test_small_direct_reads_come_from_memory(disk: Path) -> None:
 
 @pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.trio
-async def test_reads_of_one_system_call(disk: Path, direct: bool) -> None:
+async def test_read1_and_readinto1_need_at_most_one_request(disk: Path, direct: bool) -> None:
     path, data = make_file(disk, 200_000)
     async with open_aio(path, direct=direct) as file:
         for call in ("read1", "readinto1"):
@@ -426,7 +426,7 @@ async def test_reads_of_one_system_call(disk: Path, direct: bool) -> None:
 
 
 @pytest.mark.trio
-async def test_a_file_that_grows_is_read_on(disk: Path) -> None:
+async def test_growing_file_is_read_to_its_new_end(disk: Path) -> None:
     path = lines_file(disk, b"one\ntw")
     async with open_aio(path) as file:
         assert [line async for line in file] == [b"one\n", b"tw"]
@@ -457,7 +457,7 @@ async def test_writelines_writes_all_kinds_of_bytes(disk: Path) -> None:
 
 
 @pytest.mark.trio
-async def test_writelines_that_is_cancelled_has_written_nothing_or_all(disk: Path) -> None:
+async def test_cancelled_writelines_writes_nothing_or_all(disk: Path) -> None:
     path = disk / "file"
     lines = [b"x" * 1000] * 5000
     async with AIOContext(max_workers=1) as context, open_aio(path, "wb", context=context) as file:
@@ -477,7 +477,7 @@ async def test_writelines_that_is_cancelled_has_written_nothing_or_all(disk: Pat
 
 
 @pytest.mark.trio
-async def test_a_failed_write_leaves_the_cursor_behind_what_was_written(disk: Path) -> None:
+async def test_failed_write_leaves_the_cursor_after_the_bytes_written(disk: Path) -> None:
     path = disk / "file"
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -508,7 +508,7 @@ async def test_a_failed_write_leaves_the_cursor_behind_what_was_written(disk: Pa
 
 @pytest.mark.parametrize("name", ["read", "readall", "readline", "readlines", "read1", "readinto", "readinto1", "peek", "__anext__"])
 @pytest.mark.trio
-async def test_a_cancelled_cursor_call_leaves_the_cursor(disk: Path, name: str) -> None:
+async def test_cancelled_cursor_call_leaves_the_cursor(disk: Path, name: str) -> None:
     path = lines_file(disk)
     arguments: dict[str, list[Any]] = {"read": [100], "readinto": [bytearray(10)], "readinto1": [bytearray(10)], "readlines": [50]}
     for _ in attempts("a call that had to wait"):
@@ -539,7 +539,7 @@ async def test_readlines_cancelled_half_way_leaves_the_cursor(disk: Path) -> Non
 
 
 @pytest.mark.trio
-async def test_a_cancelled_wait_for_a_turn_leaves_the_others_their_turns(disk: Path) -> None:
+async def test_cancelled_wait_for_the_cursor_keeps_the_order_of_others(disk: Path) -> None:
     path = lines_file(disk)
     async with AIOContext(max_workers=1) as context, open_aio(path, "r+b", context=context) as file:
         with full_pipe() as pipe:
@@ -560,7 +560,7 @@ async def test_a_cancelled_wait_for_a_turn_leaves_the_others_their_turns(disk: P
 # ---- the parts
 
 
-def test_a_piece_is_not_kept_if_the_file_has_changed_meanwhile() -> None:
+def test_block_of_file_changed_meanwhile_is_not_cached() -> None:
     ahead = Cursor(5, SharedFile())
     version = ahead.version
     ahead.forget()
@@ -570,7 +570,7 @@ def test_a_piece_is_not_kept_if_the_file_has_changed_meanwhile() -> None:
     assert (ahead.available, ahead.line(-1)) == (4, (b"new\n", True))
 
 
-def test_an_inode_tells_those_alone_that_hold_something_and_does_not_hold_them() -> None:
+def test_shared_file_notifies_only_caches_with_data_and_holds_weak_references() -> None:
     inode = SharedFile()
     one, two = Cursor(0, inode), Cursor(0, inode)
     for ahead in (one, two):
@@ -590,7 +590,7 @@ def test_an_inode_tells_those_alone_that_hold_something_and_does_not_hold_them()
     assert len(inode._copies) < 20
 
 
-def test_pieces_grow_while_the_reader_goes_straight_on() -> None:
+def test_read_ahead_grows_while_reads_are_sequential() -> None:
     ahead = Cursor(0, SharedFile())
     sizes = []
     position = 0

@@ -34,7 +34,7 @@ SIZES = (0, 1, 2, 511, BLOCK, BLOCK + 1, (128 << 10) - 1, 128 << 10, (128 << 10)
 
 
 @pytest.mark.parametrize("cold", [False, True])
-async def test_pread_gives_what_os_pread_gives(filesystem: Path, cold: bool) -> None:
+async def test_pread_equals_os_pread(filesystem: Path, cold: bool) -> None:
     path, data = make_file(filesystem, (1 << 20) + 12345)
     if cold:
         evict(path)
@@ -48,7 +48,7 @@ async def test_pread_gives_what_os_pread_gives(filesystem: Path, cold: bool) -> 
                 assert buffer == expected + bytes(size - len(expected))
 
 
-async def test_vectors_are_filled_in_order(filesystem: Path) -> None:
+async def test_preadv_fills_buffers_in_order(filesystem: Path) -> None:
     path, data = make_file(filesystem)
     async with open_aio(path, "r+b") as file:
         for sizes in ([], [0], [1, 0, 2], [BLOCK] * 3, [3] * 2000, [len(data), 10]):
@@ -60,7 +60,7 @@ async def test_vectors_are_filled_in_order(filesystem: Path) -> None:
         assert await file.pread(len(data) + 1, 0) == data
 
 
-async def test_holes_are_zeros_and_offsets_beyond_4_gib_work(filesystem: Path) -> None:
+async def test_read_of_hole_beyond_4_gib_returns_zeros(filesystem: Path) -> None:
     path = filesystem / "sparse"
     async with open_aio(path, "w+b") as file:
         assert await file.pwrite(b"end", 5 << 30) == 3
@@ -69,7 +69,7 @@ async def test_holes_are_zeros_and_offsets_beyond_4_gib_work(filesystem: Path) -
         assert await file.size() == (5 << 30) + 3
 
 
-async def test_buffers_of_every_kind(disk: Path) -> None:
+async def test_preadinto_and_pwrite_take_every_kind_of_buffer(disk: Path) -> None:
     path, data = make_file(disk)
     async with open_aio(path, "r+b") as file:
         longs, raw = array.array("q", [0] * 8), ctypes.create_string_buffer(64)
@@ -92,7 +92,7 @@ async def test_buffers_of_every_kind(disk: Path) -> None:
     assert path.read_bytes() == data
 
 
-async def test_bad_offsets_and_sizes_are_refused(disk: Path) -> None:
+async def test_invalid_offsets_and_sizes_are_refused(disk: Path) -> None:
     path, data = make_file(disk)
     async with open_aio(path, "r+b") as file:
         for offset in (-1, -(2**63)):
@@ -151,7 +151,7 @@ async def test_flags_reach_the_kernel(disk: Path) -> None:
 # ---- writing
 
 
-async def test_writes_are_whole(filesystem: Path) -> None:
+async def test_pwrite_writes_all_bytes(filesystem: Path) -> None:
     path = filesystem / "file"
     model = bytearray()
     chance = random.Random(2)
@@ -168,7 +168,7 @@ async def test_writes_are_whole(filesystem: Path) -> None:
     assert path.read_bytes() == model
 
 
-async def test_a_full_disk_is_said_with_what_was_written(on_filesystem: Callable[[str], Path]) -> None:
+async def test_write_on_full_disk_reports_bytes_written(on_filesystem: Callable[[str], Path]) -> None:
     path = on_filesystem("small_tmpfs") / "file"
     async with open_aio(path, "wb") as file:
         with pytest.raises(OSError, match="No space left") as caught:
@@ -180,7 +180,7 @@ async def test_a_full_disk_is_said_with_what_was_written(on_filesystem: Callable
         assert await file.tell() == written
 
 
-async def test_a_file_that_may_not_grow_is_said_with_what_was_written(disk: Path, file_size_limit: int) -> None:
+async def test_write_beyond_file_size_limit_reports_bytes_written(disk: Path, file_size_limit: int) -> None:
     async with open_aio(disk / "file", "wb") as file:
         with pytest.raises(OSError, match="too large") as caught:
             await file.pwrite(bytes(2 * file_size_limit), 0)
@@ -194,7 +194,7 @@ async def test_a_file_that_may_not_grow_is_said_with_what_was_written(disk: Path
 # ---- the wrong mode, a closed file
 
 
-async def test_the_wrong_mode_is_unsupported(disk: Path) -> None:
+async def test_call_in_wrong_mode_raises_unsupported_operation(disk: Path) -> None:
     path, data = make_file(disk)
     async with open_aio(path) as file:
         for call in (
@@ -221,7 +221,7 @@ async def test_the_wrong_mode_is_unsupported(disk: Path) -> None:
                 await call()
 
 
-async def test_a_closed_file_says_so(disk: Path) -> None:
+async def test_call_of_closed_file_raises_value_error(disk: Path) -> None:
     path, _ = make_file(disk)
     async with open_aio(path, "r+b") as file:
         pass
@@ -257,7 +257,7 @@ async def test_a_closed_file_says_so(disk: Path) -> None:
     assert file.name == str(path)
 
 
-async def test_a_descriptor_closed_behind_our_back_is_an_error(disk: Path) -> None:
+async def test_descriptor_closed_elsewhere_raises_ebadf(disk: Path) -> None:
     path, _ = make_file(disk)
     file = await open_aio(path)
     os.close(file.fileno())
@@ -272,7 +272,7 @@ async def test_a_descriptor_closed_behind_our_back_is_an_error(disk: Path) -> No
 
 
 @pytest.mark.parametrize("mode", ["r+b", "w+b", "a+b"])
-async def test_the_cursor_moves_as_fileio_s_does(disk: Path, mode: str) -> None:
+async def test_cursor_moves_like_that_of_fileio(disk: Path, mode: str) -> None:
     """The same random calls on an io.FileIO and on ours."""
     chance = random.Random(mode)
     paths = [make_file(disk, 10_000, name)[0] for name in ("theirs", "ours")]
@@ -306,7 +306,7 @@ async def test_the_cursor_moves_as_fileio_s_does(disk: Path, mode: str) -> None:
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-async def test_data_and_holes_can_be_sought(disk: Path) -> None:
+async def test_seek_finds_data_and_holes(disk: Path) -> None:
     path = disk / "sparse"
     async with open_aio(path, "w+b") as file:
         await file.pwrite(b"x", 1 << 20)
@@ -318,7 +318,7 @@ async def test_data_and_holes_can_be_sought(disk: Path) -> None:
         assert await file.tell() == 0
 
 
-async def test_cursor_calls_take_turns_in_order(disk: Path) -> None:
+async def test_cursor_calls_of_several_tasks_run_in_order(disk: Path) -> None:
     path, data = make_file(disk)
     async with AIOContext(max_workers=1) as context, open_aio(path, "r+b", context=context) as file:
         results: dict[int, bytes] = {}
@@ -341,7 +341,7 @@ async def test_cursor_calls_take_turns_in_order(disk: Path) -> None:
         assert results == {i: expected[5 + 100 * i :][:100] for i in range(10)}
 
 
-async def test_a_turn_is_not_for_another_thread(disk: Path) -> None:
+async def test_cursor_call_from_another_thread_is_refused(disk: Path) -> None:
     path, _ = make_file(disk)
     async with open_aio(path) as file, file._lock:
         for call in (lambda: file.read(1), lambda: file.seek(0)):
@@ -349,7 +349,7 @@ async def test_a_turn_is_not_for_another_thread(disk: Path) -> None:
                 await anyio.to_thread.run_sync(anyio.run, call)
 
 
-async def test_a_cancelled_task_gives_its_turn_up(disk: Path) -> None:
+async def test_cancelled_task_leaves_the_cursor_queue(disk: Path) -> None:
     path, data = make_file(disk)
     async with AIOContext(max_workers=1) as context, open_aio(path, "r+b", context=context) as file:
         with full_pipe() as pipe:
@@ -369,7 +369,7 @@ async def test_a_cancelled_task_gives_its_turn_up(disk: Path) -> None:
 # ---- the rest
 
 
-async def test_stat_and_size_are_fstat_s(filesystem: Path) -> None:
+async def test_stat_and_size_equal_fstat(filesystem: Path) -> None:
     path, data = make_file(filesystem)
     async with open_aio(path) as file:
         ours, theirs = await file.stat(), os.fstat(file.fileno())
@@ -380,7 +380,7 @@ async def test_stat_and_size_are_fstat_s(filesystem: Path) -> None:
         assert await file.size() == len(data)
 
 
-async def test_fallocate_makes_the_file_longer(disk: Path) -> None:
+async def test_fallocate_extends_the_file(disk: Path) -> None:
     async with open_aio(disk / "file", "wb") as file:
         await file.fallocate(BLOCK, BLOCK)
         assert await file.size() == 2 * BLOCK
@@ -441,7 +441,7 @@ async def test_direct_reads_take_any_offset_size_and_buffer(filesystem: Path, le
         assert await file.tell() == length
 
 
-async def test_a_file_is_described_by_its_repr(disk: Path) -> None:
+async def test_repr_describes_the_file(disk: Path) -> None:
     path, _ = make_file(disk)
     async with open_aio(path, "r+b") as file:
         assert repr(file) == f"<trio_aio.AsyncFile name={str(path)!r} mode='rb+'>"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(chance=st.randoms(use_true_random=False))
-def test_the_file_is_what_the_model_says(filesystem: Path, chance: random.Random) -> None:
+def test_random_calls_leave_the_file_equal_to_the_model(filesystem: Path, chance: random.Random) -> None:
     model.run(model.make_plan(chance, steps=6), filesystem)
 
 

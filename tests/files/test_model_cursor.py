@@ -331,10 +331,10 @@ def run(machine: type[Machine], folder: Path, *, direct: bool = False) -> None:
 
 
 @pytest.mark.parametrize("direct", [False, True])
-def test_binary_files_do_what_open_s_do(disk: Path, direct: bool) -> None:
+def test_binary_file_equals_that_of_open(disk: Path, direct: bool) -> None:
     run(BinaryMachine, disk, direct=direct)
 
 
 @pytest.mark.parametrize("direct", [False, True])
-def test_text_files_do_what_open_s_do(disk: Path, direct: bool) -> None:
+def test_text_file_equals_that_of_open(disk: Path, direct: bool) -> None:
     run(TextMachine, disk, direct=direct)

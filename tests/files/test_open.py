@@ -37,7 +37,7 @@ MODES = ("rb", "wb", "xb", "ab", "r+b", "w+b", "x+b", "a+b", "rb+", "+br")
 
 @pytest.mark.parametrize("exists", [False, True])
 @pytest.mark.parametrize("mode", MODES)
-async def test_every_binary_mode_does_what_open_does(tmp_path: Path, mode: str, exists: bool) -> None:
+async def test_open_in_binary_mode_equals_built_in_open(tmp_path: Path, mode: str, exists: bool) -> None:
     """The file afterwards, the attributes and the exceptions are compared with those of io.FileIO, which is under every open()."""
     seen = []
     for name in ("theirs", "ours"):
@@ -64,14 +64,14 @@ async def test_every_binary_mode_does_what_open_does(tmp_path: Path, mode: str, 
 
 
 @pytest.mark.parametrize("mode", ["", "b", "q", "rw", "rbb", "r++", "rbt", "ra", "wx", "r b"])
-async def test_a_bad_mode_is_refused_as_open_refuses_it(tmp_path: Path, mode: str) -> None:
+async def test_open_with_invalid_mode_raises_like_built_in_open(tmp_path: Path, mode: str) -> None:
     with pytest.raises(ValueError, match="mode"):
         open(tmp_path / "file", mode)  # noqa: ASYNC230, SIM115
     with pytest.raises(ValueError, match="mode"):
         open_aio(tmp_path / "file", mode)
 
 
-async def test_bad_arguments_are_refused_before_anything_has_happened(tmp_path: Path) -> None:
+async def test_open_with_invalid_arguments_raises_before_any_effect(tmp_path: Path) -> None:
     path = tmp_path / "file"
     bad: list[tuple[type[Exception], dict[str, Any]]] = [
         (TypeError, {"mode": 3}),
@@ -92,7 +92,7 @@ async def test_bad_arguments_are_refused_before_anything_has_happened(tmp_path: 
     assert not path.exists()
 
 
-async def test_paths_of_every_kind(tmp_path: Path) -> None:
+async def test_open_takes_every_kind_of_path(tmp_path: Path) -> None:
     path, data = make_file(tmp_path)
     for name in (str(path), os.fsencode(path), path, trio.Path(path), anyio.Path(path)):
         async with open_aio(name) as file:
@@ -100,7 +100,7 @@ async def test_paths_of_every_kind(tmp_path: Path) -> None:
             assert await file.read() == data
 
 
-async def test_it_can_be_awaited(tmp_path: Path) -> None:
+async def test_open_can_be_awaited(tmp_path: Path) -> None:
     path, data = make_file(tmp_path)
     file = await open_aio(path)
     async with file as same:
@@ -112,7 +112,7 @@ async def test_it_can_be_awaited(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("closefd", [False, True])
-async def test_a_descriptor_is_adopted_at_its_position(tmp_path: Path, closefd: bool) -> None:
+async def test_open_of_descriptor_keeps_its_position(tmp_path: Path, closefd: bool) -> None:
     path, data = make_file(tmp_path)
     fd = os.open(path, os.O_RDONLY)
     os.lseek(fd, 100, os.SEEK_SET)
@@ -127,7 +127,7 @@ async def test_a_descriptor_is_adopted_at_its_position(tmp_path: Path, closefd: 
         os.close(fd)
 
 
-async def test_an_opener_is_called_in_a_thread_with_open_s_flags(tmp_path: Path) -> None:
+async def test_opener_runs_in_a_thread_with_the_flags_of_open(tmp_path: Path) -> None:
     path, data = make_file(tmp_path)
     called: list[tuple[object, int]] = []
 
@@ -144,12 +144,12 @@ async def test_an_opener_is_called_in_a_thread_with_open_s_flags(tmp_path: Path)
 
 
 @pytest.mark.parametrize(("given", "kind"), [(-1, ValueError), ("x", TypeError), (None, TypeError)])
-async def test_an_opener_that_gives_no_descriptor_is_refused(tmp_path: Path, given: Any, kind: type[Exception]) -> None:
+async def test_opener_that_returns_no_descriptor_is_refused(tmp_path: Path, given: Any, kind: type[Exception]) -> None:
     with pytest.raises(kind):
         await open_aio(tmp_path / "file", opener=lambda *_: given)
 
 
-async def test_an_openers_descriptor_is_closed_if_it_is_no_file() -> None:
+async def test_opener_descriptor_that_is_no_file_is_closed() -> None:
     reader, writer = os.pipe()
     with pytest.raises(io.UnsupportedOperation, match="a FIFO"):
         await open_aio("pipe", opener=lambda *_: reader)
@@ -198,14 +198,14 @@ def special(tmp_path: Path) -> Iterator[dict[str, Path]]:
 
 @pytest.mark.parametrize("mode", ["rb", "wb", "r+b"])
 @pytest.mark.parametrize("kind", ["a FIFO", "a socket", "a character device", "terminal"])
-async def test_what_is_no_file_is_named_and_never_blocks(special: dict[str, Path], kind: str, mode: str) -> None:
+async def test_open_of_special_file_names_it_and_never_blocks(special: dict[str, Path], kind: str, mode: str) -> None:
     with pytest.raises(io.UnsupportedOperation, match=kind if kind != "terminal" else "a character device") as caught:
         await open_aio(special[kind], mode)
     assert "FdStream" in str(caught.value)
     assert str(special[kind]) in str(caught.value)
 
 
-async def test_a_descriptor_that_is_no_file_is_named_and_left_open() -> None:
+async def test_open_of_descriptor_that_is_no_file_names_it_and_leaves_it_open() -> None:
     reader, writer = os.pipe()
     for fd in (reader, writer):
         with pytest.raises(io.UnsupportedOperation, match="a FIFO"):
@@ -214,7 +214,7 @@ async def test_a_descriptor_that_is_no_file_is_named_and_left_open() -> None:
 
 
 @pytest.mark.parametrize("mode", ["rb", "wb", "r+b"])
-async def test_a_directory_is_a_directory(tmp_path: Path, mode: str) -> None:
+async def test_open_of_directory_raises_is_a_directory(tmp_path: Path, mode: str) -> None:
     with pytest.raises(IsADirectoryError) as caught:
         await open_aio(tmp_path, mode)
     assert caught.value.filename == str(tmp_path)
@@ -225,7 +225,7 @@ async def test_a_directory_is_a_directory(tmp_path: Path, mode: str) -> None:
 # ---- errors of open(2)
 
 
-async def test_errors_have_errno_and_name(tmp_path: Path) -> None:
+async def test_open_error_has_errno_and_name(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
     cases: list[tuple[str, str, type[OSError], int]] = [
@@ -266,7 +266,7 @@ trio.run(main)
 
 
 @pytest.mark.anyio
-async def test_no_permission(disk: Path) -> None:
+async def test_open_without_permission_raises(disk: Path) -> None:
     need(os.geteuid() == 0, "root, to become nobody")
     path, _ = make_file(disk)
     path.chmod(0)
@@ -281,7 +281,7 @@ async def test_no_permission(disk: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["/proc/self/maps", "/proc/self/status", "/proc/version", "/proc/filesystems", "/sys/kernel/mm/transparent_hugepage/enabled"]
 )
-async def test_files_whose_size_says_nothing_are_read_right(name: str) -> None:
+async def test_read_of_file_with_unknown_size_is_complete(name: str) -> None:
     async with open_aio(name) as file:
         ours = await file.read()
     theirs = Path(name).read_bytes()  # noqa: ASYNC240
@@ -292,7 +292,7 @@ async def test_files_whose_size_says_nothing_are_read_right(name: str) -> None:
 
 
 @pytest.mark.parametrize("direct", [False, True])
-async def test_a_block_device_is_a_file(disk: Path, direct: bool) -> None:
+async def test_block_device_is_opened_like_a_file(disk: Path, direct: bool) -> None:
     need(os.geteuid() == 0, "root, for a loop device")
     path, data = make_file(disk, 1 << 20)
     device = subprocess.run(["losetup", "--find", "--show", str(path)], check=True, capture_output=True, text=True).stdout.strip()  # noqa: ASYNC221
@@ -309,7 +309,7 @@ async def test_a_block_device_is_a_file(disk: Path, direct: bool) -> None:
         subprocess.run(["losetup", "--detach", device], check=True)  # noqa: ASYNC221
 
 
-async def test_direct_where_there_is_no_direct_io_says_so() -> None:
+async def test_direct_open_without_direct_io_support_raises() -> None:
     with pytest.raises(OSError, match="O_DIRECT") as caught:
         await open_aio("/proc/self/status", direct=True)
     assert (caught.value.errno, caught.value.filename) == (errno.EINVAL, "/proc/self/status")
@@ -319,7 +319,7 @@ async def test_direct_where_there_is_no_direct_io_says_so() -> None:
 
 @pytest.mark.backends("trio")
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-async def test_an_interrupt_at_any_line_of_an_open_leaves_no_descriptor(disk: Path) -> None:
+async def test_interrupt_at_any_line_of_open_leaves_no_descriptor(disk: Path) -> None:
     path, _ = make_file(disk)
     interrupted = 0
 
@@ -366,12 +366,12 @@ async def test_an_interrupt_at_any_line_of_an_open_leaves_no_descriptor(disk: Pa
 
 
 @pytest.mark.parametrize("number", [1 << 31, 1 << 40, 1 << 70])
-async def test_a_number_that_cannot_be_a_descriptor_is_refused_at_once(number: int) -> None:
+async def test_number_outside_descriptor_range_is_refused_at_once(number: int) -> None:
     with pytest.raises(OverflowError):
         open_aio(number)
 
 
-async def test_wrong_arguments_are_refused_at_once(disk: Path) -> None:
+async def test_open_with_wrong_argument_types_raises_at_once(disk: Path) -> None:
     path, _ = make_file(disk)
     with pytest.raises(TypeError, match="context must be an AIOContext, not int"):
         open_aio(path, context=5)  # type: ignore[call-overload]

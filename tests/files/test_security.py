@@ -69,7 +69,7 @@ class Path_:
 
 @pytest.mark.trio
 @MODES
-async def test_an_index_is_asked_once_and_its_answer_checked(disk: Path, direct: bool) -> None:
+async def test_index_of_argument_is_called_once_and_checked(disk: Path, direct: bool) -> None:
     path, data = make_file(disk)
     async with open_aio(path, "r+b", direct=direct) as file:
         assert await file.pread(Index(10, 1 << 40), Index(5, -1)) == data[5:15]
@@ -97,7 +97,7 @@ async def test_an_index_is_asked_once_and_its_answer_checked(disk: Path, direct:
 @pytest.mark.trio
 @MODES
 @pytest.mark.parametrize("offset", [LARGEST, LARGEST - 1, LARGEST - BLOCK + 1, 1 << 62, 1 << 50, LARGEST // BLOCK * BLOCK])
-async def test_offsets_to_the_end_of_the_world_do_what_the_system_call_does(disk: Path, direct: bool, offset: int) -> None:
+async def test_extreme_offsets_behave_like_the_system_call(disk: Path, direct: bool, offset: int) -> None:
     path, data = make_file(disk)
 
     def outcome_of(call: Callable[[], Any]) -> Any:
@@ -159,7 +159,7 @@ async def _write_behind(file: AsyncFile, offset: int) -> None:
 
 @pytest.mark.trio
 @MODES
-async def test_sizes_beyond_memory_are_errors(disk: Path, direct: bool) -> None:
+async def test_sizes_beyond_memory_raise(disk: Path, direct: bool) -> None:
     path, data = make_file(disk)
     async with open_aio(path, direct=direct) as file:
         for size in (LARGEST, LARGEST - 1, 1 << 62, 1 << 55):
@@ -186,7 +186,7 @@ async def test_sizes_beyond_memory_are_errors(disk: Path, direct: bool) -> None:
     offset=st.integers(0, 1 << 20),
     writing=st.booleans(),
 )
-def test_any_flags_give_an_error_or_the_right_result(
+def test_any_flags_raise_or_return_the_right_result(
     tmp_path_factory: pytest.TempPathFactory, flags: int, offset: int, writing: bool
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "flags"
@@ -217,7 +217,7 @@ def test_any_flags_give_an_error_or_the_right_result(
 
 @pytest.mark.trio
 @MODES
-async def test_buffers_that_are_none_or_no_longer_are_refused(disk: Path, direct: bool) -> None:
+async def test_invalid_or_released_buffers_are_refused(disk: Path, direct: bool) -> None:
     path, data = make_file(disk)
     released = memoryview(bytearray(10))
     released.release()
@@ -252,7 +252,7 @@ async def test_buffers_that_are_none_or_no_longer_are_refused(disk: Path, direct
 
 @pytest.mark.trio
 @MODES
-async def test_buffers_of_every_kind_are_bytes(disk: Path, direct: bool) -> None:
+async def test_every_kind_of_buffer_is_read_as_bytes(disk: Path, direct: bool) -> None:
     path, data = make_file(disk)
     anonymous = mmap.mmap(-1, BLOCK)
     buffers: list[Any] = [
@@ -275,7 +275,7 @@ async def test_buffers_of_every_kind_are_bytes(disk: Path, direct: bool) -> None
 
 @pytest.mark.trio
 @MODES
-async def test_a_buffer_in_flight_cannot_be_resized_released_or_closed(disk: Path, direct: bool) -> None:
+async def test_buffer_in_flight_cannot_be_resized_released_or_closed(disk: Path, direct: bool) -> None:
     path, data = make_file(disk)
     grown, view, mapping = bytearray(BLOCK), memoryview(bytearray(BLOCK)), mmap.mmap(-1, BLOCK)
     underneath = view.obj
@@ -309,7 +309,7 @@ async def _read_if_possible(file: AsyncFile, buffer: Any, offset: int) -> None:
 
 @pytest.mark.trio
 @MODES
-async def test_sequences_that_lie_about_their_length_or_end_in_an_error(disk: Path, direct: bool) -> None:
+async def test_sequences_with_wrong_length_or_error_are_refused(disk: Path, direct: bool) -> None:
     path, data = make_file(disk)
 
     class Lying(list):  # type: ignore[type-arg]
@@ -355,7 +355,7 @@ async def test_sequences_that_lie_about_their_length_or_end_in_an_error(disk: Pa
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="classes have __buffer__ from Python 3.12 on")
 @pytest.mark.trio
 @MODES
-async def test_a_buffer_that_is_another_each_time(disk: Path, direct: bool) -> None:
+async def test_buffer_that_changes_at_each_export_raises_or_succeeds(disk: Path, direct: bool) -> None:
     path, data = make_file(disk)
 
     class Changing:
@@ -387,7 +387,7 @@ async def test_a_buffer_that_is_another_each_time(disk: Path, direct: bool) -> N
 
 
 @pytest.mark.trio
-async def test_paths_are_those_that_open_takes(tmp_path: Path) -> None:
+async def test_open_takes_the_paths_that_built_in_open_takes(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_bytes(b"target")
     (tmp_path / "loop").symlink_to("loop")
@@ -437,7 +437,7 @@ async def test_paths_are_those_that_open_takes(tmp_path: Path) -> None:
 
 @pytest.mark.trio
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])
-async def test_files_are_made_with_the_mode_that_open_gives(tmp_path: Path, umask: int) -> None:
+async def test_created_file_has_the_mode_of_built_in_open(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         for mode in ("wb", "xb", "ab", "w+b"):
@@ -472,7 +472,7 @@ def playground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, 
 
 @FUZZ
 @given(data=st.data())
-def test_any_request_to_the_kernel_is_refused_or_answered(playground: tuple[int, int, list[int]], data: st.DataObject) -> None:
+def test_any_kernel_request_is_refused_or_completes(playground: tuple[int, int, list[int]], data: st.DataObject) -> None:
     ctx, event_fd, fds = playground
     draw = data.draw
     iocbs: list[IOCB] = []
@@ -539,7 +539,7 @@ def test_any_arguments_of_the_system_calls_are_refused(ctx: Any, values: list[An
     fd=st.sampled_from([-1, -(1 << 31), 1 << 30, 1 << 31, 1 << 40, 1 << 70]) | st.floats() | st.text(max_size=2) | st.none(),
     events=ANYTHING,
 )
-def test_any_descriptor_that_is_none_is_refused(fd: Any, events: Any) -> None:
+def test_invalid_descriptor_is_refused(fd: Any, events: Any) -> None:
     async def main() -> None:
         async with AIOContext(2) as context:
             calls: list[Callable[[], Awaitable[object]]] = [

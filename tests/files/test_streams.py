@@ -50,7 +50,7 @@ def content_of(path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("kind", [str, Path])
-async def test_a_file_is_received_to_its_end(streams: Any, path: Path, kind: Callable[[Path], Any]) -> None:
+async def test_receive_returns_the_file_to_its_end(streams: Any, path: Path, kind: Callable[[Path], Any]) -> None:
     async with await streams.FileReadStream.from_path(kind(path)) as stream:
         assert isinstance(stream, ByteReceiveStream)
         assert await stream.receive(3) == b"Hel"
@@ -60,7 +60,7 @@ async def test_a_file_is_received_to_its_end(streams: Any, path: Path, kind: Cal
                 await stream.receive(1)
 
 
-async def test_a_file_of_pythons_is_received_from_where_it_stands(streams: Any, path: Path) -> None:
+async def test_receive_of_python_file_starts_at_its_position(streams: Any, path: Path) -> None:
     with path.open("rb") as file:
         assert file.read(1) == b"H"
         async with streams.FileReadStream(file) as stream:
@@ -73,7 +73,7 @@ async def test_a_file_of_pythons_is_received_from_where_it_stands(streams: Any, 
         assert file.closed
 
 
-async def test_tasks_that_begin_at_once_open_it_once(streams: Any, tmp_path: Path) -> None:
+async def test_first_receives_of_several_tasks_open_the_file_once(streams: Any, tmp_path: Path) -> None:
     path, data = make_file(tmp_path)
     parts: list[bytes] = []
     async with streams.FileReadStream(path.open("rb")) as stream:
@@ -87,7 +87,7 @@ async def test_tasks_that_begin_at_once_open_it_once(streams: Any, tmp_path: Pat
     assert sorted(parts) == sorted(data[i : i + len(data) // 8] for i in range(0, len(data), len(data) // 8))
 
 
-async def test_one_can_seek_and_tell(streams: Any, path: Path) -> None:
+async def test_seek_and_tell_of_stream_move_and_return_the_position(streams: Any, path: Path) -> None:
     async with await streams.FileReadStream.from_path(path) as stream:
         assert await stream.seek(2) == 2
         assert await stream.tell() == 2
@@ -100,13 +100,13 @@ async def test_one_can_seek_and_tell(streams: Any, path: Path) -> None:
 
 
 @pytest.mark.parametrize("max_bytes", [0, -1])
-async def test_max_bytes_must_be_positive(streams: Any, path: Path, max_bytes: int) -> None:
+async def test_receive_with_max_bytes_below_1_is_refused(streams: Any, path: Path, max_bytes: int) -> None:
     async with await streams.FileReadStream.from_path(path) as stream:
         with pytest.raises(ValueError, match="max_bytes"):
             await stream.receive(max_bytes)
 
 
-async def test_a_closed_stream_says_so(streams: Any, path: Path) -> None:
+async def test_call_of_closed_stream_raises(streams: Any, path: Path) -> None:
     async with await streams.FileReadStream.from_path(path) as reader:
         pass
     with pytest.raises(ClosedResourceError):
@@ -120,7 +120,7 @@ async def test_a_closed_stream_says_so(streams: Any, path: Path) -> None:
 
 
 @pytest.mark.parametrize("append", [False, True])
-async def test_what_is_sent_is_written(streams: Any, path: Path, append: bool) -> None:
+async def test_send_writes_all_data(streams: Any, path: Path, append: bool) -> None:
     async with await streams.FileWriteStream.from_path(path, append) as stream:
         assert isinstance(stream, ByteSendStream)
         await stream.send(b", ")
@@ -128,7 +128,7 @@ async def test_what_is_sent_is_written(streams: Any, path: Path, append: bool) -
     assert content_of(path) == (b"Hello, World!" if append else b", World!")
 
 
-async def test_a_file_of_pythons_is_sent_behind_what_it_holds(streams: Any, path: Path) -> None:
+async def test_send_to_python_file_follows_its_buffered_data(streams: Any, path: Path) -> None:
     file = path.open("r+b")
     file.write(b"J")
     async with streams.FileWriteStream(file) as stream:
@@ -137,7 +137,7 @@ async def test_a_file_of_pythons_is_sent_behind_what_it_holds(streams: Any, path
     assert content_of(path) == b"Jallo"
 
 
-async def test_the_file_its_path_and_number_are_attributes(streams: Any, path: Path) -> None:
+async def test_stream_attributes_are_file_path_and_fileno(streams: Any, path: Path) -> None:
     for stream in (await streams.FileReadStream.from_path(path), await streams.FileWriteStream.from_path(path)):
         async with stream:
             assert stream.extra(FileStreamAttribute.path) == path
@@ -146,14 +146,14 @@ async def test_the_file_its_path_and_number_are_attributes(streams: Any, path: P
             assert set(stream.extra_attributes) == {FileStreamAttribute.path, FileStreamAttribute.fileno, FileStreamAttribute.file}
 
 
-async def test_errors_of_opening_are_those_of_open(streams: Any, path: Path) -> None:
+async def test_stream_open_error_equals_that_of_open(streams: Any, path: Path) -> None:
     for call in (streams.FileReadStream.from_path, streams.FileWriteStream.from_path):
         with pytest.raises(FileNotFoundError) as caught:
             await call(path.parent / "missing" / "file")
         assert caught.value.filename in (path.parent / "missing" / "file", str(path.parent / "missing" / "file"))
 
 
-async def test_an_error_of_the_disk_breaks_the_stream(streams: Any, on_filesystem: Callable[[str], Path]) -> None:
+async def test_disk_error_breaks_the_stream(streams: Any, on_filesystem: Callable[[str], Path]) -> None:
     async with await streams.FileWriteStream.from_path(on_filesystem("small_tmpfs") / "file") as stream:
         with pytest.raises(BrokenResourceError) as caught:
             await stream.send(bytes(4 << 20))
@@ -161,7 +161,7 @@ async def test_an_error_of_the_disk_breaks_the_stream(streams: Any, on_filesyste
         assert caught.value.__cause__.errno == errno.ENOSPC
 
 
-async def test_anyios_wrappers_take_them(streams: Any, tmp_path: Path) -> None:
+async def test_anyio_wrappers_accept_the_streams(streams: Any, tmp_path: Path) -> None:
     path, data = make_file(tmp_path, 300_000)
     async with await streams.FileReadStream.from_path(path) as stream:
         assert b"".join([part async for part in stream]) == data
@@ -173,7 +173,7 @@ async def test_anyios_wrappers_take_them(streams: Any, tmp_path: Path) -> None:
         assert "".join([part async for part in text]) == "fünf"
 
 
-async def test_a_stream_closes_in_a_cancelled_scope(streams: Any, path: Path) -> None:
+async def test_stream_closes_in_cancelled_scope(streams: Any, path: Path) -> None:
     with CancelScope() as scope:
         async with await streams.FileReadStream.from_path(path) as stream:
             file = stream.extra(FileStreamAttribute.file)
@@ -184,7 +184,7 @@ async def test_a_stream_closes_in_a_cancelled_scope(streams: Any, path: Path) ->
 # ---- what is ours
 
 
-async def test_a_file_of_ours_is_used_as_it_is(path: Path) -> None:
+async def test_stream_of_our_file_uses_it_directly(path: Path) -> None:
     async with open_aio(path, "r+b") as file:
         await file.seek(1)
         reader, writer = FileReadStream(file), FileWriteStream(file)
@@ -198,20 +198,20 @@ async def test_a_file_of_ours_is_used_as_it_is(path: Path) -> None:
     assert content_of(path) == b"HeLLo"
 
 
-async def test_without_a_path_there_is_no_path(path: Path) -> None:
+async def test_stream_without_a_path_has_no_path_attribute(path: Path) -> None:
     async with open_aio(os.open(path, os.O_RDONLY)) as file:
         with pytest.raises(TypedAttributeLookupError):
             FileReadStream(file).extra(FileStreamAttribute.path)
 
 
-async def test_the_wrong_direction_breaks_it(path: Path) -> None:
+async def test_stream_of_wrong_mode_raises_broken_resource(path: Path) -> None:
     async with open_aio(path) as file:
         with pytest.raises(BrokenResourceError) as caught:
             await FileWriteStream(file).send(b"x")
         assert isinstance(caught.value.__cause__, io.UnsupportedOperation)
 
 
-async def test_a_receive_in_a_cancelled_scope_takes_nothing(path: Path) -> None:
+async def test_receive_in_cancelled_scope_consumes_nothing(path: Path) -> None:
     async with await FileReadStream.from_path(path) as stream:
         with CancelScope() as scope:
             scope.cancel()
@@ -220,7 +220,7 @@ async def test_a_receive_in_a_cancelled_scope_takes_nothing(path: Path) -> None:
         assert await stream.receive() == b"Hello"
 
 
-async def test_tasks_that_receive_from_one_stream_share_its_bytes(tmp_path: Path) -> None:
+async def test_receives_of_several_tasks_share_the_bytes(tmp_path: Path) -> None:
     path, data = make_file(tmp_path)
     parts: list[bytes] = []
     async with await FileReadStream.from_path(path) as stream:
@@ -236,7 +236,7 @@ async def test_tasks_that_receive_from_one_stream_share_its_bytes(tmp_path: Path
 
 
 @pytest.mark.parametrize("turns", range(12))
-async def test_a_stream_that_is_closed_while_it_is_opened_writes_to_nobody_elses_file(tmp_path: Path, turns: int) -> None:
+async def test_stream_closed_while_opening_writes_to_no_other_file(tmp_path: Path, turns: int) -> None:
     mine, other = tmp_path / "mine", tmp_path / "other"
     mine.write_bytes(b"")
     other.write_bytes(b"kept")

@@ -35,7 +35,7 @@ ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-be", "cp1252", "s
 
 @pytest.mark.trio
 @pytest.mark.parametrize("mode", ["r", "rt", "w", "x", "a", "r+", "w+", "x+", "a+", "tr+"])
-async def test_every_text_mode_does_what_open_does(tmp_path: Path, mode: str) -> None:
+async def test_open_in_text_mode_equals_built_in_open(tmp_path: Path, mode: str) -> None:
     seen = []
     for name in ("theirs", "ours"):
         path = tmp_path / name
@@ -66,7 +66,7 @@ async def test_every_text_mode_does_what_open_does(tmp_path: Path, mode: str) ->
 
 
 @pytest.mark.trio
-async def test_bad_arguments_are_refused_as_open_refuses_them_and_before_anything_has_happened(tmp_path: Path) -> None:
+async def test_text_open_with_invalid_arguments_raises_like_open_before_any_effect(tmp_path: Path) -> None:
     path = tmp_path / "file"
     bad: list[tuple[type[Exception], dict[str, Any]]] = [
         (LookupError, {"encoding": "no such"}),
@@ -90,7 +90,7 @@ async def test_bad_arguments_are_refused_as_open_refuses_them_and_before_anythin
 
 
 @pytest.mark.parametrize("options", [[], ["-X", "utf8=1"], ["-X", "utf8=0"], ["-X", "warn_default_encoding"]])
-def test_the_default_encoding_is_that_of_open(tmp_path: Path, options: list[str]) -> None:
+def test_default_encoding_equals_that_of_open(tmp_path: Path, options: list[str]) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"")
     code = (
@@ -123,7 +123,7 @@ def test_the_default_encoding_is_that_of_open(tmp_path: Path, options: list[str]
 @pytest.mark.trio
 @pytest.mark.parametrize("newline", NEWLINES)
 @pytest.mark.parametrize("encoding", ENCODINGS)
-async def test_every_encoding_and_newline_reads_and_writes_as_open_s(tmp_path: Path, encoding: str, newline: str | None) -> None:
+async def test_every_encoding_and_newline_equals_open(tmp_path: Path, encoding: str, newline: str | None) -> None:
     text = TEXT.encode(encoding, "ignore").decode(encoding)
     paths = tmp_path / "theirs", tmp_path / "ours"
     with open(paths[0], "w", encoding=encoding, newline=newline) as theirs:  # noqa: ASYNC230
@@ -166,7 +166,7 @@ async def test_every_encoding_and_newline_reads_and_writes_as_open_s(tmp_path: P
 
 @pytest.mark.trio
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-32"])
-async def test_a_byte_order_mark_is_written_once(tmp_path: Path, encoding: str) -> None:
+async def test_byte_order_mark_is_written_once(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "file"
     mark = "".encode(encoding)
     async with open_aio(path, "w", encoding=encoding) as file:
@@ -186,7 +186,7 @@ async def test_a_byte_order_mark_is_written_once(tmp_path: Path, encoding: str) 
 
 
 @pytest.mark.trio
-async def test_errors_are_handled_as_asked(tmp_path: Path) -> None:
+async def test_errors_argument_selects_the_error_handler(tmp_path: Path) -> None:
     path = tmp_path / "file"
     for errors in ("ignore", "replace", "surrogateescape", "backslashreplace"):
         path.write_bytes(b"a\xffb\n" * 4000)
@@ -200,7 +200,7 @@ async def test_errors_are_handled_as_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.trio
-async def test_what_cannot_be_coded_leaves_the_file_where_it_was(tmp_path: Path) -> None:
+async def test_coding_error_leaves_the_position(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"first\n" + b"x" * 9000 + b"\xff")
     async with open_aio(path, "r+", encoding="utf-8") as file:
@@ -222,7 +222,7 @@ async def test_what_cannot_be_coded_leaves_the_file_where_it_was(tmp_path: Path)
 
 
 @pytest.mark.trio
-async def test_a_line_in_memory_costs_no_system_call(tmp_path: Path) -> None:
+async def test_text_line_in_memory_needs_no_system_call(tmp_path: Path) -> None:
     path = tmp_path / "file"
     lines = [f"{i}\n" for i in range(20_000)]
     path.write_text("".join(lines), "utf-8")
@@ -242,7 +242,7 @@ async def test_a_line_in_memory_costs_no_system_call(tmp_path: Path) -> None:
 
 
 @pytest.mark.trio
-async def test_the_end_of_a_line_may_lie_in_two_chunks(tmp_path: Path) -> None:
+async def test_line_end_split_over_two_chunks_is_found(tmp_path: Path) -> None:
     path = tmp_path / "file"
     for before in range(8180, 8200):
         data = "x" * before + "\r\nnext\r\r\n" + "y" * 20_000 + "\r\n"
@@ -257,7 +257,7 @@ async def test_the_end_of_a_line_may_lie_in_two_chunks(tmp_path: Path) -> None:
 
 
 @pytest.mark.trio
-async def test_a_write_is_with_the_kernel_when_it_returns(tmp_path: Path) -> None:
+async def test_text_write_has_reached_the_kernel_on_return(tmp_path: Path) -> None:
     path = tmp_path / "file"
     async with open_aio(path, "w") as file:
         assert file.write_through
@@ -268,7 +268,7 @@ async def test_a_write_is_with_the_kernel_when_it_returns(tmp_path: Path) -> Non
 
 
 @pytest.mark.trio
-async def test_every_call_but_a_loop_s_line_is_a_checkpoint(tmp_path: Path) -> None:
+async def test_every_text_call_but_a_loop_line_is_a_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("line\n" * 30_000, "utf-8")
     async with open_aio(path, "r+", encoding="utf-8") as file:
@@ -301,7 +301,7 @@ async def test_every_call_but_a_loop_s_line_is_a_checkpoint(tmp_path: Path) -> N
 
 
 @pytest.mark.trio
-async def test_calls_of_several_tasks_take_turns(tmp_path: Path) -> None:
+async def test_text_calls_of_several_tasks_run_one_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "file"
     lines = [f"{i}\n" for i in range(5000)]
     path.write_text("".join(lines), "utf-8")
@@ -328,7 +328,7 @@ async def test_calls_of_several_tasks_take_turns(tmp_path: Path) -> None:
 
 
 @pytest.mark.trio
-async def test_the_wrong_mode_type_or_a_closed_file_says_so(tmp_path: Path) -> None:
+async def test_text_call_in_wrong_mode_of_wrong_type_or_closed_raises(tmp_path: Path) -> None:
     path = tmp_path / "file"
     async with open_aio(path, "w") as file:
         for read in (file.read, file.readline, file.readlines, file.__anext__):
@@ -366,7 +366,7 @@ async def test_the_wrong_mode_type_or_a_closed_file_says_so(tmp_path: Path) -> N
 
 
 @pytest.mark.trio
-async def test_a_full_disk_is_said_with_what_was_written(on_filesystem: Callable[[str], Path]) -> None:
+async def test_text_write_on_full_disk_reports_bytes_written(on_filesystem: Callable[[str], Path]) -> None:
     path = on_filesystem("small_tmpfs") / "file"
     async with open_aio(path, "w", encoding="utf-16") as file:
         with pytest.raises(OSError, match="No space left") as caught:
@@ -381,7 +381,7 @@ async def test_a_full_disk_is_said_with_what_was_written(on_filesystem: Callable
 
 @pytest.mark.trio
 @pytest.mark.parametrize("name", ["read", "readline", "readlines", "read some", "__anext__"])
-async def test_a_cancelled_read_leaves_the_file_where_it_was(disk: Path, name: str) -> None:
+async def test_cancelled_text_read_leaves_the_position(disk: Path, name: str) -> None:
     path = disk / "file"
     data = content(100_000).replace(b"\n", b" ").replace(b"\r", b" ").decode("latin-1")
     path.write_text("first\n" + data, "latin-1")
@@ -401,7 +401,7 @@ async def test_a_cancelled_read_leaves_the_file_where_it_was(disk: Path, name: s
 
 
 @pytest.mark.trio
-async def test_a_cancelled_write_writes_nothing_and_keeps_the_byte_order_mark(disk: Path) -> None:
+async def test_cancelled_text_write_writes_nothing_and_keeps_the_byte_order_mark(disk: Path) -> None:
     path = disk / "file"
     async with AIOContext(max_workers=1) as context, open_aio(path, "w", encoding="utf-16", context=context) as file:
         for call in (lambda: file.write("lost"), lambda: file.writelines(["lost", "too"])):
@@ -413,7 +413,7 @@ async def test_a_cancelled_write_writes_nothing_and_keeps_the_byte_order_mark(di
 
 
 @pytest.mark.trio
-async def test_a_cancelled_seek_leaves_the_file_where_it_was(disk: Path) -> None:
+async def test_cancelled_text_seek_leaves_the_position(disk: Path) -> None:
     path = disk / "file"
     path.write_bytes("äöü\n".encode("utf-7") * 3000)
     for _ in attempts("a call that had to wait"):
@@ -450,7 +450,7 @@ def _next(action: str, file: Any) -> Any:
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "utf-16-le"])
 @pytest.mark.parametrize("odd", ["", "é", "\r"])
 @pytest.mark.parametrize("action", ["tell", "read", "readline", "write", "truncate", "stay", "rest"])
-async def test_a_loop_over_much_that_is_in_memory_may_be_left_at_any_line(tmp_path: Path, encoding: str, odd: str, action: str) -> None:
+async def test_text_loop_in_memory_can_be_left_at_any_line(tmp_path: Path, encoding: str, odd: str, action: str) -> None:
     lines = [f"{i} {'x' * (i % 90)}\n" for i in range(6000)]
     lines[3000] = odd + lines[3000]
     for count in (1, 170, 171, 700, 1500, 2999, 3001, 5900):
@@ -479,7 +479,7 @@ async def test_a_loop_over_much_that_is_in_memory_may_be_left_at_any_line(tmp_pa
 
 
 @pytest.mark.trio
-async def test_a_place_that_was_told_in_a_loop_is_found_again(tmp_path: Path) -> None:
+async def test_tell_in_a_loop_returns_a_position_to_seek_to(tmp_path: Path) -> None:
     lines = [f"{i} {'x' * (i % 90)}\n" for i in range(6000)]
     path = tmp_path / "file"
     path.write_text("".join(lines))
@@ -495,7 +495,7 @@ async def test_a_place_that_was_told_in_a_loop_is_found_again(tmp_path: Path) ->
 
 @pytest.mark.trio
 @pytest.mark.parametrize("newline", [None, "", "\n"])
-async def test_a_carriage_return_at_the_end_of_a_chunk_does_not_shift_the_lines_behind_it(tmp_path: Path, newline: str | None) -> None:
+async def test_carriage_return_at_the_end_of_a_chunk_does_not_shift_later_lines(tmp_path: Path, newline: str | None) -> None:
     path = tmp_path / "file"
     for before in (b"abcdefg\r", b"abcdefg\n", b"abcdef\r\n"):
         path.write_bytes(b"0123456\n" * 1023 + before + b"XYZ456\nnext\n" * 2000)
@@ -514,7 +514,7 @@ async def _leave_after(count: int, file: AsyncTextFile) -> None:
 
 @pytest.mark.trio
 @pytest.mark.parametrize("place", [0, 50_000])
-async def test_a_cursor_that_was_moved_below_after_a_loop_stays_where_it_is(tmp_path: Path, place: int) -> None:
+async def test_cursor_moved_on_the_buffer_after_a_loop_stays(tmp_path: Path, place: int) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"0123456\n" * 20_000)
     async with open_aio(path, "r+", encoding="utf-8") as file:
@@ -527,7 +527,7 @@ async def test_a_cursor_that_was_moved_below_after_a_loop_stays_where_it_is(tmp_
 
 
 @pytest.mark.trio
-async def test_what_buffer_reads_after_a_loop_is_all_that_the_text_lacks(tmp_path: Path) -> None:
+async def test_buffer_read_after_a_text_loop_returns_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("".join(f"{i:07d}\n" for i in range(60_000)))
     async with open_aio(path, "r", encoding="utf-8") as file:

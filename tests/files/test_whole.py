@@ -43,7 +43,7 @@ def _pieces_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("cold", [False, True])
-async def test_read_bytes_gives_what_pathlib_gives(disk: Path, cold: bool) -> None:
+async def test_read_bytes_equals_pathlib(disk: Path, cold: bool) -> None:
     for size in SIZES:
         path, data = make_file(disk, size)
         if cold:
@@ -51,7 +51,7 @@ async def test_read_bytes_gives_what_pathlib_gives(disk: Path, cold: bool) -> No
         assert await read_bytes(path) == data
 
 
-async def test_a_file_of_a_hundred_megabytes(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_read_bytes_of_hundred_megabytes_is_complete(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     path, data = make_file(disk, 100_000_000)
     assert await read_bytes(path) == data
@@ -60,14 +60,14 @@ async def test_a_file_of_a_hundred_megabytes(disk: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("size", [0, 1, SMALL + 1, LARGE + 3 * PART])
-async def test_whole_files_on_each_filesystem(filesystem: Path, size: int) -> None:
+async def test_whole_file_round_trip_on_each_filesystem(filesystem: Path, size: int) -> None:
     path, data = filesystem / "file", content(size)
     assert await write_bytes(path, data) == len(data)
     assert path.read_bytes() == data
     assert await read_bytes(path) == data
 
 
-async def test_paths_of_every_kind(tmp_path: Path) -> None:
+async def test_whole_file_calls_take_every_kind_of_path(tmp_path: Path) -> None:
     for path in (str(tmp_path / "å"), os.fsencode(tmp_path / "b"), tmp_path / "c", trio.Path(tmp_path / "d"), anyio.Path(tmp_path / "e")):
         assert await write_bytes(path, b"content") == 7
         assert await read_bytes(path) == b"content"
@@ -80,7 +80,7 @@ async def test_paths_of_every_kind(tmp_path: Path) -> None:
             await write_bytes(bad, b"")  # type: ignore[arg-type]
 
 
-async def test_what_is_written_may_be_any_buffer(tmp_path: Path) -> None:
+async def test_write_bytes_takes_any_buffer(tmp_path: Path) -> None:
     path = tmp_path / "file"
     for data in (b"bytes", bytearray(b"array"), memoryview(b"-view-")[1:5]):
         path.write_bytes(b"longer than what comes now")
@@ -92,7 +92,7 @@ async def test_what_is_written_may_be_any_buffer(tmp_path: Path) -> None:
     assert path.read_bytes() == b"view"
 
 
-async def test_errors_have_errno_and_name(tmp_path: Path) -> None:
+async def test_whole_file_error_has_errno_and_name(tmp_path: Path) -> None:
     for path, kind in ((tmp_path / "missing" / "file", FileNotFoundError), (tmp_path, IsADirectoryError)):
         for call in (read_bytes(path), write_bytes(path, b"x"), read_text(path), write_text(path, "x")):
             with pytest.raises(kind) as caught:
@@ -104,7 +104,7 @@ async def test_errors_have_errno_and_name(tmp_path: Path) -> None:
             await call
 
 
-async def test_a_full_disk_is_said_with_what_was_written(on_filesystem: Callable[[str], Path]) -> None:
+async def test_write_bytes_on_full_disk_reports_bytes_written(on_filesystem: Callable[[str], Path]) -> None:
     path = on_filesystem("small_tmpfs") / "file"
     with pytest.raises(OSError, match="No space left") as caught:
         await write_bytes(path, bytes(4 << 20))
@@ -115,7 +115,7 @@ async def test_a_full_disk_is_said_with_what_was_written(on_filesystem: Callable
 @pytest.mark.parametrize(
     "name", ["/proc/self/status", "/proc/version", "/proc/filesystems", "/proc/kallsyms", "/sys/kernel/mm/transparent_hugepage/enabled"]
 )
-async def test_files_whose_size_says_nothing_are_read_to_their_end(name: str) -> None:
+async def test_read_bytes_of_file_with_unknown_size_reads_to_the_end(name: str) -> None:
     ours, theirs = await read_bytes(name), Path(name).read_bytes()  # noqa: ASYNC240
     assert ours.splitlines()[0] == theirs.splitlines()[0]
     assert ours.splitlines()[-1].split()[0] == theirs.splitlines()[-1].split()[0]
@@ -124,7 +124,7 @@ async def test_files_whose_size_says_nothing_are_read_to_their_end(name: str) ->
 # ---- the size is a hint
 
 
-async def test_a_file_that_is_longer_or_shorter_than_it_was_is_read_right(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_read_bytes_of_file_whose_size_changed_is_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for size in (0, 1, SMALL, SMALL + 1, PART, LARGE + PART + 1, LARGE + 2 * PART):
         path, data = make_file(tmp_path, size)
         for told in (-errno.EAGAIN, 0, 1, SMALL + 1, PART, LARGE - 1, LARGE + PART + 1, LARGE + 5 * PART):
@@ -132,7 +132,7 @@ async def test_a_file_that_is_longer_or_shorter_than_it_was_is_read_right(monkey
             assert await read_bytes(path) == data
 
 
-async def test_the_size_is_known_from_memory_or_not_at_all(disk: Path) -> None:
+async def test_read_bytes_takes_the_size_from_memory_or_not_at_all(disk: Path) -> None:
     path, _ = make_file(disk, 12345)
     with opened(path, os.O_RDONLY):  # the kernel keeps the name in memory as long as it is open
         for _ in attempts("a name in memory"):  # a mount or a rename anywhere may disturb a look
@@ -154,7 +154,7 @@ async def test_the_size_is_known_from_memory_or_not_at_all(disk: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", [None, "utf-8-sig", "utf-16"])
-async def test_text_is_what_open_makes_of_it(tmp_path: Path, encoding: str | None) -> None:
+async def test_read_text_equals_open(tmp_path: Path, encoding: str | None) -> None:
     text = "one\ntwo\r\nthree\rfoür\n"
     paths = [tmp_path / name for name in ("theirs", "ours")]
     for newline in (None, "", "\n", "\r", "\r\n"):
@@ -166,7 +166,7 @@ async def test_text_is_what_open_makes_of_it(tmp_path: Path, encoding: str | Non
             assert await read_text(paths[1], encoding, newline=newline) == file.read()
 
 
-async def test_bad_text_arguments_are_refused_before_anything_has_happened(tmp_path: Path) -> None:
+async def test_text_calls_with_invalid_arguments_raise_before_any_effect(tmp_path: Path) -> None:
     path = tmp_path / "file"
     bad: list[tuple[type[Exception], tuple[Any, ...]]] = [
         (TypeError, (b"bytes",)),
@@ -197,7 +197,7 @@ def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("one_worker")
-async def test_a_write_that_no_worker_has_begun_neither_makes_nor_empties_a_file(disk: Path) -> None:
+async def test_cancelled_write_bytes_not_started_creates_and_truncates_nothing(disk: Path) -> None:
     path, data = make_file(disk)
     with full_pipe() as pipe:
         async with create_task_group() as group:
@@ -213,7 +213,7 @@ async def test_a_write_that_no_worker_has_begun_neither_makes_nor_empties_a_file
     assert not (disk / "new").exists()
 
 
-async def test_in_a_cancelled_scope_nothing_happens_at_all(disk: Path) -> None:
+async def test_whole_file_calls_in_cancelled_scope_have_no_effect(disk: Path) -> None:
     path, data = make_file(disk)
     before = current_context().statistics()
     for call in (
@@ -232,7 +232,7 @@ async def test_in_a_cancelled_scope_nothing_happens_at_all(disk: Path) -> None:
     assert not (disk / "new").exists()
 
 
-async def test_a_large_file_is_read_no_further_than_the_pieces_in_flight(disk: Path) -> None:
+async def test_cancelled_read_of_large_file_stops_after_the_pieces_in_flight(disk: Path) -> None:
     path, _ = make_file(disk, LARGE + 20 * PART)
     context = current_context()
     engine: Any = context._engine
@@ -260,7 +260,7 @@ def _target(fd: str) -> str:
         return ""
 
 
-async def test_a_read_that_fails_in_a_later_piece_closes_the_file(disk: Path) -> None:
+async def test_read_that_fails_in_a_later_piece_closes_the_file(disk: Path) -> None:
     path, _ = make_file(disk, LARGE + 4 * PART)
     engine: Any = current_context()._engine
     submit = engine.submit
@@ -278,7 +278,7 @@ async def test_a_read_that_fails_in_a_later_piece_closes_the_file(disk: Path) ->
 
 
 @pytest.mark.backends("trio")
-async def test_many_at_once(disk: Path) -> None:
+async def test_many_whole_files_at_once_are_complete(disk: Path) -> None:
     async def both(i: int) -> None:
         path, data = disk / str(i), content(i * 1000, seed=i)
         for _ in range(3):
@@ -295,7 +295,7 @@ async def test_many_at_once(disk: Path) -> None:
 
 @pytest.mark.backends("asyncio")
 @pytest.mark.parametrize("how", ["open_aio", "read_bytes", "read_bytes, of which the size was not known"])
-def test_a_file_that_was_opened_for_a_loop_that_is_gone_is_closed(disk: Path, how: str) -> None:
+def test_file_opened_for_an_ended_loop_is_closed(disk: Path, how: str) -> None:
     """A lease (fcntl(2)) keeps an open from returning until its holder lets go."""
     path, _ = make_file(disk, SMALL + 1)
     holder = os.open(path, os.O_RDWR)
@@ -327,7 +327,7 @@ def test_a_file_that_was_opened_for_a_loop_that_is_gone_is_closed(disk: Path, ho
     gc.collect()
 
 
-async def test_a_child_of_fork_has_no_memory_in_common_with_its_parent(disk: Path) -> None:
+async def test_child_of_fork_shares_no_memory_with_its_parent(disk: Path) -> None:
     path, data = make_file(disk, BLOCK)
     assert await read_bytes(path) == data
     scratch = _whole._scratches._free[-1]

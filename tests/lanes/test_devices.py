@@ -42,7 +42,7 @@ def answer(engine: Engine, request: Request, result: int) -> None:
     engine.complete(request.token, result, 0)
 
 
-def test_a_request_that_would_have_slept_goes_on_to_a_worker(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+def test_request_that_would_sleep_continues_on_a_worker(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
     path, data = file
     engine = engine_loop.engine
     with opened(path, DIRECT) as fd:
@@ -66,7 +66,7 @@ def test_a_request_that_would_have_slept_goes_on_to_a_worker(engine_loop: Loop, 
         assert descriptor.read_device.slow == 0  # it was asynchronous: all is forgiven
 
 
-def test_a_request_that_was_interrupted_is_made_again_by_a_worker(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+def test_interrupted_request_is_repeated_by_a_worker(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
     path, data = file
     with opened(path, DIRECT) as fd:
         descriptor = engine_loop.descriptor(fd)
@@ -80,7 +80,7 @@ def test_a_request_that_was_interrupted_is_made_again_by_a_worker(engine_loop: L
         assert engine_loop.engine.retried == 0  # it says nothing of the device
 
 
-def test_a_write_of_nothing_is_an_error_and_a_short_one_is_finished_by_a_worker(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+def test_write_of_0_bytes_fails_and_a_short_write_is_finished_by_a_worker(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
     path, data = file
     with opened(path, DIRECT) as fd:
         descriptor = engine_loop.descriptor(fd)
@@ -94,7 +94,7 @@ def test_a_write_of_nothing_is_an_error_and_a_short_one_is_finished_by_a_worker(
     assert path.read_bytes() == data[: 9 * BLOCK] + data[BLOCK : 4 * BLOCK] + data[12 * BLOCK :]
 
 
-def test_a_direct_file_without_nowait_is_tried_without_it_and_found_synchronous(
+def test_direct_file_without_nowait_is_tried_without_it_and_found_synchronous(
     engine_loop: Loop, on_filesystem: Callable[[str], Path]
 ) -> None:
     path, data = make_file(on_filesystem("tmpfs"))
@@ -111,7 +111,7 @@ def test_a_direct_file_without_nowait_is_tried_without_it_and_found_synchronous(
         assert route.left == BACKOFF - 1
 
 
-def test_a_request_that_was_refused_says_nothing_of_the_device(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+def test_refused_request_leaves_the_device_record(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
     with opened(file[0], DIRECT) as fd:
         descriptor = engine_loop.descriptor(fd)
         route = descriptor.read_device
@@ -121,7 +121,7 @@ def test_a_request_that_was_refused_says_nothing_of_the_device(engine_loop: Loop
         assert (route.slow, route.left) == (0, 0)
 
 
-def test_what_would_have_slept_is_not_tried_again_for_nobody(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+def test_abandoned_request_that_would_sleep_is_not_repeated(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
     with opened(file[0], DIRECT) as fd:
         engine, request = engine_loop.engine, direct_read(engine_loop, engine_loop.descriptor(fd), BLOCK, 0)
 
@@ -139,7 +139,7 @@ def test_what_would_have_slept_is_not_tried_again_for_nobody(engine_loop: Loop, 
         assert (engine.submitted_workers, engine.retried, engine.cancelled) == (before, 0, 1)
 
 
-def test_device_is_left_alone_after_slow_requests_in_a_row_and_tried_again() -> None:
+def test_device_backs_off_after_slow_requests_and_is_tried_again() -> None:
     route = DeviceRecord()
     for _ in range(SLOW_LIMIT - 1):
         route.note_slow()
@@ -160,7 +160,7 @@ def test_device_records_differ_by_device_kind_and_direction() -> None:
     assert routes.find(1, direct=True, writing=False) is routes.find(1, direct=True, writing=False)
 
 
-def test_where_nothing_is_in_the_page_cache_many_times_in_a_row_requests_go_to_the_workers_unasked(disk: Path) -> None:
+def test_repeated_cache_misses_send_requests_straight_to_the_workers(disk: Path) -> None:
     path, data = make_file(disk, (_inline_lane.MISSES + 2 * _inline_lane.BACKOFF) * BLOCK)
     for _ in attempts("as many misses in a row as it takes"):
         with path.open("rb", buffering=0) as file, full_pipe() as pipe, loop(4, 1) as lp:

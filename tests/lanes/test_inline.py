@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..support.engine_loop import Loop
 
 
-def test_inline_reads_hit_the_page_cache_and_miss_what_is_not_there(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+def test_inline_read_returns_cached_pages_and_misses_uncached_ones(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
     path, data = file
     inline = engine_loop.engine.inline
     with opened(path, os.O_RDONLY) as fd:
@@ -45,7 +45,7 @@ def test_inline_reads_hit_the_page_cache_and_miss_what_is_not_there(engine_loop:
 
 
 @pytest.mark.parametrize("kind", ["tmpfs", "overlay"])
-def test_a_device_that_does_not_know_nowait_is_not_asked_again(engine_loop: Loop, on_filesystem: Callable[[str], Path], kind: str) -> None:
+def test_device_without_nowait_is_not_tried_again(engine_loop: Loop, on_filesystem: Callable[[str], Path], kind: str) -> None:
     path, _ = make_file(on_filesystem(kind))
     with opened(path, os.O_RDONLY) as fd:
         descriptor = engine_loop.descriptor(fd)

@@ -11,7 +11,7 @@ from trio_aio._lanes import kernel_context as _kernel_context
 from ..support.engine_loop import loop
 
 
-def test_a_drained_kernel_context_serves_the_next_engine() -> None:
+def test_drained_kernel_context_serves_the_next_engine() -> None:
     used = set()
     for _ in range(5):
         with loop() as made:
@@ -21,7 +21,7 @@ def test_a_drained_kernel_context_serves_the_next_engine() -> None:
     assert len(used) == 1
 
 
-def test_a_larger_kernel_context_replaces_the_spare() -> None:
+def test_larger_kernel_context_replaces_the_spare() -> None:
     spare = _kernel_context._spare  # of a test before: perhaps a large one
     room = 1000 + (0 if spare is None else spare.nr_events)
     small, large = _kernel_context.acquire(4), _kernel_context.acquire(room)
@@ -32,7 +32,7 @@ def test_a_larger_kernel_context_replaces_the_spare() -> None:
     assert acquired is large
 
 
-def test_a_smaller_spare_is_not_used_and_the_spare_is_not_the_childs() -> None:
+def test_smaller_spare_is_not_used_nor_inherited_by_a_child() -> None:
     program = """
     import os
     from trio_aio._lanes import kernel_context as contexts

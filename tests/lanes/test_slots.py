@@ -46,7 +46,7 @@ def accepted(lane: StillLane, *sizes: int) -> list[Sized]:
     return requests
 
 
-def test_requests_start_in_the_order_they_came() -> None:
+def test_requests_start_in_order_of_submission() -> None:
     lane = StillLane(2)
     requests = accepted(lane, *[1] * 5)
     assert (lane.started, lane.in_flight, lane.queued) == (requests[:2], 2, 3)
@@ -57,7 +57,7 @@ def test_requests_start_in_the_order_they_came() -> None:
     assert (lane.started, lane.in_flight, lane.queued) == (requests, 0, 0)
 
 
-def test_a_newcomer_does_not_overtake_the_queue() -> None:
+def test_new_request_does_not_overtake_the_queue() -> None:
     lane = StillLane(1)
     first, second = accepted(lane, 1, 1)
     lane.take(first.token)
@@ -66,7 +66,7 @@ def test_a_newcomer_does_not_overtake_the_queue() -> None:
     assert (lane.started, late.state) == ([first, second], State.WORKER_QUEUED)
 
 
-def test_any_request_may_leave_the_queue() -> None:
+def test_withdrawn_request_leaves_any_place_in_the_queue() -> None:
     lane = StillLane(1)
     requests = accepted(lane, *[1] * 4)
     lane.withdraw_queued(requests[2])
@@ -76,7 +76,7 @@ def test_any_request_may_leave_the_queue() -> None:
     assert lane.started == [requests[0], requests[1], requests[3]]
 
 
-def test_a_token_is_good_for_one_completion() -> None:
+def test_token_is_valid_for_one_completion() -> None:
     lane = StillLane(1)
     [first] = accepted(lane, 1)
     lane.take(first.token)
@@ -91,7 +91,7 @@ def test_a_token_is_good_for_one_completion() -> None:
         lane.take(second.token)
 
 
-def test_generations_start_again_before_a_token_would_be_negative() -> None:
+def test_generations_wrap_before_a_token_is_negative() -> None:
     lane = StillLane(1)
     lane.tokens[0] = _MAX_TOKEN & ~SLOT_MASK | FIRST
     [last] = accepted(lane, 1)
@@ -100,7 +100,7 @@ def test_generations_start_again_before_a_token_would_be_negative() -> None:
     assert accepted(lane, 1)[0].token == FIRST
 
 
-def test_bytes_are_bounded_unless_it_is_one_request_alone() -> None:
+def test_bytes_in_flight_are_limited_except_for_a_lone_request() -> None:
     lane = StillLane(4)
     lane.byte_limit = 10
     requests = accepted(lane, 6, 5, 1, 20)
@@ -112,7 +112,7 @@ def test_bytes_are_bounded_unless_it_is_one_request_alone() -> None:
     assert (lane.started, lane.bytes_in_flight) == (requests, 0)
 
 
-def test_a_withdrawn_workers_slot_comes_free_with_its_completion() -> None:
+def test_slot_of_withdrawn_worker_request_is_freed_at_completion() -> None:
     with loop(2, 1) as made, full_pipe() as pipe:
         busy = pipe.request()
         made.submit(busy)
@@ -127,7 +127,7 @@ def test_a_withdrawn_workers_slot_comes_free_with_its_completion() -> None:
         assert made.engine.cancelled == 1
 
 
-def test_what_a_worker_has_begun_is_not_withdrawn() -> None:
+def test_request_started_by_a_worker_is_not_withdrawn() -> None:
     with loop(2, 1) as made, full_pipe() as pipe:
         busy = pipe.request()
         made.submit(busy)

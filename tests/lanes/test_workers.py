@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("hired", [0, 1])
-def test_without_more_threads_those_there_are_do_it(monkeypatch: pytest.MonkeyPatch, hired: int) -> None:
+def test_failed_thread_start_leaves_requests_to_existing_workers(monkeypatch: pytest.MonkeyPatch, hired: int) -> None:
     hire, calls = WorkerLane._hire, []
 
     def refuse(lane: WorkerLane) -> None:
@@ -62,7 +62,7 @@ def missed(descriptor: Descriptor, number: int) -> tuple[Read, bytearray]:
     return request, memory
 
 
-def test_reads_that_missed_are_gathered_and_handed_over_together_while_others_are_out(disk: Path) -> None:
+def test_missed_reads_are_gathered_while_others_are_in_flight(disk: Path) -> None:
     path, data = make_file(disk, 64 * BLOCK)
     evict(path)
     with path.open("rb", buffering=0) as file, full_pipe() as pipe, loop(64, 1, gather=True) as lp:
@@ -106,7 +106,7 @@ def test_reads_of_two_devices_share_no_chain(disk: Path) -> None:
         assert b"".join(memory for _, memory in reads) == data[: len(reads) * BLOCK]
 
 
-def test_the_end_of_the_file_and_an_error_are_found_in_a_chain_too(disk: Path) -> None:
+def test_end_of_file_and_error_in_a_chain_are_reported(disk: Path) -> None:
     path, data = make_file(disk, BLOCK + 100)
     evict(path)
     with path.open("rb", buffering=0) as file, full_pipe() as pipe, loop(64, 1, gather=True) as lp:
@@ -123,7 +123,7 @@ def test_the_end_of_the_file_and_an_error_are_found_in_a_chain_too(disk: Path) -
 
 
 @pytest.mark.parametrize("direct", [False, True])
-def test_writes_of_one_file_are_gathered_if_they_go_through_the_page_cache(disk: Path, direct: bool) -> None:
+def test_buffered_writes_of_one_file_are_gathered(disk: Path, direct: bool) -> None:
     path, data = make_file(disk, 64 * BLOCK)
     with opened(path, os.O_RDWR | (os.O_DIRECT if direct else 0)) as fd, full_pipe() as pipe, loop(64, 1, gather=True) as lp:
         descriptor = lp.descriptor(fd)

@@ -37,7 +37,7 @@ def pool() -> Iterator[WarmPool]:
 
 
 @pytest.mark.parametrize("size", [0, 1, PAGE, PAGE + 1, 3 * PAGE, LARGEST_SLAB - 1, LARGEST_SLAB, LARGEST_SLAB + 1, 3 * HUGE_PAGE + 5])
-def test_a_slab_is_aligned_and_large_enough(pool: WarmPool, size: int) -> None:
+def test_slab_is_aligned_and_large_enough(pool: WarmPool, size: int) -> None:
     slab = pool.take(size)
     assert slab.address % PAGE == 0
     assert slab.capacity >= size
@@ -47,7 +47,7 @@ def test_a_slab_is_aligned_and_large_enough(pool: WarmPool, size: int) -> None:
     pool.release(slab)
 
 
-def test_slabs_do_not_overlap_and_are_used_again(pool: WarmPool) -> None:
+def test_slabs_do_not_overlap_and_are_reused(pool: WarmPool) -> None:
     slabs = [pool.take(size) for size in (PAGE, 3 * PAGE, LARGEST_SLAB) * 20]
     spans = sorted((slab.address, slab.address + slab.capacity) for slab in slabs)
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
@@ -56,7 +56,7 @@ def test_slabs_do_not_overlap_and_are_used_again(pool: WarmPool) -> None:
     assert set(Counter(map(id, pool.made)).values()) == {1}  # each page was made once
 
 
-def test_no_more_than_the_limit_is_kept_warm(pool: WarmPool) -> None:
+def test_pool_keeps_no_more_than_its_limit(pool: WarmPool) -> None:
     slabs = [pool.take(LARGEST_SLAB) for _ in range(8)]
     pages = list({id(slab.page): slab.page for slab in slabs}.values())
     assert [page.warm for page in pages] == [True] * 4
@@ -67,7 +67,7 @@ def test_no_more_than_the_limit_is_kept_warm(pool: WarmPool) -> None:
     assert len({slab.address for slab in again}) == 8
 
 
-def test_memory_is_made_for_the_first_request_once(pool: WarmPool) -> None:
+def test_prepare_twice_allocates_memory_once(pool: WarmPool) -> None:
     pool.prepare()
     pool.prepare()
     slab = pool.take(PAGE)
@@ -75,7 +75,7 @@ def test_memory_is_made_for_the_first_request_once(pool: WarmPool) -> None:
     assert slab.page.warm
 
 
-def test_page_that_is_released_before_it_is_warm_is_asked_for_once() -> None:
+def test_page_released_before_it_is_warm_is_populated_once() -> None:
     asked: list[HugePage] = []
     pool = BufferPool(0, asked.append)  # keeps nothing
     pool.prepare()
@@ -97,7 +97,7 @@ def test_page_that_is_released_before_it_is_warm_is_asked_for_once() -> None:
     pool.clear()
 
 
-def test_bytes_are_gathered_and_scattered_in_order(pool: WarmPool) -> None:
+def test_gather_and_scatter_keep_the_order_of_bytes(pool: WarmPool) -> None:
     slab: Slab = pool.take(PAGE)
     slab.gather(export_vector([b"abc", b"", b"defg"], writable=False).exports)
     assert (slab.read(7), slab.read(3, 2)) == (b"abcdefg", b"cde")
@@ -106,7 +106,7 @@ def test_bytes_are_gathered_and_scattered_in_order(pool: WarmPool) -> None:
     assert parts == [b"bc", b"", b"de--"]
 
 
-def test_an_export_keeps_its_object_as_it_is() -> None:
+def test_export_locks_the_size_of_its_object() -> None:
     memory = bytearray(10)
     export = export_buffer(memory, writable=True)
     with pytest.raises(BufferError):
@@ -117,7 +117,7 @@ def test_an_export_keeps_its_object_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("buffer", [b"1234", bytearray(4), array.array("i", [1]), memoryview(bytearray(9))[5:]])
-def test_length_is_counted_in_bytes(buffer: Any) -> None:
+def test_export_length_is_in_bytes(buffer: Any) -> None:
     assert export_buffer(buffer, writable=False).length == 4
     vector = export_vector([buffer, buffer], writable=False)
     assert (vector.length, vector.held[1].iov_len) == (8, 4)
@@ -127,7 +127,7 @@ def test_length_is_counted_in_bytes(buffer: Any) -> None:
     ("buffer", "writable", "error"),
     [("text", False, TypeError), (5, False, TypeError), (b"1", True, TypeError), (memoryview(bytes(9))[::2], False, BufferError)],
 )
-def test_what_cannot_be_exported_is_refused(buffer: Any, writable: bool, error: type[Exception]) -> None:
+def test_invalid_buffer_is_refused(buffer: Any, writable: bool, error: type[Exception]) -> None:
     with pytest.raises(error):
         export_buffer(buffer, writable=writable)
 
@@ -144,14 +144,14 @@ def _may_be_of_huge_pages(address: int) -> bool:
     raise AssertionError(f"{address:#x} is not mapped")
 
 
-def test_only_what_a_worker_touches_first_is_of_huge_pages() -> None:
+def test_only_memory_populated_by_workers_is_of_huge_pages() -> None:
     size = 64 << 20  # more than malloc serves from its heap
     kinds = {True: new_bytes(size, for_worker=True), False: new_bytes(size), "bytearray": new_bytearray(size)}
     huge = {kind: _may_be_of_huge_pages(export_buffer(made, writable=False).address + size // 2) for kind, made in kinds.items()}
     assert huge == {True: Path("/sys/kernel/mm/transparent_hugepage").exists(), False: False, "bytearray": False}
 
 
-def test_a_slab_may_come_back_to_a_pool_that_was_cleared(pool: WarmPool) -> None:
+def test_slab_can_be_released_to_a_cleared_pool(pool: WarmPool) -> None:
     slabs = [pool.take(PAGE), pool.take(LARGEST_SLAB + 1)]
     pool.clear()
     for slab in slabs:

@@ -51,7 +51,7 @@ def test_fixed_cost_is_unknown_without_calls_of_several_sizes(learned: Callable[
 @pytest.mark.parametrize(
     "sizes", [[1, 1, 8], [1, 2, 4, 8] * 4, [1, 2, 4, 8] * 400, [16, 64] * 8, [1] * 200 + [64], [64] * 20 + [1] * 20, [*range(1, 129)]]
 )
-def test_fixed_cost_is_that_of_the_calls_from_the_first_on(learned: Callable[..., float], sizes: list[int]) -> None:
+def test_fixed_cost_is_exact_after_calls_of_several_sizes(learned: Callable[..., float], sizes: list[int]) -> None:
     assert learned(calls(sizes)) == pytest.approx(FIXED / EACH, rel=1e-6)
 
 
@@ -66,7 +66,7 @@ def test_first_call_is_not_counted(learned: Callable[..., float]) -> None:
     assert learned([(1, 10**9), *usual]) == learned([(1, 1), *usual]) == pytest.approx(FIXED / EACH, rel=1e-6)
 
 
-def test_call_that_lost_its_processor_counts_no_more_than_a_slow_one(learned: Callable[..., float]) -> None:
+def test_preempted_call_counts_no_more_than_a_slow_one(learned: Callable[..., float]) -> None:
     usual = calls([1, 2, 4, 8] * 25)
     one, *others = (learned([*usual, (8, time), *usual]) for time in (10**6, 10**9, 10**12))
     assert [one, one] == others

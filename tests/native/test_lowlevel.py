@@ -137,12 +137,12 @@ def take(ctx: int, count: int) -> list[IOCB | None]:
 
 
 @pytest.mark.parametrize("events", [0, MOST_EVENTS + 1])
-def test_a_number_of_events_that_no_kernel_takes_is_einval(events: int) -> None:
+def test_io_setup_with_invalid_number_of_events_raises_einval(events: int) -> None:
     with raises_errno(errno.EINVAL, "1 to 4194304 events"):
         io_setup(events)
 
 
-def test_more_events_than_the_host_allows_is_eagain_that_tells_the_remedy() -> None:
+def test_io_setup_beyond_aio_max_nr_raises_eagain_with_advice() -> None:
     limit = int(Path("/proc/sys/fs/aio-max-nr").read_text(encoding="ascii"))
     if limit >= MOST_EVENTS:
         pytest.skip("fs.aio-max-nr allows all that io_setup takes")
@@ -156,20 +156,20 @@ def test_more_events_than_the_host_allows_is_eagain_that_tells_the_remedy() -> N
     ("code", "kind", "text"),
     [(errno.EPERM, PermissionError, "seccomp"), (errno.ENOSYS, OSError, "CONFIG_AIO"), (errno.ENOMEM, OSError, "memory: io_setup")],
 )
-def test_a_failed_setup_says_why(sign: int, code: int, kind: type[OSError], text: str) -> None:
+def test_failed_io_setup_explains_its_errno(sign: int, code: int, kind: type[OSError], text: str) -> None:
     error = _errors.setup_error(sign * code)
     assert (type(error), error.errno) == (kind, code)
     assert text in str(error)
 
 
-def test_limits_that_cannot_be_read_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_limits_are_reported_as_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_errors, "aio_limit", lambda name: None)
     assert "aio-nr is unknown, fs.aio-max-nr is unknown; raise it with `sysctl fs.aio-max-nr=1048576`" in str(
         _errors.setup_error(errno.EAGAIN)
     )
 
 
-def test_a_context_is_destroyed_once_and_what_is_in_flight_ends_and_is_freed(ctx: int, pipe: tuple[int, int]) -> None:
+def test_io_destroy_runs_once_and_frees_requests_in_flight(ctx: int, pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     kept, dropped = IOCB.poll(reader, select.POLLIN), IOCB.poll(reader, select.POLLIN)
     alive = weakref.ref(dropped)
@@ -197,7 +197,7 @@ def test_a_context_is_destroyed_once_and_what_is_in_flight_ends_and_is_freed(ctx
     ],
     ids=["submit", "getevents", "cancel", "destroy"],
 )
-def test_no_such_context_is_einval(fd: int, call: Callable[[IOCB], object]) -> None:
+def test_call_with_unknown_context_raises_einval(fd: int, call: Callable[[IOCB], object]) -> None:
     iocb = IOCB.fsync(fd)
     with raises_errno(errno.EINVAL):
         call(iocb)
@@ -214,7 +214,7 @@ def test_pread_reads_at_its_offset_and_is_short_at_the_end_of_the_file(ctx: int,
     assert buffer == CONTENT[offset : offset + BLOCK] + b"-" * (BLOCK - count)
 
 
-def test_nothing_is_read_into_no_room(ctx: int, fd: int) -> None:
+def test_pread_into_empty_buffer_returns_0(ctx: int, fd: int) -> None:
     assert perform(ctx, IOCB.pread(fd, bytearray(), 0), IOCB.preadv(fd, [], 0), IOCB.preadv(fd, [bytearray()], 0)) == [0, 0, 0]
 
 
@@ -233,12 +233,12 @@ def test_vectors_are_written_and_read_in_order(ctx: int, fd: int, path: Path) ->
     assert buffers == [b"ne", b"", b"twothre", b"e" + CONTENT[12 : 11 + BLOCK]]
 
 
-def test_syncs_give_0(ctx: int, fd: int) -> None:
+def test_syncs_return_0(ctx: int, fd: int) -> None:
     os.write(fd, b"dirty")
     assert perform(ctx, IOCB.fdsync(fd), IOCB.fsync(fd)) == [0, 0]
 
 
-def test_poll_gives_what_is_ready_when_it_is(ctx: int, pipe: tuple[int, int]) -> None:
+def test_poll_completes_with_ready_events(ctx: int, pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     waiting = IOCB.poll(reader, select.POLLIN)
     assert io_submit(ctx, [waiting, IOCB.poll(writer, select.POLLOUT)]) == 2
@@ -258,13 +258,13 @@ def test_append_writes_at_the_end_whatever_the_offset(ctx: int, fd: int, path: P
 
 
 @pytest.mark.parametrize("options", [{"rw_flags": RWF.DSYNC}, {"rw_flags": RWF.SYNC}, {"rw_flags": RWF.HIPRI}, {"ioprio": BEST_EFFORT | 7}])
-def test_a_write_with_options_writes(ctx: int, fd: int, path: Path, options: dict[str, int]) -> None:
+def test_write_with_options_writes(ctx: int, fd: int, path: Path, options: dict[str, int]) -> None:
     assert perform(ctx, IOCB.pwrite(fd, b"new", 0, **options)) == [3]
     assert path.read_bytes() == b"new" + CONTENT[3:]
 
 
 @pytest.mark.parametrize(("flag", "mode"), [(RWF.NOAPPEND, os.O_APPEND), (RWF.ATOMIC, 0), (RWF.DONTCACHE, 0)])
-def test_a_newer_flag_works_or_is_eopnotsupp(ctx: int, path: Path, flag: RWF, mode: int) -> None:
+def test_newer_flag_works_or_fails_with_eopnotsupp(ctx: int, path: Path, flag: RWF, mode: int) -> None:
     with opened(path, os.O_WRONLY | mode) as fd:
         try:
             [res] = perform(ctx, IOCB.pwrite(fd, bytes(BLOCK), 0, rw_flags=flag))
@@ -274,7 +274,7 @@ def test_a_newer_flag_works_or_is_eopnotsupp(ctx: int, path: Path, flag: RWF, mo
     assert path.read_bytes() == (bytes(BLOCK) + CONTENT[BLOCK:] if res == BLOCK else CONTENT)
 
 
-def test_a_nowait_read_gives_eagain_in_its_event_when_the_page_is_cold(ctx: int, on_disk: Path) -> None:
+def test_nowait_read_of_uncached_page_completes_with_eagain(ctx: int, on_disk: Path) -> None:
     with opened(on_disk, os.O_RDONLY) as fd:
         iocb = IOCB.pread(fd, bytearray(BLOCK), 0, rw_flags=RWF.NOWAIT)
         for _ in attempts("a page that was not cached"):
@@ -288,7 +288,7 @@ def test_a_nowait_read_gives_eagain_in_its_event_when_the_page_is_cold(ctx: int,
 
 
 @pytest.mark.parametrize(("flags", "reads"), [(0, [3]), (lowlevel.EFD_SEMAPHORE, [1, 1, 1])])
-def test_an_eventfd_counts_events_and_a_semaphore_gives_them_singly(ctx: int, fd: int, flags: int, reads: list[int]) -> None:
+def test_eventfd_counts_events_and_a_semaphore_returns_one_at_a_time(ctx: int, fd: int, flags: int, reads: list[int]) -> None:
     with open(lowlevel.eventfd(0, flags | lowlevel.EFD_NONBLOCK), "rb", 0) as file:
         counter = file.fileno()
         perform(ctx, *(IOCB.pread(fd, bytearray(1), 0, resfd=counter) for _ in range(3)), IOCB.pread(fd, bytearray(1), 0))
@@ -297,7 +297,7 @@ def test_an_eventfd_counts_events_and_a_semaphore_gives_them_singly(ctx: int, fd
             eventfd_read(counter)
 
 
-def test_the_event_is_there_when_the_eventfd_is_readable(ctx: int, pipe: tuple[int, int]) -> None:
+def test_event_is_available_when_the_eventfd_is_readable(ctx: int, pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     with open(lowlevel.eventfd(0), "rb", 0) as counter:
         io_submit(ctx, [IOCB.poll(reader, select.POLLIN, data=7, resfd=counter.fileno())])
@@ -327,7 +327,7 @@ def test_the_event_is_there_when_the_eventfd_is_readable(ctx: int, pipe: tuple[i
         (errno.EOPNOTSUPP, lambda fd, reader: IOCB.pread(fd, bytearray(1), 0, rw_flags=UNKNOWN_FLAG)),
     ],
 )
-def test_a_bad_request_stops_the_batch_and_is_an_error_when_it_is_the_first(
+def test_invalid_request_stops_the_batch_and_raises_if_first(
     ctx: int, fd: int, pipe: tuple[int, int], code: int, make: Callable[[int, int], IOCB]
 ) -> None:
     first, bad, last = IOCB.pread(fd, bytearray(1), 0), make(fd, pipe[0]), IOCB.pread(fd, bytearray(1), 0)
@@ -340,18 +340,18 @@ def test_a_bad_request_stops_the_batch_and_is_an_error_when_it_is_the_first(
     assert take(ctx, 2) == [first, last]
 
 
-def test_memory_that_is_not_mapped_is_efault_in_the_event(ctx: int, fd: int) -> None:
+def test_unmapped_memory_completes_with_efault(ctx: int, fd: int) -> None:
     assert perform(ctx, IOCB(IOCBCommand.PREAD, fd, 1, 10), IOCB(IOCBCommand.PWRITE, fd, 1, 10)) == [-errno.EFAULT] * 2
 
 
-def test_misaligned_direct_io_is_einval_in_the_event(ctx: int, on_disk: Path) -> None:
+def test_misaligned_direct_io_completes_with_einval(ctx: int, on_disk: Path) -> None:
     memory = memoryview(mmap.mmap(-1, 2 * BLOCK))
     with opened(on_disk, os.O_RDONLY | os.O_DIRECT) as fd:
         offset, length, address = IOCB.pread(fd, memory, 1), IOCB.pread(fd, memory[:100], 0), IOCB.pread(fd, memory[1 : BLOCK + 1], 0)
         assert perform(ctx, offset, length, address) == [-errno.EINVAL] * 3
 
 
-def test_a_full_ring_is_eagain_until_events_are_taken(pipe: tuple[int, int]) -> None:
+def test_io_submit_to_full_ring_raises_eagain_until_events_are_taken(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     accepted: list[IOCB] = []
 
@@ -369,7 +369,7 @@ def test_a_full_ring_is_eagain_until_events_are_taken(pipe: tuple[int, int]) -> 
         assert io_submit(ctx, accepted[:1]) == 1
 
 
-def test_an_iocb_is_submitted_once_and_again_only_after_its_event(ctx: int, fd: int) -> None:
+def test_iocb_in_flight_cannot_be_submitted_again(ctx: int, fd: int) -> None:
     buffer = bytearray(1)
     iocb, other = IOCB.pread(fd, buffer, 3), IOCB.fsync(fd)
     with pytest.raises(ValueError, match="twice"):
@@ -386,7 +386,7 @@ def test_an_iocb_is_submitted_once_and_again_only_after_its_event(ctx: int, fd: 
 
 
 @pytest.mark.parametrize("ctx_or_iocb", [-1, 1 << 64, "text"])
-def test_a_call_with_the_wrong_type_leaves_nothing_in_flight(fd: int, ctx_or_iocb: Any) -> None:
+def test_call_with_wrong_type_leaves_nothing_in_flight(fd: int, ctx_or_iocb: Any) -> None:
     iocb = IOCB.fsync(fd)
     with pytest.raises((OverflowError, TypeError)):
         io_submit(ctx_or_iocb, [iocb])
@@ -399,7 +399,7 @@ def test_a_call_with_the_wrong_type_leaves_nothing_in_flight(fd: int, ctx_or_ioc
 
 
 @pytest.mark.parametrize("data", [0, 1, 2**64 - 1])
-def test_an_event_has_the_very_request_and_its_data(ctx: int, fd: int, data: int) -> None:
+def test_event_has_its_iocb_and_data(ctx: int, fd: int, data: int) -> None:
     iocb = IOCB.pread(fd, bytearray(10), 2, data=data)
     io_submit(ctx, [iocb])
     (event,) = io_getevents(ctx, 1, 1)
@@ -408,12 +408,12 @@ def test_an_event_has_the_very_request_and_its_data(ctx: int, fd: int, data: int
 
 
 @pytest.mark.parametrize("field", [{"data": -1}, {"data": 2**64}, {"rw_flags": 1 << 31}, {"ioprio": 1 << 15}, {"resfd": 1 << 32}])
-def test_a_field_that_does_not_fit_overflows(field: dict[str, int]) -> None:
+def test_field_out_of_range_raises_overflow_error(field: dict[str, int]) -> None:
     with pytest.raises(OverflowError):
         IOCB.fsync(0, **field)
 
 
-def test_a_request_shows_what_it_is(ctx: int, fd: int) -> None:
+def test_repr_of_iocb_describes_it(ctx: int, fd: int) -> None:
     buffer = bytearray(1)
     iocb = IOCB.preadv(fd, [buffer], 9, data=5, rw_flags=RWF.HIPRI)
     assert (iocb.command, iocb.fd, iocb.offset, iocb.data, iocb.rw_flags) == (IOCBCommand.PREADV, fd, 9, 5, RWF.HIPRI)
@@ -424,7 +424,7 @@ def test_a_request_shows_what_it_is(ctx: int, fd: int) -> None:
     assert repr(iocb) == f"<IOCB PREADV fd={fd} offset=9 data=5>"
 
 
-def test_an_event_of_a_request_from_elsewhere_has_no_iocb(ctx: int, fd: int) -> None:
+def test_event_of_foreign_request_has_no_iocb(ctx: int, fd: int) -> None:
     foreign = IOCB.fsync(fd, data=3)
     assert lib.taio_io_submit(ctx, 1, ffi.new("struct iocb *[]", [foreign._iocb])) == 1
     assert io_getevents(ctx, 1, 1) == [IOEvent(3, None, 0, 0)]
@@ -436,13 +436,13 @@ def test_an_event_of_a_request_from_elsewhere_has_no_iocb(ctx: int, fd: int) -> 
 @pytest.mark.parametrize(
     ("min_nr", "nr", "timeout"), [(0, 1, -0.001), (0, 1, -math.inf), (0, 1, math.nan), (2, 1, 0), (-1, 1, 0), (0, -1, 0)]
 )
-def test_a_wait_needs_a_timeout_from_0_and_min_nr_from_0_to_nr(ctx: int, min_nr: int, nr: int, timeout: float) -> None:
+def test_io_getevents_with_invalid_timeout_or_min_nr_is_refused(ctx: int, min_nr: int, nr: int, timeout: float) -> None:
     with pytest.raises(ValueError, match="must be"):
         io_getevents(ctx, min_nr, nr, timeout)
 
 
 @pytest.mark.parametrize("timeout", [0, 0.0, 0.02])
-def test_a_wait_gives_what_there_is_at_its_end(ctx: int, fd: int, timeout: float) -> None:
+def test_io_getevents_at_timeout_returns_available_events(ctx: int, fd: int, timeout: float) -> None:
     iocb = IOCB.pread(fd, bytearray(1), 0)
     io_submit(ctx, [iocb])
     begin = time.monotonic()
@@ -450,13 +450,13 @@ def test_a_wait_gives_what_there_is_at_its_end(ctx: int, fd: int, timeout: float
     assert time.monotonic() - begin >= timeout
 
 
-def test_no_more_than_nr_events_are_taken(ctx: int, fd: int) -> None:
+def test_io_getevents_returns_at_most_nr_events(ctx: int, fd: int) -> None:
     io_submit(ctx, [IOCB.pread(fd, bytearray(1), 0, data=i) for i in range(3)])
     assert [[event.data for event in io_getevents(ctx, 0, nr)] for nr in (0, 2, 2, 2)] == [[], [0, 1], [2], []]
 
 
 @pytest.mark.parametrize("timeout", [None, math.inf, 3600, 3600.5])
-def test_a_wait_ends_with_an_event_from_another_thread(ctx: int, pipe: tuple[int, int], timeout: float | None) -> None:
+def test_io_getevents_ends_with_an_event_from_another_thread(ctx: int, pipe: tuple[int, int], timeout: float | None) -> None:
     reader, writer = pipe
     iocb = IOCB.poll(reader, select.POLLIN)
     io_submit(ctx, [iocb])
@@ -467,7 +467,7 @@ def test_a_wait_ends_with_an_event_from_another_thread(ctx: int, pipe: tuple[int
 
 
 @pytest.mark.parametrize("timeout", [None, 3600])
-def test_signal_handlers_run_during_a_wait_which_goes_on(ctx: int, fd: int, pipe: tuple[int, int], timeout: float | None) -> None:
+def test_io_getevents_runs_signal_handlers_and_continues(ctx: int, fd: int, pipe: tuple[int, int], timeout: float | None) -> None:
     reader, writer = pipe
     early, late = IOCB.pread(fd, bytearray(1), 0), IOCB.poll(reader, select.POLLIN)
     calls: list[None] = []
@@ -482,7 +482,7 @@ def test_signal_handlers_run_during_a_wait_which_goes_on(ctx: int, fd: int, pipe
         assert [event.iocb for event in io_getevents(ctx, 2, 2, timeout)] == [early, late]
 
 
-def test_no_event_is_lost_when_a_signal_handler_raises(ctx: int, fd: int, pipe: tuple[int, int]) -> None:
+def test_signal_handler_that_raises_loses_no_event(ctx: int, fd: int, pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     early, late = [IOCB.pread(fd, bytearray(1), 0) for _ in range(3)], IOCB.poll(reader, select.POLLIN)
 
@@ -501,7 +501,7 @@ def test_no_event_is_lost_when_a_signal_handler_raises(ctx: int, fd: int, pipe: 
 # ---- io_cancel
 
 
-def test_a_poll_can_be_cancelled_while_it_waits(ctx: int, pipe: tuple[int, int]) -> None:
+def test_io_cancel_of_waiting_poll_succeeds(ctx: int, pipe: tuple[int, int]) -> None:
     waiting, complete = IOCB.poll(pipe[0], select.POLLIN), IOCB.poll(pipe[1], select.POLLOUT)
     assert io_cancel(ctx, waiting) is False
     io_submit(ctx, [waiting, complete])
@@ -510,7 +510,7 @@ def test_a_poll_can_be_cancelled_while_it_waits(ctx: int, pipe: tuple[int, int])
     assert io_cancel(ctx, waiting) is False
 
 
-def test_disk_io_cannot_be_cancelled(ctx: int, on_disk: Path) -> None:
+def test_io_cancel_of_disk_io_is_refused(ctx: int, on_disk: Path) -> None:
     memory = mmap.mmap(-1, SIZE)
     with opened(on_disk, os.O_RDWR | os.O_DIRECT) as fd:
         iocbs = [IOCB.pread(fd, memory, 0), IOCB.pwrite(fd, memory, SIZE), IOCB.fsync(fd)]
@@ -523,7 +523,7 @@ def test_disk_io_cannot_be_cancelled(ctx: int, on_disk: Path) -> None:
 
 
 @pytest.mark.parametrize("buffer", [b"read-only", memoryview(b"read-only")])
-def test_a_read_needs_a_writable_buffer(fd: int, buffer: Any) -> None:
+def test_read_into_read_only_buffer_is_refused(fd: int, buffer: Any) -> None:
     with pytest.raises(BufferError, match=f"this {type(buffer).__name__} is not"):
         IOCB.pread(fd, buffer, 0)
     with pytest.raises(BufferError, match="writable"):
@@ -534,19 +534,19 @@ def test_a_read_needs_a_writable_buffer(fd: int, buffer: Any) -> None:
     ("buffer", "error"),
     [("text", TypeError), (None, TypeError), (10, TypeError), ([1], TypeError), (memoryview(bytearray(9))[::2], BufferError)],
 )
-def test_a_buffer_is_contiguous_bytes(fd: int, buffer: Any, error: type[Exception]) -> None:
+def test_buffer_that_is_not_contiguous_is_refused(fd: int, buffer: Any, error: type[Exception]) -> None:
     for make in (lambda: IOCB.pread(fd, buffer, 0), lambda: IOCB.pwrite(fd, buffer, 0), lambda: IOCB.pwritev(fd, [buffer], 0)):
         with pytest.raises(error, match=r"bytes-like|contiguous"):
             make()
 
 
-def test_a_buffer_of_items_is_filled_by_the_byte(ctx: int, fd: int) -> None:
+def test_buffer_of_larger_items_is_filled_by_the_byte(ctx: int, fd: int) -> None:
     numbers = array.array("Q", [0, 0])
     assert perform(ctx, IOCB.pread(fd, numbers, 0), IOCB.preadv(fd, [numbers], 0)) == [16, 16]
     assert numbers.tobytes() == CONTENT[:16]
 
 
-def test_a_buffer_cannot_be_resized_while_its_iocb_lives(fd: int) -> None:
+def test_buffer_of_living_iocb_cannot_be_resized(fd: int) -> None:
     buffer = bytearray(10)
     iocb = IOCB.pread(fd, buffer, 0)
     with pytest.raises(BufferError):
@@ -576,7 +576,7 @@ def test_memory_is_kept_until_the_event_is_taken(ctx: int, on_disk: Path, vector
 # ---- fork
 
 
-def test_after_a_fork_the_child_has_nothing_in_flight_and_the_parent_its_events() -> None:
+def test_fork_leaves_events_to_the_parent_and_none_in_the_child() -> None:
     program = """
         import errno, os, select
         from trio_aio.lowlevel import IOCB, io_destroy, io_getevents, io_setup, io_submit

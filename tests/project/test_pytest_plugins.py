@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.mark.parametrize(("name", "passed"), [("test_with_pytest_trio.py", 2), ("test_with_anyio.py", 2)])
-def test_the_examples_pass(tmp_path: Path, name: str, passed: int) -> None:
+def test_pytest_examples_pass(tmp_path: Path, name: str, passed: int) -> None:
     shutil.copy(EXAMPLES / name, tmp_path)
     (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", name], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -27,7 +27,7 @@ def test_the_examples_pass(tmp_path: Path, name: str, passed: int) -> None:
 
 
 @pytest.mark.parametrize("threshold", [0, 1000])
-def test_an_autojump_clock_waits_for_a_request_as_long_as_it_is_told(threshold: float) -> None:
+def test_autojump_clock_waits_for_a_request_for_its_threshold(threshold: float) -> None:
     async def main() -> None:
         async with AIOContext(max_workers=1) as context:
             with full_pipe() as pipe, trio.move_on_after(60) as scope:

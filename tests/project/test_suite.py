@@ -44,7 +44,7 @@ def run_suite(folder: Path, *arguments: str, output: int | IO[bytes] = subproces
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_summary_groups_skips_and_ends_with_what_was_left_out(tmp_path: Path, workers: str) -> None:
+def test_summary_groups_skips_and_ends_with_the_slow_tests_left_out(tmp_path: Path, workers: str) -> None:
     output = run_suite(tmp_path, "-m", "not slow", "-n", workers)
     assert "   3 needs a moon\n   1 needs a sun\n" in output
     assert output.endswith("2 slow tests were left out; `make test-all` runs all\n")
@@ -68,12 +68,12 @@ def lock_from_outside(how: int) -> None:
         fcntl.flock(file, how | fcntl.LOCK_NB)
 
 
-def test_running_test_keeps_out_one_that_must_be_alone() -> None:
+def test_running_test_blocks_tests_marked_alone() -> None:
     with pytest.raises(BlockingIOError):
         lock_from_outside(fcntl.LOCK_EX)
 
 
 @pytest.mark.alone
-def test_test_that_must_be_alone_keeps_out_all_others() -> None:
+def test_test_marked_alone_blocks_all_others() -> None:
     with pytest.raises(BlockingIOError):
         lock_from_outside(fcntl.LOCK_SH)

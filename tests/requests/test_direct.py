@@ -40,7 +40,7 @@ def written(model: bytes, offset: int, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("length", [0, 300, 2 * BLOCK, 2 * BLOCK + 300])
-async def test_writes_around_the_edges_of_blocks_and_of_the_file(filesystem: Path, length: int) -> None:
+async def test_direct_writes_around_block_and_file_edges_are_complete(filesystem: Path, length: int) -> None:
     path, model = make_file(filesystem, length)
     async with open_aio(path, "r+b", direct=True) as file:
         for offset in EDGES:
@@ -55,7 +55,7 @@ async def test_writes_around_the_edges_of_blocks_and_of_the_file(filesystem: Pat
     assert path.read_bytes() == model
 
 
-async def test_blocks_that_xfs_has_reserved_behind_the_end_are_no_error(on_filesystem: Callable[[str], Path]) -> None:
+async def test_direct_read_of_blocks_reserved_by_xfs_succeeds(on_filesystem: Callable[[str], Path]) -> None:
     path = on_filesystem("splintered_xfs") / "file"
     piece = content(100_000)
     failed = 0
@@ -94,7 +94,7 @@ def _fails_with_eio(path: Path, offset: int) -> bool:
 
 
 @pytest.mark.parametrize("direct", [False, True])
-async def test_the_cursor_is_behind_what_was_appended_whoever_else_appends(filesystem: Path, direct: bool) -> None:
+async def test_cursor_after_append_follows_its_own_data(filesystem: Path, direct: bool) -> None:
     path, _ = make_file(filesystem, 0)
     os.truncate(path, 3_000_000)  # btrfs reads a hole at any alignment, so it is found to need none
     async with open_aio(path, "a+b", direct=direct) as file, open_aio(path, "r+b", direct=direct) as other:
@@ -110,7 +110,7 @@ async def test_the_cursor_is_behind_what_was_appended_whoever_else_appends(files
             assert await file.pread(len(data), position - len(data)) == data
 
 
-async def test_vectors_that_lie_anywhere_are_written_and_read(filesystem: Path) -> None:
+async def test_unaligned_vectors_are_written_and_read(filesystem: Path) -> None:
     path, model = make_file(filesystem, 3 * BLOCK)
     async with open_aio(path, "r+b", direct=True) as file:
         for offset, sizes in ((0, (1, BLOCK - 1)), (7, (512, 0, 3)), (BLOCK, (512, 512)), (2 * BLOCK, [1] * 1500), (100, ())):
@@ -124,7 +124,7 @@ async def test_vectors_that_lie_anywhere_are_written_and_read(filesystem: Path) 
 
 
 @pytest.mark.parametrize("size", [(1 << 20) + 1, 3 << 20])
-async def test_large_requests_from_memory_that_is_not_aligned(filesystem: Path, size: int) -> None:
+async def test_large_requests_from_unaligned_memory_are_complete(filesystem: Path, size: int) -> None:
     path, model = make_file(filesystem, 0)
     async with open_aio(path, "r+b", direct=True) as file:
         memory = memoryview(content(size + 1))[1:]
@@ -142,7 +142,7 @@ async def test_large_requests_from_memory_that_is_not_aligned(filesystem: Path, 
     assert path.read_bytes() == model
 
 
-async def test_neighbours_in_one_block_do_not_harm_one_another(filesystem: Path) -> None:
+async def test_writes_in_one_block_keep_neighbouring_bytes(filesystem: Path) -> None:
     path, _ = make_file(filesystem, 16 * BLOCK)
     expected = bytearray(path.read_bytes())
     async with open_aio(path, "r+b", direct=True) as file, open_aio(path, "r+b", direct=True) as other:
@@ -158,7 +158,7 @@ async def test_neighbours_in_one_block_do_not_harm_one_another(filesystem: Path)
     assert path.read_bytes() == expected
 
 
-async def test_appends_of_any_size(filesystem: Path) -> None:
+async def test_direct_appends_of_any_size_are_complete(filesystem: Path) -> None:
     path, model = make_file(filesystem, 300)
     async with open_aio(path, "a+b", direct=True) as file:
         assert await file.tell() == 300
@@ -172,7 +172,7 @@ async def test_appends_of_any_size(filesystem: Path) -> None:
     assert path.read_bytes() == model
 
 
-async def test_holes_and_sizes_beyond_2_gib(filesystem: Path) -> None:
+async def test_direct_read_of_holes_beyond_2_gib_returns_zeros(filesystem: Path) -> None:
     path = filesystem / "sparse"
     far = (5 << 30) + 77
     async with open_aio(path, "w+b", direct=True) as file:
@@ -183,7 +183,7 @@ async def test_holes_and_sizes_beyond_2_gib(filesystem: Path) -> None:
         assert await file.preadinto(bytearray(3 << 20), 100) == 3 << 20
 
 
-async def test_sync_covers_what_went_through_the_page_cache(disk: Path) -> None:
+async def test_sync_of_direct_file_covers_its_buffered_writes(disk: Path) -> None:
     path, _ = make_file(disk)
     async with open_aio(path, "r+b", direct=True) as file, create_task_group() as group:
         group.start_soon(file.pwrite, b"x", 5)
@@ -192,7 +192,7 @@ async def test_sync_covers_what_went_through_the_page_cache(disk: Path) -> None:
     assert path.read_bytes()[5:6] == b"x"
 
 
-async def test_where_no_descriptor_is_left_an_unaligned_write_says_so(disk: Path) -> None:
+async def test_unaligned_write_without_descriptor_left_raises(disk: Path) -> None:
     path, data = make_file(disk)
     taken = []
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -213,7 +213,7 @@ async def test_where_no_descriptor_is_left_an_unaligned_write_says_so(disk: Path
     assert path.read_bytes() == written(data, 1, b"x")
 
 
-async def test_reads_over_the_end_of_a_file_that_grows(disk: Path) -> None:
+async def test_direct_read_of_growing_file_returns_whole_appends(disk: Path) -> None:
     path, model = make_file(disk, 300)
     piece = content(300, seed=1)
     async with (
@@ -240,7 +240,7 @@ def _others_may_lock(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("mode", ["r+b", "a+b"])
-async def test_writes_through_the_page_cache_leave_the_process_its_record_locks(disk: Path, mode: str) -> None:
+async def test_buffered_writes_of_direct_file_keep_record_locks(disk: Path, mode: str) -> None:
     path, _ = make_file(disk)
     async with open_aio(path, mode, direct=True) as file:
         fcntl.lockf(file.fileno(), fcntl.LOCK_EX)
@@ -256,7 +256,7 @@ async def test_writes_through_the_page_cache_leave_the_process_its_record_locks(
     assert _others_may_lock(path)
 
 
-async def test_a_borrowed_descriptor_stays_open_and_what_was_made_of_it_does_not(disk: Path) -> None:
+async def test_borrowed_descriptor_stays_open_and_its_buffered_fd_is_closed(disk: Path) -> None:
     path, _ = make_file(disk)
     fd = os.open(path, os.O_RDWR | os.O_DIRECT)
     try:

@@ -84,7 +84,7 @@ def _content(device: Misbehaving) -> bytes:
 
 @LANES
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.ETIMEDOUT])
-async def test_an_error_of_the_device_is_an_oserror_and_the_next_request_works(
+async def test_device_error_raises_oserror_and_the_next_request_works(
     device: Misbehaving, context: AIOContext, direct: bool, error: int
 ) -> None:
     data = _content(device)
@@ -106,7 +106,7 @@ async def test_an_error_of_the_device_is_an_oserror_and_the_next_request_works(
 
 
 @LANES
-async def test_an_error_in_the_middle_of_a_read_gives_no_part_of_it(device: Misbehaving, context: AIOContext, direct: bool) -> None:
+async def test_error_in_the_middle_of_a_read_returns_no_part(device: Misbehaving, context: AIOContext, direct: bool) -> None:
     size = 4 << 20  # several requests of the filesystem
     _, data = make_file(device.source, size)
     async with await _open(context, device, direct) as file:
@@ -118,7 +118,7 @@ async def test_an_error_in_the_middle_of_a_read_gives_no_part_of_it(device: Misb
 
 
 @LANES
-async def test_an_error_in_the_middle_of_a_write_says_how_much_was_written(device: Misbehaving, context: AIOContext, direct: bool) -> None:
+async def test_error_in_the_middle_of_a_write_reports_bytes_written(device: Misbehaving, context: AIOContext, direct: bool) -> None:
     size = 4 << 20
     _, data = make_file(device.source, size)
     new = content(size, seed=1)
@@ -138,7 +138,7 @@ async def test_an_error_in_the_middle_of_a_write_says_how_much_was_written(devic
 
 
 @LANES
-async def test_an_interrupted_request_is_made_again(device: Misbehaving, context: AIOContext, direct: bool) -> None:
+async def test_interrupted_request_is_repeated(device: Misbehaving, context: AIOContext, direct: bool) -> None:
     data = _content(device)
     async with await _open(context, device, direct) as file:
         for operation in ("read", "write", "sync"):
@@ -150,7 +150,7 @@ async def test_an_interrupted_request_is_made_again(device: Misbehaving, context
         assert device.count("file", "sync") == 3
 
 
-async def test_a_short_count_of_the_device_is_gone_on_behind(device: Misbehaving, context: AIOContext) -> None:
+async def test_short_count_of_device_is_continued(device: Misbehaving, context: AIOContext) -> None:
     data = _content(device)
     new = content(SIZE, seed=1)
     async with await _open(context, device, direct=True) as file:
@@ -170,14 +170,14 @@ async def test_a_short_count_of_the_device_is_gone_on_behind(device: Misbehaving
         assert (now[:100], now[15010:]) == (data[:100], data[15010:])
 
 
-async def test_a_write_of_nothing_is_an_error_and_no_loop(device: Misbehaving, context: AIOContext) -> None:
+async def test_write_of_0_bytes_raises(device: Misbehaving, context: AIOContext) -> None:
     async with await _open(context, device, direct=True) as file:
         device.answer("file", "write", short=0)
         with pytest.raises(OSError, match="Input/output error"):
             await file.pwrite(bytes(BLOCK), 0)
 
 
-async def test_an_append_that_is_cut_short_says_where_it_stopped(device: Misbehaving, context: AIOContext) -> None:
+async def test_short_append_reports_where_it_stopped(device: Misbehaving, context: AIOContext) -> None:
     data = _content(device)
     async with open_aio(device.folder / "file", "ab", context=context) as file:
         device.answer("file", "write", short=1000, times=1)
@@ -191,7 +191,7 @@ async def test_an_append_that_is_cut_short_says_where_it_stopped(device: Misbeha
     assert _content(device) == data + bytes(1000) + b"more"
 
 
-async def test_open_and_close_give_the_errors_of_the_device(device: Misbehaving, context: AIOContext) -> None:
+async def test_open_and_close_raise_device_errors(device: Misbehaving, context: AIOContext) -> None:
     device.answer("file", "open", error=errno.EIO, times=1)
     with pytest.raises(OSError, match="Input/output error"):
         await open_aio(device.folder / "file", context=context)
@@ -214,9 +214,7 @@ def _ranges(count: int) -> list[tuple[int, int]]:
 
 @LANES
 @pytest.mark.parametrize("error", [errno.EIO, errno.EAGAIN, errno.EOPNOTSUPP])
-async def test_an_error_in_the_middle_of_a_batch_names_its_offset(
-    device: Misbehaving, context: AIOContext, direct: bool, error: int
-) -> None:
+async def test_error_in_the_middle_of_a_batch_names_its_offset(device: Misbehaving, context: AIOContext, direct: bool, error: int) -> None:
     data = _content(device)
     async with await _open(context, device, direct) as file:
         ranges = _ranges(16)
@@ -243,7 +241,7 @@ async def test_an_error_in_the_middle_of_a_batch_names_its_offset(
     await until_idle(context)
 
 
-async def test_a_batch_that_fails_in_a_piece_counts_its_first_part(device: Misbehaving, context: AIOContext) -> None:
+async def test_failed_piece_of_batch_counts_its_first_part(device: Misbehaving, context: AIOContext) -> None:
     async with await _open(context, device, direct=False) as file:
         device.answer("file", "write", short=1000, turn=2, times=1)
         device.answer("file", "write", error=errno.ENOSPC, turn=3)
@@ -253,7 +251,7 @@ async def test_a_batch_that_fails_in_a_piece_counts_its_first_part(device: Misbe
 
 
 @LANES
-async def test_interrupted_pieces_of_a_batch_are_made_again(device: Misbehaving, context: AIOContext, direct: bool) -> None:
+async def test_interrupted_pieces_of_a_batch_are_repeated(device: Misbehaving, context: AIOContext, direct: bool) -> None:
     data = _content(device)
     async with await _open(context, device, direct) as file:
         ranges = _ranges(16)
@@ -266,7 +264,7 @@ async def test_interrupted_pieces_of_a_batch_are_made_again(device: Misbehaving,
         assert await file.read_blocks([offset for offset, _ in ranges], BLOCK) == b"".join(piece for _, piece in new)
 
 
-async def test_short_pieces_of_a_batch_are_gone_on_behind(device: Misbehaving, context: AIOContext) -> None:
+async def test_short_pieces_of_a_batch_are_continued(device: Misbehaving, context: AIOContext) -> None:
     data = _content(device)
     async with await _open(context, device, direct=True) as file:
         device.answer("file", "read", short=1000)
@@ -276,7 +274,7 @@ async def test_short_pieces_of_a_batch_are_gone_on_behind(device: Misbehaving, c
 
 
 @LANES
-async def test_a_cancelled_batch_waits_for_what_hangs(device: Misbehaving, context: AIOContext, direct: bool) -> None:
+async def test_cancelled_batch_waits_for_hung_requests(device: Misbehaving, context: AIOContext, direct: bool) -> None:
     data = _content(device)
     async with await _open(context, device, direct) as file:
         async with trio.open_nursery() as nursery:
@@ -292,9 +290,7 @@ async def test_a_cancelled_batch_waits_for_what_hangs(device: Misbehaving, conte
 
 
 @LANES
-async def test_an_abandoned_batch_comes_back_to_memory_that_is_still_its_own(
-    device: Misbehaving, context: AIOContext, direct: bool
-) -> None:
+async def test_abandoned_batch_completes_into_memory_it_still_owns(device: Misbehaving, context: AIOContext, direct: bool) -> None:
     data = _content(device)
     async with await _open(context, device, direct, abandon_on_cancel=True) as file:
         into = bytearray(16 * BLOCK)
@@ -312,7 +308,7 @@ async def test_an_abandoned_batch_comes_back_to_memory_that_is_still_its_own(
 
 
 @LANES
-async def test_chunks_before_an_error_come_and_nothing_behind_it(device: Misbehaving, context: AIOContext, direct: bool) -> None:
+async def test_chunks_before_an_error_are_returned_and_none_after_it(device: Misbehaving, context: AIOContext, direct: bool) -> None:
     data = _content(device)
     async with await _open(context, device, direct) as file:
         device.answer("file", "read", error=errno.EIO, offset=40 * BLOCK)
@@ -335,7 +331,7 @@ async def test_chunks_before_an_error_come_and_nothing_behind_it(device: Misbeha
 
 
 @LANES
-async def test_a_chunk_that_hung_is_given_by_the_next_step(device: Misbehaving, context: AIOContext, direct: bool) -> None:
+async def test_hung_chunk_is_returned_by_the_next_step(device: Misbehaving, context: AIOContext, direct: bool) -> None:
     data = _content(device)
     async with await _open(context, device, direct) as file, file.chunks(4 * BLOCK) as chunks:
         async with trio.open_nursery() as nursery:
@@ -347,7 +343,7 @@ async def test_a_chunk_that_hung_is_given_by_the_next_step(device: Misbehaving, 
 
 
 @LANES
-async def test_an_error_of_a_writer_surfaces_and_what_it_wrote_is_said(device: Misbehaving, context: AIOContext, direct: bool) -> None:
+async def test_writer_error_is_raised_with_bytes_written(device: Misbehaving, context: AIOContext, direct: bool) -> None:
     data, new = _content(device), content(SIZE, seed=1)
     async with await _open(context, device, direct) as file:
 
@@ -376,9 +372,7 @@ async def test_an_error_of_a_writer_surfaces_and_what_it_wrote_is_said(device: M
 
 
 @LANES
-async def test_a_failed_sync_is_told_to_all_who_shared_it_and_the_next_is_another(
-    device: Misbehaving, context: AIOContext, direct: bool
-) -> None:
+async def test_failed_sync_raises_in_all_that_share_it_and_not_in_the_next(device: Misbehaving, context: AIOContext, direct: bool) -> None:
     async with await _open(context, device, direct) as file:
         results: list[str] = []
 
@@ -410,7 +404,7 @@ async def test_a_failed_sync_is_told_to_all_who_shared_it_and_the_next_is_anothe
 
 
 @LANES
-async def test_a_hung_read_is_waited_for_and_then_cancelled(device: Misbehaving, context: AIOContext, direct: bool) -> None:
+async def test_cancelled_hung_read_is_waited_for(device: Misbehaving, context: AIOContext, direct: bool) -> None:
     data = _content(device)
     async with await _open(context, device, direct) as file:
         with trio.CancelScope() as scope:
@@ -434,7 +428,7 @@ async def test_a_hung_read_is_waited_for_and_then_cancelled(device: Misbehaving,
 
 
 @LANES
-async def test_an_abandoned_read_comes_back_to_memory_that_is_still_its_own(device: Misbehaving, context: AIOContext, direct: bool) -> None:
+async def test_abandoned_read_completes_into_memory_it_still_owns(device: Misbehaving, context: AIOContext, direct: bool) -> None:
     data = _content(device)
     async with await _open(context, device, direct, abandon_on_cancel=True) as file:
         buffer = bytearray(b"-" * BLOCK)
@@ -454,7 +448,7 @@ async def test_an_abandoned_read_comes_back_to_memory_that_is_still_its_own(devi
 
 
 @LANES
-async def test_a_close_waits_for_a_request_that_hangs(device: Misbehaving, context: AIOContext, direct: bool) -> None:
+async def test_close_waits_for_a_hung_request(device: Misbehaving, context: AIOContext, direct: bool) -> None:
     file = await _open(context, device, direct)
     fd = file.fileno()
     async with trio.open_nursery() as nursery:
@@ -472,7 +466,7 @@ async def test_a_close_waits_for_a_request_that_hangs(device: Misbehaving, conte
 
 
 @LANES
-async def test_a_close_leaves_a_request_that_was_abandoned_to_the_context(device: Misbehaving, context: AIOContext, direct: bool) -> None:
+async def test_close_leaves_an_abandoned_request_to_the_context(device: Misbehaving, context: AIOContext, direct: bool) -> None:
     file = await _open(context, device, direct, abandon_on_cancel=True)
     fd = file.fileno()
     with device.hanging("read"):
@@ -489,7 +483,7 @@ async def test_a_close_leaves_a_request_that_was_abandoned_to_the_context(device
 
 
 @LANES
-async def test_a_hung_sync_keeps_nobody_from_reading(device: Misbehaving, context: AIOContext, direct: bool) -> None:
+async def test_hung_sync_does_not_block_reads(device: Misbehaving, context: AIOContext, direct: bool) -> None:
     data = _content(device)
     async with await _open(context, device, direct) as file, trio.open_nursery() as nursery:
         with device.hanging("sync"):
@@ -498,7 +492,7 @@ async def test_a_hung_sync_keeps_nobody_from_reading(device: Misbehaving, contex
             assert await file.pread(BLOCK, BLOCK) == data[BLOCK : 2 * BLOCK]
 
 
-async def test_a_run_ends_with_a_read_that_was_abandoned(device: Misbehaving) -> None:
+async def test_run_ends_with_an_abandoned_read(device: Misbehaving) -> None:
     data = _content(device)
     buffer = bytearray(BLOCK)
 
@@ -531,7 +525,7 @@ async def _waits(call: Callable[[], Awaitable[object]]) -> None:
     assert scope.cancelled_caught
 
 
-async def test_eight_hung_requests_take_all_workers_and_leave_what_needs_none(device: Misbehaving, context: AIOContext, disk: Path) -> None:
+async def test_hung_requests_on_all_workers_leave_calls_that_need_none(device: Misbehaving, context: AIOContext, disk: Path) -> None:
     path, data = make_file(disk)
     async with (
         await _open(context, device, direct=False) as file,
@@ -556,7 +550,7 @@ async def test_eight_hung_requests_take_all_workers_and_leave_what_needs_none(de
                 assert (await elsewhere.stat()).st_size == len(data)
 
 
-async def test_as_many_hung_direct_requests_as_there_are_slots_leave_the_workers(device: Misbehaving, disk: Path) -> None:
+async def test_hung_direct_requests_in_all_slots_leave_the_workers(device: Misbehaving, disk: Path) -> None:
     path, data = make_file(disk)
     slots = 16
     async with (
@@ -580,7 +574,7 @@ async def test_as_many_hung_direct_requests_as_there_are_slots_leave_the_workers
 
 
 @pytest.mark.parametrize("operation", ["read", "write"])
-async def test_a_short_request_that_io_submit_refuses_alone_moves_all_bytes(device: Misbehaving, operation: str) -> None:
+async def test_short_request_refused_by_io_submit_moves_all_bytes(device: Misbehaving, operation: str) -> None:
     data, new = _content(device), content(4 * BLOCK, 1)
     async with FaultyContext() as context, open_aio(device.folder / "file", "r+b", direct=True, context=context) as file:
         await until_idle(context)  # the memory for direct I/O is there

@@ -9,7 +9,7 @@ from trio_aio._memory.exports import export_vector
 from trio_aio._requests.transfer import ReadVector
 
 
-def test_a_vector_is_advanced_over_its_parts() -> None:
+def test_skip_of_vector_advances_over_its_parts() -> None:
     parts = [bytearray(3), bytearray(5), bytearray(0), bytearray(4)]
     for done in range(12):
         vector = export_vector(parts, writable=True)

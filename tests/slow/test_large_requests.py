@@ -21,7 +21,7 @@ MODES = pytest.mark.parametrize("direct", [False, True], ids=["buffered", "direc
 
 
 @pytest.mark.parametrize(("direct", "offset"), [(False, 5), (True, 0), (True, 5)])
-async def test_a_read_of_more_than_2_gib(filesystem: Path, direct: bool, offset: int) -> None:
+async def test_read_of_more_than_2_gib_is_complete(filesystem: Path, direct: bool, offset: int) -> None:
     path = filesystem / "sparse"
     size = 33 << 26
     with path.open("wb") as made:
@@ -35,7 +35,7 @@ async def test_a_read_of_more_than_2_gib(filesystem: Path, direct: bool, offset:
 
 
 @MODES
-async def test_a_write_of_more_than_2_gib(tmp_path: Path, direct: bool) -> None:
+async def test_write_of_more_than_2_gib_is_complete(tmp_path: Path, direct: bool) -> None:
     path, _ = make_file(tmp_path, 0)
     part = mmap.mmap(-1, 1 << 26)
     part[:3], part[-3:] = b"abc", b"xyz"

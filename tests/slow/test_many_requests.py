@@ -26,7 +26,7 @@ MANY = 100_000
 
 
 @pytest.mark.parametrize("direct", [False, True], ids=["workers", "kernel"])
-def test_a_hundred_thousand_requests_at_once_all_complete_in_order_in_bounded_memory(disk: Path, direct: bool) -> None:
+def test_hundred_thousand_requests_complete_in_order_in_bounded_memory(disk: Path, direct: bool) -> None:
     path, _ = make_file(disk)
     with loop(128, 1, gather=True) as made, opened(path, os.O_RDONLY | (os.O_DIRECT if direct else 0)) as fd:
         descriptor = made.descriptor(fd)

@@ -40,7 +40,7 @@ trio.run(main, sys.argv[1], sys.argv[2], sys.argv[3] == "direct")
 @pytest.mark.backends("trio")  # the program has a loop of its own
 @MODES
 @pytest.mark.parametrize("copied", [False, True], ids=["read", "copied"])
-async def test_a_large_file_takes_memory_for_the_depth_alone(tmp_path: Path, direct: bool, copied: bool) -> None:
+async def test_large_file_needs_memory_for_the_depth_only(tmp_path: Path, direct: bool, copied: bool) -> None:
     size = 8 << 30 if direct and not copied else 1 << 30  # what goes to the disk or through the page cache takes its time
     source, copy = tmp_path / "sparse", tmp_path / "copy"
     with source.open("wb") as made:

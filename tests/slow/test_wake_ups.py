@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("direct", [False, True])
-def test_no_wake_up_is_missed_one_request_at_a_time(file: tuple[Path, bytes], direct: bool) -> None:
+def test_single_requests_in_the_engine_miss_no_wake_up(file: tuple[Path, bytes], direct: bool) -> None:
     with loop(8, 3) as made, opened(file[0], DIRECT if direct else os.O_RDONLY) as fd:
         descriptor = made.descriptor(fd)
         slab = made.engine.buffers.take(BLOCK)
@@ -44,7 +44,7 @@ def test_no_wake_up_is_missed_one_request_at_a_time(file: tuple[Path, bytes], di
 @pytest.mark.anyio
 @pytest.mark.backends("trio", "asyncio")
 @pytest.mark.parametrize(("lane", "count"), [("inline", 100_000), ("workers", 20_000), ("kernel", 20_000)])
-async def test_no_wake_up_is_missed(disk: Path, lane: str, count: int) -> None:
+async def test_single_reads_of_a_file_miss_no_wake_up(disk: Path, lane: str, count: int) -> None:
     path, data = make_file(disk)
     cached = pinned(path) if lane == "inline" else nullcontext()
     async with open_aio(path, direct=lane == "kernel") as file:

@@ -49,14 +49,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_the_sdist_builds_one_abi3_wheel_with_types_and_no_sources(wheel: Path) -> None:
+def test_sdist_builds_one_abi3_wheel_with_types_and_no_sources(wheel: Path) -> None:
     assert re.fullmatch(r"trio_aio-[\d.]+-cp310-abi3-\w*linux\w*\.whl", wheel.name)
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"trio_aio/py.typed", "trio_aio/_native/_ext.pyi", "trio_aio/_native/_ext.abi3.so"} <= names
     assert not [name for name in names if name.endswith((".c", ".h", ".txt")) and "dist-info" not in name]
 
 
-def test_the_wheel_works_installed(wheel: Path, tmp_path: Path) -> None:
+def test_installed_wheel_works(wheel: Path, tmp_path: Path) -> None:
     python = wheel.parent / "environment" / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel)
     program = """

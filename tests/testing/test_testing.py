@@ -64,7 +64,7 @@ def _went_to(context: FaultyContext, lane: str) -> int:
 
 
 @LANES
-async def test_without_a_fault_it_is_a_context_like_any_other(disk: Path, context: FaultyContext, lane: str) -> None:
+async def test_faulty_context_without_faults_behaves_like_a_context(disk: Path, context: FaultyContext, lane: str) -> None:
     path, data = make_file(disk)
     async with await _open(context, path, lane) as file:
         before = _went_to(context, lane)
@@ -76,7 +76,7 @@ async def test_without_a_fault_it_is_a_context_like_any_other(disk: Path, contex
     await until_idle(context)
 
 
-async def test_every_operation_has_a_name_for_users() -> None:
+async def test_every_operation_has_a_public_name() -> None:
     def kinds(kind: type[Request]) -> Iterator[type[Request]]:
         for each in kind.__subclasses__():
             yield each
@@ -91,7 +91,7 @@ async def test_every_operation_has_a_name_for_users() -> None:
     assert {kind.fault_name for kind in public} - {None} == set(get_args(OperationName))
 
 
-async def test_what_cannot_be_meant_is_refused() -> None:
+async def test_fault_with_invalid_arguments_is_refused() -> None:
     context = FaultyContext()
     bad: list[Callable[[], object]] = [
         lambda: context.fail(0),
@@ -118,7 +118,7 @@ async def test_what_cannot_be_meant_is_refused() -> None:
 
 
 @LANES
-async def test_a_fault_is_for_the_file_the_operation_and_the_turn_it_names(disk: Path, context: FaultyContext, lane: str) -> None:
+async def test_fault_applies_to_its_file_operation_and_count(disk: Path, context: FaultyContext, lane: str) -> None:
     path, data = make_file(disk)
     other, _ = make_file(disk, name="other")
     async with await _open(context, path, lane) as file, await _open(context, other, lane) as second:
@@ -134,7 +134,7 @@ async def test_a_fault_is_for_the_file_the_operation_and_the_turn_it_names(disk:
         assert fault.hits == 1
 
 
-async def test_a_fault_may_name_a_descriptor(disk: Path, context: FaultyContext) -> None:
+async def test_fault_can_be_for_a_descriptor(disk: Path, context: FaultyContext) -> None:
     path, data = make_file(disk)
     with opened(path, os.O_RDONLY) as fd, opened(path, os.O_RDONLY) as other, context.fail(errno.EIO, file=fd):
         with pytest.raises(OSError, match="Input/output"):
@@ -142,7 +142,7 @@ async def test_a_fault_may_name_a_descriptor(disk: Path, context: FaultyContext)
         assert await context.pread(other, 10, 0) == data[:10]
 
 
-async def test_times_says_how_often_and_the_end_of_with_takes_it_back(disk: Path, context: FaultyContext) -> None:
+async def test_fault_applies_times_often_until_the_end_of_with(disk: Path, context: FaultyContext) -> None:
     path, _ = make_file(disk)
 
     async def failures(count: int) -> list[bool]:
@@ -165,7 +165,7 @@ async def test_times_says_how_often_and_the_end_of_with_takes_it_back(disk: Path
         assert not context._faults.rules
 
 
-async def test_the_fault_that_was_asked_for_first_comes_first(disk: Path, context: FaultyContext) -> None:
+async def test_faults_apply_in_the_order_of_their_calls(disk: Path, context: FaultyContext) -> None:
     path, _ = make_file(disk)
     async with open_aio(path, context=context) as file:
         context.fail(errno.EIO, operation="read", times=1)
@@ -180,7 +180,7 @@ async def test_the_fault_that_was_asked_for_first_comes_first(disk: Path, contex
 
 
 @LANES
-async def test_a_request_that_fails_had_no_effect(disk: Path, context: FaultyContext, lane: str) -> None:
+async def test_failed_request_has_no_effect(disk: Path, context: FaultyContext, lane: str) -> None:
     path, data = make_file(disk)
     async with await _open(context, path, lane) as file:
         calls: dict[str, list[Callable[[], Awaitable[object]]]] = {
@@ -207,9 +207,7 @@ async def test_a_request_that_fails_had_no_effect(disk: Path, context: FaultyCon
 
 @LANES
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.EOPNOTSUPP])
-async def test_an_errno_that_the_engine_knows_is_given_to_the_caller_all_the_same(
-    disk: Path, context: FaultyContext, lane: str, number: int
-) -> None:
+async def test_injected_errno_known_to_the_engine_is_raised(disk: Path, context: FaultyContext, lane: str, number: int) -> None:
     path, _ = make_file(disk)
     async with await _open(context, path, lane) as file:
         with context.fail(number, operation="read"), pytest.raises(OSError, match=os.strerror(number)):
@@ -218,7 +216,7 @@ async def test_an_errno_that_the_engine_knows_is_given_to_the_caller_all_the_sam
 
 
 @LANES
-async def test_an_interrupted_request_is_made_again(disk: Path, context: FaultyContext, lane: str) -> None:
+async def test_injected_interruption_repeats_the_request(disk: Path, context: FaultyContext, lane: str) -> None:
     path, data = make_file(disk)
     async with await _open(context, path, lane) as file:
         with context.fail(errno.EINTR) as fault:
@@ -229,7 +227,7 @@ async def test_an_interrupted_request_is_made_again(disk: Path, context: FaultyC
 
 
 @LANES
-async def test_a_write_can_fail_in_the_middle(disk: Path, context: FaultyContext, lane: str) -> None:
+async def test_write_can_fail_in_the_middle(disk: Path, context: FaultyContext, lane: str) -> None:
     path, data = make_file(disk, 4 * BLOCK)
     new = content(4 * BLOCK, seed=1)
     async with await _open(context, path, lane) as file:
@@ -241,7 +239,7 @@ async def test_a_write_can_fail_in_the_middle(disk: Path, context: FaultyContext
             assert path.read_bytes() == new[: 2 * BLOCK] + data[2 * BLOCK :]
 
 
-async def test_an_append_can_fail_in_the_middle_or_be_short(disk: Path, context: FaultyContext) -> None:
+async def test_append_can_fail_in_the_middle_or_be_short(disk: Path, context: FaultyContext) -> None:
     path, data = make_file(disk, 10)
     async with open_aio(path, "ab", context=context) as file:
         with context.fail(errno.ENOSPC, after=3), pytest.raises(OSError, match="No space") as caught:
@@ -254,7 +252,7 @@ async def test_an_append_can_fail_in_the_middle_or_be_short(disk: Path, context:
     assert path.read_bytes() == data + b"abc012345"
 
 
-async def test_open_fails_and_leaves_nothing_behind(disk: Path, context: FaultyContext) -> None:
+async def test_failed_open_leaves_nothing(disk: Path, context: FaultyContext) -> None:
     path = disk / "new"
     with context.fail(errno.EMFILE, operation="open"), pytest.raises(OSError, match="Too many open files") as caught:
         await open_aio(path, "wb", context=context)
@@ -264,7 +262,7 @@ async def test_open_fails_and_leaves_nothing_behind(disk: Path, context: FaultyC
         await open_aio(fd, context=context)
 
 
-async def test_a_close_that_fails_has_closed_and_is_meant_only_by_name(disk: Path, context: FaultyContext) -> None:
+async def test_failed_close_has_closed_and_needs_a_fault_by_name(disk: Path, context: FaultyContext) -> None:
     path, _ = make_file(disk)
     file = await open_aio(path, context=context)
     fd = file.fileno()
@@ -277,7 +275,7 @@ async def test_a_close_that_fails_has_closed_and_is_meant_only_by_name(disk: Pat
         await file.aclose()
 
 
-async def test_a_failed_fsync_is_the_callers_whose_it_was(disk: Path, context: FaultyContext) -> None:
+async def test_failed_fsync_raises_in_its_caller(disk: Path, context: FaultyContext) -> None:
     path, _ = make_file(disk)
     async with open_aio(path, "r+b", context=context) as file:
         await file.pwrite(b"x", 0)
@@ -290,7 +288,7 @@ async def test_a_failed_fsync_is_the_callers_whose_it_was(disk: Path, context: F
 
 
 @LANES
-async def test_a_short_count_is_made_up_for(disk: Path, context: FaultyContext, lane: str) -> None:
+async def test_short_count_is_continued(disk: Path, context: FaultyContext, lane: str) -> None:
     path, data = make_file(disk, 4 * BLOCK)
     new = content(4 * BLOCK, seed=1)
     async with await _open(context, path, lane) as file:
@@ -311,7 +309,7 @@ async def test_a_short_count_is_made_up_for(disk: Path, context: FaultyContext, 
 
 
 @LANES
-async def test_a_short_count_at_the_end_is_the_end(disk: Path, context: FaultyContext, lane: str) -> None:
+async def test_short_count_at_the_end_of_the_file_is_returned(disk: Path, context: FaultyContext, lane: str) -> None:
     path, data = make_file(disk, 4 * BLOCK)
     async with await _open(context, path, lane) as file:
         with context.short(BLOCK, end=True, operation="read"):
@@ -325,7 +323,7 @@ async def test_a_short_count_at_the_end_is_the_end(disk: Path, context: FaultyCo
     assert path.read_bytes() == bytes(BLOCK) + data[BLOCK:]
 
 
-async def test_what_is_shorter_than_the_cut_is_whole(disk: Path, context: FaultyContext) -> None:
+async def test_request_shorter_than_the_fault_is_complete(disk: Path, context: FaultyContext) -> None:
     path, data = make_file(disk, 10)
     async with open_aio(path, context=context) as file:
         with context.short(5), context.fail(errno.EIO, after=5, operation="read"):
@@ -337,7 +335,7 @@ async def test_what_is_shorter_than_the_cut_is_whole(disk: Path, context: Faulty
 
 
 @LANES
-async def test_a_piece_of_a_batch_fails_by_its_turn(disk: Path, context: FaultyContext, lane: str) -> None:
+async def test_batch_piece_with_fault_fails_by_its_count(disk: Path, context: FaultyContext, lane: str) -> None:
     path, data = make_file(disk)
     offsets = [i * 4 * BLOCK for i in range(10)]
     ranges = [(offset, BLOCK) for offset in offsets]
@@ -364,7 +362,7 @@ async def test_a_piece_of_a_batch_fails_by_its_turn(disk: Path, context: FaultyC
 
 
 @LANES
-async def test_a_batch_that_fails_in_a_piece_counts_its_first_part(disk: Path, context: FaultyContext, lane: str) -> None:
+async def test_failed_piece_of_batch_counts_its_first_part(disk: Path, context: FaultyContext, lane: str) -> None:
     path, _ = make_file(disk)
     new = [(i * 4 * BLOCK, content(2 * BLOCK, seed=i + 1)) for i in range(3)]
     async with await _open(context, path, lane) as file:
@@ -377,7 +375,7 @@ async def test_a_batch_that_fails_in_a_piece_counts_its_first_part(disk: Path, c
     assert now[4 * BLOCK : 5 * BLOCK] == new[1][1][:BLOCK]
 
 
-async def test_a_batch_that_would_have_met_a_fault_can_be_cancelled(disk: Path) -> None:
+async def test_batch_with_a_pending_fault_can_be_cancelled(disk: Path) -> None:
     path, data = make_file(disk)
     async with FaultyContext(8, max_workers=1) as context, await _open(context, path, "workers") as file:
         with full_pipe() as pipe:
@@ -392,7 +390,7 @@ async def test_a_batch_that_would_have_met_a_fault_can_be_cancelled(disk: Path) 
 
 
 @LANES
-async def test_a_batch_of_pieces_is_short_interrupted_ends_hangs_and_is_late(disk: Path, context: FaultyContext, lane: str) -> None:
+async def test_batch_pieces_meet_every_fault(disk: Path, context: FaultyContext, lane: str) -> None:
     path, data = make_file(disk)
     ranges = [(i * 4 * BLOCK, 2 * BLOCK) for i in range(8)]
     whole = [data[offset : offset + size] for offset, size in ranges]
@@ -422,7 +420,7 @@ async def test_a_batch_of_pieces_is_short_interrupted_ends_hangs_and_is_late(dis
 
 
 @LANES
-async def test_pipelines_meet_faults(disk: Path, context: FaultyContext, lane: str) -> None:
+async def test_chunks_and_writer_meet_faults(disk: Path, context: FaultyContext, lane: str) -> None:
     path, data = make_file(disk)
     async with await _open(context, path, lane) as file:
         got = []
@@ -450,7 +448,7 @@ async def test_pipelines_meet_faults(disk: Path, context: FaultyContext, lane: s
 
 
 @LANES
-async def test_a_late_request_is_late_and_whole(disk: Path, context: FaultyContext, lane: str) -> None:
+async def test_late_request_is_complete(disk: Path, context: FaultyContext, lane: str) -> None:
     path, data = make_file(disk)
     async with await _open(context, path, lane) as file:
         started = time.monotonic()
@@ -474,7 +472,7 @@ async def test_a_late_request_is_late_and_whole(disk: Path, context: FaultyConte
 
 
 @LANES
-async def test_a_request_that_hangs_keeps_its_slot_and_goes_on_when_released(disk: Path, context: FaultyContext, lane: str) -> None:
+async def test_hung_request_keeps_its_slot_and_continues_when_released(disk: Path, context: FaultyContext, lane: str) -> None:
     path, data = make_file(disk)
     async with await _open(context, path, lane) as file:
         with context.hang(file=path, operation="read", times=1) as hang:
@@ -497,7 +495,7 @@ async def test_a_request_that_hangs_keeps_its_slot_and_goes_on_when_released(dis
 
 
 @LANES
-async def test_a_hung_write_cannot_be_cancelled_and_its_result_is_not_lost(disk: Path, context: FaultyContext, lane: str) -> None:
+async def test_hung_write_cannot_be_cancelled_and_keeps_its_result(disk: Path, context: FaultyContext, lane: str) -> None:
     path, data = make_file(disk)
     new = content(BLOCK, seed=1)
     async with await _open(context, path, lane) as file:
@@ -520,7 +518,7 @@ async def test_a_hung_write_cannot_be_cancelled_and_its_result_is_not_lost(disk:
 
 
 @LANES
-async def test_an_abandoned_read_keeps_its_memory_until_it_is_released(disk: Path, context: FaultyContext, lane: str) -> None:
+async def test_abandoned_hung_read_keeps_its_memory_until_released(disk: Path, context: FaultyContext, lane: str) -> None:
     path, data = make_file(disk)
     async with await _open(context, path, lane, abandon_on_cancel=True) as file:
         buffer = bytearray(b"-" * BLOCK)
@@ -540,7 +538,7 @@ async def test_an_abandoned_read_keeps_its_memory_until_it_is_released(disk: Pat
 
 
 @LANES
-async def test_what_hangs_can_be_made_to_fail(disk: Path, context: FaultyContext, lane: str) -> None:
+async def test_hung_request_can_be_made_to_fail(disk: Path, context: FaultyContext, lane: str) -> None:
     path, _ = make_file(disk)
     async with await _open(context, path, lane) as file:
         with context.hang(operation="sync") as hang:
@@ -556,7 +554,7 @@ async def test_what_hangs_can_be_made_to_fail(disk: Path, context: FaultyContext
         await file.fsync()
 
 
-async def test_a_close_waits_for_a_request_that_hangs(disk: Path, context: FaultyContext) -> None:
+async def test_close_waits_for_an_injected_hang(disk: Path, context: FaultyContext) -> None:
     path, _ = make_file(disk)
     file = await open_aio(path, context=context)
     fd = file.fileno()
@@ -572,7 +570,7 @@ async def test_a_close_waits_for_a_request_that_hangs(disk: Path, context: Fault
         os.fstat(fd)
 
 
-async def test_a_hang_that_is_released_from_a_thread_goes_on(disk: Path, context: FaultyContext) -> None:
+async def test_hung_request_released_from_a_thread_continues(disk: Path, context: FaultyContext) -> None:
     path, data = make_file(disk)
     async with open_aio(path, context=context) as file:
         with context.hang(operation="read") as hang:
@@ -586,7 +584,7 @@ async def test_a_hang_that_is_released_from_a_thread_goes_on(disk: Path, context
                 assert await file.pread(10, 0) == data[:10]
 
 
-async def test_queued_requests_wait_behind_those_that_hang_and_can_be_cancelled(disk: Path) -> None:
+async def test_requests_queued_after_hung_ones_can_be_cancelled(disk: Path) -> None:
     path, data = make_file(disk)
     async with FaultyContext(2) as context, open_aio(path, context=context) as file:
         results: dict[int, bytes] = {}
@@ -608,7 +606,7 @@ async def test_queued_requests_wait_behind_those_that_hang_and_can_be_cancelled(
         assert hang.hits == 4
 
 
-async def test_a_poll_that_hangs_can_be_cancelled_and_ends_with_its_context() -> None:
+async def test_hung_poll_can_be_cancelled_and_ends_with_its_context() -> None:
     async with FaultyContext(2) as context:
         with empty_pipe() as (reader, writer):
             os.write(writer, b"x")
@@ -628,7 +626,7 @@ async def test_a_poll_that_hangs_can_be_cancelled_and_ends_with_its_context() ->
             hang.release()  # there is nothing left of it
 
 
-async def test_a_poll_that_is_about_to_fail_can_be_cancelled(context: FaultyContext) -> None:
+async def test_poll_with_a_pending_fault_can_be_cancelled(context: FaultyContext) -> None:
     with empty_pipe() as (reader, _), context.fail(errno.EIO, operation="poll") as fault:
         request = Poll(Descriptor(reader), select.POLLIN)
         context._check().submit(request)
@@ -638,7 +636,7 @@ async def test_a_poll_that_is_about_to_fail_can_be_cancelled(context: FaultyCont
     await until_idle(context)
 
 
-async def test_a_poll_that_is_about_to_fail_ends_when_its_context_is_closed(context: FaultyContext) -> None:
+async def test_poll_with_a_pending_fault_ends_with_its_context(context: FaultyContext) -> None:
     with empty_pipe() as (reader, _), context.fail(errno.EIO, operation="poll"):
         request = Poll(Descriptor(reader), select.POLLIN)
         context._check().submit(request)
@@ -647,7 +645,7 @@ async def test_a_poll_that_is_about_to_fail_ends_when_its_context_is_closed(cont
     assert request.result == -errno.ECANCELED
 
 
-async def test_a_poll_that_is_released_gives_what_is_ready() -> None:
+async def test_released_poll_returns_ready_events() -> None:
     async with FaultyContext() as context:
         with empty_pipe() as (reader, writer), context.hang(operation="poll") as hang:
             os.write(writer, b"x")
@@ -661,7 +659,7 @@ async def test_a_poll_that_is_released_gives_what_is_ready() -> None:
                 assert await context.poll(reader, select.POLLIN) == select.POLLIN
 
 
-async def test_a_context_ends_before_an_abandoned_request_and_a_thread_waits_for_it(disk: Path) -> None:
+async def test_context_close_leaves_an_abandoned_request_to_a_thread(disk: Path) -> None:
     path, data = make_file(disk)
     buffer = bytearray(BLOCK)
     async with FaultyContext() as context:
@@ -678,7 +676,7 @@ async def test_a_context_ends_before_an_abandoned_request_and_a_thread_waits_for
     await file.aclose()
 
 
-async def test_a_close_that_hung_and_then_fails_has_closed_the_descriptor(disk: Path) -> None:
+async def test_hung_close_that_fails_has_closed_the_descriptor(disk: Path) -> None:
     path, _ = make_file(disk)
     async with FaultyContext() as context, trio.open_nursery() as nursery:
         file = await open_aio(path, "r+b", direct=True, context=context)
@@ -698,7 +696,7 @@ async def test_a_close_that_hung_and_then_fails_has_closed_the_descriptor(disk: 
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_writes_that_meet_faults_and_cancellations_at_random_did_what_they_say(disk: Path, seed: int) -> None:
+async def test_random_faults_and_cancellations_leave_writes_as_reported(disk: Path, seed: int) -> None:
     size, stride = 97, 1000
     path = disk / "file"
     for number in range(25):
@@ -748,7 +746,7 @@ async def test_writes_that_meet_faults_and_cancellations_at_random_did_what_they
             assert data[i * stride + 1 :][:size] == piece[: done[i]].ljust(size, b"\0"), (number, i)
 
 
-async def test_a_completion_that_raises_leaves_the_answers_behind_it_for_the_next_turn(disk: Path) -> None:
+async def test_completion_that_raises_leaves_later_answers_for_the_next_tick(disk: Path) -> None:
     path, _ = make_file(disk)
     async with FaultyContext() as context, open_aio(path, context=context) as file:
         engine = context._engine
@@ -764,7 +762,7 @@ async def test_a_completion_that_raises_leaves_the_answers_behind_it_for_the_nex
         assert [request.result for request in requests] == [-errno.EIO] * 3
 
 
-async def test_reads_that_are_given_up_are_not_remembered(disk: Path) -> None:
+async def test_faults_forget_withdrawn_reads(disk: Path) -> None:
     path, data = make_file(disk)
     async with FaultyContext(8, max_workers=1) as context, await _open(context, path, "workers") as file:
         engine: Any = context._engine
@@ -779,7 +777,7 @@ async def test_reads_that_are_given_up_are_not_remembered(disk: Path) -> None:
         assert await file.pread(BLOCK, 0) == data[:BLOCK]
 
 
-async def test_closing_ends_when_the_last_task_abandons_its_read(tmp_path: Path) -> None:
+async def test_close_returns_when_the_last_task_abandons_its_read(tmp_path: Path) -> None:
     path, _ = make_file(tmp_path)
     with opened(path, os.O_RDONLY) as fd:
         async with FaultyContext() as context, trio.open_nursery() as nursery:
@@ -802,7 +800,7 @@ async def test_closing_ends_when_the_last_task_abandons_its_read(tmp_path: Path)
                 assert hang.held == 1
 
 
-async def test_closing_ends_when_the_last_request_is_cancelled(disk: Path) -> None:
+async def test_close_returns_when_the_last_request_is_cancelled(disk: Path) -> None:
     path, _ = make_file(disk)
     with opened(path, os.O_RDWR | os.O_DIRECT) as fd:
         async with FaultyContext(1) as context, trio.open_nursery() as nursery:
