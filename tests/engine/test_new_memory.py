@@ -358,7 +358,6 @@ def test_held_direct_write_without_memory_fails_alone(disk: Path) -> None:
     path, data = make_file(disk)
     with loop(8, 1) as made, full_pipe() as pipe, opened(path, DIRECT) as fd:
         descriptor = made.descriptor(fd)
-        descriptor.keep_buffered_fd()
         made.submit(pipe.request())
         export = export_buffer(b"x", writable=False)
         before = BufferedWrite(descriptor, export.address, 1, 0, 0, export)
@@ -374,5 +373,4 @@ def test_held_direct_write_without_memory_fails_alone(disk: Path) -> None:
         made.wait_for(before, held)
         assert (before.result, held.result) == (1, -errno.ENOMEM)
         assert (made.engine.outstanding, descriptor.order.leases, descriptor.order.writes) == (0, 0, set())
-        os.close(descriptor.buffered_fd.fd)
     assert path.read_bytes() == b"x" + data[1:]

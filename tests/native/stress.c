@@ -64,7 +64,6 @@ static struct taio_ring *ring;
 static struct taio_pool *pool;
 static unsigned chain_first, chain_last, chained; /* the chain that is not handed over yet */
 static int chain_reads; /* 1: it has reads, 0: writes */
-static struct taio_buffered_fd kept_fd = {TAIO_NOT_YET}; /* the kept fd of direct_fd */
 static uint64_t next_token, submits, completions, withdrawals, cancels, refusals;
 
 static uint64_t draw(uint64_t below) /* xorshift: a seed gives the same numbers on every machine */
@@ -261,7 +260,7 @@ static int to_ring(unsigned slot)
 /* Return the `extra` of a write through the page cache: by an fd opened for it, or by the kept one. */
 static uint64_t through_cache(void)
 {
-    return TAIO_BUFFERED_FD | (draw(2) ? (uint64_t)(uintptr_t)&kept_fd : 0);
+    return draw(2) ? TAIO_KEPT_FD(buffered_fd) : TAIO_BUFFERED_FD;
 }
 
 static void hand_over_chain(void)

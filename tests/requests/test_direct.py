@@ -9,7 +9,6 @@ import itertools
 import mmap
 import os
 import random
-import resource
 import subprocess
 import sys
 from functools import partial
@@ -190,27 +189,6 @@ async def test_sync_of_direct_file_covers_its_buffered_writes(disk: Path) -> Non
         group.start_soon(file.pwrite, bytes(BLOCK), BLOCK)
         group.start_soon(file.fsync)
     assert path.read_bytes()[5:6] == b"x"
-
-
-async def test_unaligned_write_without_descriptor_left_raises(disk: Path) -> None:
-    path, data = make_file(disk)
-    taken = []
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    async with open_aio(path, "r+b", direct=True) as file:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
-        try:
-            with pytest.raises(OSError, match="Too many open files"):  # noqa: PT012
-                while True:
-                    taken.append(os.dup(file.fileno()))
-            with pytest.raises(OSError, match="Too many open files") as caught:
-                await file.pwrite(b"x", 1)
-            assert caught.value.filename == str(path)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, before)
-            for fd in taken:
-                os.close(fd)
-        assert await file.pwrite(b"x", 1) == 1
-    assert path.read_bytes() == written(data, 1, b"x")
 
 
 async def test_direct_read_of_growing_file_returns_whole_appends(disk: Path) -> None:

@@ -73,7 +73,7 @@ class Descriptor:
     def __init__(self, fd: int, name: object = None) -> None:
         self.fd: int = fd
         self.name: object = name
-        self.unclaimed: bool = False  # a request has opened it, and no file has taken it over: it is closed with this object
+        self.unclaimed: bool = False  # a request has opened it or the second one, and no file has taken it over: see `close_now`
         self.borrowed: bool = False  # the caller closes it (closefd=False)
         self.mode: int = 0  # st_mode
         self.device: int = 0
@@ -88,12 +88,12 @@ class Descriptor:
         self.read_device: DeviceRecord = UNKNOWN_DEVICE  # what its device was found to do; set by `Engine.learn`
         self.write_device: DeviceRecord = UNKNOWN_DEVICE
         self.users: int = 0  # calls by fd that share this object
-        self.buffered_fd: CData = ffi.NULL  # see `keep_buffered_fd`
+        self.buffered_fd: int = -1  # a second one without O_DIRECT, for writes of parts of blocks; it is closed with the first
         self.order: Order = Order()  # what leases it, and what waits for what
 
-    def own(self, fd: int) -> None:
+    def own(self, fd: int, buffered_fd: int = -1) -> None:
         """Take over what a request has opened, until a file does. An exception may come first: KeyboardInterrupt, at any moment."""
-        self.fd, self.unclaimed = fd, True
+        self.fd, self.buffered_fd, self.unclaimed = fd, buffered_fd, True
 
     def take_unclaimed(self) -> bool:
         """Return whether the descriptor belongs to the caller now: true for one caller, in any thread, if no file has taken it over."""
@@ -104,30 +104,21 @@ class Descriptor:
     def close_unclaimed(self) -> None:
         """Close it now if no file has taken it over."""
         if self.take_unclaimed():
-            os.close(self.fd)
+            self.close_now()
 
     def __del__(self) -> None:
         if self.unclaimed:
             self.close_unclaimed()
 
-    def keep_buffered_fd(self) -> None:
-        """Let writes through the page cache share one more descriptor, without O_DIRECT, which is closed with the first."""
-        self.buffered_fd = ffi.new("struct taio_buffered_fd *", [lib.TAIO_NOT_YET])
-
-    @property
-    def buffered_fd_address(self) -> int:
-        """Where the descriptor without O_DIRECT is kept; 0 if there is none."""
-        return int(ffi.cast("uintptr_t", self.buffered_fd))
-
     @property
     def through_cache(self) -> int:
-        """The value that makes a worker write through the page cache (native.h, TAIO_WRITE)."""
-        return lib.TAIO_BUFFERED_FD | self.buffered_fd_address
+        """The value that makes a worker write through the page cache (native.h, TAIO_KEPT_FD, or TAIO_BUFFERED_FD without a second fd)."""
+        return (self.buffered_fd + 1) << 1 | lib.TAIO_BUFFERED_FD
 
     def close_now(self) -> None:
         """Close now what belongs to us. No request uses it any more."""
-        if self.buffered_fd and self.buffered_fd.fd >= 0:
-            os.close(self.buffered_fd.fd)
+        if self.buffered_fd >= 0:
+            os.close(self.buffered_fd)
         if not self.borrowed:
             os.close(self.fd)
 
@@ -163,7 +154,7 @@ class DescriptionRecord:
     """Memory where a worker, or `describe`, writes what a descriptor is: a struct taio_description."""
 
     def __init__(self) -> None:
-        self.value: CData = ffi.new("struct taio_description *")
+        self.value: CData = ffi.new("struct taio_description *", {"buffered_fd": -1})
         self.address: int = int(ffi.cast("uintptr_t", self.value))
 
 

@@ -169,9 +169,9 @@ def open_aio(
     - `closefd`: whether `file`, if it is a descriptor, is closed with the file. A path needs True.
     - `opener`: called as ``opener(file, flags)`` in a thread; returns an open descriptor.
     - `direct`: open with O_DIRECT. Any offset, size and buffer works. ``file.direct`` is whether the filesystem honours it, and
-      ``file.alignment`` what it requires. Writes of other than whole blocks go through the page cache, by a second descriptor with the same
-      flags. It is open as long as the file. When it is closed, the process loses its ``fcntl.lockf`` locks of the file, even with
-      ``closefd=False``: fcntl(2).
+      ``file.alignment`` what it requires. Writes of other than whole blocks go through the page cache, by a second descriptor. It is
+      opened together with the first, if the mode allows writing; if it cannot be opened, ``open_aio`` fails and says so. When it is
+      closed, the process loses its ``fcntl.lockf`` locks of the file, even with ``closefd=False``: fcntl(2).
     - `abandon_on_cancel`: a cancelled read returns at once, for devices that may hang. The context keeps its memory until it completes.
     - `context`: the `AIOContext` that serves the file; default: `current_context()`.
 
@@ -209,10 +209,8 @@ def open_aio(
         used = current_context() if context is None else context
         position = 0
         if isinstance(file, int):
-            descriptor = Descriptor(file, file)
-            await _adopt(used, descriptor, direct=direct)
+            descriptor, position = await _adopt_number(used, file, parsed, direct=direct)
             descriptor.borrowed = not closefd
-            position = await used._submit_and_wait(Seek(descriptor, 0, os.SEEK_CUR))
         elif opener is not None:
             descriptor = await _open_with(used, opener, file, flags, direct=direct)
         else:
@@ -253,7 +251,7 @@ async def _open_with(context: AIOContext, opener: Callable[[Any, int], int], fil
     with backend.shielded():
         try:
             os.set_inheritable(fd, False)
-            await _adopt(context, descriptor, direct=direct)
+            await _adopt(context, descriptor, writable=flags & os.O_ACCMODE != os.O_RDONLY, direct=direct)
         except BaseException:
             drop_unclaimed(engine, descriptor)
             raise
@@ -275,6 +273,8 @@ async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> Desc
             raise unsupported(description.mode, file) from None
         if error.errno == errno.EINVAL and flags & os.O_DIRECT:
             raise os_error(errno.EINVAL, file, "this filesystem may not support direct I/O (O_DIRECT)") from None
+        if description.buffered_error:
+            raise _second_error(error, file) from None
         raise
     except BaseException:
         # asyncio's own Task.cancel, after the worker had opened the file.
@@ -287,10 +287,28 @@ async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> Desc
     return descriptor
 
 
-async def _adopt(context: AIOContext, descriptor: Descriptor, *, direct: bool) -> None:
+async def _adopt_number(context: AIOContext, fd: int, mode: _Mode, *, direct: bool) -> tuple[Descriptor, int]:
+    """Return the descriptor that the caller passes, and where its cursor is."""
+    engine = context._check()
+    descriptor = Descriptor(fd, fd)
+    descriptor.borrowed = True  # until there is a file: if that fails, the caller keeps it
+    try:
+        await _adopt(context, descriptor, writable=mode.writable, direct=direct)
+        return descriptor, await context._submit_and_wait(Seek(descriptor, 0, os.SEEK_CUR))
+    except BaseException:
+        drop_unclaimed(engine, descriptor)
+        raise
+
+
+async def _adopt(context: AIOContext, descriptor: Descriptor, *, writable: bool, direct: bool) -> None:
     """Ask the kernel what a descriptor is, and check that it can be served. fstat(2), statx(2)."""
-    request = Describe(descriptor)
-    await context._submit_and_wait(request)
+    request = Describe(descriptor, writable=writable)
+    try:
+        await context._submit_and_wait(request)
+    except OSError as error:
+        if request.record.value.buffered_error:
+            raise _second_error(error, descriptor.name) from None
+        raise
     mode = request.record.value.mode
     if stat.S_ISDIR(mode):
         raise os_error(errno.EISDIR, descriptor.name)
@@ -299,6 +317,16 @@ async def _adopt(context: AIOContext, descriptor: Descriptor, *, direct: bool) -
     learn(context, descriptor, request.record.value)
     if direct and not descriptor.direct:
         raise ValueError(f"direct must be False for {descriptor.name!r}: its descriptor was not opened with O_DIRECT")
+
+
+def _second_error(error: OSError, name: object) -> OSError:
+    """Return the error for a file that was opened for direct writing, and cannot be opened a second time."""
+    detail = "writes of parts of blocks need a second descriptor of the file, without O_DIRECT, and it cannot be opened"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        detail += ": make the file writable for this user, open it before privileges are dropped, or open it without O_DIRECT"
+    elif error.errno == errno.ENOENT:
+        detail += " without /proc: mount it, pass a path instead of a descriptor, or open it without O_DIRECT"
+    return os_error(error.errno or 0, name, detail)
 
 
 def drop_unclaimed(engine: Engine, descriptor: Descriptor) -> None:

@@ -86,8 +86,6 @@ class PositionalFile:
         self._writable: bool = writable
         self._abandon: bool = abandon_on_cancel
         self._closed: bool
-        if descriptor.o_direct and writable:
-            descriptor.keep_buffered_fd()
         # Made now, so that a finalizer needs no memory.
         self._close_request: Close = Close(descriptor)
         # In one step: the engine does not close the descriptor any more, and `__del__` does.
@@ -373,7 +371,7 @@ class PositionalFile:
         if getattr(self, "_closed", True):
             return
         descriptor = self._descriptor
-        if descriptor.borrowed and not descriptor.buffered_fd:
+        if descriptor.borrowed and descriptor.buffered_fd < 0:
             return
         self._closed = True
         if self._context._state == "forked":

@@ -102,7 +102,6 @@ class Lib:
     TAIO_PREPARED: Final[int]
     TAIO_UNTRIED: Final[int]
     TAIO_BUFFERED_FD: Final[int]
-    TAIO_NOT_YET: Final[int]
     TAIO_CHAIN: Final[int]
     TAIO_TOGETHER: Final[int]
     TAIO_NONE: Final[int]

@@ -64,6 +64,8 @@ struct taio_description {
     uint32_t dio_memory;   /* bytes */
     uint32_t dio_offset;   /* bytes */
     uint32_t dio_read_offset; /* bytes, for reads; 0: the same as dio_offset */
+    int32_t buffered_fd;   /* a second fd of the same file without O_DIRECT, or -1 */
+    int32_t buffered_error; /* errno: the second fd is needed, and cannot be had; 0 otherwise */
 };
 /* Describe an fd from memory alone (AT_STATX_DONT_SYNC). Never sleeps, so the loop may call it. */
 int taio_describe(int fd, struct taio_description *description);
@@ -196,7 +198,7 @@ enum taio_operation {
     /* For reads and writes, `extra` says how the bytes are moved:
      * - 0: between the fd and the caller's memory;
      * - TAIO_BUFFERED_FD: a write through an fd of the same file without O_DIRECT, opened for this request and closed after it;
-     * - TAIO_BUFFERED_FD | the address of a struct taio_buffered_fd: a write through the fd that is kept there;
+     * - TAIO_KEPT_FD(n): a write through the fd `n` of the same file, which has no O_DIRECT;
      * - an alignment above 1, in bytes: direct I/O through page-aligned memory of the worker; offsets and lengths become multiples of it. */
     TAIO_READ,      /* until `length` bytes, the end of the file or an error */
     TAIO_WRITE,     /* until all is written or an error */
@@ -206,29 +208,22 @@ enum taio_operation {
     TAIO_FSYNC,
     TAIO_FDATASYNC,
     TAIO_OPEN,      /* memory: path; fd: directory; length: creation mode; extra: struct taio_description */
-    TAIO_CLOSE,     /* extra: 0, or a struct taio_buffered_fd that is closed too; flags: 1 to close only that */
+    TAIO_CLOSE,     /* extra: 0, or TAIO_KEPT_FD of an fd that is closed too; flags: 1 to close only that */
     TAIO_STAT,      /* extra: struct taio_stat */
     TAIO_TRUNCATE,  /* to `offset` */
     TAIO_SEEK,      /* lseek to `offset`; flags: whence; the result is the position */
     TAIO_FALLOCATE, /* `length` bytes from `offset`; flags: mode */
-    TAIO_DESCRIBE,  /* extra: struct taio_description */
+    TAIO_DESCRIBE,  /* extra: struct taio_description; flags: 1 to open the second fd of an fd with O_DIRECT */
     TAIO_PIECES,    /* memory: struct taio_pieces; moves the pieces that are not whole, in order */
     TAIO_POPULATE,  /* fault in the pages of `length` bytes at `memory` */
     TAIO_READ_FILE, /* open, read and close; memory: path; length: creation mode; extra: struct taio_whole */
     TAIO_WRITE_FILE /* open, write and close; arguments as TAIO_READ_FILE */
 };
 
+/* O_DIRECT cannot write part of a block, so such writes need an fd without it. That of an open file is opened together with the first, and
+ * kept until the file is closed: whenever the process closes an fd of a file, it loses its record locks (fcntl(2)) on that file. */
 #define TAIO_BUFFERED_FD 1
-
-/* An fd without O_DIRECT of a file that was opened with it. A worker opens it when it is first needed, and it is kept until the file is
- * closed: whenever the process closes an fd of a file, it loses its record locks (fcntl(2)) on that file.
- * Shared by all workers. The swap of TAIO_NOT_YET for TAIO_OPENING (acquire) makes one worker the opener, and its store of the fd (release)
- * comes after the open; the others wait for it. TAIO_CLOSE reads it plainly: no other request of the file is in flight then. */
-struct taio_buffered_fd {
-    int32_t fd; /* or TAIO_NOT_YET; or TAIO_OPENING: a worker is opening it */
-};
-#define TAIO_NOT_YET (-1)
-#define TAIO_OPENING (-2)
+#define TAIO_KEPT_FD(fd) (((uint64_t)(fd) + 1) << 1 | TAIO_BUFFERED_FD)
 
 /* One blocking read or write (transfer.c). Owned by the worker that makes it, on its stack. */
 struct taio_transfer {

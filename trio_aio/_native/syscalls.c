@@ -73,6 +73,7 @@ int taio_describe(int fd, struct taio_description *description)
     struct statx s;
     int flags = fcntl(fd, F_GETFL);
     memset(description, 0, sizeof *description);
+    description->buffered_fd = -1;
     if (flags < 0)
         return -errno;
     /* Not glibc's statx: it falls back to fstat, which may ask a server. */

@@ -197,6 +197,39 @@ static void slot_append(struct slot *s)
         s->result = -errno;
 }
 
+/* Open a path once more, without O_DIRECT, if it still names the file of `fd`. Returns an fd, or -errno. For places without /proc. */
+static int buffered_fd_by_path(int directory, const char *path, int flags, int fd)
+{
+    struct stat wanted, found;
+    int again = openat(directory, path, (flags & ~(O_CREAT | O_EXCL | O_TRUNC | O_DIRECT)) | O_NONBLOCK | O_NOCTTY);
+    if (again < 0)
+        return -errno;
+    int is_same = fstat(fd, &wanted) == 0 && fstat(again, &found) == 0 && wanted.st_dev == found.st_dev && wanted.st_ino == found.st_ino;
+    int status = fcntl(again, F_GETFL);
+    if (is_same && status >= 0 && fcntl(again, F_SETFL, status & ~O_NONBLOCK) == 0)
+        return again;
+    close(again);
+    return -ENOENT;
+}
+
+/* Open the second fd of a file that was opened for direct writing. `path`: NULL if it is not known. Returns 0, or -errno. */
+static int open_buffered_fd(struct taio_description *description, int fd, int directory, const char *path, int flags)
+{
+    int is_file = S_ISREG(description->mode) || S_ISBLK(description->mode); /* opening a FIFO may block */
+    if (!is_file || !(description->open_flags & O_DIRECT) || (description->open_flags & O_ACCMODE) == O_RDONLY)
+        return 0;
+    int second = taio_buffered_fd_open(fd);
+    if (second < 0 && path != NULL && second != -EMFILE && second != -ENFILE) {
+        int by_path = buffered_fd_by_path(directory, path, flags, fd);
+        second = by_path < 0 ? second : by_path;
+    }
+    if (second >= 0)
+        description->buffered_fd = second;
+    else
+        description->buffered_error = -second;
+    return second < 0 ? second : 0;
+}
+
 /* Open and describe a regular file or a block device. Returns its fd, or -errno.
  * Opening a FIFO, a terminal or a device may block, or have effects. So look at the file first, open it without blocking, and look again at
  * what was opened: the name may refer to another file by then. */
@@ -206,6 +239,7 @@ static int64_t slot_open(struct slot *s)
     const char *path = s->memory;
     struct stat before;
     memset(description, 0, sizeof *description);
+    description->buffered_fd = -1;
     if (fstatat(s->fd, path, &before, s->flags & O_NOFOLLOW ? AT_SYMLINK_NOFOLLOW : 0) == 0) {
         description->mode = before.st_mode;
         if (!S_ISREG(before.st_mode) && !S_ISBLK(before.st_mode) && !S_ISDIR(before.st_mode) && !S_ISLNK(before.st_mode))
@@ -221,6 +255,8 @@ static int64_t slot_open(struct slot *s)
         error = S_ISDIR(description->mode) ? -EISDIR : -EOPNOTSUPP;
     if (error == 0 && fcntl(fd, F_SETFL, (int)description->open_flags & ~O_NONBLOCK) < 0)
         error = -errno;
+    if (error == 0)
+        error = open_buffered_fd(description, fd, s->fd, path, s->flags);
     if (error != 0) {
         close(fd);
         return error;
@@ -330,6 +366,12 @@ static void slot_populate(struct slot *s)
     s->result = 0;
 }
 
+/* Return the fd of TAIO_KEPT_FD, or -1. */
+static int slot_kept_fd(const struct slot *s)
+{
+    return (int)((uintptr_t)s->extra >> 1) - 1;
+}
+
 /* Run the slot's operation on its own fd, and store the result in the slot. */
 static void slot_execute_on_fd(struct slot *s, struct taio_scratch *scratch)
 {
@@ -360,8 +402,8 @@ static void slot_execute_on_fd(struct slot *s, struct taio_scratch *scratch)
         slot_append(s);
         return;
     case TAIO_CLOSE: /* not again after EINTR: the fd is closed, and its number may belong to another file by now */
-        if (s->extra != NULL && ((struct taio_buffered_fd *)s->extra)->fd >= 0)
-            close(((struct taio_buffered_fd *)s->extra)->fd);
+        if (s->extra != NULL)
+            close(slot_kept_fd(s));
         s->result = !s->flags && close(s->fd) < 0 && errno != EINTR ? -errno : 0;
         return;
     case TAIO_SEEK:
@@ -374,6 +416,8 @@ static void slot_execute_on_fd(struct slot *s, struct taio_scratch *scratch)
         return;
     case TAIO_DESCRIBE:
         s->result = taio_describe_and_probe(s->fd, s->extra);
+        if (s->result == 0 && s->flags)
+            s->result = open_buffered_fd(s->extra, s->fd, -1, NULL, 0);
         return;
     default:
         do
@@ -389,22 +433,6 @@ static int slot_needs_buffered_fd(const struct slot *s)
     return may && ((uintptr_t)s->extra & TAIO_BUFFERED_FD) != 0;
 }
 
-/* Return the kept fd, opened from `fd` by the first caller; or -errno. */
-static int buffered_fd_get(struct taio_buffered_fd *buffered_fd, int fd)
-{
-    for (;;) {
-        int32_t known = TAIO_NOT_YET;
-        if (__atomic_compare_exchange_n(&buffered_fd->fd, &known, TAIO_OPENING, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-            int made = taio_buffered_fd_open(fd);
-            __atomic_store_n(&buffered_fd->fd, made < 0 ? TAIO_NOT_YET : made, __ATOMIC_RELEASE);
-            return made;
-        }
-        if (known >= 0)
-            return known;
-        usleep(100); /* wait for the opener: an fd of our own would have to be closed again, and drop the record locks */
-    }
-}
-
 /* Run the slot's operation, on an fd without O_DIRECT if it needs one. */
 static void slot_execute(struct slot *s, struct taio_scratch *scratch)
 {
@@ -412,8 +440,7 @@ static void slot_execute(struct slot *s, struct taio_scratch *scratch)
         slot_execute_on_fd(s, scratch);
         return;
     }
-    struct taio_buffered_fd *kept = (struct taio_buffered_fd *)((uintptr_t)s->extra & ~(uintptr_t)TAIO_BUFFERED_FD);
-    int buffered_fd = kept != NULL ? buffered_fd_get(kept, s->fd) : taio_buffered_fd_open(s->fd);
+    int kept = slot_kept_fd(s), buffered_fd = kept >= 0 ? kept : taio_buffered_fd_open(s->fd);
     if (buffered_fd < 0) {
         s->result = buffered_fd;
         return;
@@ -421,7 +448,7 @@ static void slot_execute(struct slot *s, struct taio_scratch *scratch)
     s->fd = buffered_fd;
     s->extra = NULL;
     slot_execute_on_fd(s, scratch);
-    if (kept == NULL)
+    if (kept < 0)
         close(buffered_fd); /* its error is ignored: the write reported its own, and a network filesystem's late ones come from fsync */
 }
 

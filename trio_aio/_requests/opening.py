@@ -21,7 +21,10 @@ CREATION_MODE = 0o666
 
 
 class Open(Request):
-    """Open a path, and describe what was opened. The descriptor belongs to its `Descriptor` before any task can know of it."""
+    """Open a path, and describe what was opened. The descriptor belongs to its `Descriptor` before any task can know of it.
+
+    For direct writing, a second descriptor is opened with it, without O_DIRECT. If that cannot be had, the request fails.
+    """
 
     __slots__ = ("flags", "path", "record")
 
@@ -39,24 +42,32 @@ class Open(Request):
 
     def settle(self, engine: Host) -> None:
         if self.result >= 0:
-            self.descriptor.own(self.result)
+            self.descriptor.own(self.result, self.record.value.buffered_fd)
             if engine.orphaned:
                 self.descriptor.close_unclaimed()
 
 
 class Describe(Request):
-    """Find out what an open descriptor is."""
+    """Find out what an open descriptor is. `writable`: also open the second descriptor of one with O_DIRECT, as `Open` does."""
 
-    __slots__ = ("record",)
+    __slots__ = ("record", "writable")
 
     fault_name = "open"
 
-    def __init__(self, descriptor: Descriptor) -> None:
+    def __init__(self, descriptor: Descriptor, *, writable: bool = False) -> None:
         Request.__init__(self, descriptor)
+        self.writable: bool = writable
         self.record: DescriptionRecord = DescriptionRecord()
 
     def fill_slot(self, lane: WorkerLane, slot: int, before: int) -> None:
-        lane.prepare(slot, before, self.token, lib.TAIO_DESCRIBE, self.descriptor.fd, extra=self.record.address)
+        fd, record = self.descriptor.fd, self.record.address
+        lane.prepare(slot, before, self.token, lib.TAIO_DESCRIBE, fd, flags=int(self.writable), extra=record)
+
+    def settle(self, engine: Host) -> None:
+        if self.result >= 0 and self.record.value.buffered_fd >= 0:
+            self.descriptor.own(self.descriptor.fd, self.record.value.buffered_fd)
+            if engine.orphaned:
+                self.descriptor.close_unclaimed()
 
 
 class Close(Request):
@@ -68,14 +79,14 @@ class Close(Request):
     fault_name = "close"
 
     def start(self, engine: Host) -> None:
-        if self.descriptor.borrowed and not self.descriptor.buffered_fd_address:
+        if self.descriptor.borrowed and self.descriptor.buffered_fd < 0:
             engine.finish(self, 0)
         else:
             engine.dispatch(self)
 
     def fill_slot(self, lane: WorkerLane, slot: int, before: int) -> None:
         descriptor = self.descriptor
-        flags, extra = int(descriptor.borrowed), descriptor.buffered_fd_address
+        flags, extra = int(descriptor.borrowed), descriptor.through_cache if descriptor.buffered_fd >= 0 else 0
         lane.prepare(slot, before, self.token, lib.TAIO_CLOSE, descriptor.fd, flags=flags, extra=extra)
 
     def cancel(self, engine: Host) -> bool:
