@@ -7,7 +7,6 @@ from __future__ import annotations
 import gc
 import mmap
 import os
-import resource
 import select
 import tracemalloc
 from contextlib import contextmanager
@@ -164,21 +163,6 @@ async def test_call_after_close_has_started_is_refused(disk: Path, call: Callabl
 
 
 # ---- errors
-
-
-@pytest.mark.trio
-async def test_range_write_without_descriptor_left_raises_its_errno(disk: Path) -> None:
-    path, data = make_file(disk)
-    async with open_aio(path, "r+b", direct=True) as file:
-        old = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, old[1]))
-        try:
-            with pytest.raises(OSError, match="Too many open files") as caught:
-                await file.write_ranges([(1, b"lost")])
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, old)
-    assert (caught.value.filename, caught.value.characters_written) == (str(path), 0)  # type: ignore[attr-defined]
-    assert path.read_bytes() == data
 
 
 @pytest.mark.trio

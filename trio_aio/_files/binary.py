@@ -1,11 +1,7 @@
 """`AsyncFile`: a binary file with a cursor, made by `open_aio`.
 
-The kernel's own file position is of no use here. io_submit(2) takes an offset with each request, and several tasks may use one fd at once.
-So the cursor is ours. Positional calls (`PositionalFile`) never move it, and calls that use it hold a lock (`FairLock`), in order. Only a
-file opened for appending lets the kernel choose the offset of a write.
-
-Lines come from a read-ahead buffer (`Cursor`), because a system call for each line would cost more than the line. Cursor reads of a direct
-file come from it too: O_DIRECT has no page cache, and reads whole blocks only. Other reads go straight to the page cache.
+`ReadableFile` says what the cursor is, and reads at it. Here is what writes at it, moves it, and ends it. Only a file opened for appending
+lets the kernel choose the offset of a write.
 
 A public method takes the lock; the private one of the same name does the work and expects the lock to be held. `AsyncTextFile` calls the
 private ones, under the same lock.
@@ -18,34 +14,23 @@ import operator
 import os
 from typing import TYPE_CHECKING
 
-from trio_aio._arguments import checked_integer, checked_size
-from trio_aio._context.copying import joined
-from trio_aio._context.lock import FairLock
+from trio_aio._arguments import checked_integer
 from trio_aio._errors import os_error
-from trio_aio._files.cursor import LARGEST, Cursor
-from trio_aio._files.lines import gathered, split_lines
-from trio_aio._files.positional import PositionalFile
-from trio_aio._lanes.inline import INLINE_LIMIT
-from trio_aio._memory.exports import export_buffer
+from trio_aio._files.kernel_cursor import KernelCursor
+from trio_aio._files.lines import gathered
+from trio_aio._files.reading import ReadableFile
+from trio_aio._requests.cursor import ANYWHERE
 from trio_aio._requests.metadata import Truncate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
-    from _typeshed import ReadableBuffer, WriteableBuffer
-    from typing_extensions import Self
-
-    from trio_aio._backends import Backend
-    from trio_aio._context.context import AIOContext
-    from trio_aio._engine.descriptor import Descriptor
+    from _typeshed import ReadableBuffer
 
 __all__ = ("AsyncFile",)
 
-# Bytes in one request of readall. The kernel moves less than 2 GiB in one call.
-_LARGEST_READ = 1 << 30
 
-
-class AsyncFile(PositionalFile):
+class AsyncFile(ReadableFile):
     """A binary file with a cursor, made by `open_aio`.
 
     Checkpoints, cancellation and errors are those of `PositionalFile`. Tasks that use the cursor at once are served one after the other, in
@@ -55,309 +40,6 @@ class AsyncFile(PositionalFile):
     64 KiB: a line that is in memory costs no system call, and no other task runs. The loop may be left at any line. The next call continues
     after that line.
     """
-
-    def __init__(
-        self,
-        context: AIOContext,
-        descriptor: Descriptor,
-        mode: str,
-        position: int,
-        *,
-        readable: bool,
-        writable: bool,
-        abandon_on_cancel: bool,
-    ) -> None:
-        super().__init__(context, descriptor, mode, readable=readable, writable=writable, abandon_on_cancel=abandon_on_cancel)
-        backend = context._backend
-        assert backend is not None
-        self._backend: Backend = backend
-        self._lock: FairLock = FairLock(backend, context._check)
-        assert descriptor.shared_file is not None
-        self._cursor: Cursor = Cursor(position, descriptor.shared_file)
-        # The lines that `async for` yields next, without a system call.
-        self._lines: Iterator[bytes] = self._cursor.split()
-
-    # ---- reading
-
-    async def read(self, size: int | None = -1) -> bytes:
-        """Return `size` bytes from the cursor, fewer only at the end of the file. preadv2(2).
-
-        size: bytes, 0 to 2**63 - 1; -1 or None: everything up to the end of the file. The cursor moves by the number of bytes returned.
-        Cancelled before the read has started: no effect. Later: the result is returned, and Cancelled is raised at the next checkpoint.
-        OSError: the cursor has not moved. UnsupportedOperation if not open for reading.
-        """
-        if size is None or size == -1:
-            return await self.readall()
-        self._check_readable()
-        if not self._lock.acquire():
-            await self._lock.wait()
-        try:
-            return await self._read(size)
-        finally:
-            self._lock.release()
-
-    async def _read(self, size: int) -> bytes:
-        """Do what `read` does. The caller holds the lock."""
-        cursor = self._cursor
-        position = cursor.settle()
-        if self._descriptor.direct:
-            data = await self._read_direct(checked_size(size), position)
-        else:
-            data = await self.pread(size, position)
-        cursor.move(position + len(data))
-        return data
-
-    async def _read_direct(self, size: int, position: int) -> bytes:
-        """Return `size` bytes from `position`, the cursor: from memory first, then from the file. The cursor does not move."""
-        cursor = self._cursor
-        data = cursor.peek(size)
-        missing = size - len(data)
-        if not missing:
-            self._check_open()
-            await self._context._checkpoint()
-            return data
-        position += len(data)
-        if missing >= LARGEST:
-            more = await self.pread(missing, position)
-            return await joined(self._backend, (data, more)) if data else more
-        return data + (await self._read_and_keep(position, missing))[:missing]
-
-    async def read1(self, size: int = -1) -> bytes:
-        """Return up to `size` bytes from the cursor, with at most one system call; b"" only at the end of the file. preadv2(2).
-
-        size: bytes; negative: 64 KiB at most. Otherwise as `read`.
-        """
-        self._check_readable()
-        size = checked_integer(size, "size")
-        if not self._lock.acquire():
-            await self._lock.wait()
-        try:
-            return await self._read(self._size_for_one_call(LARGEST if size < 0 else size))
-        finally:
-            self._lock.release()
-
-    def _size_for_one_call(self, size: int) -> int:
-        """Return how many of `size` bytes to read with at most one system call: those in memory, or all if there are none."""
-        available = self._cursor.available if self._descriptor.direct else 0
-        return min(size, available) if available else size
-
-    async def readall(self) -> bytes:
-        """Return the bytes from the cursor to the end of the file. preadv2(2).
-
-        Reads of up to 1 GiB each, until one is short. Cancelled: the cursor has not moved. Otherwise as `read`.
-        """
-        self._check_readable()
-        if not self._lock.acquire():
-            await self._lock.wait()
-        try:
-            return await self._read_all()
-        finally:
-            self._lock.release()
-
-    async def _read_all(self) -> bytes:
-        """Do what `readall` does. The caller holds the lock."""
-        cursor = self._cursor
-        position = cursor.settle()
-        start = position
-        parts: list[bytes] = []
-        # The size is only a hint: the file may have grown since it was opened, and files in /proc report 0.
-        expected = self._descriptor.size - position
-        while True:
-            # One byte more than expected lets a small read find the end of the file in the same call. For a large read the surplus byte
-            # would cost a copy of everything, so it makes a second call instead.
-            want = expected + 1 if 0 <= expected < INLINE_LIMIT else expected if expected > 0 else max(4096, position - start)
-            want = min(want, _LARGEST_READ)
-            part = await self.pread(want, position)
-            position += len(part)
-            expected -= len(part)
-            if part:
-                parts.append(part)
-            if len(part) < want:
-                break
-        cursor.move(position)
-        return await joined(self._backend, parts)
-
-    async def readinto(self, buffer: WriteableBuffer) -> int:
-        """Fill a writable buffer from the cursor, and return the number of bytes: fewer than it holds only at the end of the file.
-
-        buffer: bytes-like, contiguous, writable. Do not use it until the call has ended. Otherwise as `read`.
-        """
-        self._check_readable()
-        if not self._lock.acquire():
-            await self._lock.wait()
-        try:
-            return await self._read_into(buffer, one=False)
-        finally:
-            self._lock.release()
-
-    async def readinto1(self, buffer: WriteableBuffer) -> int:
-        """Fill a writable buffer from the cursor with at most one system call. Return the number of bytes, 0 at the end of the file.
-
-        Otherwise as `readinto`.
-        """
-        self._check_readable()
-        if not self._lock.acquire():
-            await self._lock.wait()
-        try:
-            return await self._read_into(buffer, one=True)
-        finally:
-            self._lock.release()
-
-    async def _read_into(self, buffer: WriteableBuffer, *, one: bool) -> int:
-        cursor = self._cursor
-        position = cursor.settle()
-        if self._descriptor.direct:
-            target = export_buffer(buffer, writable=True)
-            size = self._size_for_one_call(target.length) if one else target.length
-            available = cursor.peek(size)
-            if len(available) == size or size - len(available) < LARGEST:
-                data = await self._read_direct(size, position)
-                target.fill(data)
-                cursor.move(position + len(data))
-                return len(data)
-            if available:
-                n = len(available) + await self.preadinto(memoryview(buffer).cast("B")[len(available) :], position + len(available))
-                target.fill(available)
-                cursor.move(position + n)
-                return n
-        n = await self.preadinto(buffer, position)
-        cursor.move(position + n)
-        return n
-
-    async def peek(self, size: int = 0) -> bytes:
-        """Return bytes from the cursor without moving it: those in memory, otherwise those of one system call. b"" at the end of the file.
-
-        size: has no effect, as in `io.BufferedReader`. Otherwise as `read`.
-        """
-        self._check_readable()
-        if not self._lock.acquire():
-            await self._lock.wait()
-        try:
-            cursor = self._cursor
-            if cursor.available:
-                self._check_open()
-                await self._context._checkpoint()
-            if cursor.available:
-                return cursor.peek(cursor.available)
-            return await self._fill()
-        finally:
-            self._lock.release()
-
-    async def _fill(self) -> bytes:
-        """Read at the cursor, and keep the bytes in memory. The cursor does not move. The caller holds the lock."""
-        position = self._cursor.settle()
-        data = await self._read_and_keep(position)
-        self._cursor.move(position)
-        return data
-
-    async def _read_and_keep(self, position: int, least: int = 0) -> bytes:
-        """Read `least` bytes or more at `position`, fewer only at the end of the file, and keep them in memory."""
-        cursor = self._cursor
-        version = cursor.version
-        data = await self.pread(max(cursor.next_size(position), least), position)
-        cursor.keep(position, data, version)
-        return data
-
-    async def _read_available(self, size: int) -> bytes:
-        """Return up to `size` bytes from the cursor: those in memory, without a checkpoint, if there are any. The caller holds the lock."""
-        cursor = self._cursor
-        position = cursor.position
-        data = cursor.peek(size) or (await self._read_and_keep(position, size))[:size]
-        cursor.move(position + len(data))
-        return data
-
-    # ---- lines
-
-    async def readline(self, size: int | None = -1) -> bytes:
-        """Return a line with its b"\\n", at most `size` bytes of it; b"" at the end of the file. Only the last line may lack the b"\\n".
-
-        size: bytes; negative or None: the whole line. Otherwise as `read`.
-        """
-        self._check_readable()
-        limit = -1 if size is None else checked_integer(size, "size")
-        if not self._lock.acquire():
-            await self._lock.wait()
-        try:
-            if self._cursor.line(limit)[1]:
-                self._check_open()
-                await self._context._checkpoint()
-            return await self._line(limit)
-        finally:
-            self._lock.release()
-
-    async def _line(self, limit: int) -> bytes:
-        """Do what `readline` does, without a checkpoint if the line is in memory. The caller holds the lock."""
-        cursor = self._cursor
-        position = cursor.position
-        line, whole = cursor.line(limit)
-        while not whole:
-            searched = len(line)
-            version = cursor.version
-            more = await self.pread(max(cursor.next_size(position + searched), searched), position + searched)
-            if not more:
-                break
-            data = line + more
-            cursor.keep(position, data, version)
-            end = data.find(b"\n", searched) + 1
-            line, whole = (data[:end], True) if end else (data, False)
-            if 0 <= limit <= len(line):
-                line, whole = line[:limit], True
-        cursor.move(position + len(line))
-        return line
-
-    async def readlines(self, hint: int | None = -1) -> list[bytes]:
-        """Return the lines up to the end of the file, or until they have more than `hint` bytes.
-
-        hint: bytes; 0, negative or None: no limit. Cancelled or OSError: the cursor has not moved. Otherwise as `read`.
-        """
-        self._check_readable()
-        limit = 0 if hint is None else checked_integer(hint, "hint")
-        if not self._lock.acquire():
-            await self._lock.wait()
-        try:
-            if limit <= 0:
-                data = await self._read_all()
-                return split_lines(data)
-            position = self._cursor.position
-            lines: list[bytes] = []
-            total = 0
-            try:
-                while total <= limit and (line := await self._line(-1)):
-                    lines.append(line)
-                    total += len(line)
-                await self._context._checkpoint()
-            except BaseException:
-                self._cursor.move(position)
-                raise
-            return lines
-        finally:
-            self._lock.release()
-
-    def __aiter__(self) -> Self:
-        self._check_open()
-        return self
-
-    async def __anext__(self) -> bytes:
-        for line in self._lines:
-            return line
-        line = await self._next_lines()
-        if not line:
-            raise StopAsyncIteration
-        return line
-
-    async def _next_lines(self) -> bytes:
-        """Return the next line, and let `_lines` be the whole lines after it that are in memory."""
-        self._check_readable()
-        if not self._lock.acquire():
-            await self._lock.wait()
-        try:
-            self._check_open()
-            self._context._check()
-            line = await self._line(-1)
-            self._lines = self._cursor.split()
-            return line
-        finally:
-            self._lock.release()
 
     # ---- writing
 
@@ -382,6 +64,8 @@ class AsyncFile(PositionalFile):
         self._check_open()
         cursor = self._cursor
         position = cursor.settle()
+        if self._shared is not None:
+            return await self._shared.write(data)
         # An empty write does not move the cursor, not even to the end of a file opened for appending.
         if not memoryview(data).nbytes:
             await self._context._checkpoint()
@@ -447,6 +131,8 @@ class AsyncFile(PositionalFile):
         """Do what `seek` does. The caller holds the lock."""
         self._check_open()
         cursor = self._cursor
+        if self._shared is not None:
+            return await self._shared.seek(offset, whence)
         if whence in (os.SEEK_SET, os.SEEK_CUR):
             position = checked_integer(offset if whence == os.SEEK_SET else cursor.position + offset, "position")
             if position < 0:
@@ -462,16 +148,22 @@ class AsyncFile(PositionalFile):
         return position
 
     async def tell(self) -> int:
-        """Return the position of the cursor in bytes. No system call."""
+        """Return the position of the cursor in bytes. No system call, unless others may use the descriptor too: then lseek(2)."""
         self._check_open()
         if not self._lock.acquire():
             await self._lock.wait()
         try:
-            self._check_open()
-            await self._context._checkpoint()
-            return self._cursor.position
+            return await self._tell()
         finally:
             self._lock.release()
+
+    async def _tell(self) -> int:
+        """Do what `tell` does. The caller holds the lock."""
+        self._check_open()
+        if self._shared is not None:
+            return await self._shared.seek(0, os.SEEK_CUR)
+        await self._context._checkpoint()
+        return self._cursor.position
 
     async def truncate(self, size: int | None = None) -> int:
         """Set the size of the file, by default to the cursor, and return it. The cursor does not move. ftruncate(2).
@@ -483,20 +175,71 @@ class AsyncFile(PositionalFile):
         if not self._lock.acquire():
             await self._lock.wait()
         try:
-            size = self._cursor.position if size is None else checked_integer(size, "size")
-            if size < 0:
+            size = None if size is None else checked_integer(size, "size")
+            if size is not None and size < 0:
                 raise os_error(errno.EINVAL, self.name)
             self._check_open()
+            if self._shared is not None:
+                position = await self._shared.seek(0, os.SEEK_CUR)
+            else:
+                position = self._cursor.position
+            size = position if size is None else size
             await self._context._submit_and_wait(Truncate(self._descriptor, size))
             return size
         finally:
             self._lock.release()
 
     async def flush(self) -> None:
-        """Check that the file is open. Writes are complete in the kernel when they return; for the disk use `fsync`."""
+        """Check that the file is open. Writes are complete in the kernel when they return; for the disk use `fsync`.
+
+        Lines of an adopted descriptor that were read ahead are given back: the kernel's position is then that of the cursor.
+        """
         self._check_open()
-        await self._context._checkpoint()
+        if self._shared is None:
+            await self._context._checkpoint()
+            return
+        if not self._lock.acquire():
+            await self._lock.wait()
+        try:
+            self._check_open()
+            if self._shared.surplus() is not None:
+                await self._shared.seek(0, os.SEEK_CUR)
+            else:
+                await self._context._checkpoint()
+        finally:
+            self._lock.release()
+
+    # ---- the kernel's position
+
+    def fileno(self) -> int:
+        """Return the descriptor. It belongs to the file: do not close it.
+
+        Others may use it from now on: a child process, ``os.sendfile``. So the first call sets the kernel's file position to the cursor.
+        From then on each call that uses the cursor starts at the kernel's position, and leaves it behind what it did. A worker makes each
+        of them, and nothing is read ahead. Positional calls do not change.
+        """
+        self._check_open()
+        if self._shared is None:
+            self._share()
+        return self._descriptor.fd
+
+    def _share(self) -> None:
+        """Let the cursor be the kernel's position from now on. lseek(2), which does not wait: no other process has this open file yet."""
+        descriptor, position = self._descriptor, self._cursor.settle()
+        left = ANYWHERE
+        # An append that is in flight holds the lock of the kernel's position: the next call sets it then.
+        if self._lock.free or not descriptor.append:
+            left = os.lseek(descriptor.fd, position, os.SEEK_SET)
+        self._cursor.forget()
+        self._shared = KernelCursor(self._context, descriptor, self._cursor, left, keeps_ahead=False, abandon=self._abandon)
+
+    def _adopt(self) -> None:
+        """Let the cursor be the kernel's position from the start: the descriptor was opened by others, who may use it."""
+        position = self._cursor.position
+        self._shared = KernelCursor(self._context, self._descriptor, self._cursor, position, keeps_ahead=True, abandon=self._abandon)
 
     def _mark_closed(self) -> None:
         super()._mark_closed()
+        if self._shared is not None:
+            self._close_request.position = self._shared.surplus()
         self._cursor.forget()

@@ -77,6 +77,11 @@ class Cursor:
         self._data = b""
 
     @property
+    def file_version(self) -> int:
+        """A number that changes when the file is changed."""
+        return self._shared_file.version
+
+    @property
     def version(self) -> int:
         """A number that changes when the file is changed, or `forget` is called."""
         return self._shared_file.version + self._forgotten

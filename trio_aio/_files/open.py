@@ -210,27 +210,31 @@ def open_aio(
         position = 0
         if isinstance(file, int):
             descriptor, position = await _adopt_number(used, file, parsed, direct=direct)
-            descriptor.borrowed = not closefd
         elif opener is not None:
-            descriptor = await _open_with(used, opener, file, flags, direct=direct)
+            descriptor, position = await _open_with(used, opener, file, flags, direct=direct)
         else:
             descriptor = await _open_path(used, file, flags)
         opened = AsyncFile(
             used,
             descriptor,
             parsed.shown,
-            descriptor.size if flags & os.O_APPEND else position,
+            descriptor.size if opener is None and not isinstance(file, int) and flags & os.O_APPEND else position,
             readable=parsed.readable,
             writable=parsed.writable,
             abandon_on_cancel=abandon_on_cancel,
         )
+        if isinstance(file, int):
+            descriptor.borrowed = not closefd
+            opened._adopt()
         return opened if format is None else AsyncTextFile(opened, format, mode, line_buffering=buffering == 1)
 
     return FileOpener(open_it)
 
 
-async def _open_with(context: AIOContext, opener: Callable[[Any, int], int], file: str | bytes, flags: int, *, direct: bool) -> Descriptor:
-    """Return the descriptor that the caller's `opener` opens, in a thread."""
+async def _open_with(
+    context: AIOContext, opener: Callable[[Any, int], int], file: str | bytes, flags: int, *, direct: bool
+) -> tuple[Descriptor, int]:
+    """Return the descriptor that the caller's `opener` opens, in a thread, and where its cursor is."""
     engine = context._check()
     backend = context._backend
     assert backend is not None
@@ -252,12 +256,13 @@ async def _open_with(context: AIOContext, opener: Callable[[Any, int], int], fil
         try:
             os.set_inheritable(fd, False)
             await _adopt(context, descriptor, writable=flags & os.O_ACCMODE != os.O_RDONLY, direct=direct)
+            position = await context._submit_and_wait(_seek_to_start(descriptor, flags))
         except BaseException:
             drop_unclaimed(engine, descriptor)
             raise
     if flags & os.O_TRUNC:
         engine.files.note_change(descriptor.device, descriptor.inode_number)
-    return descriptor
+    return descriptor, position
 
 
 async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> Descriptor:
@@ -294,10 +299,15 @@ async def _adopt_number(context: AIOContext, fd: int, mode: _Mode, *, direct: bo
     descriptor.borrowed = True  # until there is a file: if that fails, the caller keeps it
     try:
         await _adopt(context, descriptor, writable=mode.writable, direct=direct)
-        return descriptor, await context._submit_and_wait(Seek(descriptor, 0, os.SEEK_CUR))
+        return descriptor, await context._submit_and_wait(_seek_to_start(descriptor, mode.flags))
     except BaseException:
         drop_unclaimed(engine, descriptor)
         raise
+
+
+def _seek_to_start(descriptor: Descriptor, flags: int) -> Seek:
+    """Return the request for the position where the cursor of an open descriptor starts, as with ``open()``."""
+    return Seek(descriptor, 0, os.SEEK_END if flags & os.O_APPEND else os.SEEK_CUR)
 
 
 async def _adopt(context: AIOContext, descriptor: Descriptor, *, writable: bool, direct: bool) -> None:

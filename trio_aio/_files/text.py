@@ -183,7 +183,9 @@ class AsyncTextFile:
         return self._buffer.closed
 
     def fileno(self) -> int:
-        """Return the descriptor. It belongs to the file: do not close it."""
+        """Return the descriptor. It belongs to the file: do not close it. See `AsyncFile.fileno` for what changes with the first call."""
+        if self._buffer._shared is None and self._buffer._lock.free:
+            self._drop_ahead()
         return self._buffer.fileno()
 
     def readable(self) -> bool:
@@ -234,7 +236,7 @@ class AsyncTextFile:
         size: characters; negative or None: the whole line. Otherwise as `read`.
         """
         limit = -1 if size is None else checked_integer(size, "size")
-        async with _Transaction(self, reading=True):
+        async with _Transaction(self, reading=True, lines=True):
             if self._buffer._cursor.available or 0 <= limit <= self._remaining or self._line_end(self._text, self._consumed) > 0:
                 await self._buffer._context._checkpoint()
             return await self._line(limit)
@@ -247,7 +249,7 @@ class AsyncTextFile:
         limit = -1 if hint is None else checked_integer(hint, "hint")
         lines: list[str] = []
         total = 0
-        async with _Transaction(self, reading=True):
+        async with _Transaction(self, reading=True, lines=True):
             while (limit <= 0 or total <= limit) and (line := await self._line(-1)):
                 lines.append(line)
                 total += len(line)
@@ -327,11 +329,11 @@ class AsyncTextFile:
 
     async def _next_lines(self) -> str:
         """Return the next line, and let `_lines` be the whole lines after it that are in memory."""
-        async with _Transaction(self, reading=True):
+        async with _Transaction(self, reading=True, lines=True):
             buffer = self._buffer
             buffer._context._check()
             if not buffer._cursor.available:
-                await buffer._fill()
+                await buffer._fill(line=True)
             line = self._next_lines_in_memory()
             if line:
                 return line
@@ -381,7 +383,7 @@ class AsyncTextFile:
         """
         decoder = self._decoder
         before, flags = decoder.getstate()
-        data = await self._buffer._read_available(max(_CHUNK_SIZE, int(max(self._ratio, 1.0) * wanted)))
+        data = await self._buffer._read_available(max(_CHUNK_SIZE, int(max(self._ratio, 1.0) * wanted)), line=not wanted)
         text = decoder.decode(data, final=not data)
         self._drop_text()
         self._text = text
@@ -421,6 +423,34 @@ class AsyncTextFile:
         self._used = 0
         self._plain_end = -1
         self._snapshot = None
+
+    def _drop_ahead(self) -> None:
+        """Keep no text that was not returned, and move the cursor of `buffer` back to where it starts in the file.
+
+        If a part of the characters that some bytes stand for was returned, the others stay in memory, and the cursor is behind those bytes.
+        """
+        self._drop_surplus()
+        decoder, snapshot = self._decoder, self._snapshot
+        if decoder is None or snapshot is None:
+            return
+        cursor = self._buffer._cursor
+        end = cursor.position
+        place = self._tell()
+        if place.to_skip == 1 and place.flags & 1 and isinstance(decoder, io.IncrementalNewlineDecoder):
+            # A line that ended with "\r" was returned as soon as it was clear that no "\n" follows.
+            place = TextPosition(place.position, place.flags & ~1)
+        at = place.position - (end - len(snapshot[1]))
+        data = snapshot[1][at : at + place.to_feed]
+        if place.is_beginning:
+            decoder.reset()
+        else:
+            decoder.setstate((b"", place.flags))
+        self._drop_text()
+        self._snapshot = place.flags, data
+        if place.to_skip:
+            self._text = decoder.decode(data, final=place.need_end)
+            self._used = place.to_skip
+        cursor.move(place.position + len(data))
 
     # ---- writing
 
@@ -477,8 +507,15 @@ class AsyncTextFile:
             self._decoder.reset()
 
     async def flush(self) -> None:
-        """Check that the file is open. Writes are complete in the kernel when they return; for the disk use ``buffer.fsync``."""
-        await self._buffer.flush()
+        """Check that the file is open. Writes are complete in the kernel when they return; for the disk use ``buffer.fsync``.
+
+        What was read ahead from an adopted descriptor is given back; see `AsyncFile.flush`.
+        """
+        if self._buffer._shared is None:
+            await self._buffer.flush()
+            return
+        async with _Transaction(self):
+            await self._buffer._tell()
 
     async def truncate(self, size: int | None = None) -> int:
         """Set the size of the file in bytes, by default to the cursor of `buffer`, and return it. The cursor does not move. ftruncate(2).
@@ -487,7 +524,10 @@ class AsyncTextFile:
         """
         self._buffer._check_writable()
         self._buffer._context._check()
-        self._drop_surplus()
+        if self._buffer._shared is not None and self._buffer._lock.free:
+            self._drop_ahead()
+        else:
+            self._drop_surplus()
         return await self._buffer.truncate(size)
 
     # ---- the cursor
@@ -495,7 +535,7 @@ class AsyncTextFile:
     async def tell(self) -> int:
         """Return a cookie for the position of the next character, for `seek`. It is no number of bytes or characters, unless it is 0."""
         async with _Transaction(self):
-            await self._buffer._context._checkpoint()
+            await self._buffer._tell()
             return self._tell().pack()
 
     def _tell(self) -> TextPosition:
@@ -538,6 +578,8 @@ class AsyncTextFile:
                     self._decoder.reset()
                 self._set_encoder(beginning=not position)
                 return position
+            if buffer._shared is not None and whence == os.SEEK_CUR:
+                await buffer._tell()
             place = self._tell() if whence == os.SEEK_CUR else TextPosition.unpack(cookie)
             # A program that goes back wants the bytes that the file has now.
             buffer._cursor.forget()
@@ -576,6 +618,8 @@ class AsyncTextFile:
 
     async def aclose(self) -> None:
         """Close the file, also in a cancelled scope; see `AsyncFile.aclose`."""
+        if self._buffer._shared is not None and self._buffer._lock.free:
+            self._drop_ahead()
         self._drop_text()
         await self._buffer.aclose()
 
@@ -591,10 +635,14 @@ class _Transaction:
     """Holds the lock during one call. If the call fails, it restores the text in memory, the decoder and the cursor.
 
     A call that failed after a part was written restores nothing: the cursor is after that part.
+
+    If others may use the descriptor too, no text is kept beyond the call, and what was read ahead is given back. lines: the call returns
+    lines, and may keep what was read ahead for the next one, if the descriptor was adopted.
     """
 
-    def __init__(self, file: AsyncTextFile, *, reading: bool = False, writing: bool = False) -> None:
+    def __init__(self, file: AsyncTextFile, *, reading: bool = False, writing: bool = False, lines: bool = False) -> None:
         self._file: AsyncTextFile = file
+        self._lines: bool = lines
         buffer = file._buffer
         if reading:
             buffer._check_readable()
@@ -608,6 +656,11 @@ class _Transaction:
         """Restore nothing from now on: a part of the call has taken effect."""
         self._saved = None
 
+    @property
+    def _keeps_none(self) -> bool:
+        shared = self._file._buffer._shared
+        return shared is not None and not (self._lines and shared.keeps_ahead)
+
     async def __aenter__(self) -> _Transaction:
         file = self._file
         buffer = file._buffer
@@ -616,7 +669,10 @@ class _Transaction:
             if buffer._closed:
                 buffer._lock.release()
                 buffer._check_open()
-        file._drop_surplus()
+        if self._keeps_none:
+            file._drop_ahead()
+        else:
+            file._drop_surplus()
         decoder = file._decoder
         state = decoder.getstate() if decoder is not None else None
         self._saved = file._text, file._settle(), file._snapshot, file._ratio, state, buffer._cursor.settle()
@@ -631,4 +687,10 @@ class _Transaction:
             if file._decoder is not None:
                 file._decoder.setstate(state)
             buffer._cursor.move(position)
-        buffer._lock.release()
+        try:
+            if self._keeps_none and not buffer._closed:
+                file._drop_ahead()
+                assert buffer._shared is not None
+                await buffer._shared.give_back()
+        finally:
+            buffer._lock.release()

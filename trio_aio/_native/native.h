@@ -208,7 +208,8 @@ enum taio_operation {
     TAIO_FSYNC,
     TAIO_FDATASYNC,
     TAIO_OPEN,      /* memory: path; fd: directory; length: creation mode; extra: struct taio_description */
-    TAIO_CLOSE,     /* extra: 0, or TAIO_KEPT_FD of an fd that is closed too; flags: 1 to close only that */
+    TAIO_CLOSE,     /* extra: 0, or TAIO_KEPT_FD of an fd that is closed too; flags: 1 to close only that; memory: NULL, or a struct
+                     * taio_cursor whose position is set first */
     TAIO_STAT,      /* extra: struct taio_stat */
     TAIO_TRUNCATE,  /* to `offset` */
     TAIO_SEEK,      /* lseek to `offset`; flags: whence; the result is the position */
@@ -217,8 +218,27 @@ enum taio_operation {
     TAIO_PIECES,    /* memory: struct taio_pieces; moves the pieces that are not whole, in order */
     TAIO_POPULATE,  /* fault in the pages of `length` bytes at `memory` */
     TAIO_READ_FILE, /* open, read and close; memory: path; length: creation mode; extra: struct taio_whole */
-    TAIO_WRITE_FILE /* open, write and close; arguments as TAIO_READ_FILE */
+    TAIO_WRITE_FILE, /* open, write and close; arguments as TAIO_READ_FILE */
+    TAIO_CURSOR_READ,  /* read at the kernel's file position; extra: struct taio_cursor */
+    TAIO_CURSOR_WRITE, /* write at the kernel's file position, all or until an error; extra: struct taio_cursor */
+    TAIO_CURSOR_SEEK   /* lseek to `offset`; flags: whence; extra: struct taio_cursor; the result is the position */
 };
+
+/* A call that uses the kernel's file position (cursor.c). The caller owns it, and the worker that runs the request. Only `state` crosses. */
+struct taio_cursor {
+    int64_t left;        /* where the last call left the position; TAIO_ANYWHERE: no matter where it is */
+    int64_t wanted;      /* if it is still there, it is moved here first: what was read ahead is given back */
+    int64_t start;       /* -1; the worker stores the position at which the call started */
+    int64_t position;    /* the worker stores the position behind what it did */
+    uint64_t unit;       /* bytes; with O_DIRECT, what offsets and lengths must be multiples of; otherwise 1 */
+    int32_t buffered_fd; /* for writes to an fd with O_DIRECT: the second fd; otherwise -1 */
+    int32_t append;      /* 1: the fds have O_APPEND */
+    int32_t line;        /* 1: one read(2), and the position is set behind the first newline */
+    int32_t at_offset;   /* 1: leave the position alone while reading, and set it in the end, unless `state` says otherwise */
+    int32_t state;       /* the worker commits the call, or the loop abandons it: whoever swaps TAIO_PENDING first (acquire, release) */
+};
+enum { TAIO_PENDING, TAIO_COMMITTED, TAIO_ABANDONED };
+#define TAIO_ANYWHERE (-2)
 
 /* O_DIRECT cannot write part of a block, so such writes need an fd without it. That of an open file is opened together with the first, and
  * kept until the file is closed: whenever the process closes an fd of a file, it loses its record locks (fcntl(2)) on that file. */
@@ -242,6 +262,12 @@ int taio_buffered_fd_open(int fd);
 int64_t taio_transfer(struct taio_transfer *transfer);
 /* As taio_transfer, through the scratch memory, with offsets and lengths rounded to multiples of `unit` bytes. */
 int64_t taio_transfer_bounced(struct taio_transfer *transfer, uint64_t unit, struct taio_scratch *scratch);
+/* Read, write or seek at the kernel's position. Returns the bytes, or the position; or -errno. A read that fails does not move the position. */
+int64_t taio_cursor_read(struct taio_cursor *cursor, int fd, char *memory, uint64_t length, struct taio_scratch *scratch);
+int64_t taio_cursor_write(struct taio_cursor *cursor, int fd, char *memory, uint64_t length, int64_t *moved, struct taio_scratch *scratch);
+int64_t taio_cursor_seek(struct taio_cursor *cursor, int fd, int64_t offset, int whence);
+/* Let a read with `at_offset` that is in flight not move the position. Returns 0 if it is too late. The loop may call it. */
+int taio_cursor_abandon(struct taio_cursor *cursor);
 /* Move the pieces from `next` on, in order, until one fails or `stop` is set. Returns the bytes moved. */
 int64_t taio_pieces_transfer(struct taio_pieces *pieces, struct taio_scratch *scratch);
 /* Free the memory, if there is any. */

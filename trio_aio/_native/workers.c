@@ -401,7 +401,20 @@ static void slot_execute_on_fd(struct slot *s, struct taio_scratch *scratch)
     case TAIO_APPEND:
         slot_append(s);
         return;
+    case TAIO_CURSOR_READ:
+        s->result = s->transferred = taio_cursor_read(s->extra, s->fd, s->memory, s->length, scratch);
+        if (s->result < 0)
+            s->transferred = 0;
+        return;
+    case TAIO_CURSOR_WRITE:
+        s->result = taio_cursor_write(s->extra, s->fd, s->memory, s->length, &s->transferred, scratch);
+        return;
+    case TAIO_CURSOR_SEEK:
+        s->result = taio_cursor_seek(s->extra, s->fd, s->offset, s->flags);
+        return;
     case TAIO_CLOSE: /* not again after EINTR: the fd is closed, and its number may belong to another file by now */
+        if (s->memory != NULL)
+            taio_cursor_seek(s->memory, s->fd, 0, SEEK_CUR);
         if (s->extra != NULL)
             close(slot_kept_fd(s));
         s->result = !s->flags && close(s->fd) < 0 && errno != EINTR ? -errno : 0;

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from trio_aio._engine.host import Host
     from trio_aio._lanes.workers import WorkerLane
     from trio_aio._memory.exports import Export
+    from trio_aio._requests.cursor import Position
 
 __all__ = ("AT_FDCWD", "CREATION_MODE", "Close", "Describe", "Open")
 
@@ -71,15 +72,22 @@ class Describe(Request):
 
 
 class Close(Request):
-    """Close a descriptor, and the second one of a direct file. A borrowed descriptor stays open: its owner closes it."""
+    """Close a descriptor, and the second one of a direct file. A borrowed descriptor stays open: its owner closes it.
 
-    __slots__ = ()
+    position: the kernel's file position, which is set first, because bytes were read ahead.
+    """
+
+    __slots__ = ("position",)
 
     closes = ordered = True
     fault_name = "close"
 
+    def __init__(self, descriptor: Descriptor) -> None:
+        Request.__init__(self, descriptor)
+        self.position: Position | None = None
+
     def start(self, engine: Host) -> None:
-        if self.descriptor.borrowed and self.descriptor.buffered_fd < 0:
+        if self.descriptor.borrowed and self.descriptor.buffered_fd < 0 and self.position is None:
             engine.finish(self, 0)
         else:
             engine.dispatch(self)
@@ -87,7 +95,8 @@ class Close(Request):
     def fill_slot(self, lane: WorkerLane, slot: int, before: int) -> None:
         descriptor = self.descriptor
         flags, extra = int(descriptor.borrowed), descriptor.through_cache if descriptor.buffered_fd >= 0 else 0
-        lane.prepare(slot, before, self.token, lib.TAIO_CLOSE, descriptor.fd, flags=flags, extra=extra)
+        position = self.position.address if self.position is not None else 0
+        lane.prepare(slot, before, self.token, lib.TAIO_CLOSE, descriptor.fd, position, flags=flags, extra=extra)
 
     def cancel(self, engine: Host) -> bool:
         """Return False: a close happens whatever becomes of its task."""
