@@ -14,9 +14,9 @@ from anyio.lowlevel import checkpoint
 from trio_aio import AIOContext, open_aio
 from trio_aio.testing import FaultyContext
 
+from ..conftest import need
 from ..support import programs
 from ..support.files import BLOCK, make_file, opened
-from ..conftest import need
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
