@@ -10,6 +10,9 @@ import gc
 import importlib.util
 import os
 import shutil
+import sys
+import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -586,3 +589,30 @@ async def test_short_request_refused_by_io_submit_moves_all_bytes(device: Misbeh
             assert _content(device)[: len(new)] == new
         assert context.statistics().retried == 1  # io_submit refused it: this filesystem has no RWF_NOWAIT
         assert short.hits == 1
+
+
+# ---- the kernel's file position
+
+
+async def test_position_that_a_hanging_read_of_another_holds_keeps_a_worker_and_not_the_loop(device: Misbehaving, context: AIOContext) -> None:
+    """read(2) of a child holds the lock of the position that it shares with us. lseek(2) waits for that lock."""
+    path = device.folder / "file"
+    watchdog = threading.Timer(30, device.release)  # for a loop that waits too
+    async with open_aio(path, "r+b", context=context) as file, trio.open_nursery() as nursery:
+        fd = file.fileno()
+        watchdog.start()
+        with device.hanging("read"):
+            reads = [sys.executable, "-c", f"import os; os.read(0, {BLOCK})"]
+            nursery.start_soon(partial(trio.run_process, reads, stdin=fd))
+            await device.until_held(1)
+            told: list[int] = []
+
+            async def tell() -> None:
+                told.append(await file.tell())
+
+            nursery.start_soon(tell)
+            await wait_all_tasks_blocked()
+            assert not told
+            assert context.statistics().in_flight == 1
+            watchdog.cancel()
+    assert told == [BLOCK]

@@ -436,9 +436,15 @@ class AsyncTextFile:
         cursor = self._buffer._cursor
         end = cursor.position
         place = self._tell()
-        if place.to_skip == 1 and place.flags & 1 and isinstance(decoder, io.IncrementalNewlineDecoder):
-            # A line that ended with "\r" was returned as soon as it was clear that no "\n" follows.
-            place = TextPosition(place.position, place.flags & ~1)
+        if place.flags & 1 and isinstance(decoder, io.IncrementalNewlineDecoder):
+            # It holds a "\r" back, because "\n" may follow.
+            if place.to_skip == 1:
+                # None does: the line has ended, and was returned.
+                place = TextPosition(place.position, place.flags & ~1)
+            elif not place.to_skip:
+                # It was not returned.
+                width = len("\r\r".encode(self.encoding)) - len("\r".encode(self.encoding))
+                place = TextPosition(place.position - width, place.flags & ~1)
         at = place.position - (end - len(snapshot[1]))
         data = snapshot[1][at : at + place.to_feed]
         if place.is_beginning:
