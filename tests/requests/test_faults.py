@@ -594,7 +594,7 @@ async def test_short_request_refused_by_io_submit_moves_all_bytes(device: Misbeh
 # ---- the kernel's file position
 
 
-async def test_position_that_a_hanging_read_of_another_holds_keeps_a_worker_and_not_the_loop(device: Misbehaving, context: AIOContext) -> None:
+async def test_tell_while_hanging_read_of_child_holds_position_leaves_loop_free(device: Misbehaving, context: AIOContext) -> None:
     """read(2) of a child holds the lock of the position that it shares with us. lseek(2) waits for that lock."""
     path = device.folder / "file"
     watchdog = threading.Timer(30, device.release)  # for a loop that waits too
