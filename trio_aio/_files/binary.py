@@ -15,9 +15,10 @@ import os
 from typing import TYPE_CHECKING
 
 from trio_aio._arguments import checked_integer
+from trio_aio._context.pace import Pace
 from trio_aio._errors import os_error
 from trio_aio._files.kernel_cursor import KernelCursor
-from trio_aio._files.lines import gathered
+from trio_aio._files.lines import Gatherer
 from trio_aio._files.reading import ReadableFile
 from trio_aio._requests.cursor import ANYWHERE
 from trio_aio._requests.metadata import Truncate
@@ -90,6 +91,8 @@ class AsyncFile(ReadableFile):
     async def writelines(self, lines: Iterable[ReadableBuffer]) -> None:
         """Write bytes-like objects one after the other, many in one request. Otherwise as `write`.
 
+        OSError: ``characters_written`` is the number of bytes of all lines that were written, and the cursor is after them.
+
         Cancelled before the first MiB has been written: no effect. Later: all of them are written, and Cancelled is raised at the next
         checkpoint. asyncio's own `Task.cancel` stops it between two MiB instead, with the cursor after the last MiB known to be written.
         """
@@ -99,11 +102,15 @@ class AsyncFile(ReadableFile):
         if not self._lock.acquire():
             await self._lock.wait()
         try:
-            parts = gathered(lines)
-            await self._write(next(parts, b""))
-            with self._backend.shielded():
-                for part in parts:
-                    await self._write(part)
+            parts = Gatherer(lines, Pace(self._backend))
+            written = await self._write(await parts.next() or b"")
+            try:
+                with self._backend.shielded():
+                    while (part := await parts.next()) is not None:
+                        written += await self._write(part)
+            except OSError as error:
+                error.characters_written = written + getattr(error, "characters_written", 0)  # type: ignore[attr-defined]
+                raise
         finally:
             self._lock.release()
 

@@ -6,7 +6,8 @@ at characters such as "\\x0b" too, which ``open()`` does not.
 A request costs several microseconds, whatever its size. So `writelines` joins its lines to parts of about 1 MiB, and writes each part with
 one request. A part is also what is written between two cancellation points of asyncio.
 
-`binary.py` and `text.py` call these functions. None of them is a checkpoint.
+Gathering and splitting lets other tasks run every few milliseconds, but never raises Cancelled. `reading.py`, `binary.py` and `text.py`
+call these functions.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer
 
-__all__ = ("end_at", "end_at_any", "end_at_newline", "gathered", "gathered_text", "last_end", "split_lines", "string_io")
+    from trio_aio._context.pace import Pace
+
+__all__ = ("Gatherer", "end_at", "end_at_any", "end_at_newline", "gathered_text", "last_end", "split_lines", "string_io")
 
 # Bytes, or characters, of the parts that `writelines` writes: each is one request.
 _PART = 1 << 20
-
-
-def split_lines(data: bytes) -> list[bytes]:
-    """Return the lines of `data`: only b"\n" ends one, and the last one may lack it."""
-    # bytes.splitlines is slower, and would end a line at b"\r" too.
-    return io.BytesIO(data).readlines()
+# Lines that are gathered before they are joined, and we look at the time.
+_LINES = 256
+# Texts in a list. Forgetting a long one takes as long as making it, and cannot be divided.
+_MOST_TEXTS = 1 << 16
+# Bytes of lines that are split at once.
+_STEP = 16 << 10
 
 
 def end_at_newline(text: str, start: int) -> int:
@@ -71,22 +74,61 @@ def string_io(text: str, newline: str) -> io.StringIO:
     return lines
 
 
-def gathered(lines: Iterable[ReadableBuffer]) -> Iterator[bytes]:
-    """Yield the lines joined to parts: each has 1 MiB or more, at most one line more. Only the last may have less."""
-    gathered: list[ReadableBuffer] = []
-    size = 0
-    for line in lines:
-        gathered.append(line)
-        size += memoryview(line).nbytes
-        if size >= _PART:
-            yield b"".join(gathered)
-            gathered, size = [], 0
-    if gathered:
-        yield b"".join(gathered)
+async def split_lines(data: bytes, pace: Pace) -> list[bytes]:
+    """Return the lines of `data`: only b"\n" ends one, and the last one may lack it."""
+    # bytes.splitlines is slower, and would end a line at b"\r" too.
+    source = io.BytesIO(data)
+    lines = source.readlines(_STEP)
+    while source.tell() < len(data):
+        await pace.rest()
+        lines += source.readlines(_STEP)
+    return lines
 
 
-def gathered_text(lines: Iterable[str]) -> Iterator[list[str]]:
-    """Yield lists of the lines: each has 2**20 characters or more, at most one line more. Only the last may have fewer."""
+class Gatherer:
+    """Joins lines to parts of 1 MiB or more, at most one line more. Only the last part, and one before a line of 1 MiB, may have less."""
+
+    def __init__(self, lines: Iterable[ReadableBuffer], pace: Pace) -> None:
+        self._lines: Iterator[ReadableBuffer] = iter(lines)
+        self._pace: Pace = pace
+        # A long line, which is not copied.
+        self._long: ReadableBuffer | None = None
+
+    async def next(self) -> ReadableBuffer | None:
+        """Return the next part, or None if there is none."""
+        if self._long is not None:
+            long, self._long = self._long, None
+            return long
+        joined: list[bytes] = []
+        gathered: list[ReadableBuffer] = []
+        size = 0
+        for line in self._lines:
+            length = memoryview(line).nbytes
+            if length >= _PART:
+                if not size:
+                    return line
+                self._long = line
+                break
+            gathered.append(line)
+            size += length
+            if size >= _PART:
+                break
+            if len(gathered) == _LINES:
+                # Joining, and forgetting, half a million lines would take the event loop's thread tens of milliseconds.
+                joined.append(b"".join(gathered))
+                gathered.clear()
+                await self._pace.rest()
+        if not joined and not gathered:
+            return None
+        return b"".join([*joined, *gathered])
+
+
+async def gathered_text(lines: Iterator[str], pace: Pace, *, joins: bool) -> list[str]:
+    """Return the next of the lines: 2**20 characters or more, at most one line more. Only the last of them have fewer.
+
+    joins: they may be joined. Otherwise there are 2**16 lines at most.
+    """
+    joined: list[str] = []
     gathered: list[str] = []
     size = 0
     for line in lines:
@@ -95,7 +137,14 @@ def gathered_text(lines: Iterable[str]) -> Iterator[list[str]]:
         gathered.append(line)
         size += len(line)
         if size >= _PART:
-            yield gathered
-            gathered, size = [], 0
-    if gathered:
-        yield gathered
+            break
+        if len(gathered) == _LINES:
+            if joins:
+                joined.append("".join(gathered))
+            else:
+                joined += gathered
+            gathered.clear()
+            if len(joined) >= _MOST_TEXTS:
+                break
+            await pace.rest()
+    return joined + gathered

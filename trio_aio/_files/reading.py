@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from trio_aio._arguments import checked_integer, checked_size
 from trio_aio._context.copying import joined
 from trio_aio._context.lock import FairLock
+from trio_aio._context.pace import Pace
 from trio_aio._files.cursor import LARGEST, Cursor
 from trio_aio._files.kernel_cursor import EVERYTHING
 from trio_aio._files.lines import split_lines
@@ -40,6 +41,8 @@ __all__ = ("ReadableFile",)
 
 # Bytes in one request of readall. The kernel moves less than 2 GiB in one call.
 _LARGEST_READ = 1 << 30
+# Lines that `readlines` takes from memory before it looks at the time.
+_LINES = 256
 
 
 class ReadableFile(PositionalFile):
@@ -336,14 +339,17 @@ class ReadableFile(PositionalFile):
         try:
             if limit <= 0:
                 data = await self._read_all()
-                return split_lines(data)
+                return await split_lines(data, Pace(self._backend))
             position = self._cursor.position
             lines: list[bytes] = []
             total = 0
+            pace = Pace(self._backend)
             try:
                 while total <= limit and (line := await self._line(-1)):
                     lines.append(line)
                     total += len(line)
+                    if len(lines) % _LINES == 0:
+                        await pace.rest()
                 await self._context._checkpoint()
             except BaseException:
                 self._cursor.move(position)

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trio_aio._arguments import checked_integer
 from trio_aio._backends import async_resource
+from trio_aio._context.pace import Pace
+from trio_aio._files.coding import PART, decoded, encoded, is_indivisible, joined_text
 from trio_aio._files.cursor import LARGEST
 from trio_aio._files.lines import end_at, end_at_any, end_at_newline, gathered_text, last_end, string_io
 from trio_aio._files.text_position import TextPosition, find_position
@@ -91,7 +93,7 @@ class AsyncTextFile:
     never reached. Join many small strings, or write them with one `writelines`.
 
     Every coroutine is a checkpoint. A call that raises Cancelled had no effect, as with `AsyncFile`. A call that fails does not move the
-    cursor, unless a part was written. Tasks that use the file at once, or the cursor of its `buffer`, are served one after the other, in
+    cursor. Tasks that use the file at once, or the cursor of its `buffer`, are served one after the other, in
     the order of their calls.
 
     ``async for line in file`` is a checkpoint only when it reads from the file, once in 8 to 64 KiB: a line that is in memory costs no
@@ -220,15 +222,18 @@ class AsyncTextFile:
         async with _Transaction(self, reading=True):
             if count < 0:
                 data = await self._buffer._read_all()
-                text: str = self._take(len(self._text)) + self._decoder.decode(data, final=True)
+                backend = self._buffer._backend
+                parts = [self._take(len(self._text)), *await decoded(backend, self._decoder, data, self.encoding)]
                 self._drop_text()
-                return text
+                return await joined_text(backend, parts)
             if count <= self._remaining or self._buffer._cursor.available:
                 await self._buffer._context._checkpoint()
-            text = self._take(count)
-            while len(text) < count and await self._read_chunk(count - len(text)):
-                text += self._take(count - len(text))
-            return text
+            parts = [self._take(count)]
+            missing = count - len(parts[0])
+            while missing and await self._read_chunk(min(missing, PART)):
+                parts.append(self._take(missing))
+                missing -= len(parts[-1])
+            return await joined_text(self._buffer._backend, parts)
 
     async def readline(self, size: int | None = -1) -> str:
         """Return a line with its end, at most `size` characters of it; "" at the end of the file. Only the last line may lack its end.
@@ -250,11 +255,12 @@ class AsyncTextFile:
         lines: list[str] = []
         total = 0
         async with _Transaction(self, reading=True, lines=True):
+            pace = Pace(self._buffer._backend)
             while (limit <= 0 or total <= limit) and (line := await self._line(-1)):
                 lines.append(line)
                 total += len(line)
-                if len(lines) & 0xFFF == 0:
-                    await self._buffer._context._checkpoint()
+                if len(lines) & 0x7F == 0:
+                    await pace.rest()
             await self._buffer._context._checkpoint()
         return lines
 
@@ -465,7 +471,9 @@ class AsyncTextFile:
 
         After a read, the cursor of `buffer` is after the bytes that were read ahead, as with ``io.TextIOWrapper``: call `seek` first.
         Cancelled before the write has started: no effect. Later: the result is returned, and Cancelled is raised at the next checkpoint.
-        OSError: ``characters_written`` is the number of bytes that were written. UnicodeEncodeError: nothing was written.
+        OSError: the cursor has not moved, so the call can be repeated; ``characters_written`` is the number of bytes that were written,
+        and may end inside a character. Of a file opened for appending these bytes stay at the end: call `truncate` before you repeat it.
+        UnicodeEncodeError: nothing was written.
         """
         if not isinstance(text, str):
             raise TypeError(f"text must be str, not {type(text).__name__}: decode it first, or open the file in binary mode")
@@ -481,36 +489,37 @@ class AsyncTextFile:
         to be written.
         """
         async with _Transaction(self, writing=True) as transaction:
-            parts = gathered_text(lines)
-            part = next(parts, None)
-            if part is None:
+            pace = Pace(self._buffer._backend)
+            left = iter(lines)
+            joins = not is_indivisible(self.encoding)
+            texts = await gathered_text(left, pace, joins=joins)
+            if not texts:
                 await self._buffer._context._checkpoint()
                 return
-            await self._write(part)
+            written = await self._write(texts)
             transaction.commit()
-            with self._buffer._backend.shielded():
-                for part in parts:
-                    await self._write(part)
+            try:
+                with self._buffer._backend.shielded():
+                    while texts := await gathered_text(left, pace, joins=joins):
+                        written += await self._write(texts)
+            except OSError as error:
+                error.characters_written = written + getattr(error, "characters_written", 0)  # type: ignore[attr-defined]
+                raise
 
-    async def _write(self, texts: list[str]) -> None:
-        newline = self._format.newline
-        if newline and newline != "\n":
-            texts = [text.replace("\n", newline) for text in texts]
+    async def _write(self, texts: list[str]) -> int:
+        """Write texts one after the other, and return how many bytes they took. The caller holds the lock."""
         encoder = self._encoder
         state = encoder.getstate()
         try:
-            # Encode them one by one, as single writes would: in UTF-7, "a" and "b" need not be encoded as "ab" is.
-            data = encoder.encode(texts[0]) if len(texts) == 1 else b"".join(map(encoder.encode, texts))
+            data = await encoded(self._buffer._backend, encoder, texts, self._format.newline, self.encoding)
             await self._buffer._write(data)
-        except BaseException as error:
-            if getattr(error, "characters_written", 0):
-                self._drop_text()
-            else:
-                encoder.setstate(state)
+        except BaseException:
+            encoder.setstate(state)
             raise
         self._drop_text()
         if self._decoder is not None:
             self._decoder.reset()
+        return len(data)
 
     async def flush(self) -> None:
         """Check that the file is open. Writes are complete in the kernel when they return; for the disk use ``buffer.fsync``.
@@ -640,7 +649,7 @@ class AsyncTextFile:
 class _Transaction:
     """Holds the lock during one call. If the call fails, it restores the text in memory, the decoder and the cursor.
 
-    A call that failed after a part was written restores nothing: the cursor is after that part.
+    A write that failed half way restores all this too, so it can be repeated.
 
     If others may use the descriptor too, no text is kept beyond the call, and what was read ahead is given back. lines: the call returns
     lines, and may keep what was read ahead for the next one, if the descriptor was adopted.
@@ -657,10 +666,11 @@ class _Transaction:
         else:
             buffer._check_open()
         self._saved: Any = None
+        self._committed: bool = False
 
     def commit(self) -> None:
-        """Restore nothing from now on: a part of the call has taken effect."""
-        self._saved = None
+        """Note that a part of the call has taken effect: asyncio's own Task.cancel may end it there, and restores nothing."""
+        self._committed = True
 
     @property
     def _keeps_none(self) -> bool:
@@ -681,17 +691,21 @@ class _Transaction:
             file._drop_surplus()
         decoder = file._decoder
         state = decoder.getstate() if decoder is not None else None
-        self._saved = file._text, file._settle(), file._snapshot, file._ratio, state, buffer._cursor.settle()
+        encoder = file._encoder.getstate() if file._encoder is not None else None
+        self._saved = file._text, file._settle(), file._snapshot, file._ratio, state, encoder, buffer._cursor.settle()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         file = self._file
         buffer = file._buffer
-        if value is not None and self._saved is not None and not getattr(value, "characters_written", 0):
+        stops_behind_a_part = self._committed and isinstance(value, buffer._backend.native_cancellation)
+        if value is not None and not stops_behind_a_part:
             file._drop_text()
-            file._text, file._used, file._snapshot, file._ratio, state, position = self._saved
+            file._text, file._used, file._snapshot, file._ratio, state, encoder, position = self._saved
             if file._decoder is not None:
                 file._decoder.setstate(state)
+            if file._encoder is not None:
+                file._encoder.setstate(encoder)
             buffer._cursor.move(position)
         try:
             if self._keeps_none and not buffer._closed:

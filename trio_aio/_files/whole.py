@@ -14,7 +14,6 @@ requests, which can be cancelled. Users call these functions.
 from __future__ import annotations
 
 import errno
-import io
 import os
 import threading
 from typing import TYPE_CHECKING, Union
@@ -25,7 +24,9 @@ from trio_aio._context.shared import current_context
 from trio_aio._engine.descriptor import Descriptor, cached_size
 from trio_aio._errors import os_error
 from trio_aio._files.binary import AsyncFile
+from trio_aio._files.coding import decoded, encoded, joined_text
 from trio_aio._files.open import drop_unclaimed, is_file, learn, unsupported
+from trio_aio._files.text import text_format
 from trio_aio._lanes.inline import INLINE_LIMIT
 from trio_aio._memory.exports import Export, export_buffer, new_bytes, private_memory
 from trio_aio._requests.opening import AT_FDCWD
@@ -171,8 +172,12 @@ async def read_text(path: _Path, encoding: str | None = None, errors: str | None
     encoding, errors, newline: as for ``open()``; LookupError or ValueError for wrong ones, before the file is opened. UnicodeDecodeError.
     Cancellation and other errors as `read_bytes`.
     """
-    io.TextIOWrapper(io.BytesIO(), encoding, errors, newline)
-    return io.TextIOWrapper(io.BytesIO(await read_bytes(path)), encoding, errors, newline).read()
+    format = text_format(encoding, errors, newline, readable=True, writable=False, stacklevel=3)
+    backend = current_context()._backend
+    assert backend is not None
+    parts = await decoded(backend, format.decoder(), await read_bytes(path), format.encoding)
+    with backend.shielded():
+        return await joined_text(backend, parts)
 
 
 async def write_text(path: _Path, data: str, encoding: str | None = None, errors: str | None = None, newline: str | None = None) -> int:
@@ -183,11 +188,10 @@ async def write_text(path: _Path, data: str, encoding: str | None = None, errors
     """
     if not isinstance(data, str):
         raise TypeError(f"data must be str, not {type(data).__name__}: use write_bytes for bytes")
-    encoded = io.BytesIO()
-    text = io.TextIOWrapper(encoded, encoding, errors, newline)
-    text.write(data)
-    text.flush()
-    await write_bytes(path, encoded.getvalue())
+    format = text_format(encoding, errors, newline, readable=False, writable=True, stacklevel=3)
+    backend = current_context()._backend
+    assert backend is not None
+    await write_bytes(path, await encoded(backend, format.encoder(), [data], newline, format.encoding))
     return len(data)
 
 
