@@ -28,7 +28,7 @@ from trio_aio._context.statistics import AIOStatistics
 from trio_aio._engine.drain import drain
 from trio_aio._engine.engine import Engine
 from trio_aio._engine.withdrawal import abandon as abandon_request
-from trio_aio._engine.withdrawal import cancel_polls
+from trio_aio._engine.withdrawal import cancel_polls, leave_close
 from trio_aio._lanes.protocols import State
 
 if TYPE_CHECKING:
@@ -325,7 +325,7 @@ class AIOContext(Operations):
     async def _submit_close(self, request: Close, mark: Callable[[], None], *, abandon: bool) -> None:
         """Call `mark`, and close a descriptor when its other requests have ended. Never raises Cancelled.
 
-        abandon: when cancelled, leave a close that waits for other requests to the engine.
+        abandon: leave a close to the engine that waits for abandoned requests only, and when cancelled, one that waits for any.
         """
         engine = self._check()
         backend = self._backend
@@ -333,7 +333,9 @@ class AIOContext(Operations):
 
         def start() -> None:
             mark()
+            request.may_be_left = abandon
             engine.submit(request)
+            leave_close(engine, request.descriptor.order)
 
         def stop_waiting() -> bool:
             if abandon and request.state is State.HELD:

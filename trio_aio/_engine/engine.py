@@ -23,7 +23,7 @@ from trio_aio._engine.completions import Completions
 from trio_aio._engine.drops import Drops
 from trio_aio._engine.known_files import KnownFiles
 from trio_aio._engine.new_memory import populate
-from trio_aio._engine.withdrawal import empty_full_ring, take_dropped
+from trio_aio._engine.withdrawal import empty_full_ring, end_abandoned, leave_close, take_dropped
 from trio_aio._lanes.inline import InlineLane
 from trio_aio._lanes.kernel import KernelLane
 from trio_aio._lanes.protocols import State
@@ -176,6 +176,7 @@ class Engine:
         """End what ``descriptor.order.lease()`` started."""
         for waiting in descriptor.order.end_lease():
             waiting.start(self)
+        leave_close(self, descriptor.order)
 
     def dispatch(self, request: Request) -> None:
         """Give a request to the lane that suits it."""
@@ -290,7 +291,7 @@ class Engine:
         """End the lease of a request, start what waited for that, and wake its waiter."""
         self.outstanding -= 1
         if request.abandoned:
-            self.abandoned -= 1
+            end_abandoned(self, request)
         if self.hook is not None:
             self.hook.released(request)
         request.release(self)
@@ -304,6 +305,8 @@ class Engine:
             if request.changes and request.descriptor.shared_file is not None:
                 request.descriptor.shared_file.note_change()
             ready = order.leave(request)
+        if order.closing:
+            leave_close(self, order)
         if request.waiter is not None:
             self.wake(request)
         elif request.group is not None:

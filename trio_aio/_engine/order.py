@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trio_aio._engine.protocols import Request, SyncRequest, WriteRequest
+    from trio_aio._engine.protocols import CloseRequest, Request, SyncRequest, WriteRequest
     from trio_aio._engine.shared_file import Gate
 
 __all__ = ("Order",)
@@ -25,16 +25,17 @@ __all__ = ("Order",)
 class Order:
     """Of one descriptor: how many requests lease it, and which of them wait for others."""
 
-    __slots__ = ("_close", "_syncing", "_syncs", "closing", "gate", "leases", "writes")
+    __slots__ = ("_close", "_syncing", "_syncs", "abandoned", "closing", "gate", "leases", "writes")
 
     def __init__(self) -> None:
         self.leases: int = 0  # requests that are not over, and calls between two requests
+        self.abandoned: int = 0  # those of the leases that are of requests that no task waits for
         self.closing: bool = False  # a close was asked for: nothing may be submitted any more
         self.gate: Gate | None = None  # of a direct file
         self.writes: set[Request] = set()  # not over: the next sync waits for them
         self._syncing: SyncRequest | None = None  # in flight
         self._syncs: deque[SyncRequest] = deque()  # wait; others follow them
-        self._close: Request | None = None  # waits for all leases
+        self._close: CloseRequest | None = None  # waits for all leases
 
     def enter(self, request: Request) -> bool:
         """Take in a request that changes, syncs or closes. Return whether it may start now.
@@ -44,7 +45,7 @@ class Order:
         if request.closes:
             self.closing = True
             if self.leases:
-                self._close = request
+                self._close = cast("CloseRequest", request)
                 return False
             return True
         self.leases += 1
@@ -85,6 +86,14 @@ class Order:
         """End a lease. Return the close, if it may start now."""
         self.leases -= 1
         return self.close_if_idle()
+
+    @property
+    def left_close(self) -> CloseRequest | None:
+        """The close, if it waits for abandoned requests only, and its task need not wait too."""
+        close = self._close
+        if close is None or not close.may_be_left or close.abandoned or self.leases != self.abandoned:
+            return None
+        return close
 
     def close_if_idle(self) -> Sequence[Request]:
         """Return the close, if one waits and nothing leases the descriptor."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from trio_aio._lanes.protocols import State
 
-__all__ = ("Group", "Hook", "Request", "SyncRequest", "WriteRequest")
+__all__ = ("CloseRequest", "Group", "Hook", "Request", "SyncRequest", "WriteRequest")
 
 
 class Group(Protocol):
@@ -85,6 +85,12 @@ class WriteRequest(Request, Protocol):
 
     buffered: bool
     passed_gate: bool
+
+
+class CloseRequest(Request, Protocol):
+    """A close, as the order of its descriptor sees it."""
+
+    may_be_left: bool
 
 
 class SyncRequest(Request, Protocol):

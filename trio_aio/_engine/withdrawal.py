@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from trio_aio._engine.host import Host
+    from trio_aio._engine.order import Order
     from trio_aio._engine.protocols import Request
 
 __all__ = (
     *("abandon", "cancel_or_abandon", "cancel_polls", "cancel_together", "empty_full_ring", "end_withdrawn"),
-    *("take_dropped", "withdraw_prepared", "withdraw_untaken"),
+    *("end_abandoned", "leave_close", "take_dropped", "withdraw_prepared", "withdraw_untaken"),
 )
 
 _UNTAKEN = (State.HELD, State.KERNEL_QUEUED, State.WORKER_QUEUED)  # neither the kernel nor a worker has it
@@ -115,7 +116,27 @@ def abandon(engine: Host, request: Request) -> None:
     request.waiter = None
     engine.abandoned += 1
     engine.cancelled += request.count
+    if not request.closes:
+        request.descriptor.order.abandoned += 1
+        leave_close(engine, request.descriptor.order)
     _wake_closing(engine)
+
+
+def end_abandoned(engine: Host, request: Request) -> None:
+    """Note that an abandoned request has ended."""
+    engine.abandoned -= 1
+    if not request.closes:
+        request.descriptor.order.abandoned -= 1
+
+
+def leave_close(engine: Host, order: Order) -> None:
+    """Abandon a close that waits for abandoned requests only: they may hang. It happens when they have completed."""
+    close = order.left_close
+    if close is None:
+        return
+    if close.waiter is not None:
+        engine.wake(close)
+    abandon(engine, close)
 
 
 def cancel_or_abandon(engine: Host, request: Request) -> None:
@@ -131,4 +152,6 @@ def take_dropped(engine: Host) -> None:
         if descriptor is None:
             cancel_or_abandon(engine, request)
         else:
+            request.may_be_left = True
             engine.submit(request)
+            leave_close(engine, descriptor.order)

@@ -20,6 +20,7 @@ import warnings
 from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from trio_aio._arguments import NO_FLAGS, checked_flags, checked_offset, checked_size
 from trio_aio._backends import async_resource
@@ -85,6 +86,8 @@ class PositionalFile:
         self._readable: bool = readable
         self._writable: bool = writable
         self._abandon: bool = abandon_on_cancel
+        # With `abandon_on_cancel`: what reads ahead. No task waits for that.
+        self._iterators: WeakSet[Chunks] | None = WeakSet() if abandon_on_cancel else None
         self._closed: bool
         # Made now, so that a finalizer needs no memory.
         self._close_request: Close = Close(descriptor)
@@ -280,7 +283,10 @@ class PositionalFile:
         started. ValueError for a number out of range. See `Chunks`.
         """
         self._check_readable()
-        return Chunks(self._context, self._descriptor, self._check_open, size, start, stop, depth)
+        chunks = Chunks(self._context, self._descriptor, self._check_open, size, start, stop, depth)
+        if self._iterators is not None:
+            self._iterators.add(chunks)
+        return chunks
 
     def writer(self, offset: int = 0, *, size: int = 1 << 20, depth: int = 4) -> Writer:
         """Return a writer that writes behind, from `offset` on: ``async with file.writer() as writer: await writer.write(data)``.
@@ -335,7 +341,8 @@ class PositionalFile:
         """Wait for the file's own requests, and close it; also in a cancelled scope. close(2).
 
         New calls raise ValueError from now on. A second call has no effect. Cancelled: it closes all the same. With ``abandon_on_cancel``,
-        a cancelled call does not wait for a request that hangs: the engine closes the descriptor when that has completed.
+        it does not wait for requests that were abandoned, nor, cancelled, for any: the engine closes the descriptor when they have
+        completed.
         OSError: the descriptor is closed all the same.
         """
         context = self._context
@@ -353,6 +360,8 @@ class PositionalFile:
                 self._engine.drops.add(self._descriptor, self._close_request)
             await self._cancel_shielded_checkpoint()
             return
+        for chunks in list(self._iterators or ()):
+            chunks.leave()
         await context._submit_close(self._close_request, self._mark_closed, abandon=self._abandon)
 
     def _mark_closed(self) -> None:

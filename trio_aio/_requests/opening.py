@@ -74,10 +74,11 @@ class Describe(Request):
 class Close(Request):
     """Close a descriptor, and the second one of a direct file. A borrowed descriptor stays open: its owner closes it.
 
-    position: the kernel's file position, which is set first, because bytes were read ahead.
+    position: the kernel's file position, which is set first, because bytes were read ahead. may_be_left: while it waits for abandoned
+    requests only, no task waits for it.
     """
 
-    __slots__ = ("position",)
+    __slots__ = ("may_be_left", "position")
 
     closes = ordered = True
     fault_name = "close"
@@ -85,6 +86,11 @@ class Close(Request):
     def __init__(self, descriptor: Descriptor) -> None:
         Request.__init__(self, descriptor)
         self.position: Position | None = None
+        self.may_be_left: bool = False
+
+    @property
+    def finished(self) -> bool:
+        return self.abandoned or super().finished
 
     def start(self, engine: Host) -> None:
         if self.descriptor.borrowed and self.descriptor.buffered_fd < 0 and self.position is None:

@@ -1,0 +1,190 @@
+"""Leaving a file whose abandoned reads hang: nobody waits for them, and the descriptor is closed when they have completed."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from anyio import CancelScope, create_task_group
+from anyio.lowlevel import checkpoint
+
+from trio_aio import open_aio
+from trio_aio.testing import FaultyContext
+
+from ..support.files import BLOCK, is_open, make_file
+from ..support.programs import run
+from ..support.tasks import until_blocked
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from trio_aio import AsyncFile
+
+pytestmark = [pytest.mark.anyio, pytest.mark.backends("trio", "asyncio", "asyncio+uvloop")]
+
+LANES = pytest.mark.parametrize("direct", [False, True], ids=["workers", "kernel"])
+
+
+async def take_chunks(file: AsyncFile) -> None:
+    async for _ in file.chunks(BLOCK):
+        pass
+
+
+READS: dict[str, Callable[[AsyncFile], Awaitable[Any]]] = {
+    "pread": lambda file: file.pread(BLOCK, 0),
+    "preadinto": lambda file: file.preadinto(bytearray(100), 7),
+    "read_blocks": lambda file: file.read_blocks([0, BLOCK], BLOCK),
+    "read_ranges": lambda file: file.read_ranges([(0, 10), (3 * BLOCK, 10)]),
+    "read": lambda file: file.read(100),
+    "readline": lambda file: file.readline(),
+    "chunks": take_chunks,
+}
+
+
+async def abandon(call: Callable[[], Awaitable[Any]], hang: Any) -> None:
+    """Start a call, and abandon it when it hangs."""
+    before = hang.held
+    with CancelScope() as scope:
+        async with create_task_group() as tasks:
+            tasks.start_soon(call)
+            while hang.held == before:
+                await checkpoint()
+            await until_blocked()
+            scope.cancel()
+
+
+async def until_closed(fd: int) -> None:
+    while is_open(fd):
+        await checkpoint()
+
+
+@LANES
+@pytest.mark.parametrize("shared", [False, True], ids=["", "shared"])
+@pytest.mark.parametrize("name", READS)
+async def test_close_after_abandoned_read_returns_before_the_read_completes(disk: Path, direct: bool, shared: bool, name: str) -> None:
+    path, data = make_file(disk)
+    async with FaultyContext() as context:
+        with context.hang(operation="read") as hang, anyio.fail_after(60):
+            async with open_aio(path, direct=direct, abandon_on_cancel=True, context=context) as file:
+                fd = file.fileno() if shared else file._descriptor.fd
+                await abandon(partial(READS[name], file), hang)
+            assert file.closed
+            assert hang.held
+            assert is_open(fd)
+            with pytest.raises(ValueError, match="closed file"):
+                await file.pread(1, 0)
+            async with open_aio(path, context=context) as other:
+                assert await other.size() == len(data)
+        await until_closed(fd)
+
+
+@LANES
+async def test_close_waits_for_a_write_and_then_not_for_the_abandoned_read(disk: Path, direct: bool) -> None:
+    path, _ = make_file(disk)
+    async with FaultyContext() as context:
+        with context.hang(operation="read") as hang, anyio.fail_after(60):
+            file = await open_aio(path, "r+b", direct=direct, abandon_on_cancel=True, context=context)
+            fd = file._descriptor.fd
+            await abandon(partial(file.pread, BLOCK, 0), hang)
+            with context.hang(operation="write") as write:
+                async with create_task_group() as tasks:
+                    tasks.start_soon(file.pwrite, b"x" * BLOCK, 0)
+                    while not write.held:
+                        await checkpoint()
+                    tasks.start_soon(file.aclose)
+                    await until_blocked()
+                    assert file.closed
+                    assert not file._close_request.finished
+                    write.release()
+            assert hang.held
+            assert is_open(fd)
+        await until_closed(fd)
+    assert path.read_bytes()[:BLOCK] == b"x" * BLOCK
+
+
+@LANES
+async def test_close_that_waits_for_a_read_returns_when_that_is_abandoned(disk: Path, direct: bool) -> None:
+    path, _ = make_file(disk)
+    async with FaultyContext() as context:
+        with context.hang(operation="read") as hang, anyio.fail_after(60):
+            file = await open_aio(path, direct=direct, abandon_on_cancel=True, context=context)
+            fd = file._descriptor.fd
+            async with create_task_group() as tasks:
+                scope = CancelScope()
+
+                async def read() -> None:
+                    with scope:
+                        await file.pread(BLOCK, 0)
+
+                tasks.start_soon(read)
+                while not hang.held:
+                    await checkpoint()
+                tasks.start_soon(file.aclose)
+                await until_blocked()
+                assert not file._close_request.finished
+                scope.cancel()
+            assert hang.held
+            assert is_open(fd)
+        await until_closed(fd)
+
+
+async def test_abandoned_read_of_adopted_descriptor_gives_back_lines_at_close(disk: Path) -> None:
+    path = disk / "file"
+    path.write_bytes(b"line\n" * 20_000)
+    fd = os.open(path, os.O_RDONLY)
+    async with FaultyContext() as context:
+        async with open_aio(fd, closefd=False, abandon_on_cancel=True, context=context) as file:
+            assert await file.readline() == b"line\n"
+            with context.hang(operation="read") as hang, anyio.fail_after(60):
+                await abandon(partial(file.pread, 10, 0), hang)
+                await file.aclose()
+                assert hang.held
+        while os.lseek(fd, 0, os.SEEK_CUR) != 5:  # when the read has completed
+            await checkpoint()
+    os.close(fd)
+
+
+@pytest.mark.parametrize("library", ["trio", "asyncio"])
+@pytest.mark.parametrize("direct", [False, True])
+def test_run_that_drops_a_file_with_an_abandoned_read_ends_while_the_read_hangs(disk: Path, library: str, direct: bool) -> None:
+    path, _ = make_file(disk)
+    said = run(
+        """
+        import anyio, gc
+        from trio_aio.testing import FaultyContext
+        library, direct = sys.argv[2:]
+        hangs = []
+        async def main():
+            context = await FaultyContext().__aenter__()
+            file = await open_aio(path, direct=direct == "True", abandon_on_cancel=True, context=context)
+            hang = context.hang(operation="read")
+            hangs.append(hang)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(file.pread, BLOCK, 0)
+                while not hang.held:
+                    await anyio.lowlevel.checkpoint()
+                tasks.cancel_scope.cancel()
+        def opened():
+            return sum(os.path.realpath(f"/proc/self/fd/{fd}") == path for fd in os.listdir("/proc/self/fd"))
+        warnings.simplefilter("ignore")
+        watchdog = threading.Timer(60, os._exit, [1])
+        watchdog.start()
+        anyio.run(main, backend=library)
+        gc.collect()
+        print(hangs[0].held, opened())
+        hangs[0].release()
+        for thread in threading.enumerate():
+            if thread.name.startswith("trio_aio drain"):
+                thread.join()
+        print(opened())
+        watchdog.cancel()
+        """,
+        path.resolve(),
+        library,
+        direct,
+    )
+    assert said.split() == ["1", "1", "0"]
