@@ -18,7 +18,7 @@ from trio_aio._backends import Deferred
 from trio_aio._bulk.waiting import checked_depth, wait_for, wait_shielded
 from trio_aio._context.copying import shortened
 from trio_aio._engine.withdrawal import cancel_or_abandon
-from trio_aio._memory.exports import export_buffer, new_bytes
+from trio_aio._memory.exports import hold, new_bytes
 from trio_aio._requests.direct import WidenedRead, fits_slab
 from trio_aio._requests.transfer import Read
 
@@ -46,7 +46,7 @@ class PendingRead:
             self.request: Read = WidenedRead(descriptor, size, offset, 0)
         else:
             self.memory = new_bytes(size, for_worker=True)
-            export = export_buffer(self.memory, writable=False)
+            export = hold(self.memory)
             self.request = Read(descriptor, export.address, size, offset, 0, export, descriptor.read_bounce)
         engine.submit(self.request)
 

@@ -19,8 +19,9 @@ from trio_aio._arguments import checked_offset, checked_size
 from trio_aio._backends import protect_from_interrupts
 from trio_aio._context.copying import shortened
 from trio_aio._context.group import RequestGroup
+from trio_aio._engine.callers_memory import inspect
 from trio_aio._errors import os_error
-from trio_aio._memory.exports import Export, export_buffer, new_bytearray, new_bytes
+from trio_aio._memory.exports import Export, export_buffer, hold, new_bytearray, new_bytes
 from trio_aio._requests.direct import is_block_write
 from trio_aio._requests.pieces import Pieces, PiecesRead, PiecesWrite
 
@@ -48,8 +49,8 @@ _MERGED = 1 << 20
 _RANGES_PER_TICK = 256
 
 
-def _int64(offsets: Sequence[int] | ReadableBuffer) -> tuple[Any, int]:
-    """Return offsets as a buffer of int64, and their number. One that is such a buffer already is not copied."""
+async def _int64(context: AIOContext, descriptor: Descriptor, offsets: Sequence[int] | ReadableBuffer) -> tuple[Any, int]:
+    """Return offsets as a buffer of int64, and their number. One that is such a buffer already is not copied, unless it may be mapped."""
     try:
         view = memoryview(offsets)  # type: ignore[arg-type]
     except TypeError:
@@ -57,6 +58,8 @@ def _int64(offsets: Sequence[int] | ReadableBuffer) -> tuple[Any, int]:
     else:
         if view.ndim != 1 or view.format not in tuple("bBhHiIlLqQ"):
             raise TypeError(f"offsets must have integers in one dimension, not format {view.format!r} in {view.ndim} dimensions")
+        if view.contiguous and (export := export_buffer(offsets, writable=False)).mapped:  # type: ignore[arg-type]
+            offsets = view = memoryview(await context._gathered(descriptor, [export])).cast(view.format)  # type: ignore[call-overload]
         numbers = offsets if view.format in ("q", "l") and view.itemsize == 8 and view.contiguous else array("q", view.tolist())
     return numbers, len(memoryview(numbers))
 
@@ -71,13 +74,15 @@ async def read_blocks(
 ) -> Any:
     """Return blocks; see `PositionalFile.read_blocks`."""
     size = checked_size(size)
-    numbers, count = _int64(offsets)
+    numbers, count = await _int64(context, descriptor, offsets)
     total = count * size
     if into is None:
         into = new_bytearray(total)
     export = export_buffer(into, writable=True)
     if export.length != total:
         raise ValueError(f"into must have {total} bytes ({count} blocks of {size}), not {export.length}")
+    if export.mapped:
+        inspect(context._check(), (export,))
     pieces = Pieces.blocks(descriptor, numbers, size, export)
     await _read(context, descriptor, pieces, abandon)
     if (first := pieces.first_open) < pieces.count:
@@ -109,7 +114,7 @@ async def read_ranges(
     for number, (start, end, _) in enumerate(merged, 1):
         part = new_bytes(end - start)
         memory.append(part)
-        parts.append((start, export_buffer(part, writable=False)))
+        parts.append((start, hold(part)))
         if number % _RANGES_PER_TICK == 0:
             await context._checkpoint()
     pieces = Pieces.ranges(descriptor, parts, writing=False)
@@ -152,7 +157,7 @@ async def _read_leased(
     """Copy the pieces that are in the page cache, then read the rest by requests."""
     # 1: call again after other tasks have run. 0: all pieces are read. Negative: the next piece is not cached.
     answer = -1
-    if not descriptor.direct and descriptor.read_device.nowait:
+    if not descriptor.direct and descriptor.read_device.nowait and not pieces.mapped:
         while (answer := pieces.read_inline(_INLINE)) == 1:
             await backend.cancel_shielded_checkpoint()
             await backend.checkpoint_if_cancelled()
@@ -176,6 +181,7 @@ async def write_ranges(context: AIOContext, descriptor: Descriptor, ranges: Iter
     """Write ranges; see `PositionalFile.write_ranges`."""
     parts = [(checked_offset(offset), export_buffer(data, writable=False)) for offset, data in ranges]
     parts = [part for part in parts if part[1].length]
+    inspect(context._check(), (export for _, export in parts))
     # Direct writes inside the file: only these are asynchronous in the kernel.
     overwriting: list[tuple[int, Export]] = []
     others: list[tuple[int, Export]] = []

@@ -15,16 +15,18 @@ from __future__ import annotations
 import errno
 import mmap
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trio_aio._arguments import LARGEST_OFFSET, checked_offset, checked_size
 from trio_aio._backends import Deferred
 from trio_aio._bulk.waiting import checked_depth, wait_for, wait_shielded
 from trio_aio._context.copying import COPY_STEP
 from trio_aio._context.lock import FairLock
+from trio_aio._engine.callers_memory import inspect
 from trio_aio._errors import os_error
-from trio_aio._memory.exports import export_buffer, private_memory
+from trio_aio._memory.exports import export_buffer, hold, private_memory
 from trio_aio._requests.direct import BufferedAppend, BufferedWrite, is_block_write
+from trio_aio._requests.gather import gather
 from trio_aio._requests.transfer import Append, Write
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from trio_aio._backends import Backend
     from trio_aio._context.context import AIOContext
     from trio_aio._engine.descriptor import Descriptor
+    from trio_aio._memory.exports import Export
     from trio_aio._requests.base import Request
 
 __all__ = ("Writer",)
@@ -48,7 +51,7 @@ class PendingWrite:
         # Page-aligned, as direct files require. A device may still be reading it after a fork, so a child does not share it.
         self.memory: mmap.mmap = private_memory(size)
         self.memory.madvise(mmap.MADV_DONTFORK)
-        self.export: Any = export_buffer(self.memory, writable=False)
+        self.export: Export = hold(self.memory)
         self.offset: int = 0
         self.request: Write | None = None
 
@@ -120,7 +123,9 @@ class Writer:
             self._check()
             if self._block is None and export.length:
                 await self._next_block(wait_for)
-            with memoryview(data).cast("B") as view:
+            if export.mapped:
+                inspect(self._context._check(), (export,))
+            with export.view() as view:
                 taken = copied = 0
                 while taken < export.length:
                     if self._block is None:
@@ -132,7 +137,10 @@ class Writer:
                     block = self._block
                     assert block is not None
                     count = min(self._target_size() - self._filled, export.length - taken, COPY_STEP)
-                    block.memory[self._filled : self._filled + count] = view[taken : taken + count]
+                    if export.mapped:
+                        await self._gather(export.part(taken, count), block, taken, deferred)
+                    else:
+                        block.memory[self._filled : self._filled + count] = view[taken : taken + count]
                     self._filled += count
                     taken += count
                     copied += count
@@ -148,6 +156,24 @@ class Writer:
         finally:
             lock.release()
         return export.length
+
+    async def _gather(self, export: Export, block: PendingWrite, taken: int, deferred: Deferred) -> None:
+        """Have a worker copy data, which may belong to a mapped file, to the block. OSError: EFAULT. Never Cancelled once data is taken."""
+        context = self._context
+        request = gather(self._descriptor, [export], block.export, self._filled)
+        if not taken:
+            await context._submit_and_wait(request)
+            return
+        backend = context._backend
+        assert backend is not None
+        context._check().submit(request)
+        while not request.finished:
+            with deferred:
+                await wait_shielded(backend, request)
+        if request.result < 0:
+            error = request.error()
+            error.characters_written = taken  # type: ignore[attr-defined]
+            raise error
 
     def _target_size(self) -> int:
         """Return how many bytes fill the block: so many that it ends where a block of a direct file does."""
@@ -185,10 +211,10 @@ class Writer:
             return
         request: Write
         if descriptor.append:
-            request = (BufferedAppend if descriptor.o_direct else Append)(descriptor, address, size, block)
+            request = (BufferedAppend if descriptor.o_direct else Append)(descriptor, address, size, block.export)
         else:
             kind = Write if is_block_write(descriptor, offset, size, 0) else BufferedWrite
-            request = kind(descriptor, address, size, offset, 0, block)
+            request = kind(descriptor, address, size, offset, 0, block.export)
         # This may raise RuntimeError or ValueError. Nothing has been changed until here.
         self._context._check().submit(request)
         block.request, block.offset = request, offset

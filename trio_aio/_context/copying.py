@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trio_aio._memory.exports import copy_to, export_buffer, new_bytes
+from trio_aio._memory.exports import copy_to, hold, new_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ async def joined(backend: Backend | None, parts: Sequence[bytes | memoryview]) -
     assert backend is not None
     whole = new_bytes(size)
     assert isinstance(whole, bytes)
-    address = export_buffer(whole, writable=False).address
+    address = hold(whole).address
     for part in parts:
         for start in range(0, len(part), COPY_STEP):
             step = part[start : start + COPY_STEP] if isinstance(part, memoryview) else memoryview(part)[start : start + COPY_STEP]

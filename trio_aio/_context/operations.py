@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from trio_aio._arguments import NO_FLAGS, checked_flags, checked_offset, checked_size
 from trio_aio._context.copying import COPY_STEP, joined, shortened
+from trio_aio._engine.callers_memory import inspect
 from trio_aio._engine.descriptor import Descriptor, describe
 from trio_aio._errors import os_error
 from trio_aio._lanes.inline import INLINE_LIMIT
-from trio_aio._memory.exports import export_buffer, export_vector, new_bytes
+from trio_aio._memory.exports import export_buffer, export_vector, hold, new_bytes
 from trio_aio._memory.slabs import LARGEST_SLAB
 from trio_aio._requests.direct import (
     BouncedWrite,
@@ -26,7 +27,10 @@ from trio_aio._requests.direct import (
     is_block_write,
     is_read_aligned,
     is_write_aligned,
+    read_bounce,
+    write_bounce,
 )
+from trio_aio._requests.gather import gather
 from trio_aio._requests.metadata import Seek
 from trio_aio._requests.poll import Poll
 from trio_aio._requests.sync import Sync
@@ -39,9 +43,13 @@ if TYPE_CHECKING:
 
     from trio_aio._backends import Backend
     from trio_aio._engine.engine import Engine
+    from trio_aio._memory.exports import Export
     from trio_aio._requests.base import Request
 
 __all__ = ("Operations",)
+
+# Bytes that one request reads: a worker that has started it cannot be stopped, and the kernel moves less than 2 GiB in one call.
+LARGEST_READ = 1 << 30
 
 
 class Operations:
@@ -212,14 +220,21 @@ class Operations:
                 left += len(more)
                 return await joined(self._backend, (data, more, await self._pread(descriptor, size - left, offset + left, flags, abandon)))
         memory = new_bytes(size, for_worker=True)
-        export = export_buffer(memory, writable=False)
-        request = Read(descriptor, export.address, size, offset, flags, export, descriptor.read_bounce)
-        request.missed = self._suits_inline(descriptor, size, flags)
-        n = await self._submit_and_wait(request, abandon=abandon)
+        export = hold(memory)
+        n = 0
+        while True:
+            count = min(size - n, LARGEST_READ)
+            request = Read(descriptor, export.address + n, count, offset + n, flags, export, descriptor.read_bounce)
+            request.missed = self._suits_inline(descriptor, size, flags)
+            n += await self._submit_and_wait(request, abandon=abandon)
+            if n == size or request.result < count:
+                break
         return memory if n == size and isinstance(memory, bytes) else await shortened(self._backend, memoryview(memory)[:n])
 
     async def _preadinto(self, descriptor: Descriptor, buffer: WriteableBuffer, offset: int, flags: int, abandon: bool) -> int:
-        export = export_buffer(buffer, writable=True)
+        return await self._read_held(descriptor, export_buffer(buffer, writable=True), offset, flags, abandon)
+
+    async def _read_held(self, descriptor: Descriptor, export: Export, offset: int, flags: int, abandon: bool) -> int:
         size = export.length
         engine = self._check()
         if not size:
@@ -228,7 +243,10 @@ class Operations:
         backend = self._backend
         assert backend is not None
         n = -1
-        if self._suits_inline(descriptor, size, flags):
+        suits_inline = not export.mapped and self._suits_inline(descriptor, size, flags)
+        if export.mapped:
+            inspect(engine, (export,))
+        if suits_inline:
             await backend.checkpoint_if_cancelled()
             n = engine.inline.read_into(descriptor, export.address, size, offset)
             if n >= 0:
@@ -236,12 +254,12 @@ class Operations:
                 return n
         bounce = 0
         if not is_read_aligned(descriptor, offset, size, (export,)):
-            if fits_slab(descriptor, offset, size):
+            if fits_slab(descriptor, offset, size) and not export.mapped:
                 return await self._submit_and_wait(WidenedRead(descriptor, size, offset, flags, (export,)), abandon=abandon)
-            bounce = descriptor.read_bounce
+            bounce = read_bounce(descriptor, export)
         request = Read(descriptor, export.address, size, offset, flags, export, bounce)
         request.partly_read = n == -2
-        request.missed = self._suits_inline(descriptor, size, flags)
+        request.missed = suits_inline
         return await self._submit_and_wait(request, abandon=abandon)
 
     async def _preadv(self, descriptor: Descriptor, buffers: Sequence[WriteableBuffer], offset: int, flags: int, abandon: bool) -> int:
@@ -250,15 +268,29 @@ class Operations:
         if not size:
             await self._checkpoint()
             return 0
+        if vector.mapped:
+            inspect(self._check(), vector.exports)
         bounce = 0
         if not is_read_aligned(descriptor, offset, size, vector.exports):
-            if fits_slab(descriptor, offset, size):
+            if fits_slab(descriptor, offset, size) and not vector.mapped:
                 read = WidenedRead(descriptor, size, offset, flags, vector.exports)
                 return await self._submit_and_wait(read, abandon=abandon)
-            bounce = descriptor.read_bounce
+            bounce = read_bounce(descriptor, vector)
         return await self._submit_and_wait(ReadVector(descriptor, vector, offset, flags, bounce), abandon=abandon)
 
     # ---- writes
+
+    async def _gathered(self, descriptor: Descriptor, exports: list[Export]) -> bytes | bytearray:
+        """Return the bytes of callers' memory that may belong to a mapped file, one after the other, copied by a worker.
+
+        `descriptor` is that of the file that the bytes are for. OSError: EFAULT.
+        """
+        inspect(self._check(), exports)
+        size = sum(export.length for export in exports)
+        memory = new_bytes(size, for_worker=True)
+        if size:
+            await self._submit_and_wait(gather(descriptor, exports, hold(memory)))
+        return memory
 
     async def _pwrite(self, descriptor: Descriptor, data: ReadableBuffer, offset: int, flags: int) -> int:
         export = export_buffer(data, writable=False)
@@ -266,13 +298,15 @@ class Operations:
         if not size:
             await self._checkpoint()
             return 0
+        if export.mapped:
+            inspect(self._check(), (export,))
         if not is_block_write(descriptor, offset, size, flags):
             return await self._submit_and_wait(BufferedWrite(descriptor, export.address, size, offset, flags, export))
         bounce = 0
         if not is_write_aligned(descriptor, (export,)):
-            if size <= LARGEST_SLAB:
+            if size <= LARGEST_SLAB and not export.mapped:
                 return await self._submit_and_wait(BouncedWrite(descriptor, (export,), size, offset, flags))
-            bounce = descriptor.write_bounce
+            bounce = write_bounce(descriptor, export)
         return await self._submit_and_wait(Write(descriptor, export.address, size, offset, flags, export, bounce))
 
     async def _pwritev(self, descriptor: Descriptor, buffers: Sequence[ReadableBuffer], offset: int, flags: int) -> int:
@@ -281,13 +315,15 @@ class Operations:
         if not size:
             await self._checkpoint()
             return 0
+        if vector.mapped:
+            inspect(self._check(), vector.exports)
         if not is_block_write(descriptor, offset, size, flags):
             return await self._submit_and_wait(BufferedWriteVector(descriptor, vector, offset, flags))
         bounce = 0
         if not is_write_aligned(descriptor, vector.exports):
-            if size <= LARGEST_SLAB:
+            if size <= LARGEST_SLAB and not vector.mapped:
                 return await self._submit_and_wait(BouncedWrite(descriptor, vector.exports, size, offset, flags))
-            bounce = descriptor.write_bounce
+            bounce = write_bounce(descriptor, vector)
         return await self._submit_and_wait(WriteVector(descriptor, vector, offset, flags, bounce))
 
     async def _append(self, descriptor: Descriptor, data: ReadableBuffer) -> tuple[int, int]:

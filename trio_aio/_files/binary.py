@@ -20,6 +20,7 @@ from trio_aio._errors import os_error
 from trio_aio._files.kernel_cursor import KernelCursor
 from trio_aio._files.lines import Gatherer
 from trio_aio._files.reading import ReadableFile
+from trio_aio._memory.exports import byte_count
 from trio_aio._requests.cursor import ANYWHERE
 from trio_aio._requests.metadata import Truncate
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from _typeshed import ReadableBuffer
+
+    from trio_aio._memory.exports import Export
 
 __all__ = ("AsyncFile",)
 
@@ -68,7 +71,7 @@ class AsyncFile(ReadableFile):
         if self._shared is not None:
             return await self._shared.write(data)
         # An empty write does not move the cursor, not even to the end of a file opened for appending.
-        if not memoryview(data).nbytes:
+        if not byte_count(data):
             await self._context._checkpoint()
             return 0
         try:
@@ -103,16 +106,20 @@ class AsyncFile(ReadableFile):
             await self._lock.wait()
         try:
             parts = Gatherer(lines, Pace(self._backend))
-            written = await self._write(await parts.next() or b"")
+            written = await self._write_part(await parts.next() or b"")
             try:
                 with self._backend.shielded():
                     while (part := await parts.next()) is not None:
-                        written += await self._write(part)
+                        written += await self._write_part(part)
             except OSError as error:
                 error.characters_written = written + getattr(error, "characters_written", 0)  # type: ignore[attr-defined]
                 raise
         finally:
             self._lock.release()
+
+    async def _write_part(self, part: ReadableBuffer | list[Export]) -> int:
+        self._check_open()
+        return await self._write(await self._context._gathered(self._descriptor, part) if isinstance(part, list) else part)
 
     # ---- the cursor
 

@@ -22,7 +22,7 @@ from trio_aio._context.copying import COPY_STEP, joined, shortened
 from trio_aio._engine.descriptor import describe
 from trio_aio._files.cursor import LARGEST
 from trio_aio._lanes.inline import INLINE_LIMIT
-from trio_aio._memory.exports import export_buffer, new_bytes
+from trio_aio._memory.exports import export_buffer, hold, new_bytes
 from trio_aio._requests.cursor import CursorRead, CursorSeek, CursorWrite, Position
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class KernelCursor:
         try:
             while True:
                 # Do not ask for more memory than the file needs: its size may be far less than `size`.
-                want = want or min(size, await self._bytes_left() or LARGEST, _LARGEST_READ)
+                want = want or min(size, await self._bytes_left() or LARGEST)
                 part = await self._read_once(want)
                 if not parts:
                     start = cursor.position - len(part)
@@ -145,8 +145,19 @@ class KernelCursor:
 
     async def _read_once(self, size: int, *, line: bool = False) -> bytes:
         memory = new_bytes(size, for_worker=True)
-        export = export_buffer(memory, writable=False)
-        n = await self._perform(self._reading(export, line=line))
+        export = hold(memory)
+        n = 0
+        try:
+            while True:
+                count = min(size - n, _LARGEST_READ)
+                read = await self._perform(self._reading(export.part(n, count), line=line))
+                n += read
+                if n == size or read < count:
+                    break
+        except BaseException:
+            if n:
+                await self.rewind(self._cursor.position - n)
+            raise
         return memory if n == size and isinstance(memory, bytes) else await shortened(self._backend, memoryview(memory)[:n])
 
     async def read_into(self, buffer: WriteableBuffer) -> int:

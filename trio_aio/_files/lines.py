@@ -15,12 +15,15 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+from trio_aio._memory.exports import export_buffer
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from _typeshed import ReadableBuffer
 
     from trio_aio._context.pace import Pace
+    from trio_aio._memory.exports import Export
 
 __all__ = ("Gatherer", "end_at", "end_at_any", "end_at_newline", "gathered_text", "last_end", "split_lines", "string_io")
 
@@ -94,16 +97,17 @@ class Gatherer:
         # A long line, which is not copied.
         self._long: ReadableBuffer | None = None
 
-    async def next(self) -> ReadableBuffer | None:
-        """Return the next part, or None if there is none."""
+    async def next(self) -> ReadableBuffer | list[Export] | None:
+        """Return the next part, or None if there is none. A list: a line may belong to a mapped file, so a worker has to join them."""
         if self._long is not None:
             long, self._long = self._long, None
             return long
         joined: list[bytes] = []
         gathered: list[ReadableBuffer] = []
         size = 0
+        mapped = False
         for line in self._lines:
-            length = memoryview(line).nbytes
+            length, is_mapped = _measured(line)
             if length >= _PART:
                 if not size:
                     return line
@@ -111,7 +115,8 @@ class Gatherer:
                 break
             gathered.append(line)
             size += length
-            if size >= _PART:
+            mapped = mapped or is_mapped
+            if size >= _PART or (mapped and len(gathered) == _LINES):
                 break
             if len(gathered) == _LINES:
                 # Joining, and forgetting, half a million lines would take the event loop's thread tens of milliseconds.
@@ -120,7 +125,18 @@ class Gatherer:
                 await self._pace.rest()
         if not joined and not gathered:
             return None
-        return b"".join([*joined, *gathered])
+        parts = [*joined, *gathered]
+        return [export_buffer(part, writable=False) for part in parts] if mapped else b"".join(parts)
+
+
+def _measured(line: ReadableBuffer) -> tuple[int, bool]:
+    """Return the bytes of a line, and whether it may belong to a mapped file."""
+    if isinstance(line, (bytes, bytearray)):
+        return len(line), False
+    if isinstance(line, memoryview) and isinstance(line.obj, (bytes, bytearray)):
+        return line.nbytes, False
+    export = export_buffer(line, writable=False)
+    return export.length, export.mapped
 
 
 async def gathered_text(lines: Iterator[str], pace: Pace, *, joins: bool) -> list[str]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trio_aio._arguments import checked_integer, checked_size
+from trio_aio._arguments import LARGEST_OFFSET, checked_integer, checked_size
 from trio_aio._context.copying import joined
 from trio_aio._context.lock import FairLock
 from trio_aio._context.pace import Pace
@@ -36,11 +36,10 @@ if TYPE_CHECKING:
     from trio_aio._context.context import AIOContext
     from trio_aio._engine.descriptor import Descriptor
     from trio_aio._files.kernel_cursor import KernelCursor
+    from trio_aio._memory.exports import Export
 
 __all__ = ("ReadableFile",)
 
-# Bytes in one request of readall. The kernel moves less than 2 GiB in one call.
-_LARGEST_READ = 1 << 30
 # Lines that `readlines` takes from memory before it looks at the time.
 _LINES = 256
 
@@ -129,7 +128,7 @@ class ReadableFile(PositionalFile):
         if not self._lock.acquire():
             await self._lock.wait()
         try:
-            return await self._read(self._size_for_one_call(LARGEST if size < 0 else size))
+            return await self._read(self._size_for_one_call(min(LARGEST, LARGEST_OFFSET - self._cursor.position) if size < 0 else size))
         finally:
             self._lock.release()
 
@@ -166,13 +165,13 @@ class ReadableFile(PositionalFile):
             # One byte more than expected lets a small read find the end of the file in the same call. For a large read the surplus byte
             # would cost a copy of everything, so it makes a second call instead.
             want = expected + 1 if 0 <= expected < INLINE_LIMIT else expected if expected > 0 else max(4096, position - start)
-            want = min(want, _LARGEST_READ)
+            want = min(want, LARGEST_OFFSET - position)
             part = await self.pread(want, position)
             position += len(part)
             expected -= len(part)
             if part:
                 parts.append(part)
-            if len(part) < want:
+            if len(part) < want or not part:
                 break
         cursor.move(position)
         return await joined(self._backend, parts)
@@ -209,8 +208,9 @@ class ReadableFile(PositionalFile):
             return await self._shared.read_into(buffer)
         cursor = self._cursor
         position = cursor.settle()
-        if self._descriptor.direct:
-            target = export_buffer(buffer, writable=True)
+        target = export_buffer(buffer, writable=True)
+        # Memory that may belong to a mapped file is touched by a worker, so nothing comes from the read-ahead.
+        if self._descriptor.direct and not target.mapped:
             size = self._size_for_one_call(target.length) if one else target.length
             available = cursor.peek(size)
             if len(available) == size or size - len(available) < LARGEST:
@@ -219,13 +219,18 @@ class ReadableFile(PositionalFile):
                 cursor.move(position + len(data))
                 return len(data)
             if available:
-                n = len(available) + await self.preadinto(memoryview(buffer).cast("B")[len(available) :], position + len(available))
+                rest = target.part(len(available), target.length - len(available))
+                n = len(available) + await self._read_held(rest, position + len(available))
                 target.fill(available)
                 cursor.move(position + n)
                 return n
-        n = await self.preadinto(buffer, position)
+        n = await self._read_held(target, position)
         cursor.move(position + n)
         return n
+
+    async def _read_held(self, target: Export, position: int) -> int:
+        self._check_readable()
+        return await self._context._read_held(self._descriptor, target, position, 0, self._abandon)
 
     async def peek(self, size: int = 0) -> bytes:
         """Return bytes from the cursor without moving it: those in memory, otherwise those of one system call. b"" at the end of the file.
@@ -267,7 +272,7 @@ class ReadableFile(PositionalFile):
         """Read `least` bytes or more at `position`, fewer only at the end of the file, and keep them in memory."""
         cursor = self._cursor
         version = cursor.version
-        data = await self.pread(max(cursor.next_size(position), least), position)
+        data = await self.pread(max(min(cursor.next_size(position), LARGEST_OFFSET - position), least), position)
         cursor.keep(position, data, version)
         return data
 
@@ -281,7 +286,7 @@ class ReadableFile(PositionalFile):
             return await self._shared.read_available(size, line=line)
         cursor = self._cursor
         position = cursor.position
-        data = cursor.peek(size) or (await self._read_and_keep(position, size))[:size]
+        data = cursor.peek(size) or (await self._read_and_keep(position, min(size, LARGEST_OFFSET - position)))[:size]
         cursor.move(position + len(data))
         return data
 
@@ -315,7 +320,8 @@ class ReadableFile(PositionalFile):
         while not whole:
             searched = len(line)
             version = cursor.version
-            more = await self.pread(max(cursor.next_size(position + searched), searched), position + searched)
+            size = min(max(cursor.next_size(position + searched), searched), LARGEST_OFFSET - position - searched)
+            more = await self.pread(size, position + searched)
             if not more:
                 break
             data = line + more

@@ -28,7 +28,7 @@ from trio_aio._files.coding import decoded, encoded, joined_text
 from trio_aio._files.open import drop_unclaimed, is_file, learn, unsupported
 from trio_aio._files.text import text_format
 from trio_aio._lanes.inline import INLINE_LIMIT
-from trio_aio._memory.exports import Export, export_buffer, new_bytes, private_memory
+from trio_aio._memory.exports import Export, export_buffer, hold, new_bytes, private_memory
 from trio_aio._requests.opening import AT_FDCWD
 from trio_aio._requests.transfer import Read
 from trio_aio._requests.whole import ReadWhole, WriteWhole
@@ -59,7 +59,7 @@ class _Scratch:
 
     def __init__(self) -> None:
         self.view: mmap.mmap = private_memory(SCRATCH_SIZE)
-        self.export: Export = export_buffer(self.view, writable=True)
+        self.export: Export = hold(self.view)
 
 
 class _Scratches:
@@ -113,7 +113,7 @@ async def read_bytes(path: _Path) -> bytes:
         made = new_bytes(size, for_worker=True)
         assert isinstance(made, bytes)
         data = made
-        request = ReadWhole(descriptor, encoded, export_buffer(data, writable=False), size if size <= LARGEST_REQUEST else PART)
+        request = ReadWhole(descriptor, encoded, hold(data), size if size <= LARGEST_REQUEST else PART)
         n = await _submit_and_wait(context, request)
         if request.record.fd < 0 and n < size:
             return await shortened(context._backend, memoryview(data)[:n])
@@ -133,7 +133,7 @@ async def read_bytes(path: _Path) -> bytes:
 
 async def _fill(context: AIOContext, descriptor: Descriptor, memory: bytes, start: int) -> int:
     """Fill `memory` from the index `start` on with the file's bytes, in parts. Return the size of the file, at most that of `memory`."""
-    export = export_buffer(memory, writable=False)
+    export = hold(memory)
     requests = [Read(descriptor, export.address + at, min(PART, len(memory) - at), at, 0, export) for at in range(start, len(memory), PART)]
     lengths = [request.nbytes for request in requests]
     group = RequestGroup(context._check(), requests, DEPTH)

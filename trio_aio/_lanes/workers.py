@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from trio_aio._native import CData
 
-__all__ = ("Population", "WorkerLane")
+__all__ = ("Inspection", "Population", "WorkerLane")
 
 _hand_over = lib.taio_pool_hand_over
 _numbers = itertools.count(1)
@@ -78,6 +78,30 @@ class Population:
     def complete_worker(self, engine: object, result: int, transferred: int) -> None:
         self.state = State.COMPLETED
         self._done()
+
+
+class Inspection:
+    """Has a worker find out whether memory belongs to a mapped file: ``taio_memory_is_mapped``."""
+
+    cancellable: bool = False
+    nbytes: int = 0
+
+    def __init__(self, address: int, length: int, done: Callable[[int], None]) -> None:
+        self.state: State = State.CREATED
+        self.token: int = -1
+        self._address: int = address
+        self._length: int = length
+        self._done: Callable[[int], None] = done
+
+    def fill_slot(self, lane: WorkerLane, slot: int, before: int) -> None:
+        lane.prepare(slot, before, self.token, lib.TAIO_INSPECT, -1, self._address, self._length)
+
+    def chain_key(self) -> None:
+        return None
+
+    def complete_worker(self, engine: object, result: int, transferred: int) -> None:
+        self.state = State.COMPLETED
+        self._done(result)
 
 
 class WorkerLane(Lane[WorkerRequest]):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from trio_aio._memory.mappings import look_up, owner_of
 from trio_aio._native import ffi, lib
 
 if TYPE_CHECKING:
@@ -14,9 +16,16 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer
 
+    from trio_aio._memory.mappings import Question
     from trio_aio._native import CData
 
-__all__ = ("Export", "Vector", "copy_to", "export_buffer", "export_vector", "new_bytearray", "new_bytes", "private_memory")
+__all__ = (
+    *("Export", "MappedExport", "Vector", "byte_count", "copy_to", "export_buffer", "export_vector"),
+    *("hold", "new_bytearray", "new_bytes", "private_memory"),
+)
+
+# The names of fields in the format of a buffer (PEP 3118).
+_NAMES = re.compile(":[^:]*:")
 
 
 class Export:
@@ -24,48 +33,127 @@ class Export:
 
     __slots__ = ("address", "held", "length")
 
+    # Whether the memory may belong to a mapped file. Then only workers touch it: see `mappings`.
+    mapped: bool = False
+
     def __init__(self, held: CData, address: int, length: int) -> None:
         self.held: CData = held
         self.address: int = address
         self.length: int = length  # bytes
 
+    def part(self, start: int, length: int) -> Export:
+        """Return some of the bytes, as an export of its own."""
+        return _Part(self, start, length)
+
     def fill(self, data: bytes) -> None:
         """Copy `data`, no more than it holds, to its start."""
         ffi.memmove(self.held, data, len(data))
+
+    def view(self) -> memoryview:
+        """Return its bytes, whatever the format of the caller's buffer is."""
+        return memoryview(ffi.buffer(self.held))
+
+
+class _Part(Export):
+    """Some of the bytes of an export."""
+
+    __slots__ = ("mapped", "whole")
+
+    def __init__(self, whole: Export, start: int, length: int) -> None:
+        super().__init__(whole.held + start, whole.address + start, length)
+        self.mapped: bool = whole.mapped
+        self.whole: Export = whole  # owns the memory
+
+
+class MappedExport(Export):
+    """Bytes that may belong to a mapped file."""
+
+    __slots__ = ("question",)
+
+    mapped = True
+
+    def __init__(self, held: CData, address: int, length: int, question: Question | None) -> None:
+        super().__init__(held, address, length)
+        # What a worker can find out about the memory. None: it is known to belong to a file, or cannot be found out.
+        self.question: Question | None = question
 
 
 class Vector:
     """An iovec array over several buffers, held in the same way."""
 
-    __slots__ = ("address", "exports", "held", "length")
+    __slots__ = ("address", "exports", "held", "length", "mapped")
 
     def __init__(self, exports: list[Export]) -> None:
         self.exports: list[Export] = exports
         self.held: CData = ffi.new("struct iovec[]", [(export.held, export.length) for export in exports])
         self.address: int = int(ffi.cast("uintptr_t", self.held))
         self.length: int = sum(export.length for export in exports)  # bytes in all
+        self.mapped: bool = any(export.mapped for export in exports)
 
 
-def _hold(buffer: ReadableBuffer, writable: bool) -> CData:
+def _check(buffer: ReadableBuffer, writable: bool) -> None:
+    """Raise TypeError or BufferError for what cannot be held."""
     try:
-        with memoryview(buffer) as view:
-            if writable and view.readonly:
-                raise TypeError(f"a read needs a writable bytes-like object, not {type(buffer).__name__!r}")
-            if not view.contiguous:
-                raise BufferError("the buffer must be contiguous")
+        view = memoryview(buffer)
     except TypeError:
         if isinstance(buffer, str):
             raise TypeError("a bytes-like object is required, not 'str'") from None
         raise
-    return ffi.from_buffer("char[]", buffer, writable)
+    except ValueError:
+        # NumPy describes no dates (datetime64, timedelta64), but their bytes can be had all the same, as `open()` does.
+        dtype = getattr(buffer, "dtype", None)
+        if dtype is None:
+            raise
+        readonly, has_objects = not buffer.flags.writeable, dtype.hasobject  # type: ignore[attr-defined]
+    else:
+        with view:
+            readonly, layout = view.readonly, view.format
+            has_objects = "O" in layout and "O" in _NAMES.sub("", layout)
+            if not view.contiguous:
+                raise BufferError("the buffer must be contiguous")
+    if has_objects:
+        raise TypeError(f"a buffer of bytes or numbers is required, not {type(buffer).__name__!r} of Python objects")
+    if writable and readonly:
+        raise TypeError(f"a read needs a writable bytes-like object, not {type(buffer).__name__!r}")
 
 
 def export_buffer(buffer: ReadableBuffer, *, writable: bool) -> Export:
     """Hold a bytes-like object for I/O.
 
-    TypeError if it is not one, or if it is read-only and `writable` is asked for. BufferError if its bytes are not contiguous.
+    TypeError if it is not one, if it has Python objects, or if it is read-only and `writable` is asked for. BufferError or ValueError if
+    its bytes are not contiguous.
     """
-    held = _hold(buffer, writable)
+    kind = type(buffer)
+    if isinstance(buffer, memoryview):  # of one of these, most often
+        kind = type(buffer.obj) if buffer.contiguous and not (writable and buffer.readonly) else memoryview
+    if kind is bytearray or (kind is bytes and not writable):
+        held = ffi.from_buffer("char[]", buffer, writable)
+        return Export(held, int(ffi.cast("uintptr_t", held)), len(held))
+    _check(buffer, writable)
+    held = ffi.from_buffer("char[]", buffer, writable)
+    address, length = int(ffi.cast("uintptr_t", held)), len(held)
+    owner = owner_of(buffer)
+    if owner is None:
+        return Export(held, address, length)
+    mapped, question = look_up(owner, *((address, length) if type(owner) is mmap.mmap else _whole_range(owner, address, length)))
+    if question is not None and (result := _query(question.address, question.length)) >= 0:
+        question.answer(result)
+        mapped, question = result == 1, None
+    return MappedExport(held, address, length, question) if mapped else Export(held, address, length)
+
+
+def _whole_range(owner: Any, address: int, length: int) -> tuple[int, int]:
+    """Return address and length of all memory of an object; those of the range that was asked for if it has no buffer of its own."""
+    try:
+        with ffi.from_buffer("char[]", owner) as whole:
+            return int(ffi.cast("uintptr_t", whole)), len(whole)
+    except (BufferError, TypeError, ValueError):
+        return address, length
+
+
+def hold(memory: bytes | bytearray | mmap.mmap) -> Export:
+    """Hold memory that the package has made itself."""
+    held = ffi.from_buffer("char[]", memory)
     return Export(held, int(ffi.cast("uintptr_t", held)), len(held))
 
 
@@ -74,11 +162,20 @@ def export_vector(buffers: Sequence[ReadableBuffer], *, writable: bool) -> Vecto
     return Vector([export_buffer(buffer, writable=writable) for buffer in buffers])
 
 
+def byte_count(buffer: ReadableBuffer) -> int:
+    """Return the number of bytes of a bytes-like object. TypeError if it is none."""
+    try:
+        return memoryview(buffer).nbytes
+    except ValueError:  # NumPy cannot describe it
+        return export_buffer(buffer, writable=False).length
+
+
 _uninitialised = ctypes.pythonapi.PyByteArray_FromStringAndSize
 _uninitialised.restype = ctypes.py_object
 _uninitialised.argtypes = (ctypes.c_char_p, ctypes.c_ssize_t)
 
 
+_query = lib.taio_memory_query
 _HUGE = 2 << 20  # bytes
 
 _uninitialised_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
@@ -119,5 +216,8 @@ def new_bytearray(size: int) -> bytearray:
 
 
 def private_memory(size: int) -> mmap.mmap:
-    """Return page-aligned memory that a child of fork does not share, as it would share ``mmap.mmap(-1, size)``."""
-    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    """Return page-aligned memory that a child of fork does not share, as it would share ``mmap.mmap(-1, size)``. MemoryError."""
+    try:
+        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"no memory for {size} bytes") from error

@@ -57,7 +57,7 @@ static int64_t cursor_read_on(struct taio_cursor *cursor, int fd, char *memory, 
 static int64_t cursor_read_at(struct taio_cursor *cursor, int fd, char *memory, uint64_t length, struct taio_scratch *scratch)
 {
     struct iovec one = {memory, length};
-    struct taio_transfer t = {.fd = fd, .vector = &one, .parts = 1, .offset = cursor->position};
+    struct taio_transfer t = {.fd = fd, .vector = &one, .parts = 1, .offset = cursor->position, .mapped = cursor->mapped};
     int64_t n = cursor->unit > 1 ? taio_transfer_bounced(&t, cursor->unit, scratch) : taio_transfer(&t);
     return n;
 }
@@ -122,7 +122,8 @@ static int64_t cursor_write_direct(struct taio_cursor *cursor, int fd, char *mem
     }
     int is_whole = ((uint64_t)offset | length) % cursor->unit == 0;
     struct iovec one = {memory, length};
-    struct taio_transfer t = {.fd = is_whole ? fd : cursor->buffered_fd, .writing = 1, .vector = &one, .parts = 1, .offset = offset};
+    struct taio_transfer t = {
+        .fd = is_whole ? fd : cursor->buffered_fd, .writing = 1, .vector = &one, .parts = 1, .offset = offset, .mapped = cursor->mapped};
     n = is_whole && cursor->unit > 1 ? taio_transfer_bounced(&t, cursor->unit, scratch) : taio_transfer(&t);
     *moved = t.transferred;
     if (*moved > 0)

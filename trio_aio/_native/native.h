@@ -78,6 +78,19 @@ int64_t taio_cached_size(const char *path);
 /* Ask for huge pages. With small ones, the page faults of fresh memory take as long as copying the data that is read into it. Never sleeps. */
 void taio_use_huge_pages(uint64_t memory, uint64_t length);
 
+/* ---- memory of callers (memory.c): all but taio_memory_query may sleep, so they are for workers ---- */
+
+/* Have the kernel copy between our memory and a caller's, which may belong to a mapped file. `outward`: `to` is the caller's, otherwise `from`
+ * is. Returns 0; -EFAULT if a page is gone, and a part may have been copied; or -ENOMEM. */
+int taio_copy(void *to, const void *from, uint64_t count, int outward);
+/* Copy callers' memory to `to`, one part after the other. Returns the bytes, or -errno as taio_copy. */
+int64_t taio_gather(void *to, const struct iovec *vector, uint64_t parts);
+/* Return 1 if some of this memory belongs to a file, or if that cannot be found out; 0 if all of it is anonymous; -EFAULT if some of it is no
+ * memory (any more). */
+int taio_memory_is_mapped(uint64_t memory, uint64_t length);
+/* As taio_memory_is_mapped, for the loop: it asks for one mapping instead of reading the list of all. -ENOTTY: Linux is older than 6.11. */
+int taio_memory_query(uint64_t memory, uint64_t length);
+
 /* The result of fstat(2) as numbers, for os.stat_result. Owned by the caller, and by the worker while TAIO_STAT is queued or runs. */
 struct taio_stat {
     uint64_t mode, inode, device, links, uid, gid, rdev, block_size, blocks;
@@ -128,6 +141,7 @@ struct taio_pieces {
     struct taio_piece *failed; /* the first piece that failed; NULL: none did */
     uint64_t partial;     /* bytes of `failed` that were moved before the error */
     int32_t fd, writing, flags;
+    int32_t mapped;       /* 1: the memory of some pieces may belong to a mapped file, so only workers touch it */
     int32_t stop;         /* 1: start no more pieces, because one failed or the request was cancelled */
 };
 
@@ -199,7 +213,8 @@ enum taio_operation {
      * - 0: between the fd and the caller's memory;
      * - TAIO_BUFFERED_FD: a write through an fd of the same file without O_DIRECT, opened for this request and closed after it;
      * - TAIO_KEPT_FD(n): a write through the fd `n` of the same file, which has no O_DIRECT;
-     * - an alignment above 1, in bytes: direct I/O through page-aligned memory of the worker; offsets and lengths become multiples of it. */
+     * - an alignment above 1, in bytes: direct I/O through page-aligned memory of the worker; offsets and lengths become multiples of it.
+     *   TAIO_MAPPED in it: the caller's memory may belong to a mapped file. */
     TAIO_READ,      /* until `length` bytes, the end of the file or an error */
     TAIO_WRITE,     /* until all is written or an error */
     TAIO_READV,     /* as TAIO_READ; memory: `length` iovecs */
@@ -217,6 +232,8 @@ enum taio_operation {
     TAIO_DESCRIBE,  /* extra: struct taio_description; flags: 1 to open the second fd of an fd with O_DIRECT */
     TAIO_PIECES,    /* memory: struct taio_pieces; moves the pieces that are not whole, in order */
     TAIO_POPULATE,  /* fault in the pages of `length` bytes at `memory` */
+    TAIO_GATHER,    /* copy from `length` iovecs at `memory` to the address `extra` */
+    TAIO_INSPECT,   /* taio_memory_is_mapped of `length` bytes at `memory` */
     TAIO_READ_FILE, /* open, read and close; memory: path; length: creation mode; extra: struct taio_whole */
     TAIO_WRITE_FILE, /* open, write and close; arguments as TAIO_READ_FILE */
     TAIO_CURSOR_READ,  /* read at the kernel's file position; extra: struct taio_cursor */
@@ -234,6 +251,7 @@ struct taio_cursor {
     int32_t buffered_fd; /* for writes to an fd with O_DIRECT: the second fd; otherwise -1 */
     int32_t append;      /* 1: the fds have O_APPEND */
     int32_t line;        /* 1: one read(2), and the position is set behind the first newline */
+    int32_t mapped;      /* 1: the caller's memory may belong to a mapped file */
     int32_t at_offset;   /* 1: leave the position alone while reading, and set it in the end, unless `state` says otherwise */
     int32_t state;       /* the worker commits the call, or the loop abandons it: whoever swaps TAIO_PENDING first (acquire, release) */
 };
@@ -244,6 +262,7 @@ enum { TAIO_PENDING, TAIO_COMMITTED, TAIO_ABANDONED };
  * kept until the file is closed: whenever the process closes an fd of a file, it loses its record locks (fcntl(2)) on that file. */
 #define TAIO_BUFFERED_FD 1
 #define TAIO_KEPT_FD(fd) (((uint64_t)(fd) + 1) << 1 | TAIO_BUFFERED_FD)
+#define TAIO_MAPPED 2 /* its bit means this only where TAIO_BUFFERED_FD is not set */
 
 /* One blocking read or write (transfer.c). Owned by the worker that makes it, on its stack. */
 struct taio_transfer {
@@ -251,6 +270,7 @@ struct taio_transfer {
     struct iovec *vector; /* changed by the transfer */
     uint64_t parts;
     int64_t offset, transferred; /* bytes */
+    int mapped; /* 1: the kernel copies from and to the vector's memory, which may belong to a mapped file */
 };
 /* Page-aligned memory of one worker. */
 struct taio_scratch {
@@ -258,6 +278,8 @@ struct taio_scratch {
 };
 /* Return a new fd of the same file without O_DIRECT. Clearing the flag of the first would race with requests in flight. */
 int taio_buffered_fd_open(int fd);
+/* Return whether a write starts below the process's limit on file sizes (RLIMIT_FSIZE) and ends above it. Never sleeps. */
+int taio_crosses_size_limit(int64_t offset, uint64_t length);
 /* Move all bytes, or stop at the end of the file or an error. Returns the bytes moved, or -errno; `transferred` counts in either case. */
 int64_t taio_transfer(struct taio_transfer *transfer);
 /* As taio_transfer, through the scratch memory, with offsets and lengths rounded to multiples of `unit` bytes. */

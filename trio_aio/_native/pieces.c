@@ -26,6 +26,10 @@ int taio_pieces_can_retry(const struct taio_pieces *pieces, const struct taio_pi
         return (uint64_t)piece->result < piece->length;
     if (piece->result == -EIO)
         return !pieces->writing; /* a worker reads again without O_DIRECT: transfer.c, transfer_or_retry */
+    if (piece->result == -EINVAL && pieces->writing) /* a worker writes what is below the limit, and finds EFBIG */
+        return taio_crosses_size_limit(piece->offset, piece->length);
+    if (piece->result == -EINVAL) /* its blocks may end above the largest offset: a worker reads what is below */
+        return pieces->unit > 1 && piece->offset > INT64_MAX - (int64_t)pieces->unit - (int64_t)piece->length;
     return piece->result == TAIO_UNTRIED || piece->result == -EAGAIN || piece->result == -EOPNOTSUPP || piece->result == -EINTR;
 }
 

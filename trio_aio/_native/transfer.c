@@ -8,10 +8,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define SCRATCH (1u << 20) /* bytes */
 #define SMALLEST_BLOCK 512 /* bytes; no device has smaller blocks */
+#define LARGEST_BLOCK 4096 /* bytes; of files that do not report theirs */
 
 /* The part of a vector that was not moved yet. Owned by the transfer, on its worker's stack. */
 struct rest {
@@ -33,18 +35,23 @@ static void rest_advance(struct rest *rest, uint64_t count)
     }
 }
 
-/* Copy `count` bytes between the start of the rest and `memory`. */
-static void rest_copy(struct rest rest, char *memory, uint64_t count, int to_memory)
+/* Copy `count` bytes between the start of the rest and `memory`. `mapped`: let the kernel copy. Returns 0 or -errno. */
+static int rest_copy(struct rest rest, char *memory, uint64_t count, int to_memory, int mapped)
 {
     for (struct iovec *part = rest.vector; count > 0; part++) {
         uint64_t n = part->iov_len < count ? part->iov_len : count;
-        if (to_memory)
-            memcpy(memory, part->iov_base, n);
-        else
-            memcpy(part->iov_base, memory, n);
+        void *to = to_memory ? memory : part->iov_base;
+        const void *from = to_memory ? part->iov_base : memory;
+        if (mapped) {
+            int error = taio_copy(to, from, n, !to_memory);
+            if (error != 0)
+                return error;
+        } else
+            memcpy(to, from, n);
         memory += n;
         count -= n;
     }
+    return 0;
 }
 
 int taio_buffered_fd_open(int fd)
@@ -68,19 +75,66 @@ static ssize_t transfer_once(int fd, const struct taio_transfer *t, const struct
     return n < 0 ? -errno : n;
 }
 
+int taio_crosses_size_limit(int64_t offset, uint64_t length)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_FSIZE, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY || offset < 0)
+        return 0;
+    return (uint64_t)offset < limit.rlim_cur && (uint64_t)offset + length > limit.rlim_cur;
+}
+
+/* Make a write again that failed with EINVAL, if it crosses RLIMIT_FSIZE. The kernel cuts such a write at the limit, and O_DIRECT refuses the
+ * rest of a block that this leaves. So write the whole blocks below the limit, and fail with EFBIG where there is none. */
+static ssize_t transfer_below_limit(const struct taio_transfer *t, struct iovec *vector, int parts, int64_t offset)
+{
+    struct taio_description description;
+    struct rlimit limit;
+    uint64_t total = 0;
+    for (int i = 0; i < parts; i++)
+        total += vector[i].iov_len;
+    if (!taio_crosses_size_limit(offset, total) || taio_describe(t->fd, &description) < 0 || !(description.open_flags & O_DIRECT))
+        return -EINVAL;
+    uint64_t unit = description.dio_offset > 0 ? description.dio_offset : LARGEST_BLOCK;
+    uint64_t room = getrlimit(RLIMIT_FSIZE, &limit) < 0 ? 0 : (limit.rlim_cur - (uint64_t)offset) / unit * unit;
+    if (room == 0 || room >= total || (t->flags & RWF_ATOMIC) != 0)
+        return -EFBIG;
+    int last = 0;
+    while (room > vector[last].iov_len)
+        room -= vector[last++].iov_len;
+    size_t whole = vector[last].iov_len;
+    vector[last].iov_len = room;
+    ssize_t n = transfer_once(t->fd, t, vector, last + 1, offset);
+    vector[last].iov_len = whole;
+    return n;
+}
+
 /* Make one call. If a direct read fails with EIO, read once more through the page cache.
  * XFS returns EIO for a direct read that meets blocks which a buffered write has reserved but not yet allocated (iomap_dio_iter,
  * IOMAP_DELALLOC). This happens next to such a write and, while the file is open, if such blocks lie behind its end. The page cache has the
  * right data. If it was the device that failed, the second read fails too. */
-static ssize_t transfer_or_retry(const struct taio_transfer *t, const struct iovec *vector, int parts, int64_t offset)
+static ssize_t transfer_or_retry(const struct taio_transfer *t, struct iovec *vector, int parts, int64_t offset)
 {
     ssize_t n = transfer_once(t->fd, t, vector, parts, offset);
+    if (n == -EINVAL && t->writing)
+        return transfer_below_limit(t, vector, parts, offset);
     if (n != -EIO || t->writing || (t->flags & RWF_NOWAIT) != 0 || !(fcntl(t->fd, F_GETFL) & O_DIRECT))
         return n;
     int buffered_fd = taio_buffered_fd_open(t->fd);
     if (buffered_fd < 0)
         return n;
     n = transfer_once(buffered_fd, t, vector, parts, offset);
+    close(buffered_fd);
+    return n;
+}
+
+/* Read what there is of the last block below the largest offset, through the page cache: O_DIRECT would need all of it. */
+static ssize_t transfer_last_block(const struct taio_transfer *t, struct iovec *one, int64_t offset)
+{
+    int buffered_fd = taio_buffered_fd_open(t->fd);
+    if (buffered_fd < 0)
+        return buffered_fd;
+    one->iov_len = (size_t)(INT64_MAX - offset);
+    ssize_t n = transfer_once(buffered_fd, t, one, 1, offset);
     close(buffered_fd);
     return n;
 }
@@ -132,22 +186,31 @@ int64_t taio_transfer_bounced(struct taio_transfer *t, uint64_t unit, struct tai
         return -ENOMEM;
     for (uint64_t i = 0; i < t->parts; i++)
         left += t->vector[i].iov_len;
+    if (left > (uint64_t)(INT64_MAX - t->offset))
+        return -EINVAL; /* as the kernel says of what reaches beyond the largest offset */
     while (left > 0) {
-        uint64_t before = (uint64_t)(t->offset + t->transferred) % unit;
-        uint64_t length = (before + left + unit - 1) / unit * unit;
+        uint64_t before = 0, length = left;
+        if (!t->writing) { /* a write that stopped within a block continues there: the kernel says why it did */
+            before = (uint64_t)(t->offset + t->transferred) % unit;
+            length = (before + left + unit - 1) / unit * unit;
+        }
         if (length > SCRATCH)
             length = SCRATCH / unit * unit;
-        if (t->writing)
-            rest_copy(rest, memory, length, 1);
+        int error = t->writing ? rest_copy(rest, memory, length, 1, t->mapped) : 0;
+        if (error != 0)
+            return error;
         struct iovec one = {memory, length};
-        ssize_t n = transfer_or_retry(t, &one, 1, t->offset + t->transferred - (int64_t)before);
+        int64_t offset = t->offset + t->transferred - (int64_t)before;
+        ssize_t n = length > (uint64_t)(INT64_MAX - offset) ? transfer_last_block(t, &one, offset) : transfer_or_retry(t, &one, 1, offset);
         if (n < 0)
             return n;
         if ((uint64_t)n <= before)
             return t->writing ? -EIO : t->transferred;
         uint64_t useful = (uint64_t)n - before < left ? (uint64_t)n - before : left;
         if (!t->writing)
-            rest_copy(rest, memory + before, useful, 0);
+            error = rest_copy(rest, memory + before, useful, 0, t->mapped);
+        if (error != 0)
+            return error;
         rest_advance(&rest, useful);
         t->transferred += (int64_t)useful;
         left -= useful;
@@ -163,7 +226,7 @@ int64_t taio_pieces_transfer(struct taio_pieces *pieces, struct taio_scratch *sc
         if (!taio_pieces_can_retry(pieces, piece))
             continue;
         struct iovec one = {(void *)(uintptr_t)piece->memory, piece->length};
-        struct taio_transfer t = {pieces->fd, pieces->flags, pieces->writing, &one, 1, piece->offset, 0};
+        struct taio_transfer t = {pieces->fd, pieces->flags, pieces->writing, &one, 1, piece->offset, 0, pieces->mapped};
         int misaligned = ((uint64_t)piece->offset | piece->length) % pieces->unit != 0 || piece->memory % pieces->memory_unit != 0;
         int64_t before = piece->result; /* if another lane moved a part of the piece, it was the first part */
         piece->result = misaligned ? taio_transfer_bounced(&t, pieces->unit, scratch) : taio_transfer(&t);

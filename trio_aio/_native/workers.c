@@ -173,8 +173,9 @@ static void slot_transfer(struct slot *s, struct taio_scratch *scratch)
     struct iovec one = {s->memory, s->length};
     int whole = s->operation == TAIO_READ || s->operation == TAIO_WRITE;
     int writing = s->operation == TAIO_WRITE || s->operation == TAIO_WRITEV;
-    struct taio_transfer t = {s->fd, s->flags, writing, whole ? &one : s->memory, whole ? 1 : s->length, s->offset, 0};
-    uint64_t unit = (uint64_t)(uintptr_t)s->extra;
+    int mapped = ((uintptr_t)s->extra & TAIO_MAPPED) != 0;
+    struct taio_transfer t = {s->fd, s->flags, writing, whole ? &one : s->memory, whole ? 1 : s->length, s->offset, 0, mapped};
+    uint64_t unit = (uint64_t)(uintptr_t)s->extra & ~(uint64_t)TAIO_MAPPED;
     s->result = unit > TAIO_BUFFERED_FD ? taio_transfer_bounced(&t, unit, scratch) : taio_transfer(&t);
     s->transferred = t.transferred;
 }
@@ -426,6 +427,12 @@ static void slot_execute_on_fd(struct slot *s, struct taio_scratch *scratch)
         return;
     case TAIO_POPULATE:
         slot_populate(s);
+        return;
+    case TAIO_GATHER:
+        s->result = taio_gather(s->extra, s->memory, s->length);
+        return;
+    case TAIO_INSPECT:
+        s->result = taio_memory_is_mapped((uint64_t)(uintptr_t)s->memory, s->length);
         return;
     case TAIO_DESCRIBE:
         s->result = taio_describe_and_probe(s->fd, s->extra);

@@ -70,6 +70,7 @@ class CursorRead(Read):
         self.position: Position = position
         record = position.record
         record.line = line
+        record.mapped = memory.mapped
         record.at_offset = at_offset or descriptor.o_direct
         record.unit = descriptor.read_bounce or 1
 
@@ -96,6 +97,7 @@ class CursorWrite(Write):
         self.buffered: Any = object() if descriptor.o_direct else False
         if descriptor.o_direct:
             record = position.record
+            record.mapped = memory.mapped
             record.buffered_fd = descriptor.buffered_fd
             record.append = descriptor.append
             record.unit = max(descriptor.alignment.offset, descriptor.alignment.memory)

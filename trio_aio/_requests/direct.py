@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
+from trio_aio._arguments import LARGEST_OFFSET
 from trio_aio._engine.new_memory import stop_waiting, wait_for_memory
 from trio_aio._lanes.kernel import DUE, GATHERED, LOOK, NO_SLOT
 from trio_aio._lanes.protocols import State
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     *("BouncedWrite", "BufferedAppend", "BufferedWrite", "BufferedWriteVector", "WidenedRead"),
-    *("fits_slab", "is_block_write", "is_read_aligned", "is_write_aligned", "widened"),
+    *("fits_slab", "is_block_write", "is_read_aligned", "is_write_aligned", "read_bounce", "widened", "write_bounce"),
 )
 
 _ENOMEM = -errno.ENOMEM
@@ -70,8 +71,21 @@ def _is_memory_aligned(descriptor: Descriptor, exports: Sequence[Export], unit: 
 
 
 def fits_slab(descriptor: Descriptor, offset: int, size: int) -> bool:
-    """Return whether a read is small enough for memory of the pool. A worker uses its own for larger ones."""
-    return size + offset % descriptor.read_unit <= LARGEST_SLAB
+    """Return whether a read is small enough for memory of the pool, and its blocks end below the largest offset. A worker takes others."""
+    unit = descriptor.read_unit
+    return size + offset % unit <= LARGEST_SLAB and offset + size <= LARGEST_OFFSET - unit
+
+
+def read_bounce(descriptor: Descriptor, memory: Export | Vector) -> int:
+    """Return how a worker reads through its own aligned memory into a caller's; 0 where that is not needed. native.h, TAIO_READ."""
+    bounce = descriptor.read_bounce
+    return bounce | lib.TAIO_MAPPED if bounce and memory.mapped else bounce
+
+
+def write_bounce(descriptor: Descriptor, memory: Export | Vector) -> int:
+    """Return how a worker writes whole blocks through its own aligned memory; 0 where that is not needed. native.h, TAIO_READ."""
+    bounce = descriptor.write_bounce
+    return bounce | lib.TAIO_MAPPED if bounce and memory.mapped and not bounce & lib.TAIO_BUFFERED_FD else bounce
 
 
 class InSlab(Transfer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_aio._engine.descriptor import DescriptionRecord, Descriptor
-from trio_aio._memory.exports import export_buffer
+from trio_aio._memory.exports import hold
 from trio_aio._native import lib
 from trio_aio._requests.base import Request
 
@@ -33,7 +33,7 @@ class Open(Request):
 
     def __init__(self, descriptor: Descriptor, path: bytes, flags: int) -> None:
         Request.__init__(self, descriptor)
-        self.path: Export = export_buffer(path + b"\0", writable=False)
+        self.path: Export = hold(path + b"\0")
         self.flags: int = flags
         self.record: DescriptionRecord = DescriptionRecord()
 

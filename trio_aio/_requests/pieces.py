@@ -40,7 +40,7 @@ class Pieces:
     """The pieces, and the memory that they are in."""
 
     __slots__ = (
-        *("address", "aligned", "array", "count", "end", "first", "largest", "most", "native"),
+        *("address", "aligned", "array", "count", "end", "first", "largest", "mapped", "most", "native"),
         *("owned", "places", "slab_address", "slab_capacity", "slots", "started"),
     )
 
@@ -53,6 +53,7 @@ class Pieces:
         self.aligned: bool = False  # the kernel lane takes the pieces as they are
         self.largest: int = 0  # bytes of the largest piece
         self.end: int = 0  # of the piece that lies furthest behind in the file
+        self.mapped: bool = False  # some of the memory may belong to a mapped file, so only workers touch it
         self.started: bool = False  # the kernel lane has had it
         self.slots: int = 0  # of the kernel lane that it has
         self.most: int = 0  # that it may have
@@ -77,6 +78,7 @@ class Pieces:
         part.native.pieces = part.array = self.array + first
         part.native.count = part.count = count
         part.largest, part.aligned = self.largest, self.aligned
+        part._set_mapped(self.mapped)
         return part
 
     @classmethod
@@ -88,6 +90,7 @@ class Pieces:
         if lib.taio_pieces_blocks(pieces.native, offsets, size, into.address, bad) < 0:
             raise ValueError(f"negative offset: {offsets[bad[0]]}")
         pieces.largest = size
+        pieces._set_mapped(into.mapped)
         pieces._check_alignment()
         return pieces
 
@@ -104,8 +107,12 @@ class Pieces:
             bits |= offset | length
             memory_bits |= export.address
         pieces.native.bits, pieces.native.memory_bits = bits, memory_bits
+        pieces._set_mapped(any(export.mapped for _, export in parts))
         pieces._check_alignment()
         return pieces
+
+    def _set_mapped(self, mapped: bool) -> None:
+        self.mapped = self.native.mapped = mapped
 
     def _check_alignment(self) -> None:
         native = self.native
@@ -182,7 +189,7 @@ class PiecesRequest(Request):
 
     def can_submit(self, engine: Host) -> bool | None:
         """Direct, of a size that io_submit starts quickly, with aligned memory."""
-        if not engine.may_use_kernel or not 0 < self.nbytes <= DIRECT_LIMIT:
+        if not engine.may_use_kernel or not 0 < self.nbytes <= DIRECT_LIMIT or self.pieces.mapped:
             return False
         device = self.device
         if self.slab is None and not device.should_try():
@@ -299,7 +306,7 @@ class PiecesRead(PiecesRequest):
         if self.descriptor.direct:
             return PiecesRequest.can_submit(self, engine)
         self.probing = self.device.nowait
-        return engine.may_use_kernel and self.probing and 0 < self.nbytes <= _LARGEST_PROBE
+        return engine.may_use_kernel and self.probing and 0 < self.nbytes <= _LARGEST_PROBE and not self.pieces.mapped
 
     def settle(self, engine: Host) -> None:
         engine.bytes_read += self.transferred

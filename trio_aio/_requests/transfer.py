@@ -20,7 +20,7 @@ __all__ = ("DIRECT_LIMIT", "Append", "Read", "ReadVector", "Transfer", "Write", 
 
 DIRECT_LIMIT = 1 << 20  # bytes: io_submit pins every page on the event loop's thread, 60 us for 1 MiB and 300 us for 8 MiB
 
-_EAGAIN, _EOPNOTSUPP, _EINTR, _EIO = -errno.EAGAIN, -errno.EOPNOTSUPP, -errno.EINTR, -errno.EIO
+_EAGAIN, _EOPNOTSUPP, _EINTR, _EINVAL, _EIO = -errno.EAGAIN, -errno.EOPNOTSUPP, -errno.EINTR, -errno.EINVAL, -errno.EIO
 _IOV_MAX, _APPEND, _NOWAIT = lib.IOV_MAX, lib.RWF_APPEND, lib.RWF_NOWAIT
 
 
@@ -47,7 +47,7 @@ class Transfer(Request):
         self.nbytes: int = nbytes  # left to move
         self.offset: int = offset
         self.flags: int = flags
-        self.owned: Any = owned  # kept alive until the completion
+        self.owned: Any = owned  # an Export or a Vector: kept alive until the completion
         self.bounce: int = bounce  # how a worker moves the bytes: native.h, TAIO_READ
         self.probing: bool = False  # submitted with an RWF_NOWAIT of ours
 
@@ -60,6 +60,8 @@ class Transfer(Request):
         """Direct, of a size that io_submit starts quickly, on a device that was found to be asynchronous."""
         descriptor = self.descriptor
         if not descriptor.direct or not engine.may_use_kernel or self.bounce or not 0 < self.nbytes <= DIRECT_LIMIT:
+            return False
+        if getattr(self.owned, "mapped", False):  # io_submit touches its pages
             return False
         device = self.device
         if device.left and not device.should_try():
@@ -113,8 +115,8 @@ class Transfer(Request):
                 return
             engine.retried += 1
             engine.to_workers(self)
-        elif result == _EINTR:
-            engine.to_workers(self)
+        elif result == _EINTR or (result == _EINVAL and not self.reads and lib.taio_crosses_size_limit(self.offset, self.nbytes)):
+            engine.to_workers(self)  # which writes what is below the limit, and finds EFBIG
         else:
             engine.finish(self, result)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from trio_aio._memory.exports import export_buffer
+from trio_aio._memory.exports import hold
 from trio_aio._native import ffi, lib
 from trio_aio._requests.base import Request
 from trio_aio._requests.opening import CREATION_MODE
@@ -28,7 +28,7 @@ class _Whole(Request):
 
     def __init__(self, descriptor: Descriptor, path: bytes, memory: Export, first: int) -> None:
         Request.__init__(self, descriptor)
-        self.path: Export = export_buffer(path + b"\0", writable=False)
+        self.path: Export = hold(path + b"\0")
         self.memory: Export = memory
         fields = {"fd": -1, "memory": memory.address, "capacity": memory.length, "first": min(first, memory.length)}
         self.record: CData = ffi.new("struct taio_whole *", fields)
