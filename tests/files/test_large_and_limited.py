@@ -13,6 +13,7 @@ from tests.support.files import make_file
 from tests.support.programs import run as run_program
 from trio_aio import open_aio
 from trio_aio._context import operations
+from trio_aio._files import kernel_cursor
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -96,8 +97,11 @@ def test_an_overwrite_across_the_limit_of_file_sizes_is_efbig(filesystem: Path, 
 
 @pytest.mark.trio
 @MODES
-async def test_readall_has_its_result_in_memory_once(disk: Path, direct: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("adopted", [False, True], ids=["opened", "adopted"])
+async def test_readall_has_its_result_in_memory_once(disk: Path, direct: bool, adopted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operations, "LARGEST_READ", 2 << 20)
+    monkeypatch.setattr(kernel_cursor, "_LARGEST_READ", 2 << 20)
+    flags = os.O_RDONLY | (os.O_DIRECT if direct else 0)
     path, data = make_file(disk, (16 << 20) + 123)
     calls: dict[str, Callable[[AsyncFile], Awaitable[Any]]] = {
         "read": lambda file: file.read(),
@@ -106,7 +110,7 @@ async def test_readall_has_its_result_in_memory_once(disk: Path, direct: bool, m
         "read of more": lambda file: file.read(1 << 60),
     }
     for name, call in calls.items():
-        async with open_aio(path, direct=direct) as file:
+        async with open_aio(os.open(path, flags) if adopted else path, direct=direct) as file:
             tracemalloc.start()
             assert await call(file) == data, name
             most = tracemalloc.get_traced_memory()[1]

@@ -115,10 +115,12 @@ def test_memory_that_is_gone_is_efault(disk: Path, direct: bool, loop: str) -> N
                 with open(folder / "mapped", "r+b") as mapped:
                     memory = memoryview(mmap.mmap(mapped.fileno(), 16 * BLOCK))
                     mapped.truncate(0)
-                async with open_aio(path, "r+b", direct=direct) as file:
-                    answer = await outcome(call(file, memory))
-                    if answer is not True or (not file.closed and await file.pread(10, 0) != data[:10]):
-                        print(name, answer)
+                adopted = os.open(path, os.O_RDWR | (os.O_DIRECT if direct else 0))
+                for opened in (path, adopted):
+                    async with open_aio(opened, "r+b", direct=direct) as file:
+                        answer = await outcome(call(file, memory))
+                        if answer is not True or (not file.closed and await file.pread(10, 0) != data[:10]):
+                            print(name, opened, answer)
             answer = await outcome(write_bytes(folder / "other", memory))
             if answer is not True:
                 print("write_bytes", answer)
@@ -234,6 +236,25 @@ def test_the_event_loop_does_not_wait_for_a_page(run: Any, slow: Misbehaving, di
     run(main)
 
 
+AT_THE_CURSOR = (
+    *("readinto", "readinto1", "readinto behind read", "readinto, much, behind read"),
+    *("write", "writelines", "writelines, one", "stream"),
+)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("direct", [False, True], ids=["buffered", "direct"])
+@pytest.mark.parametrize("name", AT_THE_CURSOR)
+async def test_an_adopted_descriptor_does_not_wait_for_a_page(slow: Misbehaving, disk: Path, name: str, direct: bool) -> None:
+    path, _ = make_file(disk, SIZE)
+    async with open_aio(os.open(path, os.O_RDWR | (os.O_DIRECT if direct else 0)), "r+b", direct=direct) as file:
+        with slowly_mapped(slow) as memory:
+            witness = make_witness(slow)
+            with witness.watching():
+                await CALLS[name](file, memory)
+            assert (witness.waited, witness.alive) == (True, True)
+
+
 @pytest.mark.trio
 async def test_an_appended_and_a_whole_file_do_not_wait_for_a_page(slow: Misbehaving, disk: Path) -> None:
     calls: dict[str, Callable[[memoryview], Awaitable[Any]]] = {
@@ -260,7 +281,8 @@ async def _append(path: Path, memory: memoryview, *, direct: bool) -> None:
 
 @pytest.mark.trio
 @pytest.mark.parametrize("direct", [False, True], ids=["buffered", "direct"])
-async def test_mapped_memory_gets_and_gives_the_right_bytes(disk: Path, direct: bool) -> None:
+@pytest.mark.parametrize("adopted", [False, True], ids=["opened", "adopted"])
+async def test_mapped_memory_gets_and_gives_the_right_bytes(disk: Path, direct: bool, adopted: bool) -> None:
     path, data = make_file(disk, SIZE)
     for name, call in CALLS.items():
         results = []
@@ -269,7 +291,8 @@ async def test_mapped_memory_gets_and_gives_the_right_bytes(disk: Path, direct: 
             (disk / "mapped").write_bytes(bytes(range(16)) * 4 * 1024)
             with open(disk / "mapped", "r+b") as other:  # noqa: ASYNC230
                 memory = memoryview(mmap.mmap(other.fileno(), 16 * BLOCK) if mapped else bytearray(other.read()))
-            async with open_aio(path, "r+b", direct=direct) as file:
+            opened: Any = os.open(path, os.O_RDWR | (os.O_DIRECT if direct else 0)) if adopted else path
+            async with open_aio(opened, "r+b", direct=direct) as file:
                 try:
                     result = await call(file, memory)
                 except EOFError as error:  # the bytes are no useful offsets

@@ -93,6 +93,12 @@ static char pattern(unsigned char value, int64_t offset)
     return (char)(value + offset + (offset >> 8) * 7);
 }
 
+/* Let a worker copy now by memcpy, now by the kernel, as for memory of a mapped file. */
+static uint64_t mapped_or_not(void)
+{
+    return draw(2) ? TAIO_MAPPED : 0;
+}
+
 static void fill(char *memory, size_t length, unsigned char value, int64_t offset)
 {
     for (size_t i = 0; i < length; i++)
@@ -149,7 +155,7 @@ static void make_pieces(struct holder *h, int64_t offset, int fd, int writing, u
         at += length;
     }
     unsigned pieces_unit = fd == buffered_fd ? 1 : UNIT;
-    h->pieces = (struct taio_pieces){.pieces = h->piece, .count = count, .unit = pieces_unit, .memory_unit = pieces_unit, .fd = fd, .writing = writing};
+    h->pieces = (struct taio_pieces){.pieces = h->piece, .count = count, .unit = pieces_unit, .memory_unit = pieces_unit, .fd = fd, .writing = writing, .mapped = (int)draw(2)};
     memset(h->memory, UNTOUCHED, REGION);
     if (writing)
         fill(h->memory, REGION, h->writing, offset);
@@ -288,7 +294,7 @@ static void to_pool(unsigned slot)
     case TAIO_READ:
         if (fd == direct_fd && draw(2)) { /* any offset, any address: through the worker's scratch memory */
             h->before = draw(2 * UNIT);
-            extra = UNIT;
+            extra = UNIT | mapped_or_not();
             memory += h->before;
             length -= h->before + draw(UNIT);
             offset += (int64_t)draw(h->before + 1);
@@ -297,13 +303,13 @@ static void to_pool(unsigned slot)
         break;
     case TAIO_WRITE:
         if (fd == direct_fd)
-            extra = draw(2) ? UNIT : through_cache();
+            extra = draw(2) ? UNIT | mapped_or_not() : through_cache();
         break;
     case TAIO_READV:
     case TAIO_WRITEV:
         cut_into_parts(h);
         if (fd == direct_fd)
-            extra = operation == TAIO_WRITEV && draw(2) ? through_cache() : UNIT;
+            extra = operation == TAIO_WRITEV && draw(2) ? through_cache() : UNIT | mapped_or_not();
         memory = (uint64_t)(uintptr_t)h->parts;
         length = PARTS;
         break;
