@@ -22,6 +22,7 @@ import sniffio
 import trio
 
 from tests.conftest import need
+from tests.context.test_limits import FILTER
 from tests.support.files import make_file
 from tests.support.fuse import Misbehaving
 from tests.support.programs import run as run_program
@@ -150,6 +151,41 @@ async def test_a_write_of_memory_that_is_partly_gone_says_how_much(disk: Path) -
                 assert caught.value.characters_written == 2 * BLOCK  # type: ignore[attr-defined]
                 await writer.write(b"go on")
             assert path.read_bytes().startswith(b"x" * 2 * BLOCK + b"go on")
+
+
+def test_a_sandbox_without_process_vm_readv_gets_efault_and_the_right_bytes(disk: Path) -> None:
+    path, _ = make_file(disk, SIZE)
+    program = """
+import mmap, pathlib
+for number in {"x86_64": (310, 311), "aarch64": (270, 271)}[platform.machine()]:  # process_vm_readv, process_vm_writev
+    refuse(number, errno.EPERM)
+other = pathlib.Path(path).with_name("mapped")
+
+async def main():
+    async with open_aio(path, "r+b", direct=True) as file:
+        for gone in (False, True):
+            other.write_bytes(data[:16 * BLOCK])
+            with open(other, "r+b") as mapped:
+                memory = memoryview(mmap.mmap(mapped.fileno(), 16 * BLOCK))
+                mapped.truncate(0 if gone else 16 * BLOCK)
+            if not gone:
+                assert await file.preadinto(memory[1:9000], 20000) == 8999
+                assert memory[1:9000] == data[20000:28999]
+                assert await file.pwrite(memory[1:1 + 3 * BLOCK], BLOCK) == 3 * BLOCK
+                assert await file.pread(8999, BLOCK) == data[20000:28999]
+                continue
+            write, lines = file.pwrite(memory[1:1 + 3 * BLOCK], BLOCK), file.writelines([b"a", memory])
+            for call in (file.preadinto(memory[1:9000], 20000), write, lines):
+                try:
+                    await call
+                except OSError as error:
+                    assert error.errno == errno.EFAULT, error
+                else:
+                    raise AssertionError("it should fail")
+
+trio.run(main)
+"""
+    assert not run_program(FILTER + program, path)
 
 
 # ---- pages that take their time
