@@ -153,7 +153,7 @@ class Chunks:
         while self._ahead:
             cancel_or_abandon(self._engine, self._ahead.popleft().request)
 
-    def leave(self) -> None:
+    def _leave(self) -> None:
         """Leave all reads to the engine, unless a task waits for one. The file calls this when it is closed while reads may hang."""
         if not self._waited_for:
             self._end()

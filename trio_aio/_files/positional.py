@@ -361,7 +361,7 @@ class PositionalFile:
             await self._cancel_shielded_checkpoint()
             return
         for chunks in list(self._iterators or ()):
-            chunks.leave()
+            chunks._leave()
         await context._submit_close(self._close_request, self._mark_closed, abandon=self._abandon)
 
     def _mark_closed(self) -> None:
