@@ -160,7 +160,7 @@ class AIOContext(Operations):
                     return True
                 self._stopping = True
                 engine.stop()
-            if self._stopping and engine.workers.stopped:
+            if self._stopping and engine.stopped:
                 engine.close()
                 self._ended()
                 return True
@@ -185,7 +185,7 @@ class AIOContext(Operations):
             threading.Thread(target=drain, args=(engine,), name="trio_aio drain", daemon=True).start()
         else:
             engine.stop()
-            # The workers are idle, so this does not wait.
+            # All threads are idle, so this does not wait.
             engine.close()
         self._ended()
 

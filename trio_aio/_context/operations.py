@@ -140,7 +140,9 @@ class Operations:
             raise ValueError(f"events must be a mask of select.POLL* (16 bits), not {events:#x}")
         number = _checked_fd(fd)
         if self._check().has_kernel_lane():
-            ready = await self._submit_and_wait(Poll(Descriptor(number, fd), events))
+            descriptor = Descriptor(number, fd)
+            descriptor.load(describe(number).value)
+            ready = await self._submit_and_wait(Poll(descriptor, events))
             return ready & (events | select.POLLERR | select.POLLHUP)  # the kernel adds related events: POLLRDNORM
         return await self._poll_by_epoll(number, events)
 

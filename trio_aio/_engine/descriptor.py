@@ -12,6 +12,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from trio_aio._engine.block_map import BlockMap
 from trio_aio._engine.order import Order
 from trio_aio._errors import os_error
 from trio_aio._lanes.devices import DeviceRecord
@@ -53,6 +54,7 @@ def kind_of(mode: int) -> str:
 
 BUFFERED = Alignment(1, 1)
 UNKNOWN_DEVICE = DeviceRecord()  # of a descriptor that the engine has not learned
+UNKNOWN_MAP = BlockMap(0)
 
 
 # Of `take_unclaimed`: the event loop and a finalizer in any thread may ask for one descriptor. Reentrant: the collector may run inside.
@@ -87,6 +89,7 @@ class Descriptor:
         self.read_unit: int = 1  # what offsets and lengths of reads must be multiples of
         self.read_device: DeviceRecord = UNKNOWN_DEVICE  # what its device was found to do; set by `Engine.learn`
         self.write_device: DeviceRecord = UNKNOWN_DEVICE
+        self.block_map: BlockMap = UNKNOWN_MAP  # where the kernel has its map of blocks in memory; set by `Engine.learn`
         self.users: int = 0  # calls by fd that share this object
         self.buffered_fd: int = -1  # a second one without O_DIRECT, for writes of parts of blocks; it is closed with the first
         self.order: Order = Order()  # what leases it, and what waits for what

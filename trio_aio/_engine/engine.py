@@ -23,7 +23,7 @@ from trio_aio._engine.completions import Completions
 from trio_aio._engine.drops import Drops
 from trio_aio._engine.known_files import KnownFiles
 from trio_aio._engine.new_memory import populate
-from trio_aio._engine.withdrawal import empty_full_ring, end_abandoned, leave_close, take_dropped
+from trio_aio._engine.withdrawal import cancel_again, empty_full_ring, end_abandoned, leave_close, leave_submitters, take_dropped
 from trio_aio._lanes.inline import InlineLane
 from trio_aio._lanes.kernel import KernelLane
 from trio_aio._lanes.protocols import State
@@ -42,7 +42,8 @@ __all__ = ("Engine",)
 _POOLED = 16 << 20  # bytes of aligned memory kept for the next direct request
 
 _ECANCELED = -errno.ECANCELED
-_WITHDRAWN, _COMPLETED, _PREPARED = State.WITHDRAWN, State.COMPLETED, State.KERNEL_PREPARED
+_WITHDRAWN, _COMPLETED = State.WITHDRAWN, State.COMPLETED
+_NOT_SUBMITTED = (State.KERNEL_PREPARED, State.KERNEL_HANDED_OVER)
 
 
 class Engine:
@@ -192,7 +193,7 @@ class Engine:
         kernel: Any = self.kernel
         self.submitted_kernel += request.count
         kernel.accept(request)
-        if request.state is _PREPARED:
+        if request.state in _NOT_SUBMITTED:
             if request.is_batch or kernel.is_due:
                 self.flush()
             elif not self.plugged:
@@ -222,7 +223,11 @@ class Engine:
         if self.workers.gathered:
             self.workers.hand_over()
         lane = self.kernel
-        if lane is None or not lane.has_prepared:
+        if lane is None:
+            return
+        if lane.gathered:
+            leave_submitters(self, lane.hand_over())
+        if not lane.has_prepared:
             return
         tried, refused = lane.submit()
         if refused:
@@ -253,6 +258,8 @@ class Engine:
             self.start_queued()
         elif self.kernel is not None and self.kernel.is_stuck:  # otherwise a completion is to come, and asks
             self.ask_for_flush()
+        if self.kernel is not None and self.kernel.to_cancel:
+            cancel_again(self, self.kernel)
         if self.hook is not None:
             self.hook.reaped(self)
 
@@ -323,7 +330,7 @@ class Engine:
         lane = self.kernel
         if lane is not None:
             lane.start_queued()
-            if lane.has_prepared:
+            if lane.has_prepared or lane.gathered:
                 self.ask_for_flush()
 
     @protect_from_interrupts
@@ -335,12 +342,19 @@ class Engine:
     # ---- the end
 
     def stop(self) -> None:
-        """Tell the workers to leave. Nothing is outstanding. `close` will not wait once `workers.stopped`."""
+        """Tell all threads to leave. Nothing is outstanding. `close` will not wait once `stopped`."""
         self._stopping = True
         self.workers.stop()
+        if self.kernel is not None:
+            self.kernel.stop()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether all threads have left."""
+        return self.workers.stopped and (self.kernel is None or self.kernel.stopped)
 
     def close(self) -> None:
-        """Release everything. Nothing is outstanding and the workers have been told to leave."""
+        """Release everything. Nothing is outstanding and the threads have been told to leave."""
         if self.hook is not None:
             self.hook.close()
         self.workers.close()

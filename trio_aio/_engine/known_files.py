@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+from trio_aio._engine.block_map import BlockMap
 from trio_aio._engine.shared_file import SharedFile
 from trio_aio._lanes.devices import DeviceRecords
 
@@ -33,6 +34,9 @@ class KnownFiles:
         descriptor.shared_file = shared
         if descriptor.direct:
             descriptor.order.gate = shared.gate
+            if shared.block_map is None:
+                shared.block_map = BlockMap(descriptor.size)
+            descriptor.block_map = shared.block_map
 
     def note_change(self, device: int, inode_number: int) -> None:
         """Note that a file was changed by a request that had no descriptor of it."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from weakref import ref
 
 if TYPE_CHECKING:
+    from trio_aio._engine.block_map import BlockMap
     from trio_aio._engine.protocols import WriteRequest
 
 __all__ = ("Copy", "Gate", "SharedFile")
@@ -69,11 +70,12 @@ class Gate:
 class SharedFile:
     """One file, by its inode number."""
 
-    __slots__ = ("__weakref__", "_copies", "_sweep_at", "gate", "version")
+    __slots__ = ("__weakref__", "_copies", "_sweep_at", "block_map", "gate", "version")
 
     def __init__(self) -> None:
         self.gate: Gate = Gate()
         self.version: int = 0  # counts `note_change`
+        self.block_map: BlockMap | None = None  # of a file that is open for direct I/O
         # Plain references and not a WeakSet, which a finalizer in another thread may change during an iteration.
         self._copies: list[ref[Copy]] = []
         self._sweep_at: int = 8  # so many references, and those that are dead are removed

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from trio_aio._engine.host import Host
     from trio_aio._engine.order import Order
     from trio_aio._engine.protocols import Request
+    from trio_aio._lanes.kernel import KernelLane
 
 __all__ = (
-    *("abandon", "cancel_or_abandon", "cancel_polls", "cancel_together", "empty_full_ring", "end_withdrawn"),
-    *("end_abandoned", "leave_close", "take_dropped", "withdraw_prepared", "withdraw_untaken"),
+    *("abandon", "cancel_again", "cancel_or_abandon", "cancel_polls", "cancel_together", "empty_full_ring", "end_withdrawn"),
+    *("end_abandoned", "leave_close", "leave_submitters", "take_dropped", "withdraw_prepared", "withdraw_untaken"),
 )
 
 _UNTAKEN = (State.HELD, State.KERNEL_QUEUED, State.WORKER_QUEUED)  # neither the kernel nor a worker has it
@@ -48,7 +49,7 @@ def empty_full_ring(engine: Host) -> None:
     lane = engine.kernel
     assert lane is not None
     for request in dict.fromkeys(lane.requests()):
-        if request.cancellable and request.state is State.KERNEL_IN_FLIGHT:
+        if request.state is State.KERNEL_HANDED_OVER or (request.cancellable and request.state is State.KERNEL_IN_FLIGHT):
             continue
         request.leave_kernel(engine, -errno.EAGAIN)  # type: ignore[attr-defined]
     lane.start_queued()
@@ -61,13 +62,11 @@ def cancel_polls(engine: Host) -> None:
         return
     polls: list[Any] = [request for request in (*lane.requests(), *lane.waiting()) if request.cancellable]
     for request in polls:
-        if request.state is State.KERNEL_IN_FLIGHT:
-            request.cancel_accepted = request.cancel_accepted or lane.cancel(request)
-            continue
         if request.state is State.KERNEL_QUEUED:
             lane.withdraw_queued(request)
-        else:
-            withdraw_prepared(engine, request)
+        elif request.state is State.KERNEL_IN_FLIGHT or not withdraw_prepared(engine, request):
+            request.cancel_accepted = request.cancel_accepted or lane.cancel(request)
+            continue
         request.cancel_accepted = True
         engine.finish(request, -errno.ECANCELED)
     engine.start_queued()
@@ -84,14 +83,30 @@ def withdraw_untaken(engine: Host, request: Request) -> None:
         engine.kernel.withdraw_queued(request)
 
 
-def withdraw_prepared(engine: Host, request: Request) -> None:
-    """Withdraw a request that the kernel lane has prepared and not submitted."""
+def withdraw_prepared(engine: Host, request: Request) -> bool:
+    """Withdraw a request that the kernel lane has and io_submit has not seen. Return whether that was possible.
+
+    It always is, except for one that was handed over to a submitter.
+    """
     lane = engine.kernel
     assert lane is not None
     if engine.hook is not None and engine.hook.withdraws(request):
         lane.vacate(lane.slot_of(request))
-    else:
-        lane.withdraw_prepared(request)
+        return True
+    return lane.withdraw_prepared(request)
+
+
+def leave_submitters(engine: Host, requests: Iterable[Any]) -> None:
+    """Let requests leave the kernel lane, because no thread can be had that submits them."""
+    for request in requests:
+        request.leave_kernel(engine, -errno.EAGAIN)
+        eventfd_write(engine.event_fd, 1)  # the workers' requests are handed over in another tick
+
+
+def cancel_again(engine: Host, lane: KernelLane) -> None:
+    """Try again to cancel the polls that were being submitted when that was asked for."""
+    for request in lane.cancel_again():
+        request.complete_kernel(engine, request.token, 0)  # type: ignore[attr-defined]
 
 
 def end_withdrawn(engine: Host, request: Request) -> None:

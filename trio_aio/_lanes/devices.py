@@ -3,6 +3,11 @@
 Whether RWF_NOWAIT works, and whether a direct request is really asynchronous, depends on the filesystem, its mount options and the
 kernel. No table of names stays right, so we observe, per device and direction. A request was *slow* if the kernel would have slept
 (EAGAIN) or had finished it when io_submit returned. After 4 slow ones in a row the next 64 go to the workers; then one tries again.
+
+io_submit itself may sleep too. A write always may (a frozen filesystem), so a submitter calls it (`submitter`). A read may where a server
+answers for the filesystem, and where RWF_NOWAIT is not known. The submitter finds that out with the first read of the device. Elsewhere
+the event loop calls io_submit, watched by ring.c. When a call is seen to sleep, the submitter gets the next 1024 reads, and twice as many
+after each further time.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ __all__ = ("Backoff", "DeviceRecord", "DeviceRecords")
 
 SLOW_LIMIT = 4  # in a row: a single one may be an accident (a busy lock, a timestamp that was due)
 BACKOFF = 64  # requests that go elsewhere before one tries again
+SLEEP_BACKOFF, MOST_SLEEP_BACKOFF = 1024, 1 << 20  # reads that a submitter gets after io_submit has slept on the event loop's thread
 
 
 class Backoff:
@@ -46,16 +52,50 @@ class Backoff:
 class DeviceRecord(Backoff):
     """The kernel lane (direct files) or the inline lane (buffered reads) of one device in one direction."""
 
-    __slots__ = ("nowait",)
+    __slots__ = ("_offloaded", "_span", "local", "nowait", "offload")
 
     def __init__(self) -> None:
         super().__init__(SLOW_LIMIT, BACKOFF)
         self.nowait: bool = True  # the filesystem knows RWF_NOWAIT
+        self.local: bool | None = None  # the kernel knows the attributes of files itself, and asks no server; None: not known
+        self.offload: bool = True  # io_submit of direct reads may sleep: a submitter calls it
+        self._offloaded: int = 0  # reads that a submitter still gets, because io_submit has slept
+        self._span: int = SLEEP_BACKOFF  # how many it gets after the next time
 
-    def note_slow(self) -> None:
-        """Note that a request was not asynchronous here."""
-        self.limit = SLOW_LIMIT if self.nowait else 1  # without RWF_NOWAIT each slow request is time that the event loop lost
-        super().note_slow()
+    def note_no_nowait(self) -> None:
+        """Note that the filesystem does not know RWF_NOWAIT."""
+        self.nowait = False
+        self.offload = True
+
+    def note_place(self, *, local: bool) -> None:
+        """Note whether the kernel knows the attributes of files itself."""
+        self.local = local
+        self._update()
+
+    def note_slept(self) -> None:
+        """Note that io_submit has slept on the event loop's thread: a submitter calls it for a while, each time for longer."""
+        self._offloaded, self._span = self._span, min(2 * self._span, MOST_SLEEP_BACKOFF)
+        self.offload = True
+
+    def note_slept_elsewhere(self) -> None:
+        """Note that io_submit may have slept on a submitter's thread: the loop does not try again yet."""
+        if self._offloaded:
+            self._offloaded = max(self._offloaded, self._span // 2)
+
+    def must_offload(self) -> bool:
+        """Return whether a submitter must call io_submit for the next read. Counts that read."""
+        if self._offloaded:
+            self._offloaded -= 1
+            if not self._offloaded:
+                self._update()
+        return self.offload
+
+    def back_off(self) -> None:
+        """Let the next requests go to the workers: io_submit performs them before it returns, one after the other."""
+        self.left = self.length
+
+    def _update(self) -> None:
+        self.offload = not self.local or not self.nowait or self._offloaded > 0
 
 
 class DeviceRecords:

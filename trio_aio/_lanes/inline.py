@@ -92,7 +92,7 @@ class InlineLane:
     @staticmethod
     def _learn(descriptor: InlineDescriptor, answer: int) -> None:
         if answer == -errno.EOPNOTSUPP and descriptor.read_device is not None:
-            descriptor.read_device.nowait = False
+            descriptor.read_device.note_no_nowait()
 
     def _is_left(self) -> bool:
         return self._workers.in_flight > 0 and not self._backoff.should_try()  # a lone request is faster if it tries

@@ -8,7 +8,10 @@ The call stops at a request that it refuses; ring.c continues behind it.
 A block device takes a limited number of requests at a time (``nr_requests``, often 256; 1 MiB in scattered pages is several). A
 further one sleeps in the call, RWF_NOWAIT or not: 99 reads of 1 MiB kept the event loop for 83 ms.
 
-What we do about it. A request that finds the lane empty is submitted at once. Others are gathered until a few are prepared, or until the
+io_submit may also sleep: for a write on a frozen filesystem, on a filesystem with a server, on a file whose map of blocks is not in memory.
+
+What we do about it. Requests whose io_submit may sleep are gathered for a submitter, a thread that makes the call (`gather`). All others are
+submitted by the event loop's thread. A request that finds the lane empty is submitted at once. Others are gathered until a few are prepared, or until the
 end of the tick, when all tasks that were woken together have run. How many are "a few" is learned from the measured cost of the calls
 (`learn_few`). The bytes in flight are bounded. A request of many pieces continues in C: while completions are taken, ring.c submits the
 next pieces.
@@ -21,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from trio_aio._lanes import kernel_context
 from trio_aio._lanes.protocols import KernelRequest, State
 from trio_aio._lanes.slots import SLOT_MASK, Lane
+from trio_aio._lanes.submitter import Submitter
 from trio_aio._native import ffi, lib
 
 if TYPE_CHECKING:
@@ -37,12 +41,13 @@ __all__ = ("DUE", "GATHERED", "LOOK", "NO_SLOT", "STARTED", "KernelLane")
 # 39,900 by 64. Other figures on another day, so no constant fits.
 FIXED_SHARE = 1 / 4
 SMALLEST_BATCH, LARGEST_BATCH = 4, 64
-# Pieces and bytes in flight of a request with many pieces, where the device does not know RWF_NOWAIT.
-BLIND, BLIND_BYTES = 16, 512 << 10
 
 _start = lib.taio_ring_start
-_PREPARED, _SUBMITTED_EVENT, _NOWAIT = lib.TAIO_PREPARED, lib.TAIO_SUBMITTED_EVENT, lib.RWF_NOWAIT
-_KERNEL_PREPARED, _KERNEL_IN_FLIGHT = State.KERNEL_PREPARED, State.KERNEL_IN_FLIGHT
+_gather = lib.taio_ring_gather
+_PREPARED, _SUBMITTED = lib.TAIO_PREPARED, lib.TAIO_SUBMITTED
+_SUBMITTED_EVENT, _SUBMITTED_SLEPT = lib.TAIO_SUBMITTED_EVENT, lib.TAIO_SUBMITTED_SLEPT
+_NOWAIT = lib.RWF_NOWAIT
+_KERNEL_PREPARED, _KERNEL_IN_FLIGHT, _HANDED_OVER = State.KERNEL_PREPARED, State.KERNEL_IN_FLIGHT, State.KERNEL_HANDED_OVER
 NO_SLOT, STARTED, LOOK, GATHERED, DUE = range(5)  # see `KernelLane.start_short`
 
 
@@ -63,6 +68,9 @@ class KernelLane(Lane[KernelRequest]):
         self.at_once: bool = True  # a lone request is submitted by `start`; otherwise, for a test's faults, by the flush that follows
         self.has_event: bool = False  # a request was complete when its io_submit returned, and `reap` has not been called since
         self._refuse: Callable[[KernelRequest, int], None] = refuse  # takes a request, its slot freed, that io_submit refused
+        self.gathered: list[Submitter] = []  # those that have something to be handed over
+        self._submitters: dict[object, Submitter] = {}  # by device and direction
+        self.to_cancel: dict[KernelRequest, None] = {}  # the kernel did not know them yet
         self._many: list[ManySlots] = []  # requests of many pieces that have slots
         self._places: list[int] = [0] * slots  # of each such slot: its part of the aligned memory
         self._refused: CData = ffi.new("struct taio_completion[]", slots)
@@ -87,7 +95,9 @@ class KernelLane(Lane[KernelRequest]):
 
     @property
     def is_due(self) -> bool:
-        """Whether what is prepared should not wait for the end of the tick: the lane was empty, or there are enough for one call."""
+        """Whether what is prepared or gathered should not wait for the end of the tick: the lane was empty, or it is enough for one call."""
+        if self.gathered and self.slots - len(self.free) == 1:
+            return True
         prepared = len(self.prepared)
         return prepared >= self.few or self.slots - len(self.free) == prepared == 1
 
@@ -108,8 +118,40 @@ class KernelLane(Lane[KernelRequest]):
         if answer < 0:
             self.vacate(slot)
             self._refuse(request, answer)
-        elif answer == _SUBMITTED_EVENT:
+        elif answer != _SUBMITTED:
             self.has_event = True
+            if answer == _SUBMITTED_SLEPT:
+                request.note_slept()
+
+    def gather(
+        self, request: KernelRequest, slot: int, key: object, opcode: int, fd: int, memory: int, length: int, offset: int, flags: int
+    ) -> None:
+        """Fill the iocb of a slot, for the submitter of `key`: a `DeviceRecord`, or what stands for one. Called by `KernelRequest.prepare`."""
+        submitter = self.submitter(key)
+        self._started += 1
+        _gather(self.ring, submitter.native, slot, request.token, opcode, fd, memory, length, offset, flags)
+        request.state = _HANDED_OVER
+        self._note_gathered(submitter, request)
+
+    def submitter(self, key: object) -> Submitter:
+        """Return the submitter of `key`, made when it is first needed."""
+        submitter = self._submitters.get(key)
+        if submitter is None:
+            submitter = self._submitters[key] = Submitter(self.ring, key)
+        return submitter
+
+    def _note_gathered(self, submitter: Submitter, request: KernelRequest) -> None:
+        if not submitter.gathered:
+            self.gathered.append(submitter)
+        submitter.gathered.append(request)
+
+    def hand_over(self) -> list[KernelRequest]:
+        """Hand over what is gathered. Return the requests that no submitter can have, because there are no more threads."""
+        gathered, self.gathered = self.gathered, []
+        left: dict[KernelRequest, None] = {}
+        for submitter in gathered:
+            left.update(dict.fromkeys(submitter.hand_over()))
+        return list(left)
 
     def start_short(self, request: KernelRequest, opcode: int, fd: int, memory: int, length: int, offset: int) -> int:
         """Give a small request with RWF_NOWAIT a slot and start it: `accept` and `start` in one function.
@@ -138,16 +180,22 @@ class KernelLane(Lane[KernelRequest]):
         if answer < 0:
             self.vacate(slot)
             self._refuse(request, answer)
+        elif answer == _SUBMITTED_SLEPT:
+            request.note_slept()
+            return LOOK
         return LOOK if answer == _SUBMITTED_EVENT else STARTED
 
     # ---- requests of many pieces: they take the slots that no other request wants
 
-    def start_pieces(self, request: ManySlots, slot: int) -> None:
-        """Start a request of many pieces with one slot, and as many more as are free."""
-        request.state = State.KERNEL_PREPARED
+    def start_pieces(self, request: ManySlots, slot: int, key: object) -> None:
+        """Start a request of many pieces with one slot, and as many more as are free. `key`: of its submitter; None: the loop submits it."""
         pieces = request.pieces
+        pieces.submitter = None if key is None else self.submitter(key)
+        request.state = _KERNEL_PREPARED if pieces.submitter is None else _HANDED_OVER
         pieces.started = True
         native = pieces.native
+        native.submitter = ffi.NULL if pieces.submitter is None else pieces.submitter.native
+        native.slept = 0
         native.next = 0
         native.width = self.slots
         pieces.most = self.slots
@@ -155,13 +203,11 @@ class KernelLane(Lane[KernelRequest]):
             native.bounce = pieces.slab_address
             pieces.most = min(pieces.most, pieces.slab_capacity // native.stride)
             pieces.places = list(range(pieces.most))
-        if request.blind:
-            pieces.most = min(pieces.most, max(1, min(BLIND, BLIND_BYTES // pieces.largest)))
-        self.prepared.append(request)
+        if pieces.submitter is None:
+            self.prepared.append(request)
         self._many.append(request)
         self._prepare_piece(request, slot)
         self._widen()
-        pieces.first = pieces.slots
 
     def _prepare_piece(self, request: ManySlots, slot: int) -> bool:
         """Give a request one more slot. False: it has no piece for it."""
@@ -175,6 +221,8 @@ class KernelLane(Lane[KernelRequest]):
             return False
         self._places[slot] = place
         pieces.slots += 1
+        if pieces.submitter is not None:
+            self._note_gathered(pieces.submitter, request)
         return True
 
     def _widen(self) -> None:
@@ -227,6 +275,8 @@ class KernelLane(Lane[KernelRequest]):
         self._many.remove(request)
         if request in self.prepared:
             self.prepared.remove(request)
+        if pieces.submitter is not None:
+            pieces.submitter.forget(request)
         return True
 
     # ---- the call
@@ -237,7 +287,7 @@ class KernelLane(Lane[KernelRequest]):
         prepared = lib.taio_ring_prepared(self.ring)
         if not prepared:
             return False
-        polls = sum(request.cancellable and request.state is State.KERNEL_IN_FLIGHT for request in self.requests())
+        polls = sum(request.cancellable and request.state in (_KERNEL_IN_FLIGHT, _HANDED_OVER) for request in self.requests())
         return self.in_flight - polls == prepared
 
     def submit(self) -> tuple[list[KernelRequest], list[int]]:
@@ -247,7 +297,8 @@ class KernelLane(Lane[KernelRequest]):
         room for stays prepared.
         """
         tried = self.prepared
-        refused = lib.taio_ring_submit(self.ring, self._refused, self.slots)
+        answer = lib.taio_ring_submit(self.ring, self._refused, self.slots)
+        refused = answer & ~lib.TAIO_RING_SLEPT
         left = lib.taio_ring_prepared(self.ring)
         self.prepared = []
         if left:
@@ -258,6 +309,8 @@ class KernelLane(Lane[KernelRequest]):
             self.prepared = kept
         for request in tried:
             request.state = _KERNEL_IN_FLIGHT
+            if answer != refused:
+                request.note_slept()
         self._since_learned += 1
         if self._since_learned >= 16:
             self.learn_few()
@@ -293,19 +346,57 @@ class KernelLane(Lane[KernelRequest]):
             self.few = min(most, 2 * self.few if self.few < most else SMALLEST_BATCH)
         lib.taio_ring_set_together(self.ring, max(SMALLEST_BATCH, self.few))
 
-    def withdraw_prepared(self, request: KernelRequest) -> None:
-        """Withdraw a request that io_submit has not seen."""
+    def withdraw_prepared(self, request: KernelRequest) -> bool:
+        """Withdraw a request that io_submit has not seen. Return whether that was possible: always, unless it was handed over."""
         slot = self.slot_of(request)
-        lib.taio_ring_withdraw(self.ring, slot)
-        self.prepared.remove(request)
+        if not lib.taio_ring_withdraw(self.ring, slot):
+            return False
+        if request.state is _HANDED_OVER:
+            for submitter in self.gathered:
+                submitter.forget(request)
+        else:
+            self.prepared.remove(request)
         self.vacate(slot)
+        return True
 
     def cancel(self, request: KernelRequest) -> bool:
-        """Call io_cancel. Return whether the kernel accepted."""
-        return lib.taio_ring_cancel(self.ring, self.slot_of(request)) == 0
+        """Call io_cancel. Return whether the kernel accepted.
+
+        It does not know a poll that a submitter is submitting just now. `cancel_again` tries that again.
+        """
+        accepted = lib.taio_ring_cancel(self.ring, self.slot_of(request)) == 0
+        if not accepted and request.cancellable and request.state is _HANDED_OVER:
+            self.to_cancel[request] = None
+        return accepted
+
+    def cancel_again(self) -> list[KernelRequest]:
+        """Try again what `cancel` could not do. Return the requests that never ran: they have left the lane."""
+        withdrawn = []
+        requests, self.to_cancel = self.to_cancel, {}
+        for request in requests:
+            if request.state is not _HANDED_OVER:
+                continue  # it has completed
+            if self.withdraw_prepared(request):  # the kernel had no room for it, and gave it back
+                withdrawn.append(request)
+            request.cancel_accepted = request in withdrawn or self.cancel(request)
+        return withdrawn
+
+    # ---- the end
+
+    def stop(self) -> None:
+        """Tell the submitters to leave. Nothing is outstanding. Each signals the eventfd as it leaves."""
+        for submitter in self._submitters.values():
+            submitter.stop()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether all submitters have left: `close` will not wait."""
+        return all(submitter.stopped for submitter in self._submitters.values())
 
     def close(self) -> None:
-        """Free the ring's memory and release the kernel's context. Nothing is in flight."""
+        """Free the ring's memory and release the kernel's context. Nothing is in flight, and `stop` was called."""
+        for submitter in self._submitters.values():
+            submitter.close()
         lib.taio_ring_free(self.ring)
         self.ring = ffi.NULL
         kernel_context.release(self.context)

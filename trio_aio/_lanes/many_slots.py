@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from trio_aio._lanes.protocols import KernelRequest
 
 if TYPE_CHECKING:
+    from trio_aio._lanes.submitter import Submitter
     from trio_aio._native import CData
 
 __all__ = ("ManySlots", "Pieces")
@@ -19,18 +20,15 @@ class Pieces(Protocol):
     started: bool
     slots: int
     most: int
-    first: int
     largest: int
     slab_address: int
     slab_capacity: int
     places: list[int]
+    submitter: Submitter | None
 
 
 class ManySlots(KernelRequest, Protocol):
     """A request that may have many slots of the kernel lane at once, one for each piece in flight."""
-
-    blind: bool
-    """Nothing keeps io_submit from sleeping on its pieces: direct, without RWF_NOWAIT."""
 
     @property
     def pieces(self) -> Pieces:

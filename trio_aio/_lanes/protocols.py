@@ -19,11 +19,12 @@ class State(enum.IntEnum):
     HELD = 1  # waits for other requests of its file, or for aligned memory; no lane has it
     KERNEL_QUEUED = 2  # waits for a slot
     KERNEL_PREPARED = 3  # has a slot and an iocb; io_submit has not been called
-    KERNEL_IN_FLIGHT = 4
-    WORKER_QUEUED = 5  # waits for a slot
-    WORKER_IN_FLIGHT = 6  # handed over; only the slot knows whether a worker has started it
-    WITHDRAWN = 7  # never ran
-    COMPLETED = 8
+    KERNEL_HANDED_OVER = 4  # a submitter has it, or will at the end of this tick; only the slot knows whether io_submit was called
+    KERNEL_IN_FLIGHT = 5
+    WORKER_QUEUED = 6  # waits for a slot
+    WORKER_IN_FLIGHT = 7  # handed over; only the slot knows whether a worker has started it
+    WITHDRAWN = 8  # never ran
+    COMPLETED = 9
 
 
 class LaneRequest(Protocol):
@@ -43,13 +44,21 @@ class KernelRequest(LaneRequest, Protocol):
 
     cancellable: bool
     """Whether io_cancel can stop it. Such a request may never complete by itself."""
+    cancel_accepted: bool
+    """Whether io_cancel has."""
 
     @property
     def probing(self) -> bool:
         """Whether it carries an RWF_NOWAIT of ours: then EAGAIN says that the device would have slept."""
 
     def prepare(self, lane: Any, slot: int) -> None:
-        """Fill the iocb of a slot, by `KernelLane.start` or, of a request with many slots, `KernelLane.start_pieces`."""
+        """Fill the iocb of a slot, by `KernelLane.start`, `gather` or, of a request with many slots, `start_pieces`."""
+
+    def note_slept(self) -> None:
+        """Note that its io_submit slept on the event loop's thread."""
+
+    def leave_kernel(self, engine: Any, result: int) -> None:
+        """Leave the lane, for the workers or with an error: io_submit cannot be called for it."""
 
 
 class WorkerRequest(LaneRequest, Protocol):

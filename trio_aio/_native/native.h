@@ -4,8 +4,8 @@
  * Python: it calls again after EINTR and after a short count, reads once more without O_DIRECT after EIO, splits the waiting requests among
  * calls of io_submit, and starts the next piece of a many-piece request when one completes.
  *
- * Two kinds of threads run this code. The *loop* is the thread of one event loop: it alone calls taio_ring_*, and taio_pool_* except
- * taio_pool_work. A *worker* is a thread inside taio_pool_work. Each struct below says which of them owns it, and when.
+ * Three kinds of threads run this code. The *loop* is the thread of one event loop: it alone calls taio_ring_* and taio_submitter_*, and
+ * taio_pool_* except taio_pool_work. A *worker* is a thread inside taio_pool_work, a *submitter* a thread of submitter.c. Each struct below says which of them owns it, and when.
  *
  * Functions return 0 or a count, or -errno, unless their comment says otherwise. */
 #ifndef TRIO_AIO_NATIVE_H
@@ -143,6 +143,8 @@ struct taio_pieces {
     int32_t fd, writing, flags;
     int32_t mapped;       /* 1: the memory of some pieces may belong to a mapped file, so only workers touch it */
     int32_t stop;         /* 1: start no more pieces, because one failed or the request was cancelled */
+    int32_t slept;        /* 1: io_submit of a piece slept on the loop's thread */
+    struct taio_submitter *submitter; /* submits the pieces in the kernel lane; NULL: the loop does */
 };
 
 /* Fill in pieces of `length` bytes each, side by side from `memory`. -EINVAL: an offset is negative, and *bad is its index. */
@@ -158,6 +160,11 @@ uint64_t taio_pieces_first_open(const struct taio_pieces *pieces);
 void taio_pieces_fail(struct taio_pieces *pieces, struct taio_piece *piece, int64_t moved);
 /* Return how many bytes were moved, by all lanes. */
 uint64_t taio_pieces_moved(const struct taio_pieces *pieces);
+/* `regions`: a byte for each 1 << `shift` bytes of the file, `count` in all; not 0: the kernel has read its map of blocks there.
+ * Return whether that holds for all pieces. */
+int taio_pieces_are_mapped(const struct taio_pieces *pieces, const uint8_t *regions, unsigned shift, uint64_t count);
+/* Note it for the pieces that were read. */
+void taio_pieces_note_mapped(const struct taio_pieces *pieces, uint8_t *regions, unsigned shift, uint64_t count);
 
 /* ---- the kernel lane (ring.c) ---- */
 
@@ -179,9 +186,9 @@ void taio_ring_use_getevents(struct taio_ring *ring);
 void taio_ring_prepare(struct taio_ring *ring, unsigned slot, uint64_t token, int opcode, int fd, uint64_t memory,
                        uint64_t length, int64_t offset, int rw_flags);
 /* Prepare a request. If `alone` (no other request is in flight) and no other one waits, call io_submit at once. Returns TAIO_PREPARED: it
- * waits for taio_ring_submit; TAIO_SUBMITTED; TAIO_SUBMITTED_EVENT: submitted, and an event is in the ring; or -errno: the kernel refused it,
- * and the slot is free again. */
-enum { TAIO_SUBMITTED, TAIO_SUBMITTED_EVENT, TAIO_PREPARED };
+ * waits for taio_ring_submit; TAIO_SUBMITTED; TAIO_SUBMITTED_EVENT: submitted, and an event is in the ring; TAIO_SUBMITTED_SLEPT: the same, and
+ * the call was seen to sleep; or -errno: the kernel refused it, and the slot is free again. */
+enum { TAIO_SUBMITTED, TAIO_SUBMITTED_EVENT, TAIO_SUBMITTED_SLEPT, TAIO_PREPARED };
 int taio_ring_start(struct taio_ring *ring, unsigned slot, uint64_t token, int opcode, int fd, uint64_t memory, uint64_t length,
                     int64_t offset, int rw_flags, int alone);
 /* Set the most requests that one io_submit takes. */
@@ -192,19 +199,56 @@ double taio_ring_fixed_cost(const struct taio_ring *ring);
  * is free again, with a completion, when no piece is left to start or the request holds more slots than its width. `place`: the index of the
  * slot's part of the bounce memory. Returns 0 if no piece was left for the slot, which then stays free; otherwise 1. */
 int taio_ring_prepare_pieces(struct taio_ring *ring, unsigned slot, uint64_t token, struct taio_pieces *pieces, unsigned place);
-/* Withdraw a request that is prepared and not submitted. Returns 1 if it was; its slot is free and no completion comes. */
+/* Withdraw a request that is prepared, gathered or handed over, and not submitted. Returns 1 if it was; its slot is free and no completion
+ * comes. */
 int taio_ring_withdraw(struct taio_ring *ring, unsigned slot);
 /* Return how many requests are prepared and not submitted. */
 unsigned taio_ring_prepared(struct taio_ring *ring);
 /* Return whether the request in `slot` is one of them. */
 int taio_ring_is_prepared(struct taio_ring *ring, unsigned slot);
 /* Submit the prepared requests, a few in each io_submit. A request that the kernel refuses becomes a completion in `out`, and those behind it
- * are submitted. When the kernel's ring is full, the rest stay prepared. Returns the number of completions written. */
+ * are submitted. When the kernel's ring is full, the rest stay prepared. Returns the number of completions written, and TAIO_RING_SLEPT if a
+ * call was seen to sleep. */
+#define TAIO_RING_SLEPT (1 << 30)
 int taio_ring_submit(struct taio_ring *ring, struct taio_completion *out, int room);
 /* Return how often io_submit was called. */
 uint64_t taio_ring_calls(struct taio_ring *ring);
-/* Call io_cancel. 0: accepted, and the completion will come. */
+/* Call io_cancel. 0: accepted, and the completion will come. The kernel does not know a request that a submitter is submitting: the eventfd is
+ * signalled when it has done so, to try again. */
 int taio_ring_cancel(struct taio_ring *ring, unsigned slot);
+
+/* ---- the submitters (submitter.c): threads that call io_submit where that may sleep ---- */
+
+struct taio_submitter; /* shared by the loop and its thread: submitter.c says how */
+
+/* What a submitter has found out about its device. */
+enum taio_place {
+    TAIO_UNKNOWN,
+    TAIO_LOCAL, /* the kernel knows the attributes of files itself */
+    TAIO_SERVER /* it asks a server for them, and io_submit waits for the answer */
+};
+#define TAIO_SLOW 4 /* the last calls of io_submit performed their requests before they returned */
+#define TAIO_LONG 8 /* a call of io_submit has taken so long since the last hand-over that it may have slept */
+
+/* Return a submitter for requests of `ring`, or NULL without memory. Its thread is started by the first hand-over. `probing`: it finds out
+ * where the device's attributes are, by the first file that it gets. */
+struct taio_submitter *taio_submitter_new(struct taio_ring *ring, int probing);
+/* Wait for the thread to end, and free the memory. Before: taio_submitter_stop, and no request is left. */
+void taio_submitter_free(struct taio_submitter *submitter);
+/* As taio_ring_prepare, but the submitter will call io_submit, after the next taio_submitter_hand_over. */
+void taio_ring_gather(struct taio_ring *ring, struct taio_submitter *submitter, unsigned slot, uint64_t token, int opcode, int fd,
+                      uint64_t memory, uint64_t length, int64_t offset, int rw_flags);
+/* Hand over what is gathered, and wake the thread if it sleeps. Requests that are refused come by taio_ring_reap. Returns an enum taio_place,
+ * with TAIO_SLOW (after `limit` such calls) and TAIO_LONG; or -errno: no thread can be had, and what is gathered remains so. */
+int taio_submitter_hand_over(struct taio_submitter *submitter, int limit);
+/* Hand over the pieces that were gathered while completions were taken. */
+void taio_submitter_hand_over_pieces(struct taio_submitter *submitter);
+/* Return how often io_submit was called. */
+uint64_t taio_submitter_calls(struct taio_submitter *submitter);
+/* Let the thread end when nothing is left to submit. It signals the eventfd as it leaves. */
+void taio_submitter_stop(struct taio_submitter *submitter);
+/* Return whether it has left, or never started: taio_submitter_free will not wait. */
+int taio_submitter_has_left(struct taio_submitter *submitter);
 
 /* ---- the workers (workers.c) ---- */
 

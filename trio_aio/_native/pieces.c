@@ -83,3 +83,27 @@ int taio_pieces_inline(struct taio_pieces *pieces, uint64_t limit)
     }
     return 0;
 }
+
+int taio_pieces_are_mapped(const struct taio_pieces *pieces, const uint8_t *regions, unsigned shift, uint64_t count)
+{
+    for (uint64_t i = 0; i < pieces->count; i++) {
+        const struct taio_piece *piece = &pieces->pieces[i];
+        uint64_t first = (uint64_t)piece->offset >> shift, last = ((uint64_t)piece->offset + piece->length - (piece->length > 0)) >> shift;
+        for (uint64_t region = first; region <= last; region++)
+            if (region >= count || !regions[region])
+                return 0;
+    }
+    return 1;
+}
+
+void taio_pieces_note_mapped(const struct taio_pieces *pieces, uint8_t *regions, unsigned shift, uint64_t count)
+{
+    for (uint64_t i = 0; i < pieces->count; i++) {
+        const struct taio_piece *piece = &pieces->pieces[i];
+        if (piece->result <= 0)
+            continue;
+        uint64_t last = ((uint64_t)piece->offset + (uint64_t)piece->result - 1) >> shift;
+        for (uint64_t region = (uint64_t)piece->offset >> shift; region <= last && region < count; region++)
+            regions[region] = 1;
+    }
+}

@@ -6,51 +6,23 @@
  * What we do about it. We read the ring ourselves, which costs a nanosecond where io_getevents costs hundreds. Each slot has one iocb that
  * never moves. A slot may also carry a many-piece request: whenever one piece completes, the next is prepared in the same slot.
  *
- * One thread, the event loop's, owns all of this, so there is no lock. Only the kernel's ring is shared, with the kernel, and it allows one
- * reader. Two atomics order it:
+ * Requests whose io_submit may sleep are handed to a submitter (submitter.c). All else belongs to one thread, the event loop's, so there is
+ * no lock. Only the kernel's ring is shared, with the kernel, and it allows one reader. Two atomics order it:
  * - `tail` is loaded with acquire: the kernel wrote the events before it in full;
  * - `head` is stored with release: we have read the events before it, and the kernel may overwrite them. */
-#include "native.h"
+#include "ring.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #define AIO_RING_MAGIC 0xa10a10a1u
 #define COST_CALLS 64 /* calls of io_submit that the averages cover */
-
-/* fs/aio.c, struct aio_ring. The kernel owns all but `head`, which is the loop's. */
-struct kernel_ring {
-    unsigned id, nr;
-    unsigned head, tail;
-    unsigned magic, compat_features, incompat_features, header_length;
-    struct io_event events[];
-};
-
-/* The cost of io_submit, as averages over the last calls: n requests took t nanoseconds; nn and nt are the averages of n*n and n*t. */
-struct cost {
-    double n, t, nn, nt;
-    unsigned calls; /* in the averages, at most COST_CALLS */
-};
-
-/* A slot's part in a many-piece request. */
-struct pieces_slot {
-    struct taio_pieces *pieces; /* NULL: the slot is free or has an ordinary request */
-    struct taio_piece *piece;   /* the piece that is prepared or in flight */
-    unsigned place;             /* index of the slot's part of the bounce memory */
-};
-
-struct taio_ring {
-    uint64_t context;
-    struct kernel_ring *mapped; /* NULL: use io_getevents */
-    int event_fd;
-    unsigned slots, prepared;
-    unsigned together; /* the most requests in one io_submit */
-    uint64_t calls;    /* of io_submit */
-    struct cost cost;
-    struct iocb **waiting; /* the first `prepared` ones wait for io_submit, in this order */
-    struct pieces_slot *pieces_slots; /* one for each slot */
-    struct iocb iocbs[]; /* one for each slot; the kernel copies it in io_submit, and knows the request by its address */
-};
+#define FIRST_CALLS 100 /* calls of io_submit that are watched for sleep, and then one in WATCHED_EACH */
+#define WATCHED_EACH 16
+#define LONG 200000.0 /* nanoseconds: after a call that took longer, the next CALLS_BEHIND are watched */
+#define CALLS_BEHIND 32
+#define SLEEP 50000.0 /* nanoseconds: a shorter sleep in a call does no harm */
 
 struct taio_ring *taio_ring_new(uint64_t context, unsigned slots, int event_fd)
 {
@@ -60,7 +32,8 @@ struct taio_ring *taio_ring_new(uint64_t context, unsigned slots, int event_fd)
         return NULL;
     ring->waiting = calloc(slots, sizeof *ring->waiting);
     ring->pieces_slots = calloc(slots, sizeof *ring->pieces_slots);
-    if (ring->waiting == NULL || ring->pieces_slots == NULL) {
+    ring->owners = calloc(slots, sizeof *ring->owners);
+    if (ring->waiting == NULL || ring->pieces_slots == NULL || ring->owners == NULL) {
         taio_ring_free(ring);
         return NULL;
     }
@@ -68,6 +41,7 @@ struct taio_ring *taio_ring_new(uint64_t context, unsigned slots, int event_fd)
     ring->event_fd = event_fd;
     ring->slots = slots;
     ring->together = TAIO_TOGETHER;
+    ring->watched = FIRST_CALLS;
     if (mapped->magic == AIO_RING_MAGIC && mapped->incompat_features == 0 && mapped->header_length == sizeof *mapped)
         ring->mapped = mapped;
     return ring;
@@ -77,6 +51,7 @@ void taio_ring_free(struct taio_ring *ring)
 {
     free(ring->waiting);
     free(ring->pieces_slots);
+    free(ring->owners);
     free(ring);
 }
 
@@ -90,8 +65,8 @@ void taio_ring_use_getevents(struct taio_ring *ring)
     ring->mapped = NULL;
 }
 
-void taio_ring_prepare(struct taio_ring *ring, unsigned slot, uint64_t token, int opcode, int fd, uint64_t memory, uint64_t length,
-                       int64_t offset, int rw_flags)
+static void ring_fill(struct taio_ring *ring, unsigned slot, uint64_t token, int opcode, int fd, uint64_t memory, uint64_t length,
+                      int64_t offset, int rw_flags)
 {
     struct iocb *iocb = &ring->iocbs[slot];
     memset(iocb, 0, sizeof *iocb);
@@ -104,7 +79,22 @@ void taio_ring_prepare(struct taio_ring *ring, unsigned slot, uint64_t token, in
     iocb->aio_rw_flags = rw_flags;
     iocb->aio_flags = IOCB_FLAG_RESFD;
     iocb->aio_resfd = (uint32_t)ring->event_fd;
-    ring->waiting[ring->prepared++] = iocb;
+}
+
+void taio_ring_prepare(struct taio_ring *ring, unsigned slot, uint64_t token, int opcode, int fd, uint64_t memory, uint64_t length,
+                       int64_t offset, int rw_flags)
+{
+    ring_fill(ring, slot, token, opcode, fd, memory, length, offset, rw_flags);
+    ring->owners[slot] = NULL;
+    ring->waiting[ring->prepared++] = &ring->iocbs[slot];
+}
+
+void taio_ring_gather(struct taio_ring *ring, struct taio_submitter *submitter, unsigned slot, uint64_t token, int opcode, int fd,
+                      uint64_t memory, uint64_t length, int64_t offset, int rw_flags)
+{
+    ring_fill(ring, slot, token, opcode, fd, memory, length, offset, rw_flags);
+    ring->owners[slot] = submitter;
+    taio_submitter_gather(submitter, slot);
 }
 
 /* Prepare the next piece that is to be tried, in this slot. Returns 0 if there is none. */
@@ -127,7 +117,11 @@ static int ring_prepare_next_piece(struct taio_ring *ring, unsigned slot, uint64
         if (pieces->writing)
             memcpy((void *)(uintptr_t)memory, (void *)(uintptr_t)piece->memory, piece->length);
     }
-    taio_ring_prepare(ring, slot, token, pieces->writing ? IOCB_CMD_PWRITE : IOCB_CMD_PREAD, pieces->fd, memory, length, offset, pieces->flags);
+    int opcode = pieces->writing ? IOCB_CMD_PWRITE : IOCB_CMD_PREAD;
+    if (pieces->submitter != NULL)
+        taio_ring_gather(ring, pieces->submitter, slot, token, opcode, pieces->fd, memory, length, offset, pieces->flags);
+    else
+        taio_ring_prepare(ring, slot, token, opcode, pieces->fd, memory, length, offset, pieces->flags);
     return 1;
 }
 
@@ -189,10 +183,15 @@ int taio_ring_is_prepared(struct taio_ring *ring, unsigned slot)
 
 int taio_ring_withdraw(struct taio_ring *ring, unsigned slot)
 {
-    unsigned i = ring_find_waiting(ring, slot);
-    if (i == ring->prepared)
-        return 0;
-    ring_drop_waiting(ring, i, 1);
+    if (ring->owners[slot] != NULL) {
+        if (!taio_submitter_withdraw(ring->owners[slot], slot))
+            return 0;
+    } else {
+        unsigned i = ring_find_waiting(ring, slot);
+        if (i == ring->prepared)
+            return 0;
+        ring_drop_waiting(ring, i, 1);
+    }
     if (ring->pieces_slots[slot].pieces != NULL) {
         ring->pieces_slots[slot].pieces->out--;
         ring->pieces_slots[slot].pieces = NULL;
@@ -207,7 +206,10 @@ unsigned taio_ring_prepared(struct taio_ring *ring)
 
 uint64_t taio_ring_calls(struct taio_ring *ring)
 {
-    return ring->calls;
+    uint64_t calls = ring->calls;
+    for (struct taio_submitter *s = ring->submitters; s != NULL; s = taio_submitter_next(s))
+        calls += taio_submitter_calls(s);
+    return calls;
 }
 
 /* Add a call of n requests that took t nanoseconds. The first COST_CALLS calls count equally. If each call had the final weight from the
@@ -236,20 +238,50 @@ double taio_ring_fixed_cost(const struct taio_ring *ring)
     return each <= 0 ? ring->slots : fixed <= 0 ? 0 : fixed / each;
 }
 
+static long voluntary_switches(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_THREAD, &usage);
+    return usage.ru_nvcsw;
+}
+
+/* Note that a call slept, for Python, and in the many-piece requests that it was for: they start no more pieces here. */
+static void ring_note_sleep(struct taio_ring *ring, unsigned first, unsigned count)
+{
+    ring->slept = 1;
+    for (unsigned i = first; i < first + count; i++) {
+        struct taio_pieces *pieces = ring->pieces_slots[ring->waiting[i] - ring->iocbs].pieces;
+        if (pieces != NULL) {
+            pieces->slept = 1;
+            pieces->width = 0;
+        }
+    }
+}
+
 /* Submit the waiting requests from index `first` on, at most `together` of them. Returns io_submit's result.
- * The kernel starts the device only when it has seen all requests of one call (blk_start_plug), so a call takes only a few. */
+ * The kernel starts the device only when it has seen all requests of one call (blk_start_plug), so a call takes only a few.
+ * The call should not sleep. A look at ru_nvcsw takes 0.4 us, twice a call: so all of the first calls are watched, and all that follow a long
+ * one, but few of the others. */
 static long ring_submit_batch(struct taio_ring *ring, unsigned first)
 {
     unsigned count = ring->prepared - first;
     struct timespec before, after;
     if (count > ring->together)
         count = ring->together;
+    int watched = ring->watched > 0 || ring->calls % WATCHED_EACH == 0;
+    long switches = watched ? voluntary_switches() : 0;
     ring->calls++;
     clock_gettime(CLOCK_MONOTONIC, &before);
     long n = taio_io_submit(ring->context, count, ring->waiting + first);
     clock_gettime(CLOCK_MONOTONIC, &after);
+    double spent = 1e9 * (double)(after.tv_sec - before.tv_sec) + (double)(after.tv_nsec - before.tv_nsec);
+    ring->watched -= ring->watched > 0;
+    if (watched && spent > SLEEP && voluntary_switches() != switches)
+        ring_note_sleep(ring, first, count);
+    else if (!watched && spent > LONG)
+        ring->watched = CALLS_BEHIND; /* it was preempted, or it slept: the next calls tell */
     if (n > 0 && ring->calls > 1) /* the first call is slow: its code and data are not in the CPU's caches yet */
-        cost_note(&ring->cost, (double)n, 1e9 * (double)(after.tv_sec - before.tv_sec) + (double)(after.tv_nsec - before.tv_nsec));
+        cost_note(&ring->cost, (double)n, spent);
     return n;
 }
 
@@ -270,7 +302,9 @@ int taio_ring_start(struct taio_ring *ring, unsigned slot, uint64_t token, int o
     if (n == 0 || n == -EAGAIN)
         return TAIO_PREPARED; /* the kernel's ring is full */
     ring->prepared = 0;
-    return n < 0 ? (int)n : ring_has_event(ring) ? TAIO_SUBMITTED_EVENT : TAIO_SUBMITTED;
+    int slept = ring->slept;
+    ring->slept = 0;
+    return n < 0 ? (int)n : slept ? TAIO_SUBMITTED_SLEPT : ring_has_event(ring) ? TAIO_SUBMITTED_EVENT : TAIO_SUBMITTED;
 }
 
 void taio_ring_set_together(struct taio_ring *ring, unsigned count)
@@ -282,6 +316,7 @@ int taio_ring_submit(struct taio_ring *ring, struct taio_completion *out, int ro
 {
     unsigned next = 0;
     int refused = 0;
+    ring->slept = 0;
     while (next < ring->prepared && refused < room) {
         long n = ring_submit_batch(ring, next);
         if (n > 0) {
@@ -300,12 +335,16 @@ int taio_ring_submit(struct taio_ring *ring, struct taio_completion *out, int ro
         out[refused++] = (struct taio_completion){token, n, 0};
     }
     ring_drop_waiting(ring, 0, next);
-    return refused;
+    int slept = ring->slept;
+    ring->slept = 0;
+    return slept ? refused | TAIO_RING_SLEPT : refused;
 }
 
 int taio_ring_cancel(struct taio_ring *ring, unsigned slot)
 {
     struct io_event unused; /* the kernel never fills it in: the event comes through the ring */
+    if (ring->owners[slot] != NULL)
+        taio_submitter_want(ring->owners[slot]); /* first: see submitter.c */
     int error = taio_io_cancel(ring->context, &ring->iocbs[slot], &unused);
     return error == -EINPROGRESS ? 0 : error;
 }
@@ -333,7 +372,34 @@ static unsigned ring_submit_rest(struct taio_ring *ring, unsigned first)
         next += n > 0 ? (unsigned)n : 0;
     }
     ring_drop_waiting(ring, first, next - first);
+    for (struct taio_submitter *s = ring->submitters; s != NULL; s = taio_submitter_next(s))
+        taio_submitter_hand_over_pieces(s);
+    ring->slept = 0; /* only many-piece requests were submitted here, and they know */
     return ring->prepared;
+}
+
+/* Take the requests that submitters could not submit. Returns how many completions were written. */
+static int ring_take_refused(struct taio_ring *ring, struct taio_completion *out, int room)
+{
+    int taken = 0, error;
+    unsigned slot;
+    for (struct taio_submitter *s = ring->submitters; s != NULL; s = taio_submitter_next(s))
+        while (taken < room && taio_submitter_take_refused(s, &slot, &error)) {
+            uint64_t token = ring->iocbs[slot].aio_data;
+            if (ring->pieces_slots[slot].pieces != NULL) {
+                ring->pieces_slots[slot].pieces->width = 0; /* it gives up its slots as its pieces complete */
+                ring_continue_pieces(ring, slot, token, error);
+            }
+            out[taken++] = (struct taio_completion){token, error, 0};
+        }
+    return taken;
+}
+
+/* Tell the submitters that wait for room in the kernel's ring that there is some. */
+static void ring_note_room(struct taio_ring *ring)
+{
+    for (struct taio_submitter *s = ring->submitters; s != NULL; s = taio_submitter_next(s))
+        taio_submitter_note_room(s);
 }
 
 /* taio_ring_reap without a mapped ring. */
@@ -341,7 +407,7 @@ static int ring_reap_by_call(struct taio_ring *ring, struct taio_completion *out
 {
     struct io_event events[64];
     struct timespec no_wait = {0, 0};
-    int taken = 0;
+    int taken = ring_take_refused(ring, out, room);
     unsigned first = ring->prepared;
     while (taken < room) {
         int want = room - taken < 64 ? room - taken : 64;
@@ -353,6 +419,7 @@ static int ring_reap_by_call(struct taio_ring *ring, struct taio_completion *out
         if (n < want)
             break;
     }
+    ring_note_room(ring);
     ring_submit_rest(ring, first);
     return taken;
 }
@@ -364,7 +431,7 @@ int taio_ring_reap(struct taio_ring *ring, struct taio_completion *out, int room
         return ring_reap_by_call(ring, out, room);
     unsigned head = __atomic_load_n(&mapped->head, __ATOMIC_RELAXED);
     unsigned tail = __atomic_load_n(&mapped->tail, __ATOMIC_ACQUIRE); /* the events before it are complete */
-    int taken = 0;
+    int taken = ring->submitters == NULL ? 0 : ring_take_refused(ring, out, room);
     unsigned before = head, first = ring->prepared;
     /* Stop at the tail as it was at the start. The pieces that we submit below may complete at once, on a synchronous device: then the ring
      * would never be empty. */
@@ -376,8 +443,10 @@ int taio_ring_reap(struct taio_ring *ring, struct taio_completion *out, int room
             first = ring_submit_rest(ring, first);
         }
     }
-    if (head != before)
+    if (head != before) {
         __atomic_store_n(&mapped->head, head, __ATOMIC_RELEASE);
+        ring_note_room(ring);
+    }
     ring_submit_rest(ring, first);
     return taken;
 }

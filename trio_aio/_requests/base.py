@@ -125,6 +125,9 @@ class Request:
         """Return what it shares with requests that one worker serves as well as many; None if nothing."""
         return None
 
+    def note_slept(self) -> None:
+        """Note that its io_submit slept on the event loop's thread."""
+
     def note_submitted(self, engine: Host, result: int | None) -> None:
         """Note that io_submit was called. `result`: of a request that was complete when the call returned."""
 
@@ -138,7 +141,7 @@ class Request:
             engine.finish(self, result)
 
     def leave_kernel(self, engine: Host, result: int) -> None:
-        """Leave the kernel lane, prepared, because the ring stays full."""
+        """Leave the kernel lane, prepared, because the ring stays full, or no thread can be had that submits it."""
         withdraw_prepared(engine, self)
         engine.to_workers(self)
 
@@ -167,13 +170,12 @@ class Request:
         state = self.state
         if state in (State.HELD, State.KERNEL_QUEUED, State.WORKER_QUEUED):
             withdraw_untaken(engine, self)
-        elif state is State.KERNEL_PREPARED:
-            withdraw_prepared(engine, self)
+        elif state in (State.KERNEL_PREPARED, State.KERNEL_HANDED_OVER) and withdraw_prepared(engine, self):
             engine.start_queued()
         elif state is State.WORKER_IN_FLIGHT:
             return engine.workers.withdraw(self)
         else:
-            if state is State.KERNEL_IN_FLIGHT and not self.cancel_accepted:
+            if state in (State.KERNEL_HANDED_OVER, State.KERNEL_IN_FLIGHT) and not self.cancel_accepted:
                 assert engine.kernel is not None
                 self.cancel_accepted = engine.kernel.cancel(self)
             return False

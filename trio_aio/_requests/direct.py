@@ -147,7 +147,7 @@ class WidenedRead(InSlab, Read):
         self.nbytes = (before + size + unit - 1) // unit * unit
         self.offset = offset - before
         self.flags = flags
-        self.probing = False
+        self.probing = self.offload = False
         self.slab: Slab | None = None
         self.size: int = size
         self.before: int = before  # bytes in front of what was asked for
@@ -159,7 +159,11 @@ class WidenedRead(InSlab, Read):
         """Start: `Engine.submit` and what it calls, in one function, for the usual case. All others go the usual way."""
         descriptor, lane = self.descriptor, engine.kernel
         order, device = descriptor.order, descriptor.read_device
-        if lane is None or engine.hook is not None or order.closing or device.left or not device.nowait or self.nbytes > DIRECT_LIMIT:
+        if lane is None or engine.hook is not None or order.closing or device.left or device.offload or self.nbytes > DIRECT_LIMIT:
+            engine.submit(self)
+            return
+        block_map = descriptor.block_map
+        if not block_map.whole and not block_map.has(self.offset, self.nbytes):
             engine.submit(self)
             return
         self.slab = slab = engine.buffers.take(self.nbytes)
@@ -193,6 +197,7 @@ class WidenedRead(InSlab, Read):
             result != self.nbytes
             or self.cancel_accepted
             or self.abandoned
+            or self.offload
             or order.closing
             or engine.hook is not None
             or self.group is not None

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trio_aio._engine.host import Host
     from trio_aio._lanes.devices import DeviceRecord
     from trio_aio._lanes.kernel import KernelLane
+    from trio_aio._lanes.submitter import Submitter
     from trio_aio._lanes.workers import WorkerLane
     from trio_aio._memory.exports import Export
     from trio_aio._memory.slabs import Slab
@@ -40,8 +41,8 @@ class Pieces:
     """The pieces, and the memory that they are in."""
 
     __slots__ = (
-        *("address", "aligned", "array", "count", "end", "first", "largest", "mapped", "most", "native"),
-        *("owned", "places", "slab_address", "slab_capacity", "slots", "started"),
+        *("address", "aligned", "array", "count", "end", "largest", "mapped", "most", "native"),
+        *("owned", "places", "slab_address", "slab_capacity", "slots", "started", "submitter"),
     )
 
     def __init__(self, descriptor: Descriptor, count: int, owned: object, *, writing: bool, through_cache: bool = False) -> None:
@@ -57,7 +58,7 @@ class Pieces:
         self.started: bool = False  # the kernel lane has had it
         self.slots: int = 0  # of the kernel lane that it has
         self.most: int = 0  # that it may have
-        self.first: int = 0  # that it started with
+        self.submitter: Submitter | None = None  # submits them in the kernel lane; None: the event loop does
         self.slab_address: int = 0  # aligned memory for the kernel lane, a place of it for each slot
         self.slab_capacity: int = 0
         self.places: list[int] = []  # free ones
@@ -156,9 +157,10 @@ class Pieces:
 class PiecesRequest(Request):
     """Many pieces of one file. In the kernel lane it may have a slot for each piece in flight."""
 
-    __slots__ = ("blind", "nbytes", "pieces", "probing", "slab")
+    __slots__ = ("nbytes", "pieces", "probing", "slab")
 
     is_batch = True
+    offload: Any = True  # a submitter calls io_submit, which may sleep
     reads: bool
 
     def __init__(self, descriptor: Descriptor, pieces: Pieces) -> None:
@@ -166,7 +168,6 @@ class PiecesRequest(Request):
         self.pieces: Pieces = pieces
         self.nbytes: int = pieces.largest
         self.probing: bool = False  # submitted with an RWF_NOWAIT of ours
-        self.blind: bool = False  # direct, without RWF_NOWAIT: nothing keeps io_submit from sleeping
         self.slab: Slab | None = None
 
     @property
@@ -195,7 +196,6 @@ class PiecesRequest(Request):
         if self.slab is None and not device.should_try():
             return False
         self.probing = device.nowait
-        self.blind = not device.nowait
         return self.pieces.aligned or self._provide_slab(engine)
 
     def _provide_slab(self, engine: Host) -> bool | None:
@@ -221,7 +221,7 @@ class PiecesRequest(Request):
 
     def prepare(self, lane: KernelLane, slot: int) -> None:
         self.pieces.native.flags = lib.RWF_NOWAIT if self.probing else 0
-        lane.start_pieces(self, slot)
+        lane.start_pieces(self, slot, self.device if self.offload else None)
 
     def start_worker(self) -> None:
         self.pieces.native.next = 0
@@ -235,20 +235,14 @@ class PiecesRequest(Request):
         """How a worker moves the bytes: native.h, TAIO_READ."""
         return 0
 
-    def note_submitted(self, engine: Host, result: int | None) -> None:
-        if self.probing:
-            return
-        native = self.pieces.native
-        if native.next - native.out >= self.pieces.first and not native.stop:  # all that it started with had ended
-            self.device.note_slow()
-            native.width = self.pieces.most = 0  # it leaves the lane when what it has in flight is complete
-
     def complete_kernel(self, engine: Host, token: int, result: int) -> None:
         """Take back a slot. After the last the request is whole, was stopped, or is left to a worker."""
         assert engine.kernel is not None
         if not engine.kernel.take_slot_back(self, token):
             return
         pieces, direct = self.pieces, self.descriptor.direct
+        if pieces.native.slept:
+            self.device.note_slept()
         if pieces.native.stop or pieces.whole:
             if self.probing and direct and pieces.whole:
                 self.device.note_fast()
@@ -256,7 +250,7 @@ class PiecesRequest(Request):
             return
         first = pieces.array[pieces.first_open].result
         if self.probing and first == _EOPNOTSUPP:
-            self.device.nowait = False
+            self.device.note_no_nowait()
         elif self.probing and first == _EAGAIN and direct:
             self.device.note_slow()
         engine.retried += 1
@@ -281,7 +275,7 @@ class PiecesRequest(Request):
             self.slab = None
 
     def withdraw(self, engine: Host) -> bool:
-        if self.state in (State.KERNEL_PREPARED, State.KERNEL_IN_FLIGHT):
+        if self.state in (State.KERNEL_PREPARED, State.KERNEL_HANDED_OVER, State.KERNEL_IN_FLIGHT):
             assert engine.kernel is not None
             if not engine.kernel.withdraw_pieces(self):
                 return False
@@ -297,14 +291,23 @@ class PiecesRequest(Request):
 class PiecesRead(PiecesRequest):
     """Read many ranges. Of a buffered file the kernel lane starts the read-ahead of cold pages, and a worker collects them."""
 
-    __slots__ = ()
+    __slots__ = ("offload",)
 
     fault_name = "read"
     reads = True
 
+    def __init__(self, descriptor: Descriptor, pieces: Pieces) -> None:
+        PiecesRequest.__init__(self, descriptor, pieces)
+        self.offload: bool = False
+
     def can_submit(self, engine: Host) -> bool | None:
-        if self.descriptor.direct:
-            return PiecesRequest.can_submit(self, engine)
+        """Direct ones as all. A submitter submits them where io_submit may sleep, as those of `Read`."""
+        descriptor = self.descriptor
+        if descriptor.direct:
+            can = PiecesRequest.can_submit(self, engine)
+            if can:
+                self.offload = descriptor.read_device.must_offload() or not descriptor.block_map.has_pieces(self.pieces.native)
+            return can
         self.probing = self.device.nowait
         return engine.may_use_kernel and self.probing and 0 < self.nbytes <= _LARGEST_PROBE and not self.pieces.mapped
 
@@ -312,6 +315,8 @@ class PiecesRead(PiecesRequest):
         engine.bytes_read += self.transferred
 
     def finish(self, engine: Host, error: int) -> None:
+        if self.offload:
+            self.descriptor.block_map.add_pieces(self.pieces.native)
         if self.cancel_requested and not self.pieces.whole:
             self.cancel_accepted = True
         PiecesRequest.finish(self, engine, error)

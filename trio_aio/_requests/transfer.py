@@ -37,6 +37,7 @@ class Transfer(Request):
 
     __slots__ = ("address", "bounce", "flags", "nbytes", "offset", "owned", "probing")
 
+    offload: Any = True  # a submitter calls io_submit, which may sleep
     kernel_opcode: int
     worker_operation: int
     reads: bool
@@ -70,14 +71,25 @@ class Transfer(Request):
         return True
 
     def prepare(self, lane: KernelLane, slot: int) -> None:
+        self.prepare_length(lane, slot, self.nbytes)
+
+    def prepare_length(self, lane: KernelLane, slot: int, length: int) -> None:
+        """Fill the iocb of a slot. `length`: bytes, or entries of an iovec array."""
         flags = self.flags | _NOWAIT if self.probing else self.flags
-        lane.start(self, slot, self.kernel_opcode, self.descriptor.fd, self.address, self.nbytes, self.offset, flags)
+        fd = self.descriptor.fd
+        if self.offload:
+            lane.gather(self, slot, self.device, self.kernel_opcode, fd, self.address, length, self.offset, flags)
+        else:
+            lane.start(self, slot, self.kernel_opcode, fd, self.address, length, self.offset, flags)
 
     def fill_slot(self, lane: WorkerLane, slot: int, before: int) -> None:
         descriptor = self.descriptor
         lane.prepare(
             slot, before, self.token, self.worker_operation, descriptor.fd, self.address, self.nbytes, self.offset, self.flags, self.bounce
         )
+
+    def note_slept(self) -> None:
+        self.device.note_slept()
 
     def note_submitted(self, engine: Host, result: int | None) -> None:
         if self.probing:
@@ -108,7 +120,7 @@ class Transfer(Request):
             if result == _EAGAIN:
                 self.device.note_slow()
             elif result == _EOPNOTSUPP:
-                self.device.nowait = False
+                self.device.note_no_nowait()
             if self.cancel_requested:  # it did nothing, and no task wants it any more
                 self.cancel_accepted = True
                 engine.finish(self, 0)
@@ -155,8 +167,7 @@ class _Vectored(Transfer):
         return super().can_submit(engine) if self.parts <= _IOV_MAX else False
 
     def prepare(self, lane: KernelLane, slot: int) -> None:
-        flags = self.flags | _NOWAIT if self.probing else self.flags
-        lane.start(self, slot, self.kernel_opcode, self.descriptor.fd, self.address, self.parts, self.offset, flags)
+        self.prepare_length(lane, slot, self.parts)
 
     def fill_slot(self, lane: WorkerLane, slot: int, before: int) -> None:
         fd, operation = self.descriptor.fd, self.worker_operation
@@ -193,7 +204,7 @@ class _Vectored(Transfer):
 class Read(Transfer):
     """Bytes of a file into memory."""
 
-    __slots__ = ("missed", "partly_read")
+    __slots__ = ("missed", "offload", "partly_read")
 
     fault_name = "read"
     reads = True
@@ -204,6 +215,20 @@ class Read(Transfer):
         Transfer.__init__(self, descriptor, address, nbytes, offset, flags, owned, bounce)
         self.missed: bool = False  # small, buffered, and not in the page cache: such reads of one device share a worker
         self.partly_read: bool = False  # the inline lane has read a part of it into the caller's memory
+        self.offload: bool = False
+
+    def can_submit(self, engine: Host) -> bool | None:
+        """As all transfers. A submitter submits it where io_submit may sleep: on such a device, or as the first reader of a part of the file."""
+        if not super().can_submit(engine):
+            return False
+        descriptor = self.descriptor
+        self.offload = descriptor.read_device.must_offload() or not descriptor.block_map.has(self.offset, self.nbytes)
+        return True
+
+    def complete_kernel(self, engine: Host, token: int, result: int) -> None:
+        if self.offload and result > 0:
+            self.descriptor.block_map.add(self.offset, result)
+        super().complete_kernel(engine, token, result)
 
     @property
     def device(self) -> DeviceRecord:

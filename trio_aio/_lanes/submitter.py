@@ -1,0 +1,76 @@
+"""A submitter: a native thread that calls io_submit for one device, where that call may sleep.
+
+How the kernel works. io_submit sleeps for a write on a frozen filesystem, for any request on a filesystem with a server (FUSE) that takes
+its time, for a read of a file whose map of blocks is not in memory, and when the device's queue is full. Nothing can be said beforehand to
+make it return instead: RWF_NOWAIT covers none of these.
+
+What we do about it. The kernel lane fills the iocbs as ever, and hands those that may sleep to a thread (submitter.c), all of a tick
+together. A request that the thread has not taken can still be withdrawn. One device has one thread for each direction and one for
+polls, so a device that hangs holds up no other. The thread needs no GIL and no Python object. It starts with the first hand-over.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trio_aio._lanes.devices import SLOW_LIMIT, DeviceRecord
+from trio_aio._native import lib
+
+if TYPE_CHECKING:
+    from trio_aio._native import CData
+
+__all__ = ("Submitter",)
+
+_hand_over = lib.taio_submitter_hand_over
+_LOCAL, _SERVER, _SLOW, _LONG = lib.TAIO_LOCAL, lib.TAIO_SERVER, lib.TAIO_SLOW, lib.TAIO_LONG
+
+
+class Submitter:
+    """The thread, the requests that wait for the end of the tick, and the device that it learns about."""
+
+    __slots__ = ("device", "gathered", "native")
+
+    def __init__(self, ring: CData, key: object) -> None:
+        self.device: DeviceRecord | None = key if isinstance(key, DeviceRecord) else None
+        self.gathered: list[Any] = []  # requests that wait for `hand_over`
+        probing = self.device is not None and self.device.local is None
+        self.native: CData = lib.taio_submitter_new(ring, probing)
+        if not self.native:
+            raise MemoryError
+
+    def hand_over(self) -> list[Any]:
+        """Hand over what is gathered. Return the requests for which that was not possible, because no thread can be had."""
+        gathered, self.gathered = self.gathered, []
+        answer = _hand_over(self.native, SLOW_LIMIT)
+        if answer < 0:
+            return gathered
+        if answer and self.device is not None:
+            self._learn(self.device, answer)
+        return []
+
+    @staticmethod
+    def _learn(device: DeviceRecord, answer: int) -> None:
+        if answer & _SLOW:
+            device.back_off()
+        if answer & _LONG:
+            device.note_slept_elsewhere()
+        if device.local is None and answer & (_LOCAL | _SERVER):
+            device.note_place(local=bool(answer & _LOCAL))
+
+    def forget(self, request: object) -> None:
+        """Note that a request was withdrawn."""
+        if request in self.gathered:
+            self.gathered.remove(request)
+
+    def stop(self) -> None:
+        """Let the thread end: it signals the eventfd as it leaves."""
+        lib.taio_submitter_stop(self.native)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `close` will not wait."""
+        return bool(lib.taio_submitter_has_left(self.native))
+
+    def close(self) -> None:
+        """Wait for the thread to end, and free its memory. Call `stop` before."""
+        lib.taio_submitter_free(self.native)
