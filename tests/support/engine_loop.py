@@ -72,10 +72,15 @@ class Loop:
         self.engine.buffers.prepare()
         self.settle()
 
-    def descriptor(self, fd: int) -> Descriptor:
+    def descriptor(self, fd: int, *, known: bool = True) -> Descriptor:
+        """Return a descriptor. `known`: its reads need no submitter, because its device is local and its map of blocks was read."""
         descriptor = Descriptor(fd, fd)
         descriptor.load(describe(fd).value)
         self.engine.learn(descriptor)
+        if known:
+            descriptor.read_device.note_place(local=True)
+            for offset in range(0, descriptor.size if descriptor.direct else 0, 1 << 20):
+                descriptor.block_map.add(offset, 1)
         self.settle()
         return descriptor
 

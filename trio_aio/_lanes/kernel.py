@@ -140,6 +140,10 @@ class KernelLane(Lane[KernelRequest]):
             submitter = self._submitters[key] = Submitter(self.ring, key)
         return submitter
 
+    def learn(self, device: object) -> None:
+        """Take over what the submitter of a device has found out about it."""
+        self.submitter(device).learn()
+
     def _note_gathered(self, submitter: Submitter, request: KernelRequest) -> None:
         if not submitter.gathered:
             self.gathered.append(submitter)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from trio_aio._lanes.protocols import KernelRequest
 
 if TYPE_CHECKING:
-    from trio_aio._lanes.submitter import Submitter
     from trio_aio._native import CData
 
 __all__ = ("ManySlots", "Pieces")
@@ -24,7 +23,8 @@ class Pieces(Protocol):
     slab_address: int
     slab_capacity: int
     places: list[int]
-    submitter: Submitter | None
+    submitter: Any
+    """Its `Submitter`; None: the event loop submits it."""
 
 
 class ManySlots(KernelRequest, Protocol):

@@ -41,21 +41,20 @@ class Submitter:
     def hand_over(self) -> list[Any]:
         """Hand over what is gathered. Return the requests for which that was not possible, because no thread can be had."""
         gathered, self.gathered = self.gathered, []
-        answer = _hand_over(self.native, SLOW_LIMIT)
-        if answer < 0:
-            return gathered
-        if answer and self.device is not None:
-            self._learn(self.device, answer)
-        return []
+        return [] if self.learn() else gathered
 
-    @staticmethod
-    def _learn(device: DeviceRecord, answer: int) -> None:
+    def learn(self) -> bool:
+        """Hand over, and learn of the device. Return whether that was possible."""
+        answer, device = _hand_over(self.native, SLOW_LIMIT), self.device
+        if answer <= 0 or device is None:
+            return answer >= 0
         if answer & _SLOW:
             device.back_off()
         if answer & _LONG:
             device.note_slept_elsewhere()
         if device.local is None and answer & (_LOCAL | _SERVER):
             device.note_place(local=bool(answer & _LOCAL))
+        return True
 
     def forget(self, request: object) -> None:
         """Note that a request was withdrawn."""

@@ -41,7 +41,7 @@ enum {
     BATCH = 16,      /* the most requests in one io_submit: the device starts when the kernel has seen all of them (blk_start_plug) */
     CANDIDATES = 256, /* the most requests among which the oldest are chosen */
     STACK = 128 << 10, /* bytes: it calls little */
-    LONG = 100000,   /* nanoseconds: a call that takes longer may have waited for the device */
+    LONG = 100000,   /* nanoseconds: a call that takes longer for each request may have waited for something */
     FIRST_PAUSE = 1000000, LAST_PAUSE = 64000000 /* nanoseconds between two attempts when the kernel has no room */
 };
 
@@ -340,8 +340,9 @@ static long submitter_call(struct taio_submitter *s, struct iocb **batch, unsign
 {
     uint64_t tokens[BATCH];
     unsigned tail = ring_tail(s);
+    int blind = !(batch[0]->aio_rw_flags & RWF_NOWAIT); /* now, as the tokens: what is submitted, the loop may fill again */
     for (unsigned i = 0; i < count; i++)
-        tokens[i] = batch[i]->aio_data; /* now: once it is submitted, the loop may fill it again */
+        tokens[i] = batch[i]->aio_data;
     int64_t before = now();
     long n = taio_io_submit(s->context, count, batch);
     int64_t spent = now() - before;
@@ -350,7 +351,9 @@ static long submitter_call(struct taio_submitter *s, struct iocb **batch, unsign
         return n;
     if (spent > LONG * (int64_t)n)
         atomic_store_explicit(&s->was_long, 1, memory_order_relaxed);
-    if (spent > LONG && submitter_has_completed_all(s, tokens, (unsigned)n, tail))
+    if (!blind) /* otherwise EAGAIN tells */
+        return n;
+    if (submitter_has_completed_all(s, tokens, (unsigned)n, tail))
         atomic_fetch_add_explicit(&s->slow, 1, memory_order_relaxed);
     else
         atomic_store_explicit(&s->slow, 0, memory_order_relaxed);
@@ -382,8 +385,8 @@ static enum taio_place submitter_probe(int fd)
     return TAIO_SERVER;
 }
 
-/* Submit a batch. Returns 0, or -EAGAIN if the kernel has no room: what is left is ready again. */
-static int submitter_submit(struct taio_submitter *s, struct iocb **batch, unsigned count)
+/* Submit a batch. Returns 0, or -EAGAIN if the kernel has no room: what is left is ready again, or refused if `last`. */
+static int submitter_submit(struct taio_submitter *s, struct iocb **batch, unsigned count, int last)
 {
     unsigned next = 0;
     long n = 0;
@@ -393,10 +396,10 @@ static int submitter_submit(struct taio_submitter *s, struct iocb **batch, unsig
         n = submitter_call(s, batch + next, count - next);
         if (n > 0)
             next += (unsigned)n; /* fewer than all: the kernel refuses the next one, and returns its errno when it comes first */
-        else if (n == -EAGAIN || n == 0)
+        else if ((n == -EAGAIN || n == 0) && !last)
             break;
         else
-            submitter_refuse(s, batch[next++], (int)n);
+            submitter_refuse(s, batch[next++], n == 0 ? -EAGAIN : (int)n);
     }
     for (unsigned i = next; i < count; i++) {
         unsigned slot = (unsigned)(batch[i] - s->iocbs);
@@ -404,7 +407,7 @@ static int submitter_submit(struct taio_submitter *s, struct iocb **batch, unsig
     }
     if (atomic_exchange(&s->wanted, 0))
         submitter_signal(s);
-    return next < count ? -EAGAIN : 0;
+    return next < count || n == -EAGAIN ? -EAGAIN : 0;
 }
 
 static void *submitter_run(void *argument)
@@ -419,9 +422,10 @@ static void *submitter_run(void *argument)
             if (atomic_load(&s->stopping))
                 break;
             submitter_sleep(s, 0, 1);
-        } else if (submitter_submit(s, batch, count) == 0) {
+        } else if (submitter_submit(s, batch, count, pause == LAST_PAUSE) == 0) {
             pause = FIRST_PAUSE;
-        } else { /* the ring is full until the loop takes events; or the kernel has no memory, and no event will tell when it has */
+        } else { /* the ring is full until the loop takes events; or the kernel has no memory, and no event will tell when it has. In the
+                  * end the workers get them: polls may hold all the room, for ever */
             atomic_store(&s->starved, 1);
             submitter_sleep(s, pause, 0);
             atomic_store(&s->starved, 0);

@@ -317,6 +317,8 @@ class PiecesRead(PiecesRequest):
     def finish(self, engine: Host, error: int) -> None:
         if self.offload:
             self.descriptor.block_map.add_pieces(self.pieces.native)
+            if self.device.local is None and engine.kernel is not None:
+                engine.kernel.learn(self.device)
         if self.cancel_requested and not self.pieces.whole:
             self.cancel_accepted = True
         PiecesRequest.finish(self, engine, error)

@@ -116,7 +116,9 @@ class Transfer(Request):
             engine.to_workers(self)
 
     def _take_refusal(self, engine: Host, result: int) -> None:
-        if self.probing and continues_in_kernel(result, reading=self.reads):
+        # EAGAIN without RWF_NOWAIT comes from io_submit itself: the kernel has no room, and a submitter has tried for long enough.
+        no_room = result == _EAGAIN and not self.flags & _NOWAIT
+        if no_room or (self.probing and continues_in_kernel(result, reading=self.reads)):
             if result == _EAGAIN:
                 self.device.note_slow()
             elif result == _EOPNOTSUPP:
@@ -226,8 +228,11 @@ class Read(Transfer):
         return True
 
     def complete_kernel(self, engine: Host, token: int, result: int) -> None:
-        if self.offload and result > 0:
-            self.descriptor.block_map.add(self.offset, result)
+        if self.offload:
+            if result > 0:
+                self.descriptor.block_map.add(self.offset, result)
+            if self.device.local is None:
+                engine.kernel.learn(self.device)  # type: ignore[union-attr]
         super().complete_kernel(engine, token, result)
 
     @property
