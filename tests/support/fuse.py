@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
-_MOST_IN_THE_BACKGROUND = 4096  # the kernel's own limit is 12: `io_submit` would sleep when so many hang
+MOST_IN_THE_BACKGROUND = 12  # requests that the kernel lets be out at once, unless the filesystem says otherwise
 
 
 class Misbehaving:
@@ -45,14 +45,6 @@ class Misbehaving:
         assert self._process.stdout is not None
         if self._process.stdout.readline() != "ready\n":
             raise RuntimeError("the filesystem did not start: see its stderr")
-        control = base / "control"
-        control.mkdir()
-        subprocess.run(["mount", "-t", "fusectl", "fusectl", str(control)], check=True)
-        try:
-            connection = control / str(os.minor(self.folder.stat().st_dev))
-            (connection / "max_background").write_text(str(_MOST_IN_THE_BACKGROUND))
-        finally:
-            subprocess.run(["umount", str(control)], check=True)
 
     def _tell(self, **command: Any) -> Any:
         assert self._process.stdin is not None
@@ -73,7 +65,7 @@ class Misbehaving:
         times: int | None = None,
         offset: int | None = None,
     ) -> None:
-        """From the nth such request of the kernel on (`times` of them), answer so. `operation`: open, read, write, sync, flush.
+        """From the nth such request of the kernel on (`times` of them), answer so. `operation`: open, read, write, sync, flush, attributes.
 
         `offset`: only those whose bytes that offset is among.
         """
@@ -233,6 +225,8 @@ def _serve(source: Path, mountpoint: Path) -> None:
             return self.attributes(self.number(name))
 
         async def getattr(self, inode: int, context: object) -> pyfuse3.EntryAttributes:
+            if inode != pyfuse3.ROOT_INODE:
+                await self.misbehave(inode, "attributes")
             return self.attributes(inode)
 
         async def setattr(

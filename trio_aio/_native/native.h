@@ -204,7 +204,7 @@ int taio_ring_prepare_pieces(struct taio_ring *ring, unsigned slot, uint64_t tok
 int taio_ring_withdraw(struct taio_ring *ring, unsigned slot);
 /* Return how many requests are prepared and not submitted. */
 unsigned taio_ring_prepared(struct taio_ring *ring);
-/* Return whether the request in `slot` is one of them. */
+/* Return whether the request in `slot` is prepared, gathered or handed over, and io_submit has not been called for it. */
 int taio_ring_is_prepared(struct taio_ring *ring, unsigned slot);
 /* Submit the prepared requests, a few in each io_submit. A request that the kernel refuses becomes a completion in `out`, and those behind it
  * are submitted. When the kernel's ring is full, the rest stay prepared. Returns the number of completions written, and TAIO_RING_SLEPT if a

@@ -178,6 +178,8 @@ static unsigned ring_find_waiting(struct taio_ring *ring, unsigned slot)
 
 int taio_ring_is_prepared(struct taio_ring *ring, unsigned slot)
 {
+    if (ring->owners[slot] != NULL)
+        return taio_submitter_has(ring->owners[slot], slot);
     return ring_find_waiting(ring, slot) < ring->prepared;
 }
 

@@ -44,6 +44,8 @@ struct taio_ring {
 
 /* Add a slot, whose iocb is filled, to what the next taio_submitter_hand_over hands over. */
 void taio_submitter_gather(struct taio_submitter *submitter, unsigned slot);
+/* Return whether a slot could be withdrawn just now. */
+int taio_submitter_has(struct taio_submitter *submitter, unsigned slot);
 /* Withdraw a slot that io_submit has not been called for. Returns 1 if it will not be; its slot is free. */
 int taio_submitter_withdraw(struct taio_submitter *submitter, unsigned slot);
 /* Take the next slot that io_submit refused. Returns 0 if there is none; otherwise 1. */

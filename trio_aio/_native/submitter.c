@@ -205,6 +205,11 @@ void taio_submitter_hand_over_pieces(struct taio_submitter *s)
         taio_submitter_hand_over(s, INT_MAX);
 }
 
+int taio_submitter_has(struct taio_submitter *s, unsigned slot)
+{
+    return ((s->gathered[slot / 64] | atomic_load_explicit(&s->ready[slot / 64], memory_order_relaxed)) & bit_of(slot)) != 0;
+}
+
 int taio_submitter_withdraw(struct taio_submitter *s, unsigned slot)
 {
     uint64_t bit = bit_of(slot);
