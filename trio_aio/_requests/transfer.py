@@ -243,6 +243,11 @@ class Read(Transfer):
     def started(self) -> bool:
         return self.partly_read or self.transferred > 0
 
+    def complete_worker(self, engine: Host, result: int, transferred: int) -> None:
+        if self.offload and transferred > 0:
+            self.descriptor.block_map.add(self.offset, min(transferred, DIRECT_LIMIT))
+        super().complete_worker(engine, result, transferred)
+
     def chain_key(self) -> object:
         return self.descriptor.read_device if self.missed else None  # of one device: a device that hangs must not hold reads of another
 
