@@ -51,7 +51,7 @@ def empty_full_ring(engine: Host) -> None:
     for request in dict.fromkeys(lane.requests()):
         if request.state is State.KERNEL_HANDED_OVER or (request.cancellable and request.state is State.KERNEL_IN_FLIGHT):
             continue
-        request.leave_kernel(engine, -errno.EAGAIN)  # type: ignore[attr-defined]
+        request.leave_kernel(engine, -errno.EAGAIN)
     lane.start_queued()
 
 

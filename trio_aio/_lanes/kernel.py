@@ -10,11 +10,11 @@ further one sleeps in the call, RWF_NOWAIT or not: 99 reads of 1 MiB kept the ev
 
 io_submit may also sleep: for a write on a frozen filesystem, on a filesystem with a server, on a file whose map of blocks is not in memory.
 
-What we do about it. Requests whose io_submit may sleep are gathered for a submitter, a thread that makes the call (`gather`). All others are
-submitted by the event loop's thread. A request that finds the lane empty is submitted at once. Others are gathered until a few are prepared, or until the
-end of the tick, when all tasks that were woken together have run. How many are "a few" is learned from the measured cost of the calls
-(`learn_few`). The bytes in flight are bounded. A request of many pieces continues in C: while completions are taken, ring.c submits the
-next pieces.
+What we do about it. Requests whose io_submit may sleep are gathered for a submitter, a thread that makes the call (`gather`). All others
+are submitted by the event loop's thread. A request that finds the lane empty is submitted at once. Others are gathered until a few are
+prepared, or until the end of the tick, when all tasks that were woken together have run. How many are "a few" is learned from the measured
+cost of the calls (`learn_few`). The bytes in flight are bounded. A request of many pieces continues in C: while completions are taken,
+ring.c submits the next pieces, or hands them to the submitter.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class KernelLane(Lane[KernelRequest]):
 
     @property
     def is_due(self) -> bool:
-        """Whether what is prepared or gathered should not wait for the end of the tick: the lane was empty, or it is enough for one call."""
+        """Whether what is prepared or gathered should not wait for the end of the tick: the lane was empty, or there is enough of it."""
         if self.gathered and self.slots - len(self.free) == 1:
             return True
         prepared = len(self.prepared)
@@ -126,7 +126,7 @@ class KernelLane(Lane[KernelRequest]):
     def gather(
         self, request: KernelRequest, slot: int, key: object, opcode: int, fd: int, memory: int, length: int, offset: int, flags: int
     ) -> None:
-        """Fill the iocb of a slot, for the submitter of `key`: a `DeviceRecord`, or what stands for one. Called by `KernelRequest.prepare`."""
+        """Fill the iocb of a slot, for the submitter of `key`, often a `DeviceRecord`. Called by `KernelRequest.prepare`."""
         submitter = self.submitter(key)
         self._started += 1
         _gather(self.ring, submitter.native, slot, request.token, opcode, fd, memory, length, offset, flags)
@@ -192,7 +192,7 @@ class KernelLane(Lane[KernelRequest]):
     # ---- requests of many pieces: they take the slots that no other request wants
 
     def start_pieces(self, request: ManySlots, slot: int, key: object) -> None:
-        """Start a request of many pieces with one slot, and as many more as are free. `key`: of its submitter; None: the loop submits it."""
+        """Start a request of many pieces with one slot, and as many more as are free. `key`: of its submitter, or None: the loop's."""
         pieces = request.pieces
         pieces.submitter = None if key is None else self.submitter(key)
         request.state = _KERNEL_PREPARED if pieces.submitter is None else _HANDED_OVER

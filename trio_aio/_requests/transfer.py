@@ -220,7 +220,7 @@ class Read(Transfer):
         self.offload: bool = False
 
     def can_submit(self, engine: Host) -> bool | None:
-        """As all transfers. A submitter submits it where io_submit may sleep: on such a device, or as the first reader of a part of the file."""
+        """As all transfers. A submitter submits it where io_submit may sleep: on such a device, or as the first reader of a region."""
         if not super().can_submit(engine):
             return False
         descriptor = self.descriptor
