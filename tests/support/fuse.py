@@ -267,7 +267,9 @@ def _serve(source: Path, mountpoint: Path) -> None:
             os.close(handle)
 
         async def unlink(self, parent: int, name: bytes, context: object) -> None:
-            os.unlink(source / os.fsdecode(name))
+            inode = self.number(name)  # it may be open, and is then opened again by its inode
+            self.names[inode] = f".unlinked-{inode}"
+            os.rename(source / os.fsdecode(name), source / self.names[inode])
 
     async def main() -> None:
         filesystem = Filesystem()

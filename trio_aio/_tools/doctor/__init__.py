@@ -18,7 +18,7 @@ from contextlib import ExitStack
 
 from trio_aio._errors import aio_limit
 from trio_aio._tools.doctor.advice import advice
-from trio_aio._tools.doctor.asynchronous import examine_requests
+from trio_aio._tools.doctor.asynchronous import examine_requests, examine_waits
 from trio_aio._tools.doctor.cachestat import has_cachestat
 from trio_aio._tools.doctor.engine import examine_engine, kernel_context
 from trio_aio._tools.doctor.place import examine_direct, examine_mount, examine_nowait, find_place
@@ -55,5 +55,6 @@ def examine(path: str) -> Report:
             examine_nowait(report, place)
             if context is not None:
                 examine_requests(report, place, context)
+                examine_waits(report, place, context)
     report.advice = list(advice(report))
     return report

@@ -37,6 +37,7 @@ def advice(report: Report) -> Iterator[str]:
         yield "O_DIRECT is accepted and ignored here: direct=True changes nothing, and reads and writes use the page cache."
     else:
         yield from _advice_on_direct(report.requests)
+        yield from _advice_on_waits(report)
     if report.nowait.get("buffered read") is False:
         yield (
             "RWF_NOWAIT does not work for buffered reads here, so workers serve even cached ones: "
@@ -57,3 +58,15 @@ def _advice_on_direct(requests: dict[str, Tried]) -> Iterator[str]:
             yield "Direct appends are not asynchronous here: write the file to its full length once, and overwrite it later."
         else:
             yield "Direct appends are not asynchronous here: call `fallocate` ahead, and `pwrite` into that range."
+
+
+def _advice_on_waits(report: Report) -> Iterator[str]:
+    for direction in ("read", "write"):
+        one, many = (report.waits.get(f"direct {direction}, {name}") for name in ("one", "many at once"))
+        if one is not None and one.always:
+            yield f"io_submit of a direct {direction} waits here: a thread of trio_aio calls it, and other devices go on meanwhile."
+        elif many is not None and many.always:
+            yield (
+                f"io_submit waits here when many direct {direction}s are out at once: a thread of trio_aio calls it. "
+                "On FUSE, raise max_background of the filesystem; of a disk, nr_requests of its queue."
+            )

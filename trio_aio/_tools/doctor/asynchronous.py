@@ -4,6 +4,9 @@ How the kernel works. `io_submit` either starts a request and returns, or perfor
 which. After a request that it performed, the completion is there when it returns. A fast disk may also complete a request before
 anyone can look.
 
+`io_submit` may also sleep before a request is started: where a server answers for the filesystem, where more requests are out than the
+device or the server takes, and for writes wherever the filesystem can be frozen. The count of voluntary context switches shows it.
+
 What we do about it. A trial submits several large requests in one call, because large ones take longer to move than to submit. One
 completion that comes later, in one of several trials, proves that the requests are asynchronous. If none ever does, they are not.
 """
@@ -18,9 +21,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_aio import AIOContext, open_aio
-from trio_aio._tools.doctor.engine import AT_ONCE
+from trio_aio._tools.doctor.engine import AT_ONCE, MANY
 from trio_aio._tools.doctor.place import PIECE
-from trio_aio._tools.doctor.report import Tried
+from trio_aio._tools.doctor.report import Tried, Waits
 from trio_aio.lowlevel import IOCB, io_getevents, io_submit
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from trio_aio._tools.doctor.place import Place
     from trio_aio._tools.doctor.report import Report
 
-__all__ = ("examine_requests",)
+__all__ = ("examine_requests", "examine_waits")
 
 TRIES = 8
 # Trials whose result another process disturbed do not count, so more may be needed.
@@ -57,6 +60,39 @@ def examine_requests(report: Report, place: Place, context: int) -> None:
     if place.writable:
         os.fsync(place.fd)
         try_requests("buffered read, not cached", trials.cold_reads)
+
+
+def examine_waits(report: Report, place: Place, context: int) -> None:
+    """Find out where `io_submit` waits before it has started its requests: for one request, and for many at once."""
+    if place.direct is None:
+        return
+    size = max(place.unit, 512)
+    parts = [memoryview(place.memory)[at * size : (at + 1) * size] for at in range(MANY)]
+    kinds = {"read": IOCB.pread, "write": IOCB.pwrite} if place.writable else {"read": IOCB.pread}
+    for direction, make in kinds.items():
+        requests = [make(place.direct, part, number * size) for number, part in enumerate(parts)]
+        for name, chosen in (("one", requests[:1]), ("many at once", requests)):
+            waits = Waits()
+            with _errors_into(waits):
+                for _ in range(TRIES):
+                    waits.slept += _sleeps(context, chosen)
+                    waits.tries += 1
+            report.waits[f"direct {direction}, {name}"] = waits
+
+
+def _sleeps(context: int, requests: list[IOCB]) -> bool:
+    """Submit `requests`, wait for all, and return whether `io_submit` slept. OSError if a request failed."""
+    slept = False
+    done = 0
+    while done < len(requests):
+        before = resource.getrusage(resource.RUSAGE_THREAD)
+        accepted = io_submit(context, requests[done : done + AT_ONCE])
+        slept = slept or resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw > before.ru_nvcsw
+        done += accepted
+    for event in io_getevents(context, done, done):
+        if event.res < 0:
+            raise OSError(-event.res, os.strerror(-event.res))
+    return slept
 
 
 class _Trials:
@@ -109,7 +145,7 @@ def _tried(context: int, make: Callable[[], list[IOCB]]) -> Tried:
 
 
 @contextmanager
-def _errors_into(tried: Tried) -> Iterator[None]:
+def _errors_into(tried: Tried | Waits) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 
     from trio_aio._tools.doctor.report import Report
 
-__all__ = ("AT_ONCE", "examine_engine", "kernel_context")
+__all__ = ("AT_ONCE", "MANY", "examine_engine", "kernel_context")
 
 # The most requests that a trial submits in one call.
 AT_ONCE = 8
+# The most small requests that a trial has in flight: more than a FUSE server takes by default (12).
+MANY = 64
 
 # struct aio_ring in the kernel's fs/aio.c: its magic number, and where this and the incompatible features lie in it, in bytes.
 _RING_MAGIC = 0xA10A10A1
@@ -66,7 +68,7 @@ async def _insist_on_native_aio() -> None:
 def kernel_context(report: Report) -> Iterator[int | None]:
     """Provide a kernel context for trials, None if `io_setup` fails, and find out how its completions are taken."""
     try:
-        context = io_setup(AT_ONCE)
+        context = io_setup(MANY)
     except OSError:
         # `examine_engine` has reported it.
         yield None

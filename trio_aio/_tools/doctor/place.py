@@ -49,6 +49,8 @@ class Place:
     size: int
     direct: int | None = None
     """The file's second fd, with O_DIRECT; None where that is refused."""
+    unit: int = 1
+    """What offsets and lengths of direct requests must be multiples of, in bytes."""
     memory: mmap.mmap = field(default_factory=lambda: mmap.mmap(-1, LENGTH))
 
     def evict(self) -> None:
@@ -114,6 +116,7 @@ def examine_direct(report: Report, place: Place, stack: ExitStack) -> bool:
         report.direct = "refused"
     else:
         report.alignment_offset, report.alignment_memory = alignment.offset, alignment.memory
+        place.unit = max(alignment.offset, alignment.memory)
     # Memory that was never touched faults when it is used, and btrfs then reads through the page cache.
     place.memory.write(os.urandom(LENGTH))
     if place.writable:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ("Report", "Tried")
+__all__ = ("Report", "Tried", "Waits")
 
 
 @dataclass
@@ -33,6 +33,28 @@ class Tried:
         if self.asynchronous in (0, self.tries):
             return "yes" if self.asynchronous else "no"
         return f"yes, seen in {self.asynchronous} of {self.tries} tries"
+
+
+@dataclass
+class Waits:
+    """In how many trials `io_submit` slept before it returned."""
+
+    slept: int = 0
+    tries: int = 0
+    error: str | None = None
+    """What ended the trials early."""
+
+    @property
+    def always(self) -> bool:
+        """Whether it slept in most trials: then it was not by accident."""
+        return self.slept > self.tries / 2
+
+    @property
+    def verdict(self) -> str:
+        """The result in a few words."""
+        if self.error is not None:
+            return self.error
+        return f"yes, in {self.slept} of {self.tries} tries" if self.slept else "no"
 
 
 @dataclass
@@ -61,6 +83,8 @@ class Report:
     alignment_enforced: bool | None = None
     """Whether a direct read that is not aligned is an error."""
     requests: dict[str, Tried] = field(default_factory=dict)
+    waits: dict[str, Waits] = field(default_factory=dict)
+    """Where `io_submit` sleeps, for one request and for many."""
     nowait: dict[str, bool | None] = field(default_factory=dict)
     cachestat: bool = False
     advice: list[str] = field(default_factory=list)
@@ -73,7 +97,8 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """Return the report for `json.dumps`."""
         requests = {name: asdict(tried) | {"verdict": tried.verdict} for name, tried in self.requests.items()}
-        return {"version": 1, **asdict(self), "requests": requests, "status": self.status}
+        waits = {name: asdict(found) | {"verdict": found.verdict} for name, found in self.waits.items()}
+        return {"version": 1, **asdict(self), "requests": requests, "waits": waits, "status": self.status}
 
     def lines(self) -> Iterator[str]:
         """Return the report as lines of text."""
@@ -93,6 +118,10 @@ class Report:
             yield _row(f"RWF_NOWAIT, {name}", _yes(answer))
         for name, tried in self.requests.items():
             yield _row(f"asynchronous: {name}", tried.verdict)
+        for name, waits in self.waits.items():
+            yield _row(f"io_submit waits: {name}", waits.verdict)
+        if any("write" in name for name in self.waits):
+            yield _row("io_submit waits: writes to a frozen filesystem", "yes, always: a thread calls it")
         yield ""
         if not self.advice:
             yield "Nothing is wrong."
