@@ -7,7 +7,8 @@
  * - the number of slots and of workers;
  * - whether the loop sleeps on the eventfd or spins: when it spins, no system call orders what the atomics should order;
  * - whether completions are read from the mapped ring or by io_getevents;
- * - whether the workers are stopped while they still have work. */
+ * - whether the workers are stopped while they still have work;
+ * - how many submitters there are, each with a thread that calls io_submit. */
 #include "native.h"
 
 #include <inttypes.h>
@@ -19,7 +20,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { REGION = 16384, BLOCK = 4096, UNIT = 512, PARTS = 3, PIECES = 12, MOST_SLOTS = 256, MOST_WORKERS = 8, UNTOUCHED = 0x5a };
+enum { REGION = 16384, BLOCK = 4096, UNIT = 512, PARTS = 3, PIECES = 12, MOST_SLOTS = 256, MOST_WORKERS = 8, MOST_SUBMITTERS = 3, UNTOUCHED = 0x5a };
 
 #define CHECK(condition)                                                                                       \
     do                                                                                                         \
@@ -37,6 +38,7 @@ struct holder {
     uint64_t token;
     int operation; /* IOCB_CMD_* or TAIO_* */
     int withdrawn, cancel_accepted, refused;
+    int handed_over; /* 1: a submitter calls io_submit for it */
     unsigned char value;   /* the pattern in its region of the file */
     unsigned char writing; /* the pattern that its request writes */
     int fd;
@@ -62,6 +64,9 @@ static unsigned slots;
 static struct holder holders[MOST_SLOTS];
 static struct taio_ring *ring;
 static struct taio_pool *pool;
+static struct taio_submitter *submitters[MOST_SUBMITTERS];
+static unsigned submitter_count;
+static int few_events; /* 1: the kernel's ring is too small */
 static unsigned chain_first, chain_last, chained; /* the chain that is not handed over yet */
 static int chain_reads; /* 1: it has reads, 0: writes */
 static uint64_t next_token, submits, completions, withdrawals, cancels, refusals;
@@ -139,7 +144,7 @@ static void begin(struct holder *h, enum lane lane, int operation)
     h->lane = lane;
     h->token = next_token++ << 32 | (uint64_t)(h - holders);
     h->operation = operation;
-    h->withdrawn = h->cancel_accepted = h->refused = 0;
+    h->withdrawn = h->cancel_accepted = h->refused = h->handed_over = 0;
     h->writing = (unsigned char)draw(256);
     submits++;
 }
@@ -171,6 +176,8 @@ static void submit_pieces(unsigned slot)
     h->leader = h;
     h->out = 0;
     h->stopped = 0;
+    if (submitter_count > 0 && !few_events && draw(2))
+        h->pieces.submitter = submitters[draw(submitter_count)];
     if (draw(16) == 0) {
         h->pieces.fd = -1;
         h->refused = 1;
@@ -208,7 +215,7 @@ static void release_pieces_slot(struct holder *h)
     leader->lane = FREE;
     CHECK(leader->pieces.out == 0);
     int whole = taio_pieces_first_open(&leader->pieces) == leader->pieces.count;
-    CHECK(whole || leader->refused || leader->stopped);
+    CHECK(whole || leader->refused || leader->stopped || leader->pieces.slept);
     for (unsigned i = 0; i < leader->pieces.count; i++) {
         const struct taio_piece *piece = &leader->piece[i];
         if (piece->result == TAIO_UNTRIED)
@@ -259,7 +266,12 @@ static int to_ring(unsigned slot)
         fd = -1;
         h->refused = 1;
     }
-    taio_ring_prepare(ring, slot, h->token, command, fd, memory, length, offset, 0);
+    if (submitter_count > 0 && draw(2)) {
+        h->handed_over = 1;
+        taio_ring_gather(ring, submitters[draw(submitter_count)], slot, h->token, command, fd, memory, length, offset, 0);
+    } else {
+        taio_ring_prepare(ring, slot, h->token, command, fd, memory, length, offset, 0);
+    }
     return command == IOCB_CMD_POLL && !h->refused;
 }
 
@@ -373,6 +385,10 @@ static void complete(const struct taio_completion *c)
         release_pieces_slot(h);
         return;
     }
+    if (h->handed_over && few_events && c->result == -EAGAIN) {
+        h->lane = FREE; /* the ring was full for long */
+        return;
+    }
     if (h->withdrawn)
         CHECK(c->result == -ECANCELED);
     else if (h->lane == RING)
@@ -464,7 +480,9 @@ static void reap(int drain)
 static void submit(void)
 {
     static struct taio_completion out[MOST_SLOTS];
-    int n = taio_ring_submit(ring, out, (int)slots);
+    for (unsigned i = 0; i < submitter_count; i++)
+        CHECK(taio_submitter_hand_over(submitters[i], 4) >= 0);
+    int n = taio_ring_submit(ring, out, (int)slots) & ~TAIO_RING_SLEPT;
     for (int i = 0; i < n; i++) {
         const struct holder *h = &holders[out[i].token & UINT32_MAX];
         CHECK(h->lane == RING_PIECES ? h->leader->refused : h->refused);
@@ -523,8 +541,10 @@ static void play_round(double until)
 {
     pthread_t threads[MOST_WORKERS];
     unsigned workers = 1 + (unsigned)draw(MOST_WORKERS), steps = 0;
-    int sleeps = (int)draw(2), by_call = draw(4) == 0, few_events = draw(3) == 0;
+    int sleeps = (int)draw(2), by_call = draw(4) == 0;
     uint64_t context;
+    few_events = draw(3) == 0;
+    submitter_count = (unsigned)draw(MOST_SUBMITTERS + 1);
     slots = 1 + (unsigned)draw(MOST_SLOTS);
     make_files();
     event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -535,6 +555,8 @@ static void play_round(double until)
     CHECK(ring != NULL && pool != NULL && taio_ring_is_mapped(ring));
     if (by_call)
         taio_ring_use_getevents(ring);
+    for (unsigned i = 0; i < submitter_count; i++)
+        CHECK((submitters[i] = taio_submitter_new(ring, (int)draw(2))) != NULL);
     for (unsigned i = 0; i < workers; i++)
         CHECK(pthread_create(&threads[i], NULL, worker, pool) == 0);
 
@@ -588,6 +610,13 @@ static void play_round(double until)
         taio_pool_stop(pool);
     for (unsigned i = 0; i < workers; i++)
         pthread_join(threads[i], NULL);
+    for (unsigned i = 0; i < submitter_count; i++)
+        taio_submitter_stop(submitters[i]);
+    for (unsigned i = 0; i < submitter_count; i++) {
+        while (sleeps && !taio_submitter_has_left(submitters[i]))
+            sleep_or_spin(1);
+        taio_submitter_free(submitters[i]);
+    }
     CHECK(taio_reap(ring, pool, event_fd, (struct taio_completion[2 * MOST_SLOTS]){{0}}, 2 * (int)slots) == 0);
     taio_ring_free(ring);
     taio_pool_free(pool);

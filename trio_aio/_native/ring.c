@@ -355,6 +355,8 @@ int taio_ring_cancel(struct taio_ring *ring, unsigned slot)
 static int ring_take_event(struct taio_ring *ring, struct taio_completion *out, const struct io_event *event)
 {
     unsigned slot = (unsigned)event->data; /* the lower half of a token is the slot */
+    if (ring->owners[slot] != NULL)
+        taio_submitter_note_event(ring->owners[slot]);
     if (ring->pieces_slots[slot].pieces != NULL && ring_continue_pieces(ring, slot, event->data, event->res))
         return 0;
     out->token = event->data;

@@ -52,6 +52,8 @@ int taio_submitter_withdraw(struct taio_submitter *submitter, unsigned slot);
 int taio_submitter_take_refused(struct taio_submitter *submitter, unsigned *slot, int *error);
 /* Have the eventfd signalled when what the thread has taken now is submitted. */
 void taio_submitter_want(struct taio_submitter *submitter);
+/* Order what follows behind the io_submit of a slot whose event was taken. */
+void taio_submitter_note_event(struct taio_submitter *submitter);
 /* Tell a submitter that events were taken: the kernel's ring has room again. */
 void taio_submitter_note_room(struct taio_submitter *submitter);
 /* Return the next of the ring's submitters. */

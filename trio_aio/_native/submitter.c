@@ -24,6 +24,8 @@
  *   the bits. So either the loop sees it asleep and wakes it, or it sees the bits;
  * - `wanted` (sequentially consistent): the loop sets it and then calls io_cancel, the submitter calls io_submit and then clears it. So
  *   either io_cancel finds the request, or the submitter signals the loop, which tries again;
+ * - `calls` (release before io_submit, acquire when the loop has an event): the submitter has read an iocb before the loop fills it again.
+ *   The kernel orders this too, in between, but the language does not know of it;
  * - `left` (release, acquire): it is the last that the thread does with this struct;
  * - the others are hints and counters (relaxed), which order nothing. */
 #include "ring.h"
@@ -242,6 +244,11 @@ int taio_submitter_take_refused(struct taio_submitter *s, unsigned *slot, int *e
     return 0;
 }
 
+void taio_submitter_note_event(struct taio_submitter *s)
+{
+    (void)atomic_load_explicit(&s->calls, memory_order_acquire);
+}
+
 void taio_submitter_note_room(struct taio_submitter *s)
 {
     if (atomic_load_explicit(&s->starved, memory_order_relaxed))
@@ -349,9 +356,9 @@ static long submitter_call(struct taio_submitter *s, struct iocb **batch, unsign
     for (unsigned i = 0; i < count; i++)
         tokens[i] = batch[i]->aio_data;
     int64_t before = now();
+    atomic_fetch_add_explicit(&s->calls, 1, memory_order_release);
     long n = taio_io_submit(s->context, count, batch);
     int64_t spent = now() - before;
-    atomic_fetch_add_explicit(&s->calls, 1, memory_order_relaxed);
     if (n <= 0)
         return n;
     if (spent > LONG * (int64_t)n)
