@@ -24,7 +24,7 @@ from trio_aio.testing import FaultyContext
 
 from ..conftest import need
 from ..support.files import BLOCK, content, make_file
-from ..support.fuse import Misbehaving
+from ..support.fuse import MOST_IN_THE_BACKGROUND, Misbehaving
 from ..support.tasks import until_idle
 
 if TYPE_CHECKING:
@@ -555,7 +555,7 @@ async def test_hung_requests_on_all_workers_leave_calls_that_need_none(device: M
 
 async def test_hung_direct_requests_in_all_slots_leave_the_workers(device: Misbehaving, disk: Path) -> None:
     path, data = make_file(disk)
-    slots = 16
+    slots = MOST_IN_THE_BACKGROUND
     async with (
         AIOContext(slots) as context,
         await _open(context, device, direct=True) as file,

@@ -8,9 +8,11 @@ that does not come until it is released. To the process under test that is a dev
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -127,6 +129,9 @@ class Misbehaving:
 
 def _serve(source: Path, mountpoint: Path) -> None:
     import pyfuse3
+
+    # If the tests die while requests hang, the kernel keeps their process until those have an answer, and our pipe is not closed before.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
     class Rule:
         def __init__(self, command: dict[str, Any]) -> None:
