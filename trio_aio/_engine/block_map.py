@@ -60,11 +60,11 @@ class BlockMap:
 
     def has_pieces(self, pieces: CData) -> bool:
         """Return the same for all pieces of a struct taio_pieces."""
-        return self.whole or bool(lib.taio_pieces_are_mapped(pieces, ffi.from_buffer("uint8_t[]", self._regions), self._shift, REGIONS))
+        return self.whole or bool(lib.taio_pieces_are_known(pieces, ffi.from_buffer("uint8_t[]", self._regions), self._shift, REGIONS))
 
     def add_pieces(self, pieces: CData) -> None:
         """Note which pieces of a struct taio_pieces were read."""
-        lib.taio_pieces_note_mapped(pieces, ffi.from_buffer("uint8_t[]", self._regions, True), self._shift, REGIONS)
+        lib.taio_pieces_note_known(pieces, ffi.from_buffer("uint8_t[]", self._regions, True), self._shift, REGIONS)
         self._note_whole()
 
     def _note_whole(self) -> None:

@@ -162,9 +162,9 @@ void taio_pieces_fail(struct taio_pieces *pieces, struct taio_piece *piece, int6
 uint64_t taio_pieces_moved(const struct taio_pieces *pieces);
 /* `regions`: a byte for each 1 << `shift` bytes of the file, `count` in all; not 0: the kernel has read its map of blocks there.
  * Return whether that holds for all pieces. */
-int taio_pieces_are_mapped(const struct taio_pieces *pieces, const uint8_t *regions, unsigned shift, uint64_t count);
+int taio_pieces_are_known(const struct taio_pieces *pieces, const uint8_t *regions, unsigned shift, uint64_t count);
 /* Note it for the pieces that were read. */
-void taio_pieces_note_mapped(const struct taio_pieces *pieces, uint8_t *regions, unsigned shift, uint64_t count);
+void taio_pieces_note_known(const struct taio_pieces *pieces, uint8_t *regions, unsigned shift, uint64_t count);
 
 /* ---- the kernel lane (ring.c) ---- */
 

@@ -84,7 +84,7 @@ int taio_pieces_inline(struct taio_pieces *pieces, uint64_t limit)
     return 0;
 }
 
-int taio_pieces_are_mapped(const struct taio_pieces *pieces, const uint8_t *regions, unsigned shift, uint64_t count)
+int taio_pieces_are_known(const struct taio_pieces *pieces, const uint8_t *regions, unsigned shift, uint64_t count)
 {
     for (uint64_t i = 0; i < pieces->count; i++) {
         const struct taio_piece *piece = &pieces->pieces[i];
@@ -96,7 +96,7 @@ int taio_pieces_are_mapped(const struct taio_pieces *pieces, const uint8_t *regi
     return 1;
 }
 
-void taio_pieces_note_mapped(const struct taio_pieces *pieces, uint8_t *regions, unsigned shift, uint64_t count)
+void taio_pieces_note_known(const struct taio_pieces *pieces, uint8_t *regions, unsigned shift, uint64_t count)
 {
     for (uint64_t i = 0; i < pieces->count; i++) {
         const struct taio_piece *piece = &pieces->pieces[i];
