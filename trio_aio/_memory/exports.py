@@ -8,7 +8,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-from trio_aio._memory.mappings import look_up, owner_of
+from trio_aio._memory.mappings import is_anonymous, look_up, owner_of
 from trio_aio._native import ffi, lib
 
 if TYPE_CHECKING:
@@ -123,10 +123,14 @@ def export_buffer(buffer: ReadableBuffer, *, writable: bool) -> Export:
     TypeError if it is not one, if it has Python objects, or if it is read-only and `writable` is asked for. BufferError or ValueError if
     its bytes are not contiguous.
     """
-    kind = type(buffer)
-    if isinstance(buffer, memoryview):  # of one of these, most often
-        kind = type(buffer.obj) if buffer.contiguous and not (writable and buffer.readonly) else memoryview
-    if kind is bytearray or (kind is bytes and not writable):
+    owner: Any = buffer
+    if isinstance(buffer, memoryview):
+        owner = buffer.obj
+        plain = buffer.contiguous and not (writable and buffer.readonly)
+    else:
+        plain = not writable or type(buffer) is bytearray
+    kind = type(owner)
+    if plain and (kind is bytes or kind is bytearray or (kind is mmap.mmap and is_anonymous(owner))):  # most often: the short way
         held = ffi.from_buffer("char[]", buffer, writable)
         return Export(held, int(ffi.cast("uintptr_t", held)), len(held))
     _check(buffer, writable)

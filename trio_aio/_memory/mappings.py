@@ -24,7 +24,7 @@ import threading
 import weakref
 from typing import Any
 
-__all__ = ("Question", "look_up", "owner_of")
+__all__ = ("Question", "is_anonymous", "look_up", "owner_of")
 
 # Types whose objects have their bytes on the heap. The last is that of the object behind a view of a BytesIO.
 _ON_HEAP = frozenset({bytes, bytearray, array.array, type(memoryview(io.BytesIO().getbuffer()).obj)})
@@ -131,6 +131,12 @@ def _start_afresh() -> None:
 
 
 os.register_at_fork(after_in_child=_start_afresh)
+
+
+def is_anonymous(owner: mmap.mmap) -> bool:
+    """Return whether a mapping is known to belong to no file."""
+    entry = _owners.get(id(owner))
+    return entry is not None and entry[0]() is owner and entry[1].get(None) is False
 
 
 def look_up(owner: object, address: int, length: int) -> tuple[bool, Question | None]:
