@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import importlib.util
 import mmap
 import os
@@ -129,6 +130,30 @@ def test_memory_that_is_gone_is_efault(disk: Path, direct: bool, loop: str) -> N
         anyio.run(main, backend=loop)
         """
     assert not run_program(program, path, direct, loop, harmless=r"Executing .* took .* seconds\n")
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("direct", [False, True], ids=["buffered", "direct"])
+async def test_a_call_that_failed_keeps_no_buffer(disk: Path, direct: bool) -> None:
+    path, _ = make_file(disk, SIZE)
+    (disk / "mapped").write_bytes(bytes(16 * BLOCK))
+    for name, call in CALLS.items():
+        if name == "stream":  # anyio's exception has the error for its cause, and the frame has both
+            continue
+        with open(disk / "mapped", "r+b") as mapped:  # noqa: ASYNC230
+            mapped.truncate(16 * BLOCK)
+            memory = mmap.mmap(mapped.fileno(), 16 * BLOCK)
+            mapped.truncate(0)
+        async with open_aio(path, "r+b", direct=direct) as file:
+            gc.disable()
+            try:
+                with memoryview(memory) as view, pytest.raises(OSError, match="Bad address"):
+                    await call(file, view)
+                memory.close()
+            except BufferError as error:
+                raise AssertionError(f"{name} keeps its buffer") from error
+            finally:
+                gc.enable()
 
 
 @pytest.mark.trio

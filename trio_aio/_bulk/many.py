@@ -229,12 +229,21 @@ async def _run_group(
     assert context._backend is not None
     await context._backend.perform(RequestGroup.start, group, _cancel_or_abandon if abandon else RequestGroup.cancel)
     for request in group.failed:
-        offset, code = request.pieces.failure() or (None, request.result)
-        detail = "" if offset is None else f"{'writing' if writing else 'reading'} at offset {offset}"
-        error = os_error(code, descriptor.name, detail)
-        if writing:
-            error.characters_written = group.transferred  # type: ignore[attr-defined]
-        raise error
+        raise _error_of(request, group.transferred if writing else None)
+
+
+def _error_of(request: PiecesRead | PiecesWrite, written: int | None) -> OSError:
+    """Return the error of a request that failed; written: bytes, by it and the others of its group.
+
+    A function of its own: an error that a frame raises and also has as a variable is a circle, and until the collector comes that keeps the
+    caller's buffers.
+    """
+    offset, code = request.pieces.failure() or (None, request.result)
+    detail = "" if offset is None else f"{'reading' if written is None else 'writing'} at offset {offset}"
+    error = os_error(code, request.descriptor.name, detail)
+    if written is not None:
+        error.characters_written = written  # type: ignore[attr-defined]
+    return error
 
 
 def _cancel_or_abandon(group: RequestGroup[PiecesRead | PiecesWrite]) -> bool:

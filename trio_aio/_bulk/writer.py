@@ -56,6 +56,11 @@ class PendingWrite:
         self.request: Write | None = None
 
 
+def _with_count(error: BaseException, taken: int) -> BaseException:
+    error.characters_written = taken  # type: ignore[attr-defined]
+    return error
+
+
 class Writer:
     """Writes data in order, behind the task that produces it; made by `AsyncFile.writer`, for ``async with``.
 
@@ -106,7 +111,8 @@ class Writer:
 
         data: bytes-like, contiguous. It is copied, so it may be changed after the call. One task at a time: RuntimeError for another.
         Cancelled before any of `data` was taken: no effect. Later: all of it is taken, and Cancelled is raised at the next checkpoint.
-        OSError: an earlier block failed. The same error is raised by each later call, and on leaving.
+        OSError: an earlier block failed. The same error is raised by each later call, and on leaving. EFAULT: `data` lies in a mapped file
+        that was made shorter; ``characters_written`` is the number of bytes that were taken, and the writer can be used further.
         """
         export = export_buffer(data, writable=False)
         lock = self._lock
@@ -153,9 +159,11 @@ class Writer:
             self._raise_error()
             deferred.deliver()
             await backend.cancel_shielded_checkpoint()
+            return export.length
         finally:
             lock.release()
-        return export.length
+            # An error that is kept has this frame in its traceback, and must not keep the caller's buffer.
+            del export
 
     async def _gather(self, export: Export, block: PendingWrite, taken: int, deferred: Deferred) -> None:
         """Have a worker copy data, which may belong to a mapped file, to the block. OSError: EFAULT. Never Cancelled once data is taken."""
@@ -171,9 +179,7 @@ class Writer:
             with deferred:
                 await wait_shielded(backend, request)
         if request.result < 0:
-            error = request.error()
-            error.characters_written = taken  # type: ignore[attr-defined]
-            raise error
+            raise _with_count(request.error(), taken)
 
     def _target_size(self) -> int:
         """Return how many bytes fill the block: so many that it ends where a block of a direct file does."""

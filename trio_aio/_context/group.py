@@ -91,6 +91,8 @@ class RequestGroup(Generic[RequestT]):
     def ended(self, request: RequestT) -> None:
         """Note that a request has ended, and submit the next one. The engine calls this."""
         self._in_flight.remove(request)
+        # A circle would keep callers' buffers until the collector comes, and that of Python 3.10 crashes at a memoryview in a circle.
+        request.group = None
         if request.state is State.WITHDRAWN or request.took_no_effect:
             self.took_no_effect = True
         else:
