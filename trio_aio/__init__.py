@@ -10,6 +10,7 @@ import sys
 if sys.platform != "linux":
     raise ImportError(f"trio_aio works on Linux only: it is built on the Linux kernel's native AIO, which {sys.platform} does not have")
 
+from trio_aio._backends import load_backends
 from trio_aio._bulk.chunks import Chunks
 from trio_aio._bulk.writer import Writer
 from trio_aio._context.context import AIOContext
@@ -42,3 +43,7 @@ __all__ = (
     "write_bytes",
     "write_text",
 )
+
+# Last: the backends find all classes that they must know.
+load_backends()
+del load_backends

@@ -1,20 +1,30 @@
-"""The seam to the event loop: all that the rest of the package needs of one, and the choice of the one that runs."""
+"""The seam to the event loop: all that the rest of the package needs of one, and the choice of the one that runs.
+
+A backend imports its async library, and a program uses one of them, seldom both. So it is imported when that library runs. But by then the
+program may have no files any more: after chroot(2), in a sandbox, or without a free descriptor. So `load_backends`, called by the package's
+import, imports the backends of the libraries that the program has imported before, and reads the code of the others.
+"""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from anyio.abc import AsyncResource
 
+from trio_aio._backends.library import current_library
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
+    from importlib.machinery import ModuleSpec
+    from types import CodeType, ModuleType, TracebackType
 
 __all__ = (
     *("Backend", "Deferred", "Performable", "Waitable", "Waiter", "async_resource", "current_backend"),
-    *("protect_from_interrupts", "protected", "resources"),
+    *("load_backends", "protect_from_interrupts", "protected", "resources"),
 )
 
 _Type = TypeVar("_Type", bound=type)
@@ -77,11 +87,14 @@ class Backend(Protocol):
 
     identity: object
     """This run."""
+    side: Callable[[], object]
+    own_side: object
+    """A quick look in this run's thread: ``side() == own_side``, unless the other library, or another loop, runs the code that calls."""
     native_cancellation: tuple[type[BaseException], ...]
     """The exceptions that pass every shield: asyncio's Task.cancel, once the wait has ended."""
 
     def current(self) -> object:
-        """Return the run that the caller is in. RuntimeError outside a run."""
+        """Return the run whose task calls. RuntimeError outside a task, and in a task of the other library."""
 
     async def checkpoint_if_cancelled(self) -> None:
         """Raise Cancelled if that is due; otherwise do nothing."""
@@ -154,20 +167,44 @@ class Deferred:
             raise self._error
 
 
+_LIBRARIES = ("trio", "asyncio")
+# What asyncio imports late, for the first function that it calls in a thread.
+_LATE_IMPORTS = {"trio": (), "asyncio": ("concurrent.futures.thread",)}
+# Backends of libraries that were not imported when this package was.
+_unused: dict[str, tuple[ModuleSpec, CodeType]] = {}
+_loading = threading.Lock()  # runs in several threads may want their backend at once
+
+
+def load_backends() -> None:
+    """Import the backends of the async libraries that are imported, and read the code of the others."""
+    for library in _LIBRARIES:
+        name = f"{__name__}._{library}"
+        if library in sys.modules:
+            for module in (name, *_LATE_IMPORTS[library]):
+                importlib.import_module(module)
+        else:
+            spec = importlib.util.find_spec(name)
+            get_code = getattr(None if spec is None else spec.loader, "get_code", None)
+            if get_code is not None:
+                assert spec is not None
+                _unused[name] = spec, get_code(name)
+
+
 def current_backend() -> Backend:
-    """Return the backend of the run that the caller is in. RuntimeError outside a run."""
-    trio = sys.modules.get("trio")
-    # While trio is a guest of asyncio, trio.lowlevel sees a run in the host's tasks too; but those are not trio's tasks.
-    if trio is not None and trio.lowlevel.in_trio_task():
-        return _load("_trio")
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is not None and asyncio._get_running_loop() is not None:
-        return _load("_asyncio")
-    if trio is not None and trio.lowlevel.in_trio_run():
-        return _load("_trio")
-    raise RuntimeError("trio_aio must be called from async context, inside trio.run, asyncio.run or anyio.run")
-
-
-def _load(name: str) -> Backend:
-    backend: Backend = importlib.import_module(f"trio_aio._backends.{name}").current()
+    """Return the backend of the run whose task calls this. RuntimeError outside a task."""
+    name = f"{__name__}._{current_library()}"
+    module = sys.modules.get(name)
+    backend: Backend = (_load(name) if module is None else module).current()
     return backend
+
+
+def _load(name: str) -> ModuleType:
+    """Import a backend, without reading a file if `load_backends` has read its code."""
+    with _loading:
+        unused = None if name in sys.modules else _unused.pop(name, None)
+        if unused is not None:
+            spec, code = unused
+            module = importlib.util.module_from_spec(spec)
+            exec(code, module.__dict__)
+            sys.modules[name] = module
+    return importlib.import_module(name)

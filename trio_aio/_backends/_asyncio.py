@@ -24,15 +24,14 @@ import sys
 import time
 import types
 import weakref
-from asyncio import CancelledError, current_task, get_running_loop
+from asyncio import CancelledError
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import anyio
-from anyio._backends import _asyncio as _anyio
-
 from trio_aio._backends import Waiter
+from trio_aio._backends.library import is_inside, sniffed
+from trio_aio._backends.scopes import find_scopes, sent_by_scope, shielded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -43,14 +42,7 @@ __all__ = ("AsyncioBackend", "current")
 
 _T = TypeVar("_T", bound="Performable")
 
-# anyio's tasks, and the scopes that they are in. anyio's own checkpoint also looks here, but costs five times as much.
-_scopes_of: dict[weakref.ref[Any], Any] = _anyio._task_states.data  # type: ignore[attr-defined]
 PATIENCE = 0.05  # seconds that a freed loop waits for requests in flight
-_MESSAGES = ("Cancelled via cancel scope ", "Cancelled by cancel scope ")  # the second one is from anyio before 4.11
-
-
-def _is_of_a_scope(message: object) -> bool:
-    return isinstance(message, str) and message.startswith(_MESSAGES)
 
 
 class _Wait(asyncio.Future[bool]):
@@ -68,7 +60,7 @@ class _Wait(asyncio.Future[bool]):
         if not self.done() and self._give_up():
             return super().cancel(msg)
         error = CancelledError() if msg is None else CancelledError(msg)
-        if not _is_of_a_scope(msg):
+        if not sent_by_scope(error):
             self.native = error
         elif not self.done():
             self.of_scope = error
@@ -128,20 +120,33 @@ class AsyncioBackend:
         self.identity: object = loop
         self.loop: asyncio.AbstractEventLoop = loop
         self.ended: bool = False
+        # `side()` is `own_side` where a task of this run may be running. Bound now: trio-asyncio has functions of its own for its loops.
+        self.side: Callable[[], object] = asyncio._get_running_loop
+        self.own_side: object = loop
         self._shared: Any = None
         self._readable: dict[int, asyncio.Future[bool]] = {}  # of `wait_readable`, by fd
 
-    current = staticmethod(get_running_loop)
+    def current(self) -> object:
+        self._current_task()
+        return asyncio.get_running_loop()
+
+    @staticmethod
+    def _current_task() -> asyncio.Task[Any]:
+        """Return the task that calls. RuntimeError in a callback, and in a trio run."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("no task of asyncio runs here: call this in a task, not in a callback of the event loop")
+        if sniffed.name == "trio":
+            _check_not_in_trio(task)
+        return task
 
     async def checkpoint_if_cancelled(self) -> None:
-        if _scopes_of:
-            state = _scopes_of.get(weakref.ref(current_task()))
-            scope = None if state is None else state.cancel_scope
-            while scope is not None:
-                if scope._cancel_called:
-                    await anyio.lowlevel.checkpoint_if_cancelled()
-                    return
-                scope = None if scope._shield else scope._parent_scope
+        task = asyncio.current_task()
+        if task is None or sniffed.name == "trio":
+            task = self._current_task()
+        scopes = find_scopes()
+        if scopes is not None:
+            await scopes.checkpoint_if_cancelled(task)
 
     @types.coroutine
     def cancel_shielded_checkpoint(self) -> Generator[None]:
@@ -150,13 +155,13 @@ class AsyncioBackend:
         try:
             yield
         except CancelledError as error:
-            if not error.args or not _is_of_a_scope(error.args[0]):
+            if not sent_by_scope(error):
                 raise
             # anyio repeats it, so the task's next checkpoint raises it.
 
     async def perform(self, submit: Callable[[_T], None], request: _T, cancel: Callable[[_T], bool]) -> None:
         await self.checkpoint_if_cancelled()
-        if current_task()._must_cancel:  # type: ignore[union-attr]
+        if self._current_task()._must_cancel:  # type: ignore[attr-defined]
             await asyncio.sleep(0)
         submit(request)
         if request.finished:
@@ -167,6 +172,7 @@ class AsyncioBackend:
             raise of_scope
 
     async def wait(self, waitable: Waitable, cancel: Callable[[], bool], start: Callable[[], None] | None = None) -> None:
+        self._current_task()
         if start is not None:
             start()
         if waitable.finished:
@@ -181,7 +187,7 @@ class AsyncioBackend:
         await wait
         native, of_scope = wait.native, wait.of_scope
         if waitable.waiter is not None:
-            with anyio.CancelScope(shield=True):
+            with shielded():
                 while waitable.waiter is not None:
                     waitable.waiter = wait = _Wait(give_up, self.loop)
                     await wait
@@ -217,8 +223,7 @@ class AsyncioBackend:
         if not self.ended:
             self.loop.call_soon(flush)
 
-    def shielded(self) -> anyio.CancelScope:
-        return anyio.CancelScope(shield=True)
+    shielded = staticmethod(shielded)
 
     async def run_in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         await self.checkpoint_if_cancelled()
@@ -235,8 +240,7 @@ class AsyncioBackend:
             await self._wait(call, lambda: False)
         except CancelledError as error:
             # The caller must get the result, so raise the cancellation at the next checkpoint instead.
-            task = current_task()
-            assert task is not None
+            task = self._current_task()
             if sys.version_info >= (3, 11):
                 task.uncancel()
             task.cancel(*error.args)
@@ -248,13 +252,20 @@ class AsyncioBackend:
         return self._shared
 
 
+def _check_not_in_trio(task: asyncio.Task[Any]) -> None:
+    """Raise RuntimeError if the task is waiting for a ``trio.run``, and trio's tasks run."""
+    trio = sys.modules["trio"]
+    if not trio.lowlevel.in_trio_task() or not is_inside(task.get_coro(), trio.lowlevel.current_task().coro):
+        raise RuntimeError("a trio run is in progress inside this task of asyncio: open the file in a task of that run")
+
+
 # By loop. A backend holds its loop, so a strong reference to it would keep the loop alive for ever. Open contexts hold the backend.
 _backends: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[AsyncioBackend]] = weakref.WeakKeyDictionary()
 
 
 def current() -> AsyncioBackend:
     """Return this loop's backend."""
-    loop = get_running_loop()
+    loop = asyncio.get_running_loop()
     known = _backends.get(loop)
     backend = None if known is None else known()
     if backend is None:

@@ -33,6 +33,7 @@ from trio.lowlevel import (
 )
 
 from trio_aio._backends import protected, resources
+from trio_aio._backends.library import asyncio_task, is_inside, sniffed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,11 +89,25 @@ class TrioBackend:
         self._end_of_tick: _EndOfTick | None = None
         # For each request in flight that could not be cancelled: the function that raises the cancellation.
         self._refused: dict[object, Callable[[], Any]] = {}
+        # The task of asyncio that has called ``trio.run``, once it has been seen.
+        self._outer: Any = None
+        # `side()` is `own_side` where a task of this run may be running, in this thread.
+        self.side: Callable[[], object] = partial(getattr, sniffed, "name")
+        self.own_side: object = "trio"
 
-    current = staticmethod(current_trio_token)
     checkpoint_if_cancelled = staticmethod(checkpoint_if_cancelled)
     cancel_shielded_checkpoint = staticmethod(cancel_shielded_checkpoint)
     notify_closing = staticmethod(notify_closing)
+
+    def current(self) -> object:
+        if sniffed.name != "trio":
+            raise RuntimeError("no trio task runs here: this is a task or a callback of asyncio, or no task at all")
+        other = asyncio_task()
+        if other is not None and other is not self._outer:
+            if is_inside(other.get_coro(), current_task().coro):
+                raise RuntimeError("an event loop of asyncio runs inside this trio task: open the file in a task of that loop")
+            self._outer = other
+        return current_trio_token()
 
     # A KeyboardInterrupt between submit and wait would leave a request that no task waits for.
     @enable_ki_protection
@@ -117,6 +132,7 @@ class TrioBackend:
 
     @enable_ki_protection
     async def wait(self, waitable: Waitable, cancel: Callable[[], bool], start: Callable[[], None] | None = None) -> None:
+        task = current_task()
         if start is not None:
             start()
         if waitable.finished:
@@ -127,7 +143,7 @@ class TrioBackend:
             return Abort.SUCCEEDED if cancel() else Abort.FAILED
 
         assert waitable.waiter is None, "two tasks wait for one thing"
-        waitable.waiter = current_task()
+        waitable.waiter = task
         await wait_task_rescheduled(abort)
 
     async def wait_readable(self, fd: int) -> bool:

@@ -35,7 +35,7 @@ from trio_aio._requests.opening import Close
 from trio_aio._requests.sync import Sync
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
     from typing import NoReturn, SupportsIndex
 
@@ -97,6 +97,9 @@ class PositionalFile:
         self._inline: Any = context._inline if readable and not descriptor.direct else None
         # Whether `pread` may submit a direct read without further checks. False after close.
         self._short_way: bool = readable and descriptor.direct and not abandon_on_cancel
+        # Whether this run's library runs the code that calls: see `Backend`.
+        self._side: Callable[[], object] = backend.side
+        self._own_side: object = backend.own_side
         self._perform: Any = backend.perform
         self._start_read: Any = partial(WidenedRead.start_short, engine=self._engine)
         self._checkpoint_if_cancelled: Any = backend.checkpoint_if_cancelled
@@ -192,8 +195,14 @@ class PositionalFile:
         context, descriptor = self._context, self._descriptor
         if flags is NO_FLAGS and type(size) is int is type(offset) and 0 < size < _PLAIN and 0 <= offset < _PLAIN:
             inline = self._inline
-            # Comparing the thread is enough here. A hit uses nothing of the run, and a miss checks the run again.
-            if inline is not None and size <= INLINE_LIMIT and get_ident() == context._thread and descriptor.read_device.nowait:
+            # Thread and side are enough here: the checkpoints check the rest. A hit uses nothing of the run, and a miss checks it again.
+            if (
+                inline is not None
+                and size <= INLINE_LIMIT
+                and get_ident() == context._thread
+                and self._side() == self._own_side
+                and descriptor.read_device.nowait
+            ):
                 await self._checkpoint_if_cancelled()
                 data: bytes | None = inline.read(descriptor, size, offset)
                 if data is not None:
