@@ -18,7 +18,8 @@ from trio_aio._context.shared import current_context
 from trio_aio._context.statistics import AIOStatistics
 from trio_aio._engine.descriptor import Alignment
 from trio_aio._files.binary import AsyncFile
-from trio_aio._files.open import FileOpener, open_aio
+from trio_aio._files.open import open_aio
+from trio_aio._files.opener import FileOpener
 from trio_aio._files.streams import FileReadStream, FileWriteStream
 from trio_aio._files.text import AsyncTextFile
 from trio_aio._files.whole import read_bytes, read_text, write_bytes, write_text

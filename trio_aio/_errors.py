@@ -1,4 +1,4 @@
-"""The exceptions for the kernel's errnos, in one place.
+"""The exceptions for the kernel's errnos, in one place, and the one for what cannot be copied.
 
 The kernel may report the same error in two ways: a system call returns it, or the event of a request has it as a negative result. So these
 functions take an errno of either sign, and return the subclass of OSError that Python has for it.
@@ -8,8 +8,21 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import TYPE_CHECKING
 
-__all__ = ("aio_limit", "os_error", "setup_error")
+if TYPE_CHECKING:
+    from typing import NoReturn, SupportsIndex
+
+__all__ = ("NotCopied", "aio_limit", "os_error", "setup_error")
+
+
+class NotCopied:
+    """Base of what owns descriptors, requests or memory. A copy would release them a second time, so there is none: TypeError."""
+
+    __slots__ = ()
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError(f"cannot copy or pickle {type(self).__name__!r} object: it owns open files or requests in flight; make another")
 
 
 def os_error(code: int, filename: object = None, detail: str = "") -> OSError:

@@ -25,7 +25,7 @@ from itertools import starmap
 from os import EFD_CLOEXEC, EFD_NONBLOCK, EFD_SEMAPHORE, eventfd, eventfd_read, eventfd_write
 from typing import TYPE_CHECKING, NamedTuple
 
-from trio_aio._errors import os_error, setup_error
+from trio_aio._errors import NotCopied, os_error, setup_error
 from trio_aio._native import ffi, lib
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class RWF(IntFlag):
     DONTCACHE = lib.RWF_DONTCACHE
 
 
-class IOCB:
+class IOCB(NotCopied):
     """Describe one request: ``struct iocb`` of <linux/aio_abi.h>, with the memory it needs.
 
     Made by `pread`, `pwrite`, `preadv`, `pwritev`, `fsync`, `fdsync`, `poll` and `noop`, which all take

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -15,9 +15,9 @@ from trio_aio._backends._asyncio import AsyncioBackend
 from trio_aio._backends._trio import TrioBackend
 
 from ..support.files import make_file
+from ..support.tasks import run_with_guest
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from trio_aio._backends import Backend
@@ -42,22 +42,6 @@ def test_backends_have_the_same_calls() -> None:
     assert calls == {name for name in dir(AsyncioBackend) if not name.startswith("_")}
 
 
-def _run_with_guest(host_main: Callable[[], Awaitable[Any]], guest_main: Callable[[], Awaitable[Any]]) -> None:
-    async def host() -> None:
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[Any] = loop.create_future()
-        trio.lowlevel.start_guest_run(
-            guest_main,
-            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
-            done_callback=done.set_result,
-            host_uses_signal_set_wakeup_fd=True,
-        )
-        await host_main()
-        (await done).unwrap()
-
-    asyncio.run(host())
-
-
 def test_guest_run_and_its_host_each_use_their_files(disk: Path) -> None:
     path, data = make_file(disk)
     kinds = []
@@ -69,7 +53,7 @@ def test_guest_run_and_its_host_each_use_their_files(disk: Path) -> None:
                 assert await file.pread(100, 50) == await direct.pread(100, 50) == data[50:150]
                 await file.pwrite(data[:10], 0)
 
-    _run_with_guest(use, use)
+    run_with_guest(use, use)
     assert (kinds.count(TrioBackend), kinds.count(AsyncioBackend)) == (20, 20)
 
 
@@ -90,7 +74,7 @@ def test_file_of_guest_run_is_refused_in_its_host(disk: Path) -> None:
         assert current_context() is not files[0].context
         refused.set()
 
-    _run_with_guest(host, guest)
+    run_with_guest(host, guest)
 
 
 if sys.version_info >= (3, 12):

@@ -117,3 +117,21 @@ def cancel_at_tick(scope: CancelScope, ticks: int, *, awake: bool = False) -> It
         yield
     finally:
         del selector.select
+
+
+def run_with_guest(host_main: Callable[[], Awaitable[Any]], guest_main: Callable[[], Awaitable[Any]]) -> None:
+    """Run a function of asyncio, and one of trio as its guest, in one thread."""
+
+    async def host() -> None:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Any] = loop.create_future()
+        trio.lowlevel.start_guest_run(
+            guest_main,
+            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+            done_callback=done.set_result,
+            host_uses_signal_set_wakeup_fd=True,
+        )
+        await host_main()
+        (await done).unwrap()
+
+    asyncio.run(host())

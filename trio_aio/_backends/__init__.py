@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from anyio.abc import AsyncResource
 
+import trio_aio._backends.scopes  # noqa: F401 -- for the backend of asyncio, which may have to be loaded without its file
 from trio_aio._backends.library import current_library
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     *("Backend", "Deferred", "Performable", "Waitable", "Waiter", "async_resource", "current_backend"),
-    *("load_backends", "protect_from_interrupts", "protected", "resources"),
+    *("load_backends", "protect_from_interrupts", "protected", "resources", "shielded_checkpoint"),
 )
 
 _Type = TypeVar("_Type", bound=type)
@@ -196,6 +197,18 @@ def current_backend() -> Backend:
     module = sys.modules.get(name)
     backend: Backend = (_load(name) if module is None else module).current()
     return backend
+
+
+async def shielded_checkpoint() -> None:
+    """Let other tasks run, in whatever run the caller is. Never raises Cancelled. For what was closed with a run that is over.
+
+    Where no task runs, it does nothing: a coroutine that is thrown away with its loop still closes its files.
+    """
+    try:
+        backend = current_backend()
+    except RuntimeError:
+        return
+    await backend.cancel_shielded_checkpoint()
 
 
 def _load(name: str) -> ModuleType:

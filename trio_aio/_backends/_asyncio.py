@@ -93,7 +93,7 @@ class _Watch:
             self._backend.loop.remove_reader(self._fd)
 
     def __del__(self) -> None:
-        # When the process ends, the kernel frees everything, and waiting for the workers would never end. A forked child owns nothing.
+        # When the process ends, waiting for the workers would never end, and what is in flight is kept. A forked child owns nothing.
         if self._over or sys.is_finalizing() or os.getpid() != self._process:
             return
         self._backend.ended = True

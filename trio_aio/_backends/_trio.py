@@ -102,9 +102,10 @@ class TrioBackend:
     def current(self) -> object:
         if sniffed.name != "trio":
             raise RuntimeError("no trio task runs here: this is a task or a callback of asyncio, or no task at all")
+        task = current_task()  # RuntimeError outside a task: in an instrument, say
         other = asyncio_task()
         if other is not None and other is not self._outer:
-            if is_inside(other.get_coro(), current_task().coro):
+            if is_inside(other.get_coro(), task.coro):
                 raise RuntimeError("an event loop of asyncio runs inside this trio task: open the file in a task of that loop")
             self._outer = other
         return current_trio_token()

@@ -5,7 +5,7 @@ anyio has public functions for the first, ``anyio.lowlevel.checkpoint_if_cancell
 not have them, `Scopes.tasks` is None, and the public function is called. For the second there is no public function; the message of
 the cancellation tells (`Scopes.sent`).
 
-Nothing here imports anyio's backend: a program that has not imported it has no cancel scopes.
+Nothing here imports asyncio, or anyio's backend: a program that has not imported that has no cancel scopes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import importlib
 import sys
 import weakref
-from asyncio import CancelledError
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 if TYPE_CHECKING:
-    from asyncio import Task
+    from asyncio import CancelledError, Task
     from collections.abc import Callable
 
 __all__ = ("Scopes", "find_scopes", "sent_by_scope", "shielded")

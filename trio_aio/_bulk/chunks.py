@@ -14,10 +14,11 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from trio_aio._arguments import LARGEST_OFFSET, checked_offset, checked_size
-from trio_aio._backends import Deferred
+from trio_aio._backends import Deferred, shielded_checkpoint
 from trio_aio._bulk.waiting import checked_depth, wait_for, wait_shielded
 from trio_aio._context.copying import shortened
 from trio_aio._engine.withdrawal import cancel_or_abandon
+from trio_aio._errors import NotCopied
 from trio_aio._memory.exports import hold, new_bytes
 from trio_aio._requests.direct import WidenedRead, fits_slab
 from trio_aio._requests.transfer import Read
@@ -62,7 +63,7 @@ class PendingRead:
         return memory if n == self.size and isinstance(memory, bytes) else await shortened(context._backend, memoryview(memory)[:n])
 
 
-class Chunks:
+class Chunks(NotCopied):
     """Iterator over the bytes of a file in order, with reads ahead; made by `AsyncFile.chunks`.
 
     Each step is a checkpoint. A cancelled step loses no chunk: the next step returns it. After an error, or the end of the file, no more
@@ -164,6 +165,12 @@ class Chunks:
         Cancelled: it waits all the same, and Cancelled is raised at the next checkpoint. RuntimeError if another task waits for a chunk.
         """
         context = self._context
+        if context._state == "closed":
+            # The engine has what is in flight.
+            self._ended = True
+            self._ahead.clear()
+            await shielded_checkpoint()
+            return
         context._check()
         if self._waited_for:
             raise RuntimeError("another task is waiting for the next chunk: cancel it before aclose()")

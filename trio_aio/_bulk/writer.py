@@ -23,7 +23,7 @@ from trio_aio._bulk.waiting import checked_depth, wait_for, wait_shielded
 from trio_aio._context.copying import COPY_STEP
 from trio_aio._context.lock import FairLock
 from trio_aio._engine.callers_memory import inspect
-from trio_aio._errors import os_error
+from trio_aio._errors import NotCopied, os_error
 from trio_aio._memory.exports import export_buffer, hold, private_memory
 from trio_aio._requests.direct import BufferedAppend, BufferedWrite, is_block_write
 from trio_aio._requests.gather import gather
@@ -61,7 +61,7 @@ def _with_count(error: BaseException, taken: int) -> BaseException:
     return error
 
 
-class Writer:
+class Writer(NotCopied):
     """Writes data in order, behind the task that produces it; made by `AsyncFile.writer`, for ``async with``.
 
     `write` gathers its data into blocks of `size` bytes, and up to `depth` of them are in flight. Leaving the body writes the last block

@@ -15,6 +15,7 @@ Users open contexts, or use the shared one. Files and the calls of `Operations` 
 
 from __future__ import annotations
 
+import atexit
 import operator
 import os
 import threading
@@ -22,13 +23,14 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from trio_aio._backends import Waiter, async_resource, current_backend
+from trio_aio._backends import Waiter, async_resource, current_backend, shielded_checkpoint
 from trio_aio._context.operations import Operations
 from trio_aio._context.statistics import AIOStatistics
 from trio_aio._engine.drain import drain
 from trio_aio._engine.engine import Engine
 from trio_aio._engine.withdrawal import abandon as abandon_request
 from trio_aio._engine.withdrawal import cancel_polls, leave_close
+from trio_aio._errors import NotCopied
 from trio_aio._lanes.protocols import State
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ _MOST_IN_FLIGHT = 1 << 22
 
 
 @async_resource
-class AIOContext(Operations):
+class AIOContext(NotCopied, Operations):
     """Native AIO, workers and a reaper, for any number of files.
 
     Use it as ``async with AIOContext() as context: ... open_aio(path, context=context)``. Most programs need none of their own: files use
@@ -213,14 +215,13 @@ class AIOContext(Operations):
 
     async def _close(self) -> None:
         backend = self._backend
+        if self._state == "forked":
+            raise self._refusal()
         if self._state in ("closed", "new") or backend is None:
-            if self._state == "new":
-                self._state = "closed"
-            elif self._state == "forked":
-                raise self._refusal()
-            await (backend or current_backend()).cancel_shielded_checkpoint()
+            self._state = "closed"
+            await shielded_checkpoint()
             return
-        if self._current() is not backend.identity:
+        if not self._is_current(backend.identity):
             raise self._refusal()
         engine = self._engine
         assert engine is not None
@@ -271,6 +272,13 @@ class AIOContext(Operations):
         except RuntimeError:
             pass
         raise self._refusal()
+
+    def _is_current(self, identity: object) -> bool:
+        """Return whether a task of this run calls."""
+        try:
+            return self._current() is identity
+        except RuntimeError:
+            return False
 
     # ---- attributes
 
@@ -372,4 +380,13 @@ def _after_fork_in_child() -> None:
     _living.clear()
 
 
+def _keep_what_is_in_flight() -> None:
+    """Keep the requests of contexts that nothing will close: those of a loop of asyncio that is still open when the interpreter ends."""
+    for context in list(_living):
+        engine = context._engine
+        if engine is not None:
+            engine.workers.keep_until_exit(engine)
+
+
+atexit.register(_keep_what_is_in_flight)
 os.register_at_fork(after_in_child=_after_fork_in_child)

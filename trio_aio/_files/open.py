@@ -17,26 +17,26 @@ import io
 import operator
 import os
 import stat
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from trio_aio._context.context import AIOContext
 from trio_aio._context.shared import current_context
 from trio_aio._engine.descriptor import Descriptor, kind_of
 from trio_aio._errors import os_error
 from trio_aio._files.binary import AsyncFile
+from trio_aio._files.opener import FileOpener
 from trio_aio._files.text import AsyncTextFile, text_format
 from trio_aio._requests.metadata import Seek
 from trio_aio._requests.opening import AT_FDCWD, Close, Describe, Open
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-    from types import TracebackType
+    from collections.abc import Callable
 
     from _typeshed import OpenBinaryMode, OpenTextMode
 
     from trio_aio._engine.engine import Engine
 
-__all__ = ("FileOpener", "drop_unclaimed", "is_file", "learn", "open_aio", "unsupported")
+__all__ = ("drop_unclaimed", "is_file", "learn", "open_aio", "unsupported")
 
 
 class _Mode(NamedTuple):
@@ -67,29 +67,6 @@ def _parse_mode(mode: str) -> _Mode:
     flags |= {"r": 0, "w": os.O_CREAT | os.O_TRUNC, "x": os.O_CREAT | os.O_EXCL, "a": os.O_CREAT | os.O_APPEND}[kind]
     shown = "rb+" if kind == "w" and plus else kind + "b" + "+" * plus
     return _Mode(flags | os.O_CLOEXEC, shown, readable, writable, "b" not in letters)
-
-
-_File = TypeVar("_File", bound="AsyncFile | AsyncTextFile")
-
-
-class FileOpener(Generic[_File]):
-    """What `open_aio` returns. Await it for the file, or use it in ``async with``, which closes the file."""
-
-    def __init__(self, coroutine_function: Callable[[], Any]) -> None:
-        self._open: Callable[[], Any] = coroutine_function
-        self._file: _File | None = None
-
-    def __await__(self) -> Generator[Any, Any, _File]:
-        return self._open().__await__()  # type: ignore[no-any-return]
-
-    async def __aenter__(self) -> _File:
-        self._file = file = await self
-        return file
-
-    async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            await file.aclose()
 
 
 @overload
@@ -228,7 +205,7 @@ def open_aio(
             opened._adopt()
         return opened if format is None else AsyncTextFile(opened, format, mode, line_buffering=buffering == 1)
 
-    return FileOpener(open_it)
+    return FileOpener(open_it())
 
 
 async def _open_with(

@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from trio_aio._arguments import NO_FLAGS, checked_flags, checked_offset, checked_size
-from trio_aio._backends import async_resource
+from trio_aio._backends import async_resource, shielded_checkpoint
 from trio_aio._bulk.chunks import Chunks
 from trio_aio._bulk.many import read_blocks, read_ranges, write_ranges
 from trio_aio._bulk.writer import Writer
+from trio_aio._errors import NotCopied
 from trio_aio._lanes.inline import INLINE_LIMIT
 from trio_aio._memory.slabs import LARGEST_SLAB
 from trio_aio._requests.direct import WidenedRead
@@ -37,7 +38,6 @@ from trio_aio._requests.sync import Sync
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
-    from typing import NoReturn, SupportsIndex
 
     from _typeshed import ReadableBuffer, WriteableBuffer
     from typing_extensions import Self
@@ -56,7 +56,7 @@ _SHORT = LARGEST_SLAB // 2
 
 
 @async_resource
-class PositionalFile:
+class PositionalFile(NotCopied):
     """An open file without a cursor.
 
     Every coroutine is a checkpoint. Unless a call says otherwise: cancelled before its request has started, the request never runs, and
@@ -165,9 +165,6 @@ class PositionalFile:
     def __repr__(self) -> str:
         state = " closed" if self._closed else ""
         return f"<trio_aio.{type(self).__name__} name={self.name!r} mode={self._mode!r}{state}>"
-
-    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        raise TypeError(f"cannot copy or pickle {type(self).__name__!r} object: it owns a descriptor; open the file again instead")
 
     def _check_open(self) -> None:
         if self._closed:
@@ -358,7 +355,7 @@ class PositionalFile:
         if context._state == "forked":
             raise context._refusal()
         if self._closed:
-            await self._cancel_shielded_checkpoint()
+            await shielded_checkpoint()
             return
         if context._state == "closing":
             await context._close()
@@ -367,7 +364,7 @@ class PositionalFile:
             if not self._closed:
                 self._mark_closed()
                 self._engine.drops.add(self._descriptor, self._close_request)
-            await self._cancel_shielded_checkpoint()
+            await shielded_checkpoint()
             return
         for chunks in list(self._iterators or ()):
             chunks._leave()

@@ -21,6 +21,7 @@ from anyio.streams.file import FileStreamAttribute
 
 from trio_aio._backends import current_backend
 from trio_aio._context.lock import FairLock
+from trio_aio._errors import NotCopied
 from trio_aio._files.binary import AsyncFile
 from trio_aio._files.open import open_aio
 from trio_aio._files.text import AsyncTextFile
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ("FileReadStream", "FileWriteStream")
 
 
-class _FileStream:
+class _FileStream(NotCopied):
     """What both streams share: the file, opened when it is first used, and its close."""
 
     def __init__(self, file: AsyncFile | IO[bytes]) -> None:

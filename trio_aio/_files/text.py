@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from trio_aio._arguments import checked_integer
 from trio_aio._backends import async_resource
 from trio_aio._context.pace import Pace
+from trio_aio._errors import NotCopied
 from trio_aio._files.coding import PART, decoded, encoded, is_indivisible, joined_text
 from trio_aio._files.cursor import LARGEST
 from trio_aio._files.lines import end_at, end_at_any, end_at_newline, gathered_text, last_end, string_io
@@ -31,7 +32,6 @@ from trio_aio._files.text_position import TextPosition, find_position
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
-    from typing import NoReturn, SupportsIndex
 
     from typing_extensions import Self
 
@@ -85,7 +85,7 @@ def text_format(
 
 
 @async_resource
-class AsyncTextFile:
+class AsyncTextFile(NotCopied):
     """A text file, made by `open_aio` with a mode that has no "b".
 
     Characters, line ends, byte order marks and positions are those of ``io.TextIOWrapper``, with one difference: `write` has no buffer. The
@@ -175,9 +175,6 @@ class AsyncTextFile:
     def mode(self) -> str:
         """The mode as it was given."""
         return self._mode
-
-    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        raise TypeError(f"cannot copy or pickle {type(self).__name__!r} object: it owns a descriptor; open the file again instead")
 
     @property
     def closed(self) -> bool:
@@ -635,8 +632,11 @@ class AsyncTextFile:
         """Close the file, also in a cancelled scope; see `AsyncFile.aclose`."""
         if self._buffer._shared is not None and self._buffer._lock.free:
             self._drop_ahead()
-        self._drop_text()
-        await self._buffer.aclose()
+        try:
+            await self._buffer.aclose()
+        finally:
+            if self._buffer.closed:  # not where the call was refused
+                self._drop_text()
 
     async def __aenter__(self) -> Self:
         self._buffer._check_open()

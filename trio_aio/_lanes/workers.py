@@ -118,6 +118,7 @@ class WorkerLane(Lane[WorkerRequest]):
         self.threads: list[threading.Thread] = []
         self._event_fd: int = event_fd
         self.gathered: dict[object, _Chain] = {}  # what waits for `hand_over`
+        self.kept: object = None  # see `keep_until_exit`
         self._left_lock: threading.Lock = threading.Lock()  # workers count themselves out
         self._left: int = 0
         try:
@@ -187,6 +188,12 @@ class WorkerLane(Lane[WorkerRequest]):
             return False
         self.holders[slot] = None
         return True
+
+    def keep_until_exit(self, owner: object) -> None:
+        """Keep an object until the process is gone. The interpreter frees all objects at its end, but not what a thread's frame refers to,
+        and the frame of a worker (`_work`) refers to this lane.
+        """
+        self.kept = owner
 
     def stop(self) -> None:
         """Tell the workers to leave when nothing is left to do. Each signals the eventfd as it leaves."""

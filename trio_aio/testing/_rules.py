@@ -16,6 +16,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from trio_aio._errors import NotCopied
 from trio_aio._lanes.workers import WorkerLane
 from trio_aio._requests.pieces import PiecesRequest
 
@@ -35,7 +36,7 @@ __all__ = ("Delay", "Failure", "Fault", "Hang", "OperationName", "Shortness")
 OperationName = Literal["open", "close", "read", "write", "sync", "stat", "truncate", "seek", "fallocate", "poll"]
 
 
-class Fault:
+class Fault(NotCopied):
     """A fault of a `FaultyContext`. It is active until it was met as often as asked, or is removed. A ``with`` removes it at its end."""
 
     def __init__(self, hook: FaultHook, file: File | None, operation: OperationName | None, turn: int | None, times: int | None) -> None:
