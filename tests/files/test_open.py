@@ -386,6 +386,8 @@ async def test_open_with_wrong_argument_types_raises_at_once(disk: Path) -> None
             await file.read(-2)
         with pytest.raises(OverflowError, match="does not fit 64 bits"):
             await file.pread(1, 1 << 63)
-        for wrong in (text, open_aio(path), 5):
+        opener = open_aio(path)
+        for wrong in (text, opener, 5):
             with pytest.raises(TypeError, match="a stream needs"):
                 FileReadStream(wrong)  # type: ignore[arg-type]
+        opener.close()
