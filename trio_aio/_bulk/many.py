@@ -162,7 +162,7 @@ async def _read_leased(
             await backend.cancel_shielded_checkpoint()
             await backend.checkpoint_if_cancelled()
             context._check()
-        engine.inline.count_pieces(descriptor, pieces.native.next, pieces.moved, answer)
+        engine.inline.count_pieces(descriptor, pieces.native.next, pieces.moved_inline, answer)
     if answer == 0 or not pieces.count:
         await backend.cancel_shielded_checkpoint()
         return

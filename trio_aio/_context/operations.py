@@ -131,7 +131,7 @@ class Operations:
     async def poll(self, fd: int, events: int) -> int:
         """Wait until one of `events` (a mask of ``select.POLLIN`` and so on) is ready on `fd`, and return those that are.
 
-        ``IOCB_CMD_POLL``; a private epoll(7) where there is no native AIO. A regular file is always ready.
+        ``IOCB_CMD_POLL``; a private epoll(7) where there is no native AIO, and for a FIFO opened O_RDWR or a pty. A regular file is always ready.
         Cancelled: raised when the kernel has confirmed the io_cancel.
         OSError: EBADF; ECANCELED if the context is closed meanwhile; EAGAIN if the kernel has no memory for it.
         """
@@ -142,8 +142,14 @@ class Operations:
         if self._check().has_kernel_lane():
             descriptor = Descriptor(number, fd)
             descriptor.load(describe(number).value)
-            ready = await self._submit_and_wait(Poll(descriptor, events))
-            return ready & (events | select.POLLERR | select.POLLHUP)  # the kernel adds related events: POLLRDNORM
+            try:
+                ready = await self._submit_and_wait(Poll(descriptor, events))
+            except OSError as error:
+                # The kernel's poll waits on one queue. A FIFO opened O_RDWR and a pty have two.
+                if error.errno != errno.EINVAL:
+                    raise
+            else:
+                return ready & (events | select.POLLERR | select.POLLHUP)  # the kernel adds related events: POLLRDNORM
         return await self._poll_by_epoll(number, events)
 
     async def _poll_by_epoll(self, fd: int, events: int) -> int:

@@ -53,7 +53,6 @@ def kind_of(mode: int) -> str:
 
 
 BUFFERED = Alignment(1, 1)
-UNKNOWN_DEVICE = DeviceRecord()  # of a descriptor that the engine has not learned
 UNKNOWN_MAP = BlockMap(0)
 
 
@@ -87,8 +86,8 @@ class Descriptor:
         self.size: int = 0  # no less than this when last seen: what lies below it is an overwrite
         self.alignment: Alignment = BUFFERED
         self.read_unit: int = 1  # what offsets and lengths of reads must be multiples of
-        self.read_device: DeviceRecord = UNKNOWN_DEVICE  # what its device was found to do; set by `Engine.learn`
-        self.write_device: DeviceRecord = UNKNOWN_DEVICE
+        self.read_device: DeviceRecord = DeviceRecord()  # what its device was found to do; `Engine.learn` sets the engine's record
+        self.write_device: DeviceRecord = self.read_device
         self.block_map: BlockMap = UNKNOWN_MAP  # where the kernel has its map of blocks in memory; set by `Engine.learn`
         self.users: int = 0  # calls by fd that share this object
         self.buffered_fd: int = -1  # a second one without O_DIRECT, for writes of parts of blocks; it is closed with the first

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #define AIO_RING_MAGIC 0xa10a10a1u
 #define COST_CALLS 64 /* calls of io_submit that the averages cover */
@@ -24,9 +25,19 @@
 #define CALLS_BEHIND 32
 #define SLEEP 50000.0 /* nanoseconds: a shorter sleep in a call does no harm */
 
+/* Return whether the context's id is the address of a ring that we can read. A system that only imitates Linux may have none there, and a
+ * plain read of such an id would be a segmentation fault. So let the kernel read it: then the answer is EFAULT. */
+static int ring_is_there(uint64_t context)
+{
+    struct kernel_ring head;
+    struct iovec to = {&head, sizeof head}, from = {(void *)(uintptr_t)context, sizeof head};
+    if (process_vm_readv(getpid(), &to, 1, &from, 1, 0) != (ssize_t)sizeof head)
+        return 0;
+    return head.magic == AIO_RING_MAGIC && head.incompat_features == 0 && head.header_length == sizeof head;
+}
+
 struct taio_ring *taio_ring_new(uint64_t context, unsigned slots, int event_fd)
 {
-    struct kernel_ring *mapped = (struct kernel_ring *)(uintptr_t)context;
     struct taio_ring *ring = calloc(1, sizeof *ring + slots * sizeof(struct iocb));
     if (ring == NULL)
         return NULL;
@@ -42,8 +53,8 @@ struct taio_ring *taio_ring_new(uint64_t context, unsigned slots, int event_fd)
     ring->slots = slots;
     ring->together = TAIO_TOGETHER;
     ring->watched = FIRST_CALLS;
-    if (mapped->magic == AIO_RING_MAGIC && mapped->incompat_features == 0 && mapped->header_length == sizeof *mapped)
-        ring->mapped = mapped;
+    if (ring_is_there(context))
+        ring->mapped = (struct kernel_ring *)(uintptr_t)context;
     return ring;
 }
 

@@ -143,6 +143,8 @@ int64_t taio_transfer(struct taio_transfer *t)
 {
     struct rest rest = {t->vector, t->parts};
     rest_advance(&rest, 0);
+    if ((t->flags & RWF_ATOMIC) != 0 && rest.parts > IOV_MAX)
+        return -EINVAL; /* it would be several writes */
     while (rest.parts > 0) { /* one call takes at most IOV_MAX parts */
         ssize_t n = transfer_or_retry(t, rest.vector, rest.parts < IOV_MAX ? (int)rest.parts : IOV_MAX, t->offset + t->transferred);
         if (n == -EINVAL && !t->writing && t->transferred > 0 && (t->offset + t->transferred) % SMALLEST_BLOCK != 0)
@@ -176,6 +178,22 @@ void taio_scratch_free(struct taio_scratch *scratch)
         munmap(scratch->memory, SCRATCH);
 }
 
+/* Make one write of all bytes, `size` of them, from memory that has room for them: an atomic write of several parts would not be one. */
+static int64_t transfer_at_once(struct taio_transfer *t, uint64_t size)
+{
+    struct rest rest = {t->vector, t->parts};
+    char *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return -ENOMEM;
+    struct iovec one = {memory, size};
+    ssize_t n = rest_copy(rest, memory, size, 1, t->mapped);
+    if (n == 0)
+        n = transfer_once(t->fd, t, &one, 1, t->offset);
+    munmap(memory, size);
+    t->transferred = n > 0 ? n : 0;
+    return n;
+}
+
 /* A write's offset and length must already be multiples of `unit`: O_DIRECT cannot write part of a block. A read may start and end anywhere. */
 int64_t taio_transfer_bounced(struct taio_transfer *t, uint64_t unit, struct taio_scratch *scratch)
 {
@@ -188,6 +206,8 @@ int64_t taio_transfer_bounced(struct taio_transfer *t, uint64_t unit, struct tai
         left += t->vector[i].iov_len;
     if (left > (uint64_t)(INT64_MAX - t->offset))
         return -EINVAL; /* as the kernel says of what reaches beyond the largest offset */
+    if ((t->flags & RWF_ATOMIC) != 0 && left > SCRATCH)
+        return transfer_at_once(t, left);
     while (left > 0) {
         uint64_t before = 0, length = left;
         if (!t->writing) { /* a write that stopped within a block continues there: the kernel says why it did */

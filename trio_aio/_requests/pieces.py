@@ -148,6 +148,13 @@ class Pieces:
         return (piece.offset, -piece.result) if piece else None
 
     @property
+    def moved_inline(self) -> int:
+        """Bytes of the pieces that the inline lane has read. Another lane reads the one that it stopped at, from its beginning."""
+        native = self.native
+        stopped_at = self.array[native.next].result if native.next < native.count else 0
+        return self.moved - max(stopped_at, 0)
+
+    @property
     def moved(self) -> int:
         """Bytes read or written, in all."""
         moved: int = lib.taio_pieces_moved(self.native)

@@ -121,7 +121,7 @@ class Transfer(Request):
         if no_room or (self.probing and continues_in_kernel(result, reading=self.reads)):
             if result == _EAGAIN:
                 self.device.note_slow()
-            elif result == _EOPNOTSUPP:
+            elif result == _EOPNOTSUPP and not self.flags:  # otherwise it may be a flag of the caller's that is not supported
                 self.device.note_no_nowait()
             if self.cancel_requested:  # it did nothing, and no task wants it any more
                 self.cancel_accepted = True

@@ -1,0 +1,96 @@
+"""`AIOContext.poll` of what has two wait queues, which the kernel's AIO refuses: a FIFO opened O_RDWR, and a pty."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from trio_aio import AIOContext
+
+from ..support.tasks import until_blocked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.backends("trio", "asyncio", "asyncio+uvloop"),
+    pytest.mark.parametrize("engine", ["aio", "workers"]),
+]
+
+
+@contextmanager
+def _fifo(folder: Path) -> Iterator[tuple[int, int]]:
+    os.mkfifo(folder / "fifo")
+    fd = os.open(folder / "fifo", os.O_RDWR | os.O_NONBLOCK)
+    yield fd, fd
+    os.close(fd)
+
+
+@contextmanager
+def _pty(folder: Path) -> Iterator[tuple[int, int]]:
+    master, slave = os.openpty()
+    yield slave, master
+    os.close(master)
+    os.close(slave)
+
+
+KINDS = pytest.mark.parametrize("kind", [_fifo, _pty])
+Kind = "Callable[[Path], AbstractContextManager[tuple[int, int]]]"
+
+
+@KINDS
+async def test_poll_reports_what_is_written_later(tmp_path: Path, engine: str, kind: Kind) -> None:
+    seen = []
+
+    async def wait() -> None:
+        seen.append(await context.poll(fd, select.POLLIN))
+
+    with kind(tmp_path) as (fd, other):
+        async with AIOContext(engine=engine) as context:  # type: ignore[arg-type]
+            async with anyio.create_task_group() as group:
+                group.start_soon(wait)
+                group.start_soon(wait)
+                await until_blocked()
+                assert seen == []
+                os.write(other, b"x\n")
+            assert seen == [select.POLLIN] * 2
+            assert await context.poll(fd, select.POLLIN | select.POLLOUT) == select.POLLIN | select.POLLOUT
+
+
+@KINDS
+async def test_poll_can_be_cancelled(tmp_path: Path, engine: str, kind: Kind) -> None:
+    with kind(tmp_path) as (fd, other):
+        async with AIOContext(engine=engine) as context:  # type: ignore[arg-type]
+            async with anyio.create_task_group() as group:
+                group.start_soon(context.poll, fd, select.POLLIN)
+                await until_blocked()
+                group.cancel_scope.cancel()
+            os.write(other, b"x\n")
+            assert await context.poll(fd, select.POLLIN) == select.POLLIN
+
+
+@KINDS
+async def test_close_of_the_context_ends_the_poll(tmp_path: Path, engine: str, kind: Kind) -> None:
+    errors = []
+
+    async def wait() -> None:
+        try:
+            await context.poll(fd, select.POLLIN)
+        except OSError as error:
+            errors.append(error.errno)
+
+    with kind(tmp_path) as (fd, _):
+        async with AIOContext(engine=engine) as context:  # type: ignore[arg-type]
+            async with anyio.create_task_group() as group:
+                group.start_soon(wait)
+                await until_blocked()
+                await context.aclose()
+    assert errors == [errno.ECANCELED]
