@@ -88,9 +88,8 @@ async def test_close_of_the_context_ends_the_poll(tmp_path: Path, engine: str, k
             errors.append(error.errno)
 
     with kind(tmp_path) as (fd, _):
-        async with AIOContext(engine=engine) as context:  # type: ignore[arg-type]
-            async with anyio.create_task_group() as group:
-                group.start_soon(wait)
-                await until_blocked()
-                await context.aclose()
+        async with AIOContext(engine=engine) as context, anyio.create_task_group() as group:  # type: ignore[arg-type]
+            group.start_soon(wait)
+            await until_blocked()
+            await context.aclose()
     assert errors == [errno.ECANCELED]

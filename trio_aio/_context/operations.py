@@ -131,7 +131,8 @@ class Operations:
     async def poll(self, fd: int, events: int) -> int:
         """Wait until one of `events` (a mask of ``select.POLLIN`` and so on) is ready on `fd`, and return those that are.
 
-        ``IOCB_CMD_POLL``; a private epoll(7) where there is no native AIO, and for a FIFO opened O_RDWR or a pty. A regular file is always ready.
+        ``IOCB_CMD_POLL``; a private epoll(7) where there is no native AIO, and for a FIFO opened O_RDWR or a pty. Regular files are always
+        ready.
         Cancelled: raised when the kernel has confirmed the io_cancel.
         OSError: EBADF; ECANCELED if the context is closed meanwhile; EAGAIN if the kernel has no memory for it.
         """

@@ -336,6 +336,8 @@ int64_t taio_cursor_seek(struct taio_cursor *cursor, int fd, int64_t offset, int
 int taio_cursor_abandon(struct taio_cursor *cursor);
 /* Move the pieces from `next` on, in order, until one fails or `stop` is set. Returns the bytes moved. */
 int64_t taio_pieces_transfer(struct taio_pieces *pieces, struct taio_scratch *scratch);
+/* Release what transfers of the calling worker have kept for the next one. */
+void taio_transfer_end_worker(void);
 /* Free the memory, if there is any. */
 void taio_scratch_free(struct taio_scratch *scratch);
 

@@ -65,10 +65,46 @@ int taio_buffered_fd_open(int fd)
     return buffered_fd < 0 ? -errno : buffered_fd;
 }
 
+/* Of the calling worker, for the one kind of write that needs it; 0: none. */
+static _Thread_local uint64_t worker_context;
+
+void taio_transfer_end_worker(void)
+{
+    if (worker_context != 0)
+        taio_io_destroy(worker_context);
+    worker_context = 0;
+}
+
+/* Write at `offset` of a file that is open with O_APPEND, by io_submit: overlayfs forgets RWF_NOAPPEND in pwritev2, and appends. Waits until it
+ * is done. Returns the bytes written, or -errno; -EOPNOTSUPP where there is no native AIO. */
+static ssize_t transfer_without_append(int fd, const struct taio_transfer *t, const struct iovec *vector, int parts, int64_t offset)
+{
+    struct iocb iocb = {.aio_lio_opcode = IOCB_CMD_PWRITEV, .aio_fildes = (uint32_t)fd, .aio_buf = (uint64_t)(uintptr_t)vector};
+    struct iocb *one = &iocb;
+    struct io_event event;
+    long n;
+    iocb.aio_nbytes = (uint64_t)parts;
+    iocb.aio_offset = offset;
+    iocb.aio_rw_flags = t->flags;
+    if (worker_context == 0 && taio_io_setup(1, &worker_context) < 0)
+        return -EOPNOTSUPP;
+    do
+        n = taio_io_submit(worker_context, 1, &one);
+    while (n == -EINTR);
+    if (n != 1)
+        return n < 0 ? n : -EAGAIN;
+    do
+        n = taio_io_getevents(worker_context, 1, 1, &event, NULL);
+    while (n == -EINTR || n == 0);
+    return n < 0 ? n : event.res;
+}
+
 /* Make one call, again after EINTR. Returns the bytes moved, or -errno. */
 static ssize_t transfer_once(int fd, const struct taio_transfer *t, const struct iovec *vector, int parts, int64_t offset)
 {
     ssize_t n;
+    if (t->writing && (t->flags & RWF_NOAPPEND) != 0 && (fcntl(fd, F_GETFL) & O_APPEND) != 0)
+        return transfer_without_append(fd, t, vector, parts, offset);
     do
         n = t->writing ? pwritev2(fd, vector, parts, offset, t->flags) : preadv2(fd, vector, parts, offset, t->flags);
     while (n < 0 && errno == EINTR);

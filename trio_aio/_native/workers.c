@@ -549,6 +549,7 @@ void taio_pool_work(struct taio_pool *pool)
                 if (atomic_load(&pool->stopping)) {
                     atomic_fetch_sub(&pool->sleepers, 1);
                     taio_scratch_free(&scratch);
+                    taio_transfer_end_worker();
                     return;
                 }
                 syscall(SYS_futex, &pool->wakeups, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
