@@ -55,7 +55,7 @@ def examine_requests(report: Report, place: Place, context: int) -> None:
             try_requests("direct write into a fallocated range", lambda: trials.writes_into_allocated(direct))
             try_requests("fsync", lambda: trials.syncs(direct, IOCB.fsync))
             try_requests("fdatasync", lambda: trials.syncs(direct, IOCB.fdsync))
-    os.pread(place.fd, len(place.memory), 0)
+    os.pread(place.fd, len(place.memory), place.start)
     try_requests("buffered read, cached", lambda: trials.reads(place.fd))
     if place.writable:
         os.fsync(place.fd)
@@ -103,7 +103,7 @@ class _Trials:
         self._parts: list[memoryview] = [memoryview(place.memory)[at : at + PIECE] for at in range(0, len(place.memory), PIECE)]
 
     def reads(self, fd: int) -> list[IOCB]:
-        return [IOCB.pread(fd, part, number * PIECE) for number, part in enumerate(self._parts)]
+        return [IOCB.pread(fd, part, self._place.start + number * PIECE) for number, part in enumerate(self._parts)]
 
     def cold_reads(self) -> list[IOCB]:
         self._place.evict()

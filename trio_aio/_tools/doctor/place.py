@@ -1,10 +1,11 @@
 """The place on a disk: its mount, a file for the trials, what O_DIRECT does there, and whether RWF_NOWAIT works.
 
 A filesystem may accept O_DIRECT and use the page cache all the same (tmpfs does), and no call reports that. So a direct read is
-made, and cachestat(2) says whether it left pages behind. The alignment is what `AsyncFile.alignment` reports.
+made, and cachestat(2), or mincore(2), says whether it left pages behind. The alignment is what `AsyncFile.alignment` reports.
 
 Where no temporary file can be made, a file or block device that the user names is only read. A user's file stays in the page cache
-as it is: only pages of the temporary file are evicted.
+as it is: only pages of the temporary file are evicted. It may be sparse, and no device answers for a hole: reads of holes are never
+asynchronous, and take any alignment. So only a part of the file that has data is read.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class Place:
     """To open the file again."""
     writable: bool
     size: int
+    start: int = 0
+    """Offset of the LENGTH bytes that trials read and overwrite."""
     direct: int | None = None
     """The file's second fd, with O_DIRECT; None where that is refused."""
     unit: int = 1
@@ -130,12 +133,18 @@ def examine_direct(report: Report, place: Place, stack: ExitStack) -> bool:
         why = f"{report.path} is smaller than the {LENGTH} bytes that trials need"
         report.not_tried_because = f"{report.not_tried_because}; {why}" if report.not_tried_because else why
         return False
+    elif (start := _data_start(place.fd)) is None:
+        why = f"{report.path} is sparse, and trials need {LENGTH} bytes of data without a hole"
+        report.not_tried_because = f"{report.not_tried_because}; {why}" if report.not_tried_because else why
+        return False
+    else:
+        place.start = start
     if alignment is not None:
         flags = os.O_RDWR if place.writable else os.O_RDONLY
         place.direct = direct = os.open(place.path, flags | os.O_DIRECT | os.O_CLOEXEC)
         stack.callback(os.close, direct)
         report.direct = _heeds_direct(place, direct)
-        report.alignment_enforced = _enforces_alignment(direct)
+        report.alignment_enforced = _enforces_alignment(place, direct)
     return True
 
 
@@ -165,9 +174,9 @@ def _heeds_direct(place: Place, direct: int) -> Literal["accepted", "ignored"] |
     """Return whether a direct read leaves the page cache alone; None where that cannot be seen."""
     if place.writable:
         place.evict()
-    before = cached_pages(place.fd, 0, LENGTH)
-    os.preadv(direct, [place.memory], 0)
-    after = cached_pages(place.fd, 0, LENGTH)
+    before = cached_pages(place.fd, place.start, LENGTH)
+    os.preadv(direct, [place.memory], place.start)
+    after = cached_pages(place.fd, place.start, LENGTH)
     if before is None or after is None:
         return None
     # A user's file is not evicted. If all of it is cached, a read adds nothing that could be seen.
@@ -176,9 +185,24 @@ def _heeds_direct(place: Place, direct: int) -> Literal["accepted", "ignored"] |
     return "ignored" if after > before or (place.writable and after) else "accepted"
 
 
-def _enforces_alignment(direct: int) -> bool:
+def _data_start(fd: int) -> int | None:
+    """Return the offset of LENGTH bytes of data without a hole; None if a file has no such part. lseek(2), SEEK_DATA."""
+    end = 0
+    while True:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+            end = os.lseek(fd, start, os.SEEK_HOLE)
+        except OSError as error:
+            # A block device has no holes, and does not know the question.
+            return None if error.errno == errno.ENXIO else 0
+        start = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        if end - start >= LENGTH:
+            return start
+
+
+def _enforces_alignment(place: Place, direct: int) -> bool:
     try:
-        os.preadv(direct, [bytearray(1)], 1)
+        os.preadv(direct, [bytearray(1)], place.start + 1)
     except OSError as error:
         if error.errno == errno.EINVAL:
             return True
@@ -190,13 +214,13 @@ def examine_nowait(report: Report, place: Place) -> None:
     """Find out where RWF_NOWAIT works: an answer or EAGAIN means yes, EOPNOTSUPP means no."""
     if place.writable:
         # Into the page cache, so that a buffered read has an answer.
-        os.pread(place.fd, LENGTH, 0)
+        os.pread(place.fd, LENGTH, place.start)
     for name, fd in (("buffered", place.fd), ("direct", place.direct)):
         if fd is None:
             continue
         for direction, call in (("read", os.preadv), ("write", os.pwritev)):
             if direction == "read" or place.writable:
-                report.nowait[f"{name} {direction}"] = _nowait_works(partial(call, fd, [place.memory], 0, os.RWF_NOWAIT))
+                report.nowait[f"{name} {direction}"] = _nowait_works(partial(call, fd, [place.memory], place.start, os.RWF_NOWAIT))
 
 
 def _nowait_works(call: Callable[[], int]) -> bool | None:
