@@ -213,6 +213,9 @@ async def test_injected_errno_known_to_the_engine_is_raised(disk: Path, context:
         with context.fail(number, operation="read"), pytest.raises(OSError, match=os.strerror(number)):
             await file.pread(BLOCK, 0)
         await file.pread(BLOCK, 0)
+        with context.fail(number, operation="write"), pytest.raises(OSError, match=os.strerror(number)):
+            await file.pwrite(bytes(BLOCK), 0)
+        await file.pwrite(bytes(BLOCK), 0)
 
 
 @LANES

@@ -26,6 +26,7 @@ from trio_aio._lanes.protocols import State
 from trio_aio._lanes.workers import WorkerLane
 from trio_aio._requests.pieces import PiecesRequest
 from trio_aio._requests.transfer import Transfer
+from trio_aio.lowlevel import RWF
 from trio_aio.testing._hold import Alarm
 
 if TYPE_CHECKING:
@@ -193,8 +194,10 @@ class FaultHook:
         """Let a request be completed with `result`, as if the kernel had returned that."""
         self._mark_started(lane, request)
         if isinstance(request, (PiecesRequest, Transfer)):
-            # Here EAGAIN is the result of the request: it must not send the request to a worker.
+            # Here EAGAIN is the result of the request, as if its caller had asked for RWF_NOWAIT: it must not send it to a worker.
             request.probing = False
+            if isinstance(request, Transfer) and result == -errno.EAGAIN:
+                request.flags |= RWF.NOWAIT
         self._answers.append((request.token, result))
         eventfd_write(self.engine.event_fd, 1)
 
