@@ -187,3 +187,13 @@ def test_repeated_cache_misses_send_requests_straight_to_the_workers(disk: Path)
             pipe.release()
             lp.settle()
             break
+
+
+def test_one_request_tries_a_slow_device_until_its_submitter_reports() -> None:
+    device = DeviceRecord()
+    device.back_off()
+    for _ in range(3):
+        assert [device.should_try() for _ in range(BACKOFF)] == [False] * (BACKOFF - 1) + [True]
+        assert device.left
+    device.return_to()
+    assert not device.left

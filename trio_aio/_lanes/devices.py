@@ -52,13 +52,14 @@ class Backoff:
 class DeviceRecord(Backoff):
     """The kernel lane (direct files) or the inline lane (buffered reads) of one device in one direction."""
 
-    __slots__ = ("_offloaded", "_span", "local", "nowait", "offload")
+    __slots__ = ("_offloaded", "_one_tries", "_span", "local", "nowait", "offload")
 
     def __init__(self) -> None:
         super().__init__(SLOW_LIMIT, BACKOFF)
         self.nowait: bool = True  # the filesystem knows RWF_NOWAIT
         self.local: bool | None = None  # the kernel knows the attributes of files itself, and asks no server; None: not known
         self.offload: bool = True  # io_submit of direct reads may sleep: a submitter calls it
+        self._one_tries: bool = False  # a submitter has found it slow, and reports what one request finds some ticks later
         self._offloaded: int = 0  # reads that a submitter still gets, because io_submit has slept
         self._span: int = SLEEP_BACKOFF  # how many it gets after the next time
 
@@ -93,6 +94,21 @@ class DeviceRecord(Backoff):
     def back_off(self) -> None:
         """Let the next requests go to the workers: io_submit performs them before it returns, one after the other."""
         self.left = self.length
+        self._one_tries = True
+
+    def return_to(self) -> None:
+        """Let requests come back: a submitter has called io_submit, which returned before they were complete."""
+        self.note_fast()
+        if self._one_tries:
+            self._one_tries = False
+            self.left = 0
+
+    def should_try(self) -> bool:
+        """Return whether the next request should take this lane. Counts that request."""
+        if self.left == 1 and self._one_tries:
+            self.left = self.length  # the others do not try until it is known what this one finds
+            return True
+        return super().should_try()
 
     def _update(self) -> None:
         self.offload = not self.local or not self.nowait or self._offloaded > 0

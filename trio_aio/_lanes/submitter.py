@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ("Submitter",)
 
 _hand_over = lib.taio_submitter_hand_over
-_LOCAL, _SERVER, _SLOW, _LONG = lib.TAIO_LOCAL, lib.TAIO_SERVER, lib.TAIO_SLOW, lib.TAIO_LONG
+_LOCAL, _SERVER, _SLOW, _FAST, _LONG = lib.TAIO_LOCAL, lib.TAIO_SERVER, lib.TAIO_SLOW, lib.TAIO_FAST, lib.TAIO_LONG
 
 
 class Submitter:
@@ -50,6 +50,8 @@ class Submitter:
             return answer >= 0
         if answer & _SLOW:
             device.back_off()
+        elif answer & _FAST:
+            device.return_to()
         if answer & _LONG:
             device.note_slept_elsewhere()
         if device.local is None and answer & (_LOCAL | _SERVER):

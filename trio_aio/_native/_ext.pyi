@@ -108,6 +108,7 @@ class Lib:
     TAIO_LOCAL: Final[int]
     TAIO_SERVER: Final[int]
     TAIO_SLOW: Final[int]
+    TAIO_FAST: Final[int]
     TAIO_LONG: Final[int]
     TAIO_UNTRIED: Final[int]
     TAIO_BUFFERED_FD: Final[int]

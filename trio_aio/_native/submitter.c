@@ -74,6 +74,7 @@ struct taio_submitter {
     _Atomic int wanted;      /* 1: the loop wants to hear when the requests that were taken are submitted */
     _Atomic int stopping, left;
     _Atomic int slow;        /* calls in a row that performed all their requests before they returned */
+    _Atomic int fast;        /* a call returned before all its requests were complete, and the loop does not know yet */
     _Atomic int place;       /* enum taio_place */
     _Atomic uint64_t calls;
     _Atomic int was_long;    /* a call took LONG for each request, and the loop does not know yet */
@@ -198,7 +199,10 @@ int taio_submitter_hand_over(struct taio_submitter *s, int limit)
     int was_long = atomic_load_explicit(&s->was_long, memory_order_relaxed);
     if (was_long)
         atomic_store_explicit(&s->was_long, 0, memory_order_relaxed);
-    return atomic_load_explicit(&s->place, memory_order_relaxed) | (slow ? TAIO_SLOW : 0) | (was_long ? TAIO_LONG : 0);
+    int fast = atomic_load_explicit(&s->fast, memory_order_relaxed);
+    if (fast)
+        atomic_store_explicit(&s->fast, 0, memory_order_relaxed);
+    return atomic_load_explicit(&s->place, memory_order_relaxed) | (slow ? TAIO_SLOW : 0) | (fast ? TAIO_FAST : 0) | (was_long ? TAIO_LONG : 0);
 }
 
 void taio_submitter_hand_over_pieces(struct taio_submitter *s)
@@ -367,8 +371,10 @@ static long submitter_call(struct taio_submitter *s, struct iocb **batch, unsign
         return n;
     if (submitter_has_completed_all(s, tokens, (unsigned)n, tail))
         atomic_fetch_add_explicit(&s->slow, 1, memory_order_relaxed);
-    else
+    else {
         atomic_store_explicit(&s->slow, 0, memory_order_relaxed);
+        atomic_store_explicit(&s->fast, 1, memory_order_relaxed);
+    }
     return n;
 }
 
