@@ -24,6 +24,8 @@ import anyio
 import pytest
 import uvloop
 
+from trio_aio._lanes.threads import living
+
 from .support.engine_loop import Loop, loop
 from .support.files import make_file
 
@@ -49,11 +51,11 @@ def _kernel_contexts() -> int:
 
 
 def _threads() -> set[str]:
-    for thread in threading.enumerate():
+    for thread in (*threading.enumerate(), *living):
         if thread.name.startswith(("trio_aio destroy", "trio_aio drain", "AnyIO worker")):
             thread.join()  # they end by themselves, a moment later
     # trio keeps idle threads for its next run_sync.
-    return {thread.name for thread in threading.enumerate() if not thread.name.startswith("Trio thread")}
+    return {thread.name for thread in (*threading.enumerate(), *living) if not thread.name.startswith("Trio thread")}
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -22,6 +22,7 @@ import uvloop
 from anyio.lowlevel import checkpoint
 
 from trio_aio import AIOContext, AsyncFile, current_context, open_aio, read_bytes
+from trio_aio._lanes.threads import living
 from trio_aio._memory.exports import export_buffer
 from trio_aio._native import lib
 from trio_aio._requests.base import State
@@ -74,7 +75,7 @@ def drop(things: list[Any]) -> None:
 
 
 def join_drains() -> None:
-    for thread in threading.enumerate():
+    for thread in [*living]:
         if thread.name == "trio_aio drain":
             thread.join()
 
@@ -806,11 +807,11 @@ def test_hundred_loops_leave_nothing(run: Callable[[Main], Any], disk: Path) -> 
         async with open_aio(path) as file:
             return await file.read(100)
 
-    before = os.listdir("/proc/self/fd"), threading.enumerate()
+    before = os.listdir("/proc/self/fd"), {*threading.enumerate(), *living}
     for _ in range(100):
         assert run(main()) == data[:100]
     assert len(os.listdir("/proc/self/fd")) == len(before[0])
-    assert set(threading.enumerate()) <= set(before[1])
+    assert {*threading.enumerate(), *living} <= before[1]
 
 
 def test_descriptor_opened_after_the_end_of_its_loop_is_closed(disk: Path) -> None:

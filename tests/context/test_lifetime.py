@@ -24,6 +24,7 @@ from trio_aio import AIOContext, AsyncFile, current_context, open_aio
 from trio_aio._context.context import MAX_WORKERS
 from trio_aio._engine.order import Order
 from trio_aio._engine.withdrawal import abandon as abandon_request
+from trio_aio._lanes.threads import living
 from trio_aio._lanes.workers import WorkerLane
 from trio_aio._memory.slabs import BufferPool
 
@@ -422,7 +423,7 @@ def test_run_may_end_with_open_files_and_abandoned_requests(run: Run, disk: Path
         pipe.release()  # a thread has kept the request's memory until here
         with pytest.warns(ResourceWarning, match="unclosed file"):
             _drop(files)
-        for thread in threading.enumerate():
+        for thread in [*living]:
             if thread.name == "trio_aio drain":
                 thread.join()
         assert not is_open(fd)
@@ -547,7 +548,7 @@ async def test_engine_name_of_context_draining_in_a_thread_is_kept(disk: Path) -
             assert engine.kernel is None
             pipe.release()
             await file.aclose()
-            for thread in threading.enumerate():
+            for thread in [*living]:
                 if thread.name == "trio_aio drain":
                     await anyio.to_thread.run_sync(thread.join)
 

@@ -9,7 +9,6 @@ import gc
 import io
 import os
 import signal
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from anyio import CancelScope, create_task_group
 from trio_aio import current_context, open_aio, read_bytes, read_text, write_bytes, write_text
 from trio_aio._engine.descriptor import cached_size
 from trio_aio._files import whole as _whole
+from trio_aio._lanes.threads import living
 
 from ..support.files import BLOCK, content, make_file, opened
 from ..support.page_cache import attempts, evict
@@ -320,7 +320,7 @@ def test_file_opened_for_an_ended_loop_is_closed(disk: Path, how: str) -> None:
     loop.close()
     fcntl.fcntl(holder, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     os.close(holder)
-    for thread in threading.enumerate():
+    for thread in [*living]:
         if thread.name == "trio_aio drain":
             thread.join()
     kept.clear()

@@ -9,7 +9,6 @@ import os
 import pkgutil
 import random
 import select
-import threading
 import time
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -20,6 +19,7 @@ from trio.testing import wait_all_tasks_blocked
 from trio_aio import _requests, open_aio
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._engine.withdrawal import cancel_polls
+from trio_aio._lanes.threads import living
 from trio_aio._requests.base import Request, State
 from trio_aio._requests.direct import WidenedRead
 from trio_aio._requests.metadata import Stat
@@ -670,9 +670,9 @@ async def test_context_close_leaves_an_abandoned_request_to_a_thread(disk: Path)
         hang = context.hang(operation="read")
         assert await cancelled_while_blocked(lambda: file.preadinto(buffer, 0))
     assert buffer == bytes(BLOCK)
-    assert any(thread.name.startswith("trio_aio drain") for thread in threading.enumerate())
+    assert any(thread.name.startswith("trio_aio drain") for thread in living)
     hang.release()
-    for thread in threading.enumerate():
+    for thread in [*living]:
         if thread.name.startswith("trio_aio drain"):
             thread.join()
     assert buffer == data[:BLOCK]

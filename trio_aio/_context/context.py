@@ -32,6 +32,7 @@ from trio_aio._engine.withdrawal import abandon as abandon_request
 from trio_aio._engine.withdrawal import cancel_polls, leave_close
 from trio_aio._errors import NotCopied
 from trio_aio._lanes.protocols import State
+from trio_aio._lanes.threads import Background
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -184,7 +185,7 @@ class AIOContext(NotCopied, Operations):
         engine = self._engine
         assert engine is not None
         if engine.outstanding:
-            threading.Thread(target=drain, args=(engine,), name="trio_aio drain", daemon=True).start()
+            Background("trio_aio drain", drain, engine).start()
         else:
             engine.stop()
             # All threads are idle, so this does not wait.

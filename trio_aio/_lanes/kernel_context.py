@@ -14,6 +14,7 @@ import os
 import threading
 
 from trio_aio._errors import setup_error
+from trio_aio._lanes.threads import Background
 from trio_aio._native import ffi, lib
 
 __all__ = ("KernelContext", "acquire", "release")
@@ -64,9 +65,8 @@ def release(context: KernelContext) -> None:
 
 
 def _destroy_elsewhere(context: KernelContext) -> None:
-    name = f"trio_aio destroy {next(_numbers)}"
     try:
-        threading.Thread(target=lib.taio_io_destroy, args=(context.id,), name=name, daemon=True).start()
+        Background(f"trio_aio destroy {next(_numbers)}", lib.taio_io_destroy, context.id).start()
     except RuntimeError:  # no more threads: a delay of 32 ms is better than a leaked context
         lib.taio_io_destroy(context.id)
 

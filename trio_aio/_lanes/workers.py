@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from trio_aio._lanes.protocols import State, WorkerRequest
 from trio_aio._lanes.slots import Lane
+from trio_aio._lanes.threads import Background
 from trio_aio._native import ffi, lib
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class WorkerLane(Lane[WorkerRequest]):
         self.pool: CData = lib.taio_pool_new(slots, event_fd)
         if not self.pool:
             raise MemoryError
-        self.threads: list[threading.Thread] = []
+        self.threads: list[Background] = []
         self._event_fd: int = event_fd
         self.gathered: dict[object, _Chain] = {}  # what waits for `hand_over`
         self.kept: object = None  # see `keep_until_exit`
@@ -177,9 +178,13 @@ class WorkerLane(Lane[WorkerRequest]):
                 self.max_workers = len(self.threads)
 
     def _hire(self) -> None:
-        thread = threading.Thread(target=self._work, args=(self.pool,), name=f"trio_aio worker {next(_numbers)}", daemon=True)
-        thread.start()
-        self.threads.append(thread)
+        thread = Background(f"trio_aio worker {next(_numbers)}", self._work, self.pool)
+        self.threads.append(thread)  # before it starts: `stopped` counts it
+        try:
+            thread.start()
+        except BaseException:
+            self.threads.remove(thread)
+            raise
 
     def withdraw(self, request: WorkerRequest) -> bool:
         """Withdraw a request that no worker has started. Its slot becomes free with the completion that follows all the same."""
