@@ -124,6 +124,12 @@ class Backend(Protocol):
     def notify_closing(self, fd: int) -> None:
         """End the `wait_readable` of an fd."""
 
+    def step(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function that must not be torn: no exception of a signal handler is raised inside. On asyncio it may be raised behind it.
+
+        trio puts off KeyboardInterrupt alone. `perform` and `wait` do the same for what they call, and so do the reaper and the flush.
+        """
+
     def wake(self, waitable: Waitable) -> None:
         """Wake the task that waits for it."""
 

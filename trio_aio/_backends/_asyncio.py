@@ -11,6 +11,10 @@ about the cancellation. So a future of our own decides what becomes of it, as ``
 The end. ``asyncio.run`` cancels all tasks, and their ``finally`` blocks may still use files. So the reaper is not a task but a reader
 callback, which works until the loop is closed. The loop drops its callbacks in ``close``; when ours is freed, we end.
 
+Interrupts. The function of a signal handler may raise between any two bytecodes. So each step closes the gate of `interrupts`, and what was
+held is raised behind the step. A task that was interrupted while it waits cancels its request. Outside the steps nothing may need a second
+line: `_ticks` and the ends of coroutines say how that is done.
+
 Ticks. A tick of the loop runs the callbacks that were ready when it started. ``call_soon`` puts a callback into the next tick, behind all
 tasks that were woken together.
 """
@@ -30,11 +34,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trio_aio._backends import Waiter
+from trio_aio._backends.interrupts import CLOSED, GUARD_AGAIN, WAITING, deliver, deliver_late, guard, open_gate
 from trio_aio._backends.library import is_inside, sniffed
 from trio_aio._backends.scopes import find_scopes, sent_by_scope, shielded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, MutableSequence
 
     from trio_aio._backends import Performable, Waitable
 
@@ -48,16 +53,27 @@ PATIENCE = 0.05  # seconds that a freed loop waits for requests in flight
 class _Wait(asyncio.Future[bool]):
     """The future that a task awaits. True: it was woken. False: its scope was cancelled, and the request was not."""
 
-    def __init__(self, give_up: Callable[[], bool], loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop=loop)
-        self._give_up: Callable[[], bool] = give_up
+    def __init__(self, give_up: Callable[[], bool], backend: AsyncioBackend) -> None:
+        super().__init__(loop=backend.loop)
+        self._gate: MutableSequence[int] = backend.gate
+        self.give_up: Callable[[], bool] = give_up
         self.native: CancelledError | None = None  # to be raised when the request has completed
         self.of_scope: CancelledError | None = None  # was refused; anyio will repeat it
 
     def cancel(self, msg: Any | None = None) -> bool:
+        gate = self._gate
+        try:
+            gate[CLOSED] = 1
+            return self._cancel(msg)
+        finally:
+            gate[CLOSED] = 0
+            if gate[WAITING]:
+                deliver()
+
+    def _cancel(self, msg: Any | None) -> bool:
         if self.done() and self.of_scope is None:
             return False  # woken already: asyncio then cancels the task when it runs, which is soon
-        if not self.done() and self._give_up():
+        if not self.done() and self.give_up():
             return super().cancel(msg)
         error = CancelledError() if msg is None else CancelledError(msg)
         if not sent_by_scope(error):
@@ -73,6 +89,35 @@ def _set(future: asyncio.Future[bool], value: bool) -> None:
         future.set_result(value)
 
 
+def _leave(request: Performable, cancel: Callable[[Any], bool]) -> None:
+    """Cancel a request whose task has gone."""
+    cancel(request)
+    request.waiter = None
+
+
+def _ticks(gate: MutableSequence[int], flushes: list[Callable[[], None]]) -> Generator[None]:
+    """Flush at each step. It is inside its `try` before it runs: in a function's first line an interrupt would lose the flush."""
+    while True:
+        error: BaseException | None = None
+        try:
+            yield
+            gate[CLOSED] = 1
+        except GeneratorExit:
+            raise
+        except BaseException as interrupt:
+            gate[CLOSED] = 1
+            error = interrupt
+        try:
+            while flushes:
+                flushes.pop()()
+        finally:
+            gate[CLOSED] = 0
+            if gate[WAITING]:
+                deliver()
+        if error is not None:
+            raise error
+
+
 class _Watch:
     """The reaper. Only the event loop holds a reference to it."""
 
@@ -82,23 +127,68 @@ class _Watch:
         self._backend: AsyncioBackend = backend
         self._fd: int = fd
         self._reap: Callable[[], bool] = reap
-        self._drained: Callable[[], bool] = drained
-        self._end: Callable[[], None] = end
-        self._over: bool = False
-        self._process: int = os.getpid()
+        self._ending: _Ending = _Ending(backend, fd, reap, drained, end)
+        self._gate: MutableSequence[int] = backend.gate
+        self._guard_at: float = 0.0
 
     def readable(self) -> None:
-        if not self._over and self._reap():
-            self._over = True
+        gate = self._gate
+        try:
+            gate[CLOSED] = 1
+            self._turn()
+        finally:
+            gate[CLOSED] = 0
+            if gate[WAITING]:
+                deliver()
+
+    def _turn(self) -> None:
+        if self._ending.over:
+            return
+        if type(self._gate) is memoryview and (now := time.monotonic()) >= self._guard_at:
+            guard()
+            self._guard_at = now + GUARD_AGAIN
+        if self._reap():
+            self._ending.over = True
             self._backend.loop.remove_reader(self._fd)
 
     def __del__(self) -> None:
+        self._ending.finish()
+
+
+class _Ending:
+    """What the reaper does when the loop has freed it.
+
+    A finalizer may be interrupted before its first line, and Python drops the exception. So the reaper's calls `finish`, and then ours.
+    """
+
+    def __init__(
+        self, backend: AsyncioBackend, fd: int, reap: Callable[[], bool], drained: Callable[[], bool], end: Callable[[], None]
+    ) -> None:
+        self.over: bool = False
+        self._backend: AsyncioBackend = backend
+        self._fd: int = fd
+        self._reap: Callable[[], bool] = reap
+        self._drained: Callable[[], bool] = drained
+        self._end: Callable[[], None] = end
+        self._process: int = os.getpid()
+
+    def finish(self) -> None:
+        """Take what completes soon, and end."""
+        gate = self._backend.gate
+        before = gate[CLOSED]
+        gate[CLOSED] = 1
         # When the process ends, waiting for the workers would never end, and what is in flight is kept. A forked child owns nothing.
-        if self._over or sys.is_finalizing() or os.getpid() != self._process:
-            return
-        self._backend.ended = True
-        if not self._settle():
-            self._end()
+        if not (self.over or sys.is_finalizing() or os.getpid() != self._process):
+            self.over = True
+            self._backend.ended = True
+            try:
+                if not self._settle():
+                    self._end()
+            finally:
+                gate[CLOSED] = before
+        gate[CLOSED] = before
+        if gate[WAITING] and not before:
+            deliver_late()
 
     def _settle(self) -> bool:
         """Wait up to PATIENCE for requests in flight, so that the next loop can use the kernel context. Return whether all completed."""
@@ -109,6 +199,9 @@ class _Watch:
             if poll.poll(1000 * PATIENCE) and self._reap():
                 return True
         return False
+
+    def __del__(self) -> None:
+        self.finish()
 
 
 class AsyncioBackend:
@@ -123,7 +216,10 @@ class AsyncioBackend:
         # `side()` is `own_side` where a task of this run may be running. Bound now: trio-asyncio has functions of its own for its loops.
         self.side: Callable[[], object] = asyncio._get_running_loop
         self.own_side: object = loop
+        self.gate: MutableSequence[int] = open_gate()
         self._shared: Any = None
+        self._flushes: list[Callable[[], None]] = []
+        self._tick: Generator[None] | None = None
         self._readable: dict[int, asyncio.Future[bool]] = {}  # of `wait_readable`, by fd
 
     def current(self) -> object:
@@ -163,38 +259,75 @@ class AsyncioBackend:
         await self.checkpoint_if_cancelled()
         if self._current_task()._must_cancel:  # type: ignore[attr-defined]
             await asyncio.sleep(0)
-        submit(request)
-        if request.finished:
-            await self.cancel_shielded_checkpoint()
-            return
-        of_scope = await self._wait(request, partial(cancel, request))
+        gate = self.gate
+        wait: _Wait | None = None
+        try:
+            try:
+                gate[CLOSED] = 1
+                submit(request)
+                if not request.finished:
+                    request.waiter = wait = _Wait(partial(cancel, request), self)
+            finally:
+                gate[CLOSED] = 0
+                if gate[WAITING]:
+                    deliver()
+            if wait is None:
+                await self.cancel_shielded_checkpoint()
+                return
+            of_scope = await self._wait(request, wait)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            if request.waiter is not None:  # an exception of a signal handler: no task waits any more
+                self.step(_leave, request, cancel)
+            raise
         if of_scope is not None and request.took_no_effect:
             raise of_scope
 
     async def wait(self, waitable: Waitable, cancel: Callable[[], bool], start: Callable[[], None] | None = None) -> None:
         self._current_task()
-        if start is not None:
-            start()
-        if waitable.finished:
+        gate = self.gate
+        wait: _Wait | None = None
+        try:
+            gate[CLOSED] = 1
+            if start is not None:
+                start()
+            if not waitable.finished:
+                assert waitable.waiter is None, "two tasks wait for one thing"
+                waitable.waiter = wait = _Wait(cancel, self)
+        finally:
+            gate[CLOSED] = 0
+            if gate[WAITING]:
+                deliver()
+        if wait is None:
             await self.cancel_shielded_checkpoint()
         else:
-            assert waitable.waiter is None, "two tasks wait for one thing"
-            await self._wait(waitable, cancel)
+            await self._wait(waitable, wait)
 
-    async def _wait(self, waitable: Waitable, give_up: Callable[[], bool]) -> CancelledError | None:
-        """Wait until `wake` is called. Return a scope's cancellation that `give_up` refused; raise a native one."""
-        waitable.waiter = wait = _Wait(give_up, self.loop)
+    async def _wait(self, waitable: Waitable, wait: _Wait) -> CancelledError | None:
+        """Wait until `wake` is called. Return a scope's cancellation that was refused; raise a native one."""
         await wait
         native, of_scope = wait.native, wait.of_scope
         if waitable.waiter is not None:
             with shielded():
                 while waitable.waiter is not None:
-                    waitable.waiter = wait = _Wait(give_up, self.loop)
+                    waitable.waiter = wait = _Wait(wait.give_up, self)
                     await wait
                     native = native or wait.native
         if native is not None:
             raise native
         return of_scope
+
+    def step(self, function: Callable[..., Any], *args: Any) -> Any:
+        gate = self.gate
+        before = gate[CLOSED]
+        try:
+            gate[CLOSED] = 1
+            return function(*args)
+        finally:
+            gate[CLOSED] = before
+            if gate[WAITING] and not before:
+                deliver()
 
     async def wait_readable(self, fd: int) -> bool:
         future: asyncio.Future[bool] = self.loop.create_future()
@@ -220,8 +353,13 @@ class AsyncioBackend:
         self.loop.add_reader(fd, _Watch(self, fd, reap, drained, end).readable)
 
     def at_end_of_tick(self, flush: Callable[[], None]) -> None:
-        if not self.ended:
-            self.loop.call_soon(flush)
+        if self.ended:
+            return
+        self._flushes.append(flush)
+        if self._tick is None or self._tick.gi_frame is None:
+            self._tick = _ticks(self.gate, self._flushes)
+            next(self._tick)
+        self.loop.call_soon(self._tick.__next__)
 
     shielded = staticmethod(shielded)
 
@@ -237,7 +375,7 @@ class AsyncioBackend:
 
         future.add_done_callback(done)
         try:
-            await self._wait(call, lambda: False)
+            await self.wait(call, lambda: False)
         except CancelledError as error:
             # The caller must get the result, so raise the cancellation at the next checkpoint instead.
             task = self._current_task()

@@ -147,6 +147,10 @@ class TrioBackend:
         waitable.waiter = task
         await wait_task_rescheduled(abort)
 
+    @enable_ki_protection
+    def step(self, function: Callable[..., Any], *args: Any) -> Any:
+        return function(*args)
+
     async def wait_readable(self, fd: int) -> bool:
         try:
             await wait_readable(fd)

@@ -110,33 +110,37 @@ class Chunks(NotCopied):
             raise RuntimeError("another task is waiting for the next chunk: iterate in one task, or call chunks() once for each")
         await backend.checkpoint_if_cancelled()
         self._check()
-        self._read_ahead()
+        backend.step(self._read_ahead)
         if not self._ahead:
             await backend.cancel_shielded_checkpoint()
             raise StopAsyncIteration
         oldest = self._ahead[0]
-        self._waited_for = True
-        try:
-            await wait_for(backend, oldest.request)
-            # If asyncio's own Task.cancel interrupts this, the read stays in the queue, and the next step returns it.
-            data = await oldest.take(context)
-        except OSError:
-            self._ahead.popleft()
-            self._end()
-            raise
+        try:  # twice: an interrupt may come in front of a `finally`
+            try:
+                self._waited_for = True
+                await wait_for(backend, oldest.request)
+                # If asyncio's own Task.cancel interrupts this, the read stays in the queue, and the next step returns it.
+                data = await oldest.take(context)
+            except OSError:
+                backend.step(self._end)
+                raise
+            finally:
+                self._waited_for = False
         finally:
             self._waited_for = False
+        backend.step(self._advance, len(data) < oldest.size)
+        if not data:
+            raise StopAsyncIteration
+        return data
+
+    def _advance(self, at_end: bool) -> None:
+        """Remove the chunk that is about to be returned, and start further reads."""
         self._ahead.popleft()
-        if len(data) < oldest.size:
-            self._end()
-            if not data:
-                raise StopAsyncIteration
-        elif self._descriptor.order.closing:
-            # The file was closed while this step waited. The next step raises the error.
+        # When the file was closed while this step waited, the next step raises the error.
+        if at_end or self._descriptor.order.closing:
             self._end()
         else:
             self._read_ahead()
-        return data
 
     def _read_ahead(self) -> None:
         """Start reads until `depth` are in flight or complete, or the end is reached."""
@@ -178,14 +182,17 @@ class Chunks(NotCopied):
         backend = context._backend
         assert backend is not None
         for ahead in self._ahead:
-            self._engine.cancel(ahead.request)
+            backend.step(self._engine.cancel, ahead.request)
         deferred = Deferred(backend)
         while self._ahead:
             with deferred:
                 await wait_shielded(backend, self._ahead[0].request)
-            cancel_or_abandon(self._engine, self._ahead.popleft().request)
+            backend.step(self._release_oldest)
         deferred.deliver()
         await backend.cancel_shielded_checkpoint()
+
+    def _release_oldest(self) -> None:
+        cancel_or_abandon(self._engine, self._ahead.popleft().request)
 
     async def __aenter__(self) -> Chunks:
         return self

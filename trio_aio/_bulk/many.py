@@ -20,6 +20,7 @@ from trio_aio._backends import protect_from_interrupts
 from trio_aio._context.copying import shortened
 from trio_aio._context.group import RequestGroup
 from trio_aio._engine.callers_memory import inspect
+from trio_aio._context.leasing import Lease
 from trio_aio._errors import os_error
 from trio_aio._memory.exports import Export, export_buffer, hold, new_bytearray, new_bytes
 from trio_aio._requests.direct import is_block_write
@@ -144,11 +145,15 @@ async def _read(context: AIOContext, descriptor: Descriptor, pieces: Pieces, aba
     assert backend is not None
     await backend.checkpoint_if_cancelled()
     # For the whole call, so that no close comes between its requests.
-    descriptor.order.lease()
+    lease = Lease(context, descriptor)
     try:
-        await _read_leased(context, engine, backend, descriptor, pieces, abandon)
+        try:
+            lease.take()
+            await _read_leased(context, engine, backend, descriptor, pieces, abandon)
+        finally:
+            lease.end()
     finally:
-        engine.end_lease(descriptor)
+        lease.end()
 
 
 async def _read_leased(
@@ -207,12 +212,15 @@ async def write_ranges(context: AIOContext, descriptor: Descriptor, ranges: Iter
 
 @protect_from_interrupts
 async def _write_leased(context: AIOContext, descriptor: Descriptor, requests: list[PiecesWrite]) -> None:
-    engine = context._check()
-    descriptor.order.lease()
+    lease = Lease(context, descriptor)
     try:
-        await _run_group(context, descriptor, requests, len(requests), writing=True)
+        try:
+            lease.take()
+            await _run_group(context, descriptor, requests, len(requests), writing=True)
+        finally:
+            lease.end()
     finally:
-        engine.end_lease(descriptor)
+        lease.end()
 
 
 async def _run_group(

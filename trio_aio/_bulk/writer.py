@@ -151,7 +151,7 @@ class Writer(NotCopied):
                     taken += count
                     copied += count
                     if self._filled == self._target_size():
-                        self._submit_block()
+                        backend.step(self._submit_block)
                     if copied >= COPY_STEP and taken < export.length:
                         copied = 0
                         with deferred:
@@ -254,7 +254,7 @@ class Writer(NotCopied):
         self._open = False
         try:
             if kind is None and self._filled and self._block is not None and self._error is None:
-                self._submit_block()
+                backend.step(self._submit_block)
         finally:
             for block in self._blocks:
                 assert block.request is not None

@@ -375,4 +375,21 @@ int taio_reap(struct taio_ring *ring, struct taio_pool *pool, int drain_fd, stru
 int taio_ring_reap(struct taio_ring *ring, struct taio_completion *out, int room);
 int taio_pool_reap(struct taio_pool *pool, struct taio_completion *out, int room);
 
+/* ---- signals (interrupts.c) ---- */
+
+/* Of the main thread. */
+struct taio_interrupts {
+    volatile int32_t closed;  /* a step runs: hold signals. Written by Python */
+    volatile int32_t waiting; /* signals are held */
+};
+extern struct taio_interrupts taio_interrupts;
+
+/* Hold this signal, from now on, while `closed`. Called on the main thread, again after each new handler. Returns 1; 0 if it has no handler,
+ * or none that may be held. */
+int taio_interrupts_guard(int number);
+/* Pass on the signals that were held. On the main thread, not `closed`. */
+void taio_interrupts_deliver(void);
+/* The same in 5 ms, by a thread of its own: an exception in a finalizer would be dropped. */
+void taio_interrupts_deliver_late(void);
+
 #endif

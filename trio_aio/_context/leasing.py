@@ -1,0 +1,58 @@
+"""`Lease`: keeps a descriptor open for a call that makes several requests.
+
+Each request leases its descriptor by itself; a close must not come between two of them either. An interrupt may come between any two lines,
+also in front of a ``finally``. So `end` may be called twice, and is::
+
+    lease = Lease(context, descriptor)
+    try:
+        try:
+            lease.take()
+            ...
+        finally:
+            lease.end()
+    finally:
+        lease.end()
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trio_aio._backends import Backend
+    from trio_aio._context.context import AIOContext
+    from trio_aio._engine.descriptor import Descriptor
+    from trio_aio._engine.engine import Engine
+
+__all__ = ("Lease",)
+
+
+class Lease:
+    """A lease of a descriptor, of one call."""
+
+    __slots__ = ("_backend", "_descriptor", "_engine", "_taken")
+
+    def __init__(self, context: AIOContext, descriptor: Descriptor) -> None:
+        backend = context._backend
+        assert backend is not None
+        self._backend: Backend = backend
+        self._engine: Engine = context._check()
+        self._descriptor: Descriptor = descriptor
+        self._taken: bool = False
+
+    def take(self) -> None:
+        """Let a close of the descriptor wait until `end`. ValueError if one was asked for."""
+        self._backend.step(self._take)
+
+    def _take(self) -> None:
+        self._descriptor.order.lease()
+        self._taken = True
+
+    def end(self) -> None:
+        """Let a close start, if one waits. Nothing if it was not taken, or has ended."""
+        self._backend.step(self._end)
+
+    def _end(self) -> None:
+        if self._taken:
+            self._taken = False
+            self._engine.end_lease(self._descriptor)
