@@ -109,7 +109,12 @@ def _ticks(gate: MutableSequence[int], flushes: list[Callable[[], None]]) -> Gen
             error = interrupt
         try:
             while flushes:
+                flushes[-1]()
+                flushes.pop()
+        except BaseException:
+            while flushes:  # once more, or no later tick would flush
                 flushes.pop()()
+            raise
         finally:
             gate[CLOSED] = 0
             if gate[WAITING]:
@@ -144,7 +149,7 @@ class _Watch:
     def _turn(self) -> None:
         if self._ending.over:
             return
-        if type(self._gate) is memoryview and (now := time.monotonic()) >= self._guard_at:
+        if isinstance(self._gate, memoryview) and (now := time.monotonic()) >= self._guard_at:
             guard()
             self._guard_at = now + GUARD_AGAIN
         if self._reap():
@@ -219,7 +224,7 @@ class AsyncioBackend:
         self.gate: MutableSequence[int] = open_gate()
         self._shared: Any = None
         self._flushes: list[Callable[[], None]] = []
-        self._tick: Generator[None] | None = None
+        self._tick: Any = None  # a generator
         self._readable: dict[int, asyncio.Future[bool]] = {}  # of `wait_readable`, by fd
 
     def current(self) -> object:

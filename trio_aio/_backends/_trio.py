@@ -36,7 +36,7 @@ from trio_aio._backends import protected, resources
 from trio_aio._backends.library import asyncio_task, is_inside, sniffed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from trio_aio._backends import Performable, Waitable
 
@@ -66,17 +66,38 @@ class _Woken:
 _woken: Any = _Woken()
 
 
+def _next_tick() -> None:
+    """Let trio not wait for I/O."""
+
+
 class _EndOfTick(trio.abc.Instrument):
-    """Calls each function in `flushes` once, when trio is about to wait for I/O."""
+    """Calls each function in `flushes` once, when trio is about to wait for I/O.
+
+    trio drops an instrument that raises, for the rest of the run. So its method is that of a generator, which waits inside a `try`.
+    """
+
+    before_io_wait: Any
 
     def __init__(self) -> None:
         self.flushes: list[Callable[[], None]] = []
+        ticks = before_io_wait(self.flushes)
+        next(ticks)
+        self.before_io_wait = ticks.send
 
-    def before_io_wait(self, timeout: float) -> None:
-        if self.flushes:
-            flushes, self.flushes = self.flushes, []
-            for flush in flushes:
-                flush()
+
+def before_io_wait(flushes: list[Callable[[], None]]) -> Generator[None, float]:
+    """Flush at each step, and report errors. What has failed is tried again in the next tick, which comes at once."""
+    while True:
+        try:
+            yield
+            while flushes:
+                flushes[-1]()
+                flushes.pop()
+        except GeneratorExit:
+            raise
+        except BaseException:
+            _logger.critical("an error in trio_aio at the end of a tick: it is tried again in the next one", exc_info=True)
+            current_trio_token().run_sync_soon(_next_tick)
 
 
 class TrioBackend:
@@ -159,8 +180,7 @@ class TrioBackend:
         return True
 
     def wake(self, waitable: Waitable) -> None:
-        waiter, waitable.waiter = waitable.waiter, None
-        reschedule(waiter, _woken)
+        waitable.waiter = reschedule(waitable.waiter, _woken)  # None, in one line: an exception must not come between
 
     def start_reaper(self, fd: int, reap: Callable[[], bool], drained: Callable[[], bool], end: Callable[[], None]) -> None:
         spawn_system_task(self._reap, fd, reap, drained, end, name="trio_aio reaper")

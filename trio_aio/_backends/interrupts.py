@@ -22,7 +22,7 @@ A program may register a function at any time, which takes us out of the signal'
 from __future__ import annotations
 
 import threading
-from _signal import getsignal
+from _signal import getsignal  # type: ignore[import-not-found]  # a tenth of the time of signal.getsignal
 from signal import valid_signals
 from typing import TYPE_CHECKING
 

@@ -19,8 +19,8 @@ from trio_aio._arguments import checked_offset, checked_size
 from trio_aio._backends import protect_from_interrupts
 from trio_aio._context.copying import shortened
 from trio_aio._context.group import RequestGroup
-from trio_aio._engine.callers_memory import inspect
 from trio_aio._context.leasing import Lease
+from trio_aio._engine.callers_memory import inspect
 from trio_aio._errors import os_error
 from trio_aio._memory.exports import Export, export_buffer, hold, new_bytearray, new_bytes
 from trio_aio._requests.direct import is_block_write

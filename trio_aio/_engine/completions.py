@@ -32,6 +32,8 @@ class Completions:
     def __init__(self, engine: Host) -> None:
         self._engine: Host = engine
         self._unserved: list[int] = []  # three integers each
+        self._at: int = 0  # those in front of it are served
+        self._serving: bool = False
         self._late: bool = False  # they wait for the next turn
         self._resting: deque[Group] = deque()  # groups that continue in the next turn
         self._buffer: CompletionBuffer = CompletionBuffer(2 * engine.max_in_flight)
@@ -42,11 +44,7 @@ class Completions:
         `drain`: the eventfd was readable: empty it first, and start the next turn.
         """
         engine = self._engine
-        taken = self._buffer.take(engine.kernel, engine.workers, engine.event_fd if drain else -1)
-        if self._unserved:
-            self._unserved.extend(taken)
-        else:
-            self._unserved = taken
+        self._buffer.take(engine.kernel, engine.workers, engine.event_fd if drain else -1, self._unserved)
         if self._late and not drain:
             return True
         self._late = False
@@ -54,44 +52,54 @@ class Completions:
             engine.kernel.note_turn()
         if drain and self._resting:
             self._resume_groups()
-        taken, self._unserved = self._unserved, []
-        self.serve(taken)
-        return bool(taken)
+        return self._serve()
 
     def serve(self, taken: list[int]) -> None:
-        """Serve completions, three integers each, for one turn. The rest waits for the next."""
+        """Serve completions, three integers each, behind those that wait, for one turn. The rest waits for the next."""
+        self._unserved.extend(taken)
+        self._serve()
+
+    def _serve(self) -> bool:
+        """Serve one turn of what was taken. Return whether there was anything."""
+        unserved = self._unserved
+        if self._at == len(unserved):
+            return False
         engine = self._engine
         complete, kernel_slots = engine.complete, engine.max_in_flight if engine.hook is None else 0
         kernel: Any = engine.kernel
-        at, end, until = 0, len(taken), 0.0
-        whole = False
+        served, until = 0, 0.0
+        outermost, self._serving = not self._serving, True
         try:
-            while at < end:
-                at += 3
-                token = taken[at - 3]
+            while (at := self._at) < len(unserved):  # a completion may lead back here
+                self._at = at + 3
+                token = unserved[at]
                 if token & SLOT_MASK < kernel_slots:  # as `complete`, without the call
-                    kernel.take(token).complete_kernel(engine, token, taken[at - 2])
+                    kernel.take(token).complete_kernel(engine, token, unserved[at + 1])
                 else:
-                    complete(token, taken[at - 2], taken[at - 1])
-                if at % (3 * LOOKS) == 0:
+                    complete(token, unserved[at + 1], unserved[at + 2])
+                served += 1
+                if served % LOOKS == 0:
                     now = perf_counter()
                     if not until:
                         until = now + TURN
                     elif now >= until:
                         break
-            whole = at == end
         finally:
-            if not whole:  # the turn is over, or there was an error (a bug, no memory): nothing is lost, and the next turn comes
-                self._unserved[:0] = taken[at:]
+            if self._at < len(unserved):  # the turn is over, or an error came (a bug, no memory): nothing is lost, and the next turn comes
                 self._late = True
                 eventfd_write(self._engine.event_fd, 1)
+            if outermost:
+                self._serving = False
+                del unserved[: self._at]
+                self._at = 0
+        return True
 
     def result_of(self, request: Any) -> int | None:
         """Return the result of a request that is complete, served or not; None if it is not."""
         if request.finished:
             return request.result  # type: ignore[no-any-return]
         token = request.token
-        for i in range(0, len(self._unserved), 3):
+        for i in range(self._at, len(self._unserved), 3):
             if self._unserved[i] == token:
                 return self._unserved[i + 1]
         return None

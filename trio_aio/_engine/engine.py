@@ -159,6 +159,9 @@ class Engine:
                 request.state = State.HELD
         except BaseException:
             self.roll_back(request)
+            self.plugged = False  # it may have failed to ask
+            if self.workers.gathered or (self.kernel is not None and self.kernel.has_prepared):
+                self.ask_for_flush()
             raise
 
     def roll_back(self, request: Request) -> None:

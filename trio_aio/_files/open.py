@@ -191,19 +191,26 @@ def open_aio(
             descriptor, position = await _open_with(used, opener, file, flags, direct=direct)
         else:
             descriptor = await _open_path(used, file, flags)
-        opened = AsyncFile(
-            used,
-            descriptor,
-            parsed.shown,
-            descriptor.size if opener is None and not isinstance(file, int) and flags & os.O_APPEND else position,
-            readable=parsed.readable,
-            writable=parsed.writable,
-            abandon_on_cancel=abandon_on_cancel,
-        )
-        if isinstance(file, int):
-            descriptor.borrowed = not closefd
-            opened._adopt()
-        return opened if format is None else AsyncTextFile(opened, format, mode, line_buffering=buffering == 1)
+        try:
+            opened = AsyncFile(
+                used,
+                descriptor,
+                parsed.shown,
+                descriptor.size if opener is None and not isinstance(file, int) and flags & os.O_APPEND else position,
+                readable=parsed.readable,
+                writable=parsed.writable,
+                abandon_on_cancel=abandon_on_cancel,
+            )
+            if isinstance(file, int):
+                descriptor.borrowed = not closefd
+                opened._adopt()
+            made = opened if format is None else AsyncTextFile(opened, format, mode, line_buffering=buffering == 1)
+            opened._claim()
+        except BaseException:
+            assert used._engine is not None
+            drop_unclaimed(used._engine, descriptor)
+            raise
+        return made
 
     return FileOpener(open_it())
 
@@ -250,6 +257,7 @@ async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> Desc
     description = request.record.value
     try:
         await context._submit_and_wait(request)
+        learn(context, descriptor, description)
     except OSError as error:
         if error.errno == errno.EOPNOTSUPP and not is_file(description.mode):
             raise unsupported(description.mode, file) from None
@@ -259,13 +267,13 @@ async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> Desc
             raise _second_error(error, file) from None
         raise
     except BaseException:
-        # asyncio's own Task.cancel, after the worker had opened the file.
+        # asyncio's own Task.cancel after the worker had opened the file, or an interrupt, perhaps before.
+        request.unwanted = True
         drop_unclaimed(engine, descriptor)
         raise
     finally:
         if flags & os.O_TRUNC:
             engine.files.note_change(description.device, description.inode)
-    learn(context, descriptor, description)
     return descriptor
 
 

@@ -91,8 +91,8 @@ class PositionalFile(NotCopied):
         self._closed: bool
         # Made now, so that a finalizer needs no memory.
         self._close_request: Close = Close(descriptor)
-        # In one step: the engine does not close the descriptor any more, and `__del__` does.
-        self._closed, descriptor.unclaimed = False, False
+        # Until `_claim` the descriptor belongs to the request that opened it.
+        self._closed = True
         # The inline lane, for the short way of `pread`. None if the file cannot use it: direct, write-only or closed.
         self._inline: Any = context._inline if readable and not descriptor.direct else None
         # Whether `pread` may submit a direct read without further checks. False after close.
@@ -104,6 +104,11 @@ class PositionalFile(NotCopied):
         self._start_read: Any = partial(WidenedRead.start_short, engine=self._engine)
         self._checkpoint_if_cancelled: Any = backend.checkpoint_if_cancelled
         self._cancel_shielded_checkpoint: Any = backend.cancel_shielded_checkpoint
+
+    def _claim(self) -> None:
+        """Take over the descriptor, now that nothing else can fail."""
+        # In one step: the engine does not close the descriptor any more, and `__del__` does.
+        self._closed, self._descriptor.unclaimed = False, False
 
     # ---- what it is
 

@@ -120,7 +120,9 @@ async def read_bytes(path: _Path) -> bytes:
     if request.record.fd < 0:
         return data
     learn(context, descriptor, request.record.description)
-    async with AsyncFile(context, descriptor, "rb", n, readable=True, writable=False, abandon_on_cancel=False) as file:
+    file = AsyncFile(context, descriptor, "rb", n, readable=True, writable=False, abandon_on_cancel=False)
+    file._claim()
+    async with file:
         if 0 < n < len(data):
             n = await _fill(context, descriptor, data, n)
             if n < len(data):

@@ -26,10 +26,9 @@ class CompletionBuffer:
         self._out: CData = ffi.new("struct taio_completion[]", slots)
         self._flat: CData = ffi.cast("int64_t *", self._out)
 
-    def take(self, kernel: KernelLane | None, workers: WorkerLane, drain_fd: int) -> list[int]:
-        """Return token, result and bytes moved of each completion, one after the other. drain_fd: an eventfd to empty first, or -1."""
+    def take(self, kernel: KernelLane | None, workers: WorkerLane, drain_fd: int, into: list[int]) -> None:
+        """Add token, result and bytes moved of each completion to a list. drain_fd: an eventfd to empty first, or -1."""
         if not self._taken:
             self._taken = _reap(ffi.NULL if kernel is None else kernel.ring, workers.pool, drain_fd, self._out, self._room)
-        taken = _unpack(self._flat, 3 * self._taken) if self._taken else []  # without memory they stay for the next call
-        self._taken = 0
-        return taken
+        if self._taken:  # without memory they stay for the next call; in one line, so that none can be lost or come twice
+            into[len(into) :], self._taken = _unpack(self._flat, 3 * self._taken), 0

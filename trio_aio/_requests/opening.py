@@ -27,7 +27,7 @@ class Open(Request):
     For direct writing, a second descriptor is opened with it, without O_DIRECT. If that cannot be had, the request fails.
     """
 
-    __slots__ = ("flags", "path", "record")
+    __slots__ = ("flags", "path", "record", "unwanted")
 
     fault_name = "open"
 
@@ -36,6 +36,7 @@ class Open(Request):
         self.path: Export = hold(path + b"\0")
         self.flags: int = flags
         self.record: DescriptionRecord = DescriptionRecord()
+        self.unwanted: bool = False  # its call was interrupted while it was in flight
 
     def fill_slot(self, lane: WorkerLane, slot: int, before: int) -> None:
         path, record = self.path.address, self.record.address
@@ -46,6 +47,8 @@ class Open(Request):
             self.descriptor.own(self.result, self.record.value.buffered_fd)
             if engine.orphaned:
                 self.descriptor.close_unclaimed()
+            elif self.unwanted and self.descriptor.take_unclaimed():
+                engine.drops.add(self.descriptor, Close(self.descriptor))
 
 
 class Describe(Request):
