@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from anyio.abc import AsyncResource
 
+import trio_aio._backends.interrupts
 import trio_aio._backends.scopes  # noqa: F401 -- for the backend of asyncio, which may have to be loaded without its file
 from trio_aio._backends.library import current_library
 

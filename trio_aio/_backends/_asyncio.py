@@ -294,20 +294,25 @@ class AsyncioBackend:
         gate = self.gate
         wait: _Wait | None = None
         try:
-            gate[CLOSED] = 1
-            if start is not None:
-                start()
-            if not waitable.finished:
-                assert waitable.waiter is None, "two tasks wait for one thing"
-                waitable.waiter = wait = _Wait(cancel, self)
-        finally:
-            gate[CLOSED] = 0
-            if gate[WAITING]:
-                deliver()
-        if wait is None:
-            await self.cancel_shielded_checkpoint()
-        else:
-            await self._wait(waitable, wait)
+            try:
+                gate[CLOSED] = 1
+                if start is not None:
+                    start()
+                if not waitable.finished:
+                    assert waitable.waiter is None, "two tasks wait for one thing"
+                    waitable.waiter = wait = _Wait(cancel, self)
+            finally:
+                gate[CLOSED] = 0
+                if gate[WAITING]:
+                    deliver()
+            if wait is None:
+                await self.cancel_shielded_checkpoint()
+            else:
+                await self._wait(waitable, wait)
+        except BaseException:
+            if wait is not None and not waitable.finished:  # an exception of a signal handler: this task waits no more
+                waitable.waiter = None
+            raise
 
     async def _wait(self, waitable: Waitable, wait: _Wait) -> CancelledError | None:
         """Wait until `wake` is called. Return a scope's cancellation that was refused; raise a native one."""

@@ -69,6 +69,7 @@ class Completions:
         kernel: Any = engine.kernel
         served, until = 0, 0.0
         outermost, self._serving = not self._serving, True
+        whole = False
         try:
             while (at := self._at) < len(unserved):  # a completion may lead back here
                 self._at = at + 3
@@ -84,8 +85,9 @@ class Completions:
                         until = now + TURN
                     elif now >= until:
                         break
+            whole = self._at == len(unserved)
         finally:
-            if self._at < len(unserved):  # the turn is over, or an error came (a bug, no memory): nothing is lost, and the next turn comes
+            if not whole:  # the turn is over, or an error came (a bug, no memory): nothing is lost, and the next turn comes
                 self._late = True
                 eventfd_write(self._engine.event_fd, 1)
             if outermost:
