@@ -145,7 +145,7 @@ async def _read(context: AIOContext, descriptor: Descriptor, pieces: Pieces, aba
     assert backend is not None
     await backend.checkpoint_if_cancelled()
     # For the whole call, so that no close comes between its requests.
-    lease = Lease(context, descriptor)
+    lease = Lease(backend, engine, descriptor)
     try:
         try:
             lease.take()
@@ -212,7 +212,9 @@ async def write_ranges(context: AIOContext, descriptor: Descriptor, ranges: Iter
 
 @protect_from_interrupts
 async def _write_leased(context: AIOContext, descriptor: Descriptor, requests: list[PiecesWrite]) -> None:
-    lease = Lease(context, descriptor)
+    backend = context._backend
+    assert backend is not None
+    lease = Lease(backend, context._check(), descriptor)
     try:
         try:
             lease.take()

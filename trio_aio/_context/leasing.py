@@ -3,7 +3,7 @@
 Each request leases its descriptor by itself; a close must not come between two of them either. An interrupt may come between any two lines,
 also in front of a ``finally``. So `end` may be called twice, and is::
 
-    lease = Lease(context, descriptor)
+    lease = Lease(backend, engine, descriptor)
     try:
         try:
             lease.take()
@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trio_aio._backends import Backend
-    from trio_aio._context.context import AIOContext
     from trio_aio._engine.descriptor import Descriptor
     from trio_aio._engine.engine import Engine
 
@@ -32,11 +31,9 @@ class Lease:
 
     __slots__ = ("_backend", "_descriptor", "_engine", "_taken")
 
-    def __init__(self, context: AIOContext, descriptor: Descriptor) -> None:
-        backend = context._backend
-        assert backend is not None
+    def __init__(self, backend: Backend, engine: Engine, descriptor: Descriptor) -> None:
         self._backend: Backend = backend
-        self._engine: Engine = context._check()
+        self._engine: Engine = engine
         self._descriptor: Descriptor = descriptor
         self._taken: bool = False
 
