@@ -7,7 +7,6 @@ tasks, is late for everything else. So after `TURN` seconds of serving, the rest
 from __future__ import annotations
 
 from collections import deque
-from os import eventfd_write
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +88,7 @@ class Completions:
         finally:
             if not whole:  # the turn is over, or an error came (a bug, no memory): nothing is lost, and the next turn comes
                 self._late = True
-                eventfd_write(self._engine.event_fd, 1)
+                self._engine.wake_loop()
             if outermost:
                 self._serving = False
                 del unserved[: self._at]
@@ -110,7 +109,7 @@ class Completions:
         """Let a group continue in the next turn of the event loop."""
         self._engine.outstanding += 1  # no close meanwhile
         self._resting.append(group)
-        eventfd_write(self._engine.event_fd, 1)
+        self._engine.wake_loop()
 
     def _resume_groups(self) -> None:
         for _ in range(len(self._resting)):  # those that rest again meanwhile have had this turn
@@ -120,5 +119,5 @@ class Completions:
                 group.resume()
             except BaseException:
                 self._late = True
-                eventfd_write(self._engine.event_fd, 1)
+                self._engine.wake_loop()
                 raise

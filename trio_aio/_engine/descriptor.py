@@ -53,7 +53,6 @@ def kind_of(mode: int) -> str:
 
 
 BUFFERED = Alignment(1, 1)
-UNKNOWN_MAP = BlockMap(0)
 
 
 # Of `take_unclaimed`: the event loop and a finalizer in any thread may ask for one descriptor. Reentrant: the collector may run inside.
@@ -88,7 +87,7 @@ class Descriptor:
         self.read_unit: int = 1  # what offsets and lengths of reads must be multiples of
         self.read_device: DeviceRecord = DeviceRecord()  # what its device was found to do; `Engine.learn` sets the engine's record
         self.write_device: DeviceRecord = self.read_device
-        self.block_map: BlockMap = UNKNOWN_MAP  # where the kernel has its map of blocks in memory; set by `Engine.learn`
+        self.block_map: BlockMap = BlockMap(0)  # where the kernel has its map of blocks in memory; set by `Engine.learn`
         self.users: int = 0  # calls by fd that share this object
         self.buffered_fd: int = -1  # a second one without O_DIRECT, for writes of parts of blocks; it is closed with the first
         self.order: Order = Order()  # what leases it, and what waits for what

@@ -23,7 +23,7 @@ from trio_aio._engine.completions import Completions
 from trio_aio._engine.drops import Drops
 from trio_aio._engine.known_files import KnownFiles
 from trio_aio._engine.new_memory import populate
-from trio_aio._engine.withdrawal import cancel_again, empty_full_ring, end_abandoned, leave_close, leave_submitters, take_dropped
+from trio_aio._engine.withdrawal import cancel_again, end_abandoned, leave_close, leave_submitters, roll_back, submit_prepared, take_dropped
 from trio_aio._lanes.inline import InlineLane
 from trio_aio._lanes.kernel import KernelLane
 from trio_aio._lanes.protocols import State
@@ -158,22 +158,8 @@ class Engine:
             else:
                 request.state = State.HELD
         except BaseException:
-            self.roll_back(request)
-            self.plugged = False  # it may have failed to ask
-            if self.workers.gathered or (self.kernel is not None and self.kernel.has_prepared):
-                self.ask_for_flush()
+            roll_back(self, request)
             raise
-
-    def roll_back(self, request: Request) -> None:
-        """End a request whose start has raised an exception (no memory, say), unless a lane has it. No task waits for it."""
-        if request.state >= State.KERNEL_QUEUED:
-            return
-        for lane in (self.kernel, self.workers):
-            if lane is not None:
-                lane.take_back(request)
-        request.waiter = request.group = None
-        request.state = _WITHDRAWN
-        self.release(request)
 
     @protect_from_interrupts
     def end_lease(self, descriptor: Descriptor) -> None:
@@ -184,13 +170,10 @@ class Engine:
 
     def dispatch(self, request: Request) -> None:
         """Give a request to the lane that suits it."""
-        can = request.can_submit(self)
+        can, hook = request.can_submit(self), self.hook
         if can is None:
             return
-        if not can or not (self.kernel is not None or self.has_kernel_lane()):
-            self.to_workers(request)
-            return
-        if self.hook is not None and not self.hook.allows_kernel(request):
+        if not can or (self.kernel is None and not self.has_kernel_lane()) or (hook is not None and not hook.allows_kernel(request)):
             self.to_workers(request)
             return
         kernel: Any = self.kernel
@@ -226,30 +209,19 @@ class Engine:
         if self.workers.gathered:
             self.workers.hand_over()
         lane = self.kernel
-        if lane is None:
-            return
-        if lane.gathered:
+        if lane is not None and lane.gathered:
             leave_submitters(self, lane.hand_over())
-        if not lane.has_prepared:
-            return
-        tried, refused = lane.submit()
-        if refused:
-            self.completions.serve(refused)
-            self.start_queued()  # their slots are free, and perhaps no completion follows that would do it
-            eventfd_write(self.event_fd, 1)  # the loop may be about to sleep, with these tasks just woken
-        elif lane.is_stuck:
-            empty_full_ring(self)
-            tried = []
-        lane.has_event = False
-        self.reap(drain=False)
-        for request in tried:
-            if not request.probing:
-                request.note_submitted(self, self.completions.result_of(request))  # type: ignore[attr-defined]
+        if lane is not None and lane.has_prepared:
+            submit_prepared(self, lane)
 
     def refuse(self, request: Any, result: int) -> None:
         """Complete a request that io_submit refused when it was submitted alone."""
         request.complete_kernel(self, request.token, result)
-        eventfd_write(self.event_fd, 1)  # the loop may be about to sleep, with its task just woken
+        self.wake_loop()
+
+    def wake_loop(self) -> None:
+        """Let the event loop call `reap` soon. It may be about to sleep, although a task was just woken."""
+        eventfd_write(self.event_fd, 1)
 
     # ---- the way out
 
@@ -278,10 +250,8 @@ class Engine:
             if request is not None:  # otherwise it was withdrawn
                 request.complete_worker(self, result, transferred)
             return
-        assert self.kernel is not None
-        request = self.kernel.take(token)
-        assert request is not None
-        request.complete_kernel(self, token, result)
+        kernel: Any = self.kernel
+        kernel.take(token).complete_kernel(self, token, result)
 
     def finish(self, request: Request, result: int) -> None:
         """Complete a request with its final result."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from os import eventfd_write
 from typing import TYPE_CHECKING, Any
 
 from trio_aio._lanes.protocols import State
@@ -18,7 +17,16 @@ if TYPE_CHECKING:
 
 __all__ = (
     *("abandon", "cancel_again", "cancel_or_abandon", "cancel_polls", "cancel_together", "empty_full_ring", "end_withdrawn"),
-    *("end_abandoned", "leave_close", "leave_submitters", "take_dropped", "withdraw_prepared", "withdraw_untaken"),
+    *(
+        "end_abandoned",
+        "leave_close",
+        "leave_submitters",
+        "roll_back",
+        "submit_prepared",
+        "take_dropped",
+        "withdraw_prepared",
+        "withdraw_untaken",
+    ),
 )
 
 _UNTAKEN = (State.HELD, State.KERNEL_QUEUED, State.WORKER_QUEUED)  # neither the kernel nor a worker has it
@@ -39,6 +47,37 @@ def cancel_together(engine: Host, requests: Iterable[Request]) -> bool:
     for request in requests:  # now that all are withdrawn: what starts instead could end some, and others would start in their slots
         end_withdrawn(engine, request)
     return True
+
+
+def roll_back(engine: Host, request: Request) -> None:
+    """End a request whose start has raised an exception (no memory, say), unless a lane has it. No task waits for it."""
+    if request.state < State.KERNEL_QUEUED:
+        for lane in (engine.kernel, engine.workers):
+            if lane is not None:
+                lane.take_back(request)
+        request.waiter = request.group = None
+        request.state = State.WITHDRAWN
+        engine.release(request)
+    engine.plugged = False  # the exception may have come while the flush was asked for
+    if engine.workers.gathered or (engine.kernel is not None and engine.kernel.has_prepared):
+        engine.ask_for_flush()
+
+
+def submit_prepared(engine: Host, lane: KernelLane) -> None:
+    """Call io_submit for what is prepared. Complete what it refuses, and take what is complete already."""
+    tried, refused = lane.submit()
+    if refused:
+        engine.completions.serve(refused)
+        engine.start_queued()  # their slots are free, and perhaps no completion follows that would do it
+        engine.wake_loop()
+    elif lane.is_stuck:
+        empty_full_ring(engine)
+        tried = []
+    lane.has_event = False
+    engine.reap(drain=False)
+    for request in tried:
+        if not request.probing:
+            request.note_submitted(engine, engine.completions.result_of(request))  # type: ignore[attr-defined]
 
 
 def empty_full_ring(engine: Host) -> None:
@@ -100,7 +139,7 @@ def leave_submitters(engine: Host, requests: Iterable[Any]) -> None:
     """Let requests leave the kernel lane, because no thread can be had that submits them."""
     for request in requests:
         request.leave_kernel(engine, -errno.EAGAIN)
-        eventfd_write(engine.event_fd, 1)  # the workers' requests are handed over in another tick
+        engine.wake_loop()  # the workers' requests are handed over in another tick
 
 
 def cancel_again(engine: Host, lane: KernelLane) -> None:
@@ -122,7 +161,7 @@ def end_withdrawn(engine: Host, request: Request) -> None:
 def _wake_closing(engine: Host) -> None:
     """Wake the reaper if no task waits for a request any more: a closing context has waited for that, and no completion may come."""
     if engine.outstanding == engine.abandoned:
-        eventfd_write(engine.event_fd, 1)
+        engine.wake_loop()
 
 
 def abandon(engine: Host, request: Request) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from trio_aio._arguments import LARGEST_OFFSET
 from trio_aio._engine.new_memory import stop_waiting, wait_for_memory
+from trio_aio._engine.withdrawal import roll_back
 from trio_aio._lanes.kernel import DUE, GATHERED, LOOK, NO_SLOT
 from trio_aio._lanes.protocols import State
 from trio_aio._memory.slabs import LARGEST_SLAB
@@ -178,7 +179,7 @@ class WidenedRead(InSlab, Read):
         try:
             answer = lane.start_short(self, _PREAD, descriptor.fd, slab.address, self.nbytes, self.offset)
         except BaseException:
-            engine.roll_back(self)
+            roll_back(engine, self)
             raise
         if answer == NO_SLOT:
             lane.accept(self)  # too many bytes are in flight: it waits

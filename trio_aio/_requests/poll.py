@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import stat
-from os import eventfd_write
 from typing import TYPE_CHECKING
 
 from trio_aio._engine.withdrawal import withdraw_prepared
@@ -54,4 +53,4 @@ class Poll(Request):
         """Fail: no worker can wait for it."""
         withdraw_prepared(engine, self)
         engine.finish(self, result)
-        eventfd_write(engine.event_fd, 1)  # the loop may be about to sleep, with its task just woken
+        engine.wake_loop()
