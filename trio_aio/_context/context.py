@@ -98,7 +98,7 @@ class AIOContext(NotCopied, Operations):
         self._stopping: bool = False
         # The tasks in `aclose`.
         self._closing: list[Waiter] = []
-        self._state: Literal["new", "open", "closing", "closed", "forked"] = "new"
+        self._state: str = "new"  # "open", "closing", "closed" or "forked"
         # The thread of the event loop while the context is open, otherwise 0.
         self._thread: int = 0
 

@@ -56,6 +56,7 @@ class Operations:
     """The operations of a context, which is the one subclass."""
 
     _backend: Backend | None
+    _state: str
 
     def __init__(self) -> None:
         self._by_fd: dict[int, Descriptor] = {}  # in use by calls with an fd: a sync must find the writes before it
@@ -156,7 +157,10 @@ class Operations:
     async def _poll_by_epoll(self, fd: int, events: int) -> int:
         backend = self._backend
         assert backend is not None
-        await self._checkpoint()
+        if self._state == "open":
+            await self._checkpoint()
+        if self._state != "open":  # it was closed meanwhile
+            raise os_error(errno.ECANCELED, fd)
         with select.epoll() as watch:
             try:
                 watch.register(fd, events)

@@ -1,7 +1,7 @@
 """The kernel lane: io_submit.
 
 How the kernel works. ``io_submit`` is asynchronous only for what the filesystem can start without sleeping. RWF_NOWAIT makes it answer
-EAGAIN (in the event) where it would have slept, so all our reads and writes carry that flag where the filesystem knows it. Each call
+EAGAIN (in the event) where it would have slept, so our reads carry that flag where the filesystem knows it. Each call
 rings the device's doorbell once, for all its requests, but the device gets none of them before the kernel has seen the last.
 The call stops at a request that it refuses; ring.c continues behind it.
 

@@ -290,11 +290,17 @@ class Write(Transfer):
         return self.descriptor.write_device
 
     def can_submit(self, engine: Host) -> bool | None:
-        """Overwrites only: a write that makes the file longer is synchronous on nearly every filesystem."""
+        """Overwrites only: a write that makes the file longer is synchronous on nearly every filesystem.
+
+        Without RWF_NOWAIT: the submitter may sleep in io_submit. With it, ext4 answers EAGAIN whenever a timestamp is due, to one write in
+        seven, and a worker had to repeat each of them.
+        """
         descriptor = self.descriptor
         if descriptor.append or self.flags & _APPEND or self.offset + self.nbytes > descriptor.size:
             return False
-        return super().can_submit(engine)
+        can = super().can_submit(engine)
+        self.probing = False
+        return can
 
     def chain_key(self) -> object:
         # Writes through the page cache wait for each other in the kernel; direct ones share the inode's lock.
