@@ -39,10 +39,19 @@ def warm_slab(loop: Loop, size: int) -> Slab:
     return slab
 
 
-def direct_read(loop: Loop, descriptor: Descriptor, size: int, offset: int) -> Read:
-    """A read into memory that is aligned and there."""
-    slab = warm_slab(loop, size)
-    return Read(descriptor, slab.address, size, offset, 0, slab)
+class SlabRead(Read):
+    """A read into a slab, which is there for the test when the request has ended."""
+
+    __slots__ = ("slab",)
+
+    def __init__(self, descriptor: Descriptor, slab: Slab, size: int, offset: int) -> None:
+        Read.__init__(self, descriptor, slab.address, size, offset, 0, slab)
+        self.slab: Slab = slab
+
+
+def direct_read(loop: Loop, descriptor: Descriptor, size: int, offset: int) -> SlabRead:
+    """Return a read into memory that is aligned and there."""
+    return SlabRead(descriptor, warm_slab(loop, size), size, offset)
 
 
 def direct_write(loop: Loop, descriptor: Descriptor, data: bytes, offset: int) -> Write:

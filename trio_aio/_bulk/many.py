@@ -22,6 +22,7 @@ from trio_aio._context.group import RequestGroup
 from trio_aio._context.leasing import Lease
 from trio_aio._engine.callers_memory import inspect
 from trio_aio._errors import os_error
+from trio_aio._lanes.protocols import State
 from trio_aio._memory.exports import Export, export_buffer, hold, new_bytearray, new_bytes
 from trio_aio._requests.direct import is_block_write
 from trio_aio._requests.pieces import Pieces, PiecesRead, PiecesWrite
@@ -57,11 +58,14 @@ async def _int64(context: AIOContext, descriptor: Descriptor, offsets: Sequence[
     except TypeError:
         numbers: Any = array("q", offsets)  # type: ignore[arg-type]
     else:
-        if view.ndim != 1 or view.format not in tuple("bBhHiIlLqQ"):
-            raise TypeError(f"offsets must have integers in one dimension, not format {view.format!r} in {view.ndim} dimensions")
-        if view.contiguous and (export := export_buffer(offsets, writable=False)).mapped:  # type: ignore[arg-type]
-            offsets = view = memoryview(await context._gathered(descriptor, [export])).cast(view.format)  # type: ignore[call-overload]
-        numbers = offsets if view.format in ("q", "l") and view.itemsize == 8 and view.contiguous else array("q", view.tolist())
+        with view:
+            if view.ndim != 1 or view.format not in tuple("bBhHiIlLqQ"):
+                raise TypeError(f"offsets must have integers in one dimension, not format {view.format!r} in {view.ndim} dimensions")
+            exports = [export_buffer(offsets, writable=False)] if view.contiguous else []  # type: ignore[arg-type]
+            if exports and exports[0].mapped:
+                offsets = view = memoryview(await context._gathered(descriptor, exports)).cast(view.format)  # type: ignore[call-overload]
+            exports.clear()
+            numbers = offsets if view.format in ("q", "l") and view.itemsize == 8 and view.contiguous else array("q", view.tolist())
     return numbers, len(memoryview(numbers))
 
 
@@ -80,12 +84,19 @@ async def read_blocks(
     if into is None:
         into = new_bytearray(total)
     export = export_buffer(into, writable=True)
-    if export.length != total:
-        raise ValueError(f"into must have {total} bytes ({count} blocks of {size}), not {export.length}")
-    if export.mapped:
-        inspect(context._check(), (export,))
-    pieces = Pieces.blocks(descriptor, numbers, size, export)
-    await _read(context, descriptor, pieces, abandon)
+    try:
+        if export.length != total:
+            raise ValueError(f"into must have {total} bytes ({count} blocks of {size}), not {export.length}")
+        if export.mapped:
+            inspect(context._check(), (export,))
+        pieces = Pieces.blocks(descriptor, numbers, size, export)
+    finally:
+        # The frames in a traceback must not hold the caller's memory.
+        del export
+    try:
+        await _read(context, descriptor, pieces, abandon)
+    finally:
+        pieces.owned = None
     if (first := pieces.first_open) < pieces.count:
         piece = pieces.array[first]
         raise EOFError(f"{descriptor.name!r} ends before the end of the block at offset {piece.offset}: {piece.result} of {size} bytes")
@@ -184,7 +195,29 @@ def _reading(descriptor: Descriptor, pieces: Pieces) -> Iterator[PiecesRead]:
 
 async def write_ranges(context: AIOContext, descriptor: Descriptor, ranges: Iterable[tuple[int, ReadableBuffer]]) -> int:
     """Write ranges; see `PositionalFile.write_ranges`."""
-    parts = [(checked_offset(offset), export_buffer(data, writable=False)) for offset, data in ranges]
+    requests = _writes(context, descriptor, ranges)
+    if not requests:
+        await context._checkpoint()
+        return 0
+    try:
+        await _write_leased(context, descriptor, requests)
+    finally:
+        for request in requests:
+            # It was not submitted, and the frames in a traceback must not hold the caller's memory.
+            if request.state is State.CREATED:
+                request.pieces.owned = None
+    return sum(request.transferred for request in requests)
+
+
+def _writes(context: AIOContext, descriptor: Descriptor, ranges: Iterable[tuple[int, ReadableBuffer]]) -> list[PiecesWrite]:
+    """Return requests that write ranges."""
+    parts: list[tuple[int, Export]] = []
+    try:
+        for offset, data in ranges:
+            parts.append((checked_offset(offset), export_buffer(data, writable=False)))
+    except BaseException:
+        parts.clear()
+        raise
     parts = [part for part in parts if part[1].length]
     inspect(context._check(), (export for _, export in parts))
     # Direct writes inside the file: only these are asynchronous in the kernel.
@@ -198,16 +231,11 @@ async def write_ranges(context: AIOContext, descriptor: Descriptor, ranges: Iter
             overwriting.append((offset, export))
         else:
             others.append((offset, export))
-    requests = [
+    return [
         PiecesWrite(descriptor, Pieces.ranges(descriptor, group, writing=True, through_cache=through_cache), buffered=through_cache)
         for group, through_cache in ((overwriting, False), (others, False), (buffered, True))
         if group
     ]
-    if not requests:
-        await context._checkpoint()
-        return 0
-    await _write_leased(context, descriptor, requests)
-    return sum(export.length for _, export in parts)
 
 
 @protect_from_interrupts

@@ -114,67 +114,78 @@ class Writer(NotCopied):
         OSError: an earlier block failed. The same error is raised by each later call, and on leaving. EFAULT: `data` lies in a mapped file
         that was made shorter; ``characters_written`` is the number of bytes that were taken, and the writer can be used further.
         """
-        export = export_buffer(data, writable=False)
-        lock = self._lock
-        if not self._open or lock is None:
-            raise RuntimeError("this writer is not open: use it in `async with`")
-        backend = self._context._backend
-        self._context._check()
-        if not lock.acquire():
-            raise RuntimeError("another task is writing with this writer: write in one task, or put a lock around `write`")
-        assert backend is not None
-        deferred = Deferred(backend)
+        return await self._take(export_buffer(data, writable=False))
+
+    async def _take(self, export: Export) -> int:
+        """Do what `write` does."""
         try:
-            await backend.checkpoint_if_cancelled()
-            self._check()
-            if self._block is None and export.length:
-                await self._next_block(wait_for)
-            if export.mapped:
-                inspect(self._context._check(), (export,))
-            with export.view() as view:
-                taken = copied = 0
-                while taken < export.length:
-                    if self._block is None:
-                        with deferred:
-                            await self._next_block(wait_shielded)
-                        # asyncio's own Task.cancel has ended the wait: `deferred` keeps it, and we wait again.
+            lock = self._lock
+            if not self._open or lock is None:
+                raise RuntimeError("this writer is not open: use it in `async with`")
+            backend = self._context._backend
+            self._context._check()
+            if not lock.acquire():
+                raise RuntimeError("another task is writing with this writer: write in one task, or put a lock around `write`")
+            assert backend is not None
+            deferred = Deferred(backend)
+            try:
+                await backend.checkpoint_if_cancelled()
+                self._check()
+                if self._block is None and export.length:
+                    await self._next_block(wait_for)
+                if export.mapped:
+                    inspect(self._context._check(), (export,))
+                with export.view() as view:
+                    taken = copied = 0
+                    while taken < export.length:
                         if self._block is None:
-                            continue
-                    block = self._block
-                    assert block is not None
-                    count = min(self._target_size() - self._filled, export.length - taken, COPY_STEP)
-                    if export.mapped:
-                        await self._gather(export.part(taken, count), block, taken, deferred)
-                    else:
-                        block.memory[self._filled : self._filled + count] = view[taken : taken + count]
-                    self._filled += count
-                    taken += count
-                    copied += count
-                    if self._filled == self._target_size():
-                        backend.step(self._submit_block)
-                    if copied >= COPY_STEP and taken < export.length:
-                        copied = 0
-                        with deferred:
-                            await backend.cancel_shielded_checkpoint()
-            self._raise_error()
-            deferred.deliver()
-            await backend.cancel_shielded_checkpoint()
+                            with deferred:
+                                await self._next_block(wait_shielded)
+                            # asyncio's own Task.cancel has ended the wait: `deferred` keeps it, and we wait again.
+                            if self._block is None:
+                                continue
+                        block = self._block
+                        assert block is not None
+                        count = min(self._target_size() - self._filled, export.length - taken, COPY_STEP)
+                        if export.mapped:
+                            await self._gather(export.part(taken, count), block, taken, deferred)
+                        else:
+                            block.memory[self._filled : self._filled + count] = view[taken : taken + count]
+                        self._filled += count
+                        taken += count
+                        copied += count
+                        if self._filled == self._target_size():
+                            backend.step(self._submit_block)
+                        if copied >= COPY_STEP and taken < export.length:
+                            copied = 0
+                            with deferred:
+                                await backend.cancel_shielded_checkpoint()
+                self._raise_error()
+                deferred.deliver()
+                await backend.cancel_shielded_checkpoint()
+            finally:
+                lock.release()
             return export.length
         finally:
-            lock.release()
-            # An error that is kept has this frame in its traceback, and must not keep the caller's buffer.
+            # The frames in a traceback must not hold the caller's memory, and that of an error that is kept has this one.
             del export
 
     async def _gather(self, export: Export, block: PendingWrite, taken: int, deferred: Deferred) -> None:
         """Have a worker copy data, which may belong to a mapped file, to the block. OSError: EFAULT. Never Cancelled once data is taken."""
         context = self._context
         request = gather(self._descriptor, [export], block.export, self._filled)
+        del export
         if not taken:
             await context._submit_and_wait(request)
             return
-        backend = context._backend
+        backend, engine = context._backend, context._engine
         assert backend is not None
-        context._check().submit(request)
+        assert engine is not None
+        try:
+            context._check().submit(request)
+        except BaseException:
+            request.release(engine)
+            raise
         while not request.finished:
             with deferred:
                 await wait_shielded(backend, request)

@@ -326,7 +326,13 @@ class AIOContext(NotCopied, Operations):
         """Submit a request, wait for it, and return its result. OSError if it failed. abandon: a cancelled task leaves at once."""
         engine = self._check()
         assert self._backend is not None
-        await self._backend.perform(engine.submit, request, partial(_cancel_or_abandon, engine) if abandon else engine.cancel)
+        try:
+            await self._backend.perform(engine.submit, request, partial(_cancel_or_abandon, engine) if abandon else engine.cancel)
+        except BaseException:
+            if request.state is State.CREATED:
+                # It was not submitted. The frames in the traceback hold it, and must not hold the caller's memory.
+                request.release(engine)
+            raise
         if request.result < 0:
             raise request.error()
         return request.result

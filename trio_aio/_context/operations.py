@@ -244,109 +244,130 @@ class Operations:
                 break
         return memory if n == size and isinstance(memory, bytes) else await shortened(self._backend, memoryview(memory)[:n])
 
+    # A frame in a traceback keeps its variables. So these functions give up what they hold of the caller's memory, and the request gives it
+    # up when it has ended: in an `except` clause the caller may resize a bytearray, or close a mapping.
+
     async def _preadinto(self, descriptor: Descriptor, buffer: WriteableBuffer, offset: int, flags: int, abandon: bool) -> int:
         return await self._read_held(descriptor, export_buffer(buffer, writable=True), offset, flags, abandon)
 
     async def _read_held(self, descriptor: Descriptor, export: Export, offset: int, flags: int, abandon: bool) -> int:
-        size = export.length
-        engine = self._check()
-        if not size:
-            await self._checkpoint()
-            return 0
-        backend = self._backend
-        assert backend is not None
-        n = -1
-        suits_inline = not export.mapped and self._suits_inline(descriptor, size, flags)
-        if export.mapped:
-            inspect(engine, (export,))
-        if suits_inline:
-            await backend.checkpoint_if_cancelled()
-            n = engine.inline.read_into(descriptor, export.address, size, offset)
-            if n >= 0:
-                await backend.cancel_shielded_checkpoint()
-                return n
-        bounce = 0
-        if not is_read_aligned(descriptor, offset, size, (export,)):
-            if fits_slab(descriptor, offset, size) and not export.mapped:
-                return await self._submit_and_wait(WidenedRead(descriptor, size, offset, flags, (export,)), abandon=abandon)
-            bounce = read_bounce(descriptor, export)
-        request = Read(descriptor, export.address, size, offset, flags, export, bounce)
-        request.partly_read = n == -2
-        request.missed = suits_inline
-        return await self._submit_and_wait(request, abandon=abandon)
+        try:
+            size = export.length
+            engine = self._check()
+            if not size:
+                await self._checkpoint()
+                return 0
+            backend = self._backend
+            assert backend is not None
+            n = -1
+            suits_inline = not export.mapped and self._suits_inline(descriptor, size, flags)
+            if export.mapped:
+                inspect(engine, (export,))
+            if suits_inline:
+                await backend.checkpoint_if_cancelled()
+                n = engine.inline.read_into(descriptor, export.address, size, offset)
+                if n >= 0:
+                    await backend.cancel_shielded_checkpoint()
+                    return n
+            bounce = 0
+            if not is_read_aligned(descriptor, offset, size, (export,)):
+                if fits_slab(descriptor, offset, size) and not export.mapped:
+                    return await self._submit_and_wait(WidenedRead(descriptor, size, offset, flags, (export,)), abandon=abandon)
+                bounce = read_bounce(descriptor, export)
+            request = Read(descriptor, export.address, size, offset, flags, export, bounce)
+            request.partly_read = n == -2
+            request.missed = suits_inline
+            return await self._submit_and_wait(request, abandon=abandon)
+        finally:
+            del export
 
     async def _preadv(self, descriptor: Descriptor, buffers: Sequence[WriteableBuffer], offset: int, flags: int, abandon: bool) -> int:
         vector = export_vector(buffers, writable=True)
-        size = vector.length
-        if not size:
-            await self._checkpoint()
-            return 0
-        if vector.mapped:
-            inspect(self._check(), vector.exports)
-        bounce = 0
-        if not is_read_aligned(descriptor, offset, size, vector.exports):
-            if fits_slab(descriptor, offset, size) and not vector.mapped:
-                read = WidenedRead(descriptor, size, offset, flags, vector.exports)
-                return await self._submit_and_wait(read, abandon=abandon)
-            bounce = read_bounce(descriptor, vector)
-        return await self._submit_and_wait(ReadVector(descriptor, vector, offset, flags, bounce), abandon=abandon)
+        try:
+            size = vector.length
+            if not size:
+                await self._checkpoint()
+                return 0
+            if vector.mapped:
+                inspect(self._check(), vector.exports)
+            bounce = 0
+            if not is_read_aligned(descriptor, offset, size, vector.exports):
+                if fits_slab(descriptor, offset, size) and not vector.mapped:
+                    read = WidenedRead(descriptor, size, offset, flags, vector.exports)
+                    return await self._submit_and_wait(read, abandon=abandon)
+                bounce = read_bounce(descriptor, vector)
+            return await self._submit_and_wait(ReadVector(descriptor, vector, offset, flags, bounce), abandon=abandon)
+        finally:
+            del vector
 
     # ---- writes
 
     async def _gathered(self, descriptor: Descriptor, exports: list[Export]) -> bytes | bytearray:
         """Return the bytes of callers' memory that may belong to a mapped file, one after the other, copied by a worker.
 
-        `descriptor` is that of the file that the bytes are for. OSError: EFAULT.
+        `descriptor` is that of the file that the bytes are for. The list is empty afterwards. OSError: EFAULT.
         """
-        inspect(self._check(), exports)
-        size = sum(export.length for export in exports)
-        memory = new_bytes(size, for_worker=True)
-        if size:
-            await self._submit_and_wait(gather(descriptor, exports, hold(memory)))
-        return memory
+        try:
+            inspect(self._check(), exports)
+            size = sum(export.length for export in exports)
+            memory = new_bytes(size, for_worker=True)
+            if size:
+                await self._submit_and_wait(gather(descriptor, exports, hold(memory)))
+            return memory
+        finally:
+            exports.clear()
 
     async def _pwrite(self, descriptor: Descriptor, data: ReadableBuffer, offset: int, flags: int) -> int:
         export = export_buffer(data, writable=False)
-        size = export.length
-        if not size:
-            await self._checkpoint()
-            return 0
-        if export.mapped:
-            inspect(self._check(), (export,))
-        if not is_block_write(descriptor, offset, size, flags):
-            return await self._submit_and_wait(BufferedWrite(descriptor, export.address, size, offset, flags, export))
-        bounce = 0
-        if not is_write_aligned(descriptor, (export,)):
-            if size <= LARGEST_SLAB and not export.mapped:
-                return await self._submit_and_wait(BouncedWrite(descriptor, (export,), size, offset, flags))
-            bounce = write_bounce(descriptor, export)
-        return await self._submit_and_wait(Write(descriptor, export.address, size, offset, flags, export, bounce))
+        try:
+            size = export.length
+            if not size:
+                await self._checkpoint()
+                return 0
+            if export.mapped:
+                inspect(self._check(), (export,))
+            if not is_block_write(descriptor, offset, size, flags):
+                return await self._submit_and_wait(BufferedWrite(descriptor, export.address, size, offset, flags, export))
+            bounce = 0
+            if not is_write_aligned(descriptor, (export,)):
+                if size <= LARGEST_SLAB and not export.mapped:
+                    return await self._submit_and_wait(BouncedWrite(descriptor, (export,), size, offset, flags))
+                bounce = write_bounce(descriptor, export)
+            return await self._submit_and_wait(Write(descriptor, export.address, size, offset, flags, export, bounce))
+        finally:
+            del export
 
     async def _pwritev(self, descriptor: Descriptor, buffers: Sequence[ReadableBuffer], offset: int, flags: int) -> int:
         vector = export_vector(buffers, writable=False)
-        size = vector.length
-        if not size:
-            await self._checkpoint()
-            return 0
-        if vector.mapped:
-            inspect(self._check(), vector.exports)
-        if not is_block_write(descriptor, offset, size, flags):
-            return await self._submit_and_wait(BufferedWriteVector(descriptor, vector, offset, flags))
-        bounce = 0
-        if not is_write_aligned(descriptor, vector.exports):
-            if size <= LARGEST_SLAB and not vector.mapped:
-                return await self._submit_and_wait(BouncedWrite(descriptor, vector.exports, size, offset, flags))
-            bounce = write_bounce(descriptor, vector)
-        return await self._submit_and_wait(WriteVector(descriptor, vector, offset, flags, bounce))
+        try:
+            size = vector.length
+            if not size:
+                await self._checkpoint()
+                return 0
+            if vector.mapped:
+                inspect(self._check(), vector.exports)
+            if not is_block_write(descriptor, offset, size, flags):
+                return await self._submit_and_wait(BufferedWriteVector(descriptor, vector, offset, flags))
+            bounce = 0
+            if not is_write_aligned(descriptor, vector.exports):
+                if size <= LARGEST_SLAB and not vector.mapped:
+                    return await self._submit_and_wait(BouncedWrite(descriptor, vector.exports, size, offset, flags))
+                bounce = write_bounce(descriptor, vector)
+            return await self._submit_and_wait(WriteVector(descriptor, vector, offset, flags, bounce))
+        finally:
+            del vector
 
     async def _append(self, descriptor: Descriptor, data: ReadableBuffer) -> tuple[int, int]:
         """Write to a descriptor with O_APPEND. Return the position behind it and the number of bytes; of nothing: the end of the file."""
         export = export_buffer(data, writable=False)
-        size = export.length
-        if not size:
-            return await self._submit_and_wait(Seek(descriptor, 0, os.SEEK_END)), 0
-        kind = BufferedAppend if descriptor.o_direct else Append
-        return await self._submit_and_wait(kind(descriptor, export.address, size, export)), size
+        try:
+            size = export.length
+            if not size:
+                return await self._submit_and_wait(Seek(descriptor, 0, os.SEEK_END)), 0
+            kind = BufferedAppend if descriptor.o_direct else Append
+            return await self._submit_and_wait(kind(descriptor, export.address, size, export)), size
+        finally:
+            del export
 
 
 def _checked_fd(fd: int) -> int:

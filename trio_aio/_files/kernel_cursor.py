@@ -163,18 +163,25 @@ class KernelCursor:
     async def read_into(self, buffer: WriteableBuffer) -> int:
         """Fill a buffer, and return the number of bytes."""
         export = export_buffer(buffer, writable=True)
-        if not export.length:
-            await self.seek(0, os.SEEK_CUR)
-            return 0
-        return await self._perform(self._reading(export))
+        try:
+            if not export.length:
+                await self.seek(0, os.SEEK_CUR)
+                return 0
+            return await self._perform(self._reading(export))
+        finally:
+            # The frames in a traceback must not hold the caller's memory.
+            del export
 
     async def write(self, data: ReadableBuffer) -> int:
         """Write all of `data`, and return its length. OSError: the cursor is behind what was written."""
         export = export_buffer(data, writable=False)
-        if not export.length:
-            await self.seek(0, os.SEEK_CUR)
-            return 0
-        return await self._perform(CursorWrite(self._descriptor, self._place(), export))
+        try:
+            if not export.length:
+                await self.seek(0, os.SEEK_CUR)
+                return 0
+            return await self._perform(CursorWrite(self._descriptor, self._place(), export))
+        finally:
+            del export
 
     # ---- reading ahead
 

@@ -209,28 +209,35 @@ class ReadableFile(PositionalFile):
         cursor = self._cursor
         position = cursor.settle()
         target = export_buffer(buffer, writable=True)
-        # Memory that may belong to a mapped file is touched by a worker, so nothing comes from the read-ahead.
-        if self._descriptor.direct and not target.mapped:
-            size = self._size_for_one_call(target.length) if one else target.length
-            available = cursor.peek(size)
-            if len(available) == size or size - len(available) < LARGEST:
-                data = await self._read_direct(size, position)
-                target.fill(data)
-                cursor.move(position + len(data))
-                return len(data)
-            if available:
-                rest = target.part(len(available), target.length - len(available))
-                n = len(available) + await self._read_held(rest, position + len(available))
-                target.fill(available)
-                cursor.move(position + n)
-                return n
-        n = await self._read_held(target, position)
+        try:
+            # Memory that may belong to a mapped file is touched by a worker, so nothing comes from the read-ahead.
+            if self._descriptor.direct and not target.mapped:
+                size = self._size_for_one_call(target.length) if one else target.length
+                available = cursor.peek(size)
+                if len(available) == size or size - len(available) < LARGEST:
+                    data = await self._read_direct(size, position)
+                    target.fill(data)
+                    cursor.move(position + len(data))
+                    return len(data)
+                if available:
+                    missing = target.length - len(available)
+                    n = len(available) + await self._read_held(target.part(len(available), missing), position + len(available))
+                    target.fill(available)
+                    cursor.move(position + n)
+                    return n
+            n = await self._read_held(target, position)
+        finally:
+            # The frames in a traceback must not hold the caller's memory.
+            del target
         cursor.move(position + n)
         return n
 
     async def _read_held(self, target: Export, position: int) -> int:
         self._check_readable()
-        return await self._context._read_held(self._descriptor, target, position, 0, self._abandon)
+        try:
+            return await self._context._read_held(self._descriptor, target, position, 0, self._abandon)
+        finally:
+            del target
 
     async def peek(self, size: int = 0) -> bytes:
         """Return bytes from the cursor without moving it: those in memory, otherwise those of one system call. b"" at the end of the file.

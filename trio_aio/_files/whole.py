@@ -157,9 +157,9 @@ async def write_bytes(path: _Path, data: ReadableBuffer) -> int:
     next checkpoint. OSError with errno and file name; after a failed write ``characters_written`` is the number of bytes that were written.
     ValueError for a null byte in the path.
     """
-    memory = export_buffer(data, writable=False)
-    request = WriteWhole(Descriptor(AT_FDCWD, os.fspath(path)), _encoded(path), memory, 0)
     context = current_context()
+    descriptor, encoded = Descriptor(AT_FDCWD, os.fspath(path)), _encoded(path)
+    request = WriteWhole(descriptor, encoded, export_buffer(data, writable=False), 0)
     try:
         return await _submit_and_wait(context, request)
     finally:

@@ -98,6 +98,7 @@ class InSlab(Transfer):
     __slots__ = ()
 
     slab: Slab | None
+    exports: Sequence[Export] | None  # callers' memory, held until the request has ended
 
     def can_submit(self, engine: Host) -> bool | None:
         slab = self.slab
@@ -121,6 +122,8 @@ class InSlab(Transfer):
         if self.slab is not None:
             engine.buffers.release(self.slab)
             self.slab = None
+        if self.exports is not None:
+            self.exports = ()
 
 
 class WidenedRead(InSlab, Read):
@@ -152,7 +155,7 @@ class WidenedRead(InSlab, Read):
         self.slab: Slab | None = None
         self.size: int = size
         self.before: int = before  # bytes in front of what was asked for
-        self.exports: Sequence[Export] | None = exports  # where the bytes go; None: to `data`
+        self.exports = exports  # where the bytes go; None: to `data`
         self.data: bytes = b""
         self.no_memory: MemoryError | None = None  # for `data`
 
@@ -251,6 +254,7 @@ class WidenedRead(InSlab, Read):
                 self.result, self.no_memory = _ENOMEM, error
         else:
             slab.scatter(self.exports, count, self.before)
+            self.exports = ()
 
 
 class BouncedWrite(InSlab, Write):
@@ -260,7 +264,7 @@ class BouncedWrite(InSlab, Write):
 
     def __init__(self, descriptor: Descriptor, exports: Sequence[Export], size: int, offset: int, flags: int) -> None:
         Write.__init__(self, descriptor, 0, size, offset, flags, None)
-        self.exports: Sequence[Export] | None = exports
+        self.exports = exports
         self.slab: Slab | None = None
 
     def can_submit(self, engine: Host) -> bool | None:

@@ -10,6 +10,7 @@ from trio_aio._requests.base import Request
 
 if TYPE_CHECKING:
     from trio_aio._engine.descriptor import Descriptor
+    from trio_aio._engine.host import Host
     from trio_aio._lanes.workers import WorkerLane
 
 __all__ = ("gather",)
@@ -28,11 +29,15 @@ class _Gather(Request):
 
     def __init__(self, descriptor: Descriptor, exports: list[Export], target: Export, at: int) -> None:
         Request.__init__(self, descriptor)
-        self.vector: Vector = Vector(exports)
+        self.vector: Vector | None = Vector([*exports])  # held until the request has ended
         self.target: Export = target
         self.at: int = at  # index in the target of the first byte
 
     def fill_slot(self, lane: WorkerLane, slot: int, before: int) -> None:
         vector = self.vector
+        assert vector is not None
         address = self.target.address + self.at
         lane.prepare(slot, before, self.token, lib.TAIO_GATHER, -1, vector.address, len(vector.exports), extra=address)
+
+    def release(self, engine: Host) -> None:
+        self.vector = None

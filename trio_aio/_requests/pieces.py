@@ -42,13 +42,14 @@ class Pieces:
 
     __slots__ = (
         *("address", "aligned", "array", "count", "end", "largest", "mapped", "most", "native"),
-        *("owned", "places", "slab_address", "slab_capacity", "slots", "started", "submitter"),
+        *("owned", "parent", "places", "slab_address", "slab_capacity", "slots", "started", "submitter"),
     )
 
     def __init__(self, descriptor: Descriptor, count: int, owned: object, *, writing: bool, through_cache: bool = False) -> None:
         self.native: CData = ffi.new("struct taio_pieces *")
         self.array: CData = ffi.new("struct taio_piece[]", count)
-        self.owned: Any = owned  # kept alive with the pieces
+        self.owned: Any = owned  # callers' memory: kept alive until the request for the pieces has ended
+        self.parent: Pieces | None = None  # what they are a part of, kept alive for its array
         self.address: int = int(ffi.cast("uintptr_t", self.native))
         self.count: int = count
         self.aligned: bool = False  # the kernel lane takes the pieces as they are
@@ -75,7 +76,8 @@ class Pieces:
 
     def part(self, descriptor: Descriptor, first: int, count: int) -> Pieces:
         """Return some of the pieces as an object of its own; the pieces stay where they are."""
-        part = Pieces(descriptor, 0, self, writing=bool(self.native.writing))
+        part = Pieces(descriptor, 0, self.owned, writing=bool(self.native.writing))
+        part.parent = self
         part.native.pieces = part.array = self.array + first
         part.native.count = part.count = count
         part.largest, part.aligned = self.largest, self.aligned
@@ -86,12 +88,16 @@ class Pieces:
     def blocks(cls, descriptor: Descriptor, numbers: ReadableBuffer, size: int, into: Export) -> Pieces:
         """Read blocks of `size` bytes at offsets, a buffer of int64, into `into`, side by side. ValueError: a negative offset."""
         offsets = ffi.from_buffer("int64_t[]", numbers)
-        pieces = cls(descriptor, len(offsets), into, writing=False)
+        pieces = cls(descriptor, len(offsets), None, writing=False)
         bad = ffi.new("uint64_t *")
-        if lib.taio_pieces_blocks(pieces.native, offsets, size, into.address, bad) < 0:
-            raise ValueError(f"negative offset: {offsets[bad[0]]}")
+        try:
+            if lib.taio_pieces_blocks(pieces.native, offsets, size, into.address, bad) < 0:
+                raise ValueError(f"negative offset: {offsets[bad[0]]}")
+            pieces.owned = into
+            pieces._set_mapped(into.mapped)
+        finally:
+            del into, offsets, numbers
         pieces.largest = size
-        pieces._set_mapped(into.mapped)
         pieces._check_alignment()
         return pieces
 
@@ -280,6 +286,7 @@ class PiecesRequest(Request):
         if self.slab is not None:
             engine.buffers.release(self.slab)
             self.slab = None
+        self.pieces.owned = None
 
     def withdraw(self, engine: Host) -> bool:
         if self.state in (State.KERNEL_PREPARED, State.KERNEL_HANDED_OVER, State.KERNEL_IN_FLIGHT):

@@ -48,7 +48,7 @@ class Transfer(Request):
         self.nbytes: int = nbytes  # left to move
         self.offset: int = offset
         self.flags: int = flags
-        self.owned: Any = owned  # an Export or a Vector: kept alive until the completion
+        self.owned: Any = owned  # an Export or a Vector: kept alive until the request has ended
         self.bounce: int = bounce  # how a worker moves the bytes: native.h, TAIO_READ
         self.probing: bool = False  # submitted with an RWF_NOWAIT of ours
 
@@ -141,6 +141,9 @@ class Transfer(Request):
     def complete_worker(self, engine: Host, result: int, transferred: int) -> None:
         self.transferred += transferred
         engine.finish(self, self.transferred if result >= 0 else result)
+
+    def release(self, engine: Host) -> None:
+        self.owned = None
 
     def skip(self, count: int) -> None:
         """Advance past the first `count` bytes."""

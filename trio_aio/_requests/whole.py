@@ -29,13 +29,16 @@ class _Whole(Request):
     def __init__(self, descriptor: Descriptor, path: bytes, memory: Export, first: int) -> None:
         Request.__init__(self, descriptor)
         self.path: Export = hold(path + b"\0")
-        self.memory: Export = memory
+        self.memory: Export | None = memory  # held until the request has ended
         fields = {"fd": -1, "memory": memory.address, "capacity": memory.length, "first": min(first, memory.length)}
         self.record: CData = ffi.new("struct taio_whole *", fields)
 
     def fill_slot(self, lane: WorkerLane, slot: int, before: int) -> None:
         path, record, flags = self.path.address, int(ffi.cast("uintptr_t", self.record)), self.open_flags | os.O_CLOEXEC
         lane.prepare(slot, before, self.token, self.worker_operation, self.descriptor.fd, path, CREATION_MODE, 0, flags, record)
+
+    def release(self, engine: Host) -> None:
+        self.memory = None
 
 
 class ReadWhole(_Whole):
