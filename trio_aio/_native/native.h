@@ -40,6 +40,9 @@
 #define RWF_DONTCACHE 0x00000080
 #endif
 
+/* Return the SHA-256 of the native.cdef.txt that this was built from, in hexadecimal digits. */
+const char *taio_declarations(void);
+
 /* ---- the system calls, one to one (syscalls.c) ---- */
 
 int taio_io_setup(unsigned nr_events, uint64_t *context);
