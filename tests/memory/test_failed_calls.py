@@ -108,6 +108,24 @@ async def test_failed_call_releases_the_buffer(file: tuple[Path, bytes], disk: P
 
 
 @KINDS
+async def test_write_of_memory_that_is_gone_releases_the_mapping(file: tuple[Path, bytes], disk: Path, kind: str) -> None:
+    holding = []
+    for name, call in WRITES.items():
+        with (disk / "mapped").open("w+b") as other:
+            other.truncate(2 * BLOCK)
+            mapping = mmap.mmap(other.fileno(), 2 * BLOCK)
+            other.truncate(0)
+        async with open_as(kind, file[0], current_context()) as opened_file:
+            try:
+                await call(opened_file, mapping)
+                pytest.fail(f"{name} did not fail")
+            except (OSError, anyio.BrokenResourceError):
+                if not can_resize(mapping):
+                    holding.append(name)
+    assert not holding
+
+
+@KINDS
 async def test_call_in_a_cancelled_scope_releases_the_buffer(file: tuple[Path, bytes], kind: str) -> None:
     holding = []
     async with AIOContext() as context:
