@@ -75,7 +75,7 @@ def test_every_page_is_linked_from_the_readme() -> None:
 def named_paths(page: Path) -> list[str]:
     """Return the files and folders that a page names."""
     text = page.read_text(encoding="utf-8")
-    files = re.findall(r"(?<![\w/.-])(?:\.?[\w-]+/)*[\w-]+(?:\.diagram)?\.(?:py|c|h|md|txt|svg|toml)\b", text)
+    files = re.findall(r"(?<![\w/.-])(?:\.?[\w-]+/)*[\w-]+(?:\.diagram|\.cdef|\.csrc)?\.(?:pyi|py|c|h|md|txt|svg|toml)\b", text)
     folders = re.findall(r"`((?:\.?[\w-]+/)+)`", text)
     return sorted({*files, *folders} - MADE_BY_COMMANDS)
 
@@ -98,10 +98,12 @@ def test_named_paths_finds_files_and_folders(tmp_path: Path) -> None:
     assert named_paths(page) == ["_lanes/", "_lanes/kernel.py", "docs/draw.py"]
 
 
-def test_architecture_names_every_part_of_the_package() -> None:
+def test_architecture_names_every_folder_and_every_module_of_the_package() -> None:
     named = named_paths(DOCS / "architecture.md")
-    parts = [f"{part.name}/" if part.is_dir() else part.name for part in PACKAGE.iterdir() if part.is_dir() or part.suffix == ".py"]
-    assert not set(parts) - set(named) - {"__pycache__/"}
+    folders = [f"{part.name}/" for part in PACKAGE.iterdir() if part.is_dir() and part.name != "__pycache__"]
+    files = [path for path in PACKAGE.rglob("*.*") if path.suffix in (".py", ".pyi", ".c", ".h", ".txt")]
+    modules = [str(path.relative_to(PACKAGE)) for path in files if path.name != "__init__.py"]
+    assert sorted({*folders, *modules} - {*named}) == [], "add a row to its table of modules"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
