@@ -221,7 +221,9 @@ class Operations:
         return size <= INLINE_LIMIT and not flags and not descriptor.direct and descriptor.read_device.nowait
 
     async def _pread_by_worker(self, descriptor: Descriptor, size: int, offset: int, flags: int, abandon: bool) -> bytes:
-        if size > COPY_STEP:  # a short result would have to be copied, so ask for the size first; a network filesystem's may be old
+        # A short result has to be copied, so limit the read to the known file size. On a network filesystem that size may be old, so read
+        # on after it.
+        if size > COPY_STEP:
             left = describe(descriptor.fd).value.size - offset if stat.S_ISREG(descriptor.mode) else 0
             if 0 < left < size:
                 data = await self._pread_by_worker(descriptor, left, offset, flags, abandon)

@@ -79,8 +79,10 @@ class Descriptor:
         self.device: int = 0
         self.inode_number: int = 0
         self.shared_file: SharedFile | None = None  # set by `Engine.learn`
+        # `o_direct`: the descriptor has the flag O_DIRECT, so the rules for aligned writes hold. `direct`: the filesystem honours it too,
+        # so reads and writes go to the device. A filesystem may accept the flag and use the page cache all the same.
         self.direct: bool = False
-        self.o_direct: bool = False  # has the flag, whatever its filesystem makes of it
+        self.o_direct: bool = False
         self.append: bool = False
         self.size: int = 0  # no less than this when last seen: what lies below it is an overwrite
         self.alignment: Alignment = BUFFERED

@@ -231,7 +231,7 @@ class Engine:
             take_dropped(self)
         if self.completions.take(drain=drain) or drain:
             self.start_queued()
-        elif self.kernel is not None and self.kernel.is_stuck:  # otherwise a completion is to come, and asks
+        elif self.kernel is not None and self.kernel.is_stuck:  # if the lane is not stuck, a completion will follow and request the flush
             self.ask_for_flush()
         if self.kernel is not None and self.kernel.to_cancel:
             cancel_again(self, self.kernel)

@@ -44,7 +44,8 @@ def cancel_together(engine: Host, requests: Iterable[Request]) -> bool:
     for request in requests:
         if request not in doubtful:
             withdraw_untaken(engine, request)
-    for request in requests:  # now that all are withdrawn: what starts instead could end some, and others would start in their slots
+    # Withdraw all before ending any. Ending one frees its slot, and a request of this group could start in it.
+    for request in requests:
         end_withdrawn(engine, request)
     return True
 

@@ -51,7 +51,8 @@ __all__ = ("PositionalFile",)
 
 # Sizes and offsets below it are valid, and so is the sum of two. Larger ones take the slower checks.
 _PLAIN = 1 << 62
-# Bytes. A direct read of this size, widened to whole blocks, fits one slab of aligned memory.
+# Bytes. A direct read up to this size, widened to whole blocks, fits one slab of aligned memory. It selects a path in the code, the short
+# way of `WidenedRead.start_short`, and no lane: larger reads take the kernel lane too, by the general way.
 _SHORT = LARGEST_SLAB // 2
 
 

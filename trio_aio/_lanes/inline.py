@@ -5,7 +5,8 @@ read-ahead: the worker that reads it next finds the I/O in flight. A short count
 ends), so a second call asks for the rest; 0 means the end.
 
 What we do about it. A miss is not free: the loop's thread starts the read-ahead, and a worker then waits for it. After many misses in a
-row the workers alone are faster, so the next requests go to them directly, and then one tries again.
+row the workers alone are faster, so the next requests go to them directly, and then one tries again. A read with any flag goes to a worker
+without a try: `Operations._suits_inline`.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class InlineLane:
             descriptor.read_device.note_no_nowait()
 
     def _is_left(self) -> bool:
-        return self._workers.in_flight > 0 and not self._backoff.should_try()  # a lone request is faster if it tries
+        return self._workers.in_flight > 0 and not self._backoff.should_try()  # with no worker busy, trying inline is faster
 
     def _rest(self, descriptor: InlineDescriptor, memory: CData, n: int, size: int, offset: int) -> int:
         while 0 < n < size:

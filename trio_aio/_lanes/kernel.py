@@ -36,9 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ("DUE", "GATHERED", "LOOK", "NO_SLOT", "STARTED", "KernelLane")
 
-# The fixed part of an io_submit may cost each request this share of its own part. Measured on two processors: direct reads of 4 KiB a
-# second in batches of 1, 4, 8, 16 and 32: 25,900, 26,600, 31,700, 23,800 and 24,700 by 16 tasks; 35,400, 40,900, 42,000, 41,800 and
-# 39,900 by 64. Other figures on another day, so no constant fits.
+# The fixed part of an io_submit may cost each request this share of its own part. Measured on two processors: batches of 4 to 8 are the
+# fastest, by up to 20 %. The best size varied by day, so it is learned.
 FIXED_SHARE = 1 / 4
 SMALLEST_BATCH, LARGEST_BATCH = 4, 64
 
@@ -75,8 +74,8 @@ class KernelLane(Lane[KernelRequest]):
         self._places: list[int] = [0] * slots  # of each such slot: its part of the aligned memory
         self._refused: CData = ffi.new("struct taio_completion[]", slots)
         self._since_learned: int = 0
-        self._started: int = 0  # requests since the last turn of the reaper
-        self._crowd: int = 0  # the most of them of late
+        self._started: int = 0  # requests started since the reaper last ran
+        self._crowd: int = 0  # the recent maximum of `_started`, which falls by 1 each time the reaper runs
 
     @classmethod
     def open(cls, slots: int, event_fd: int, refuse: Callable[[Any, int], None]) -> KernelLane:
@@ -325,7 +324,7 @@ class KernelLane(Lane[KernelRequest]):
         return any(request is many for many in self._many)
 
     def note_turn(self) -> None:
-        """Note that the reaper starts a turn."""
+        """Note that the reaper runs."""
         self._crowd = max(self._started, self._crowd - 1)
         self._started = 0
 
@@ -337,7 +336,7 @@ class KernelLane(Lane[KernelRequest]):
     def learn_few(self) -> None:
         """Choose how many requests go together, from what io_submit was measured to cost.
 
-        Enough that the fixed part of the call is a small share. Never more than half of the requests between two turns of the reaper, so
+        Enough that the fixed part of the call is a small share. Never more than half of the requests between two runs of the reaper, so
         that the device works on one half while the other is gathered. While the cost is not known, because all calls were of one size,
         other sizes are tried.
         """

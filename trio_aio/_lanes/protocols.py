@@ -68,4 +68,7 @@ class WorkerRequest(LaneRequest, Protocol):
         """Fill a worker's slot with one call of `taio_pool_prepare`. `before`: the slot that it is chained behind."""
 
     def chain_key(self) -> Any:
-        """Return what it shares with requests that one worker serves as well as many: a device or a file. None: it shares nothing."""
+        """Return the device or file whose requests one worker can serve as fast as several workers, or None.
+
+        Requests with the same key may be chained.
+        """

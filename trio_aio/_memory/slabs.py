@@ -4,8 +4,8 @@ How the kernel works. Direct I/O wants page-aligned memory. The kernel pins each
 that is not contiguous in physical memory. Both cost: 16 reads of 1 MiB are submitted in 0.3 ms and done in 8.4 ms where they lie in huge
 pages, in 1.2 ms and 12 to 22 ms where they lie in small ones. Pages are made at the first touch, which may take longer than the read.
 
-What we do about it. Memory comes in huge pages. A worker touches each first; requests that are given a part of it before that wait. Then
-it is used again and again. With MADV_DONTFORK a child of fork gets no copy of what a device still writes to in the parent.
+What we do about it. Memory comes in huge pages. A worker touches each page first. A request that gets part of an untouched page waits for
+that. Then it is used again and again. With MADV_DONTFORK a child of fork gets no copy of what a device still writes to in the parent.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = ("HUGE_PAGE", "LARGEST_SLAB", "PAGE", "BufferPool", "HugePage", "Slab"
 
 PAGE = mmap.PAGESIZE
 HUGE_PAGE = 2 << 20  # bytes: a huge page of x86-64 and of most others
+# Bytes, at most `DIRECT_LIMIT` of `_requests.transfer`. A request that needs more aligned memory goes to a worker, which has its own.
 LARGEST_SLAB = HUGE_PAGE // 2
 ARENA = 64 << 20
 

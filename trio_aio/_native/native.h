@@ -109,7 +109,7 @@ struct taio_whole {
     uint64_t first;    /* the most bytes to read */
 };
 
-/* How a request ended, written by the loop's thread into memory of the loop. */
+/* The result of one request. The loop owns it. */
 struct taio_completion {
     uint64_t token;      /* the token that the request was prepared with */
     int64_t result;      /* what the system call returned, or -errno */

@@ -36,17 +36,17 @@ class Request:
         *("descriptor", "group", "result", "state", "token", "transferred", "waiter", "__weakref__"),
     )
 
-    # What the order of a file asks: `ordered` is any of the three before it.
+    # Read by `order`. `ordered` is True if any of the other three is.
     changes: bool = False
     syncs: bool = False
     closes: bool = False
     ordered: bool = False
-    gated: bool = False  # a write of data, for which the gate of a direct file is
+    gated: bool = False  # a write of data: it must pass the gate of a direct file (`shared_file.Gate`)
 
     cancellable: bool = False  # io_cancel can stop it
     probing: Any = False  # it carries an RWF_NOWAIT of ours: then EAGAIN says that the device would have slept
     counted: bool = False  # among the cancelled, although it runs on
-    is_batch: bool = False  # it needs no others for one io_submit: submit it at once
+    is_batch: bool = False  # it has many pieces: submit it at once, do not gather
     fault_name: str | None = None  # what `testing` calls it
     tells_written: bool = False  # its error says how many bytes were written before
     nbytes: Any = 0  # bytes that it moves
@@ -107,7 +107,10 @@ class Request:
         engine.dispatch(self)
 
     def can_submit(self, engine: Host) -> bool | None:
-        """Return whether the kernel lane can take it. None: it waits for memory and is dispatched again, or has ended without."""
+        """Return whether the kernel lane can take it.
+
+        None: do nothing. The request waits for memory and will be dispatched again, or it has already failed with ENOMEM.
+        """
         return False
 
     def prepare(self, lane: KernelLane, slot: int) -> None:
@@ -122,7 +125,10 @@ class Request:
         raise NotImplementedError
 
     def chain_key(self) -> object:
-        """Return what it shares with requests that one worker serves as well as many; None if nothing."""
+        """Return the device or file whose requests one worker can serve as fast as several workers, or None.
+
+        Requests with the same key may be chained.
+        """
         return None
 
     def note_slept(self) -> None:

@@ -6,7 +6,17 @@ answers EINVAL to others. It cannot write part of a block.
 What we do about it. A read is widened to the blocks around it, in aligned memory, and the bytes that were asked for are copied out. A
 write whose memory alone is not aligned is copied into aligned memory. A write whose offset or length is not aligned, and an append, goes
 through the page cache, by a second descriptor. The kernel then reads what it needs of the blocks at the edges, keeps the size right, and
-orders the write with others; we could do that only in steps that a crash or another process may come between.
+orders the write with others. Doing this ourselves would take several steps, and a crash or another process could interrupt them.
+
+The life of a direct read's memory, a `Slab`:
+
+- taken: `can_submit` or `start_short` takes it from the pool, when the request is dispatched. Without memory the request fails: ENOMEM.
+- warm: a worker has touched its huge page. Until then the request is held (`new_memory`), and is dispatched again afterwards.
+- in flight: its address is in an iocb or in a worker's slot, so the device may write to it. The request owns it.
+- copied out: `settle` makes `bytes` of it, or fills the caller's buffer.
+- returned: `release` gives it back to the pool, which uses it again at once.
+- abandoned: no task waits any more, so nothing is copied out. The slab stays with the request, and returns when the completion is taken.
+- withdrawn: the request never ran; the slab returns at once.
 """
 
 from __future__ import annotations

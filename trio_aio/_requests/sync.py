@@ -33,7 +33,10 @@ class Sync(Request):
         self.counted: bool = False
 
     def can_submit(self, engine: Host) -> bool:
-        """On a direct file only: on others the kernel's writing of the page cache is better watched by a worker."""
+        """Only on a direct file. On a buffered file fsync writes the page cache back, which can take long, so a worker makes the call.
+
+        The kernel would do it on a work queue that all processes share.
+        """
         return self.descriptor.direct and engine.may_use_kernel
 
     def prepare(self, lane: KernelLane, slot: int) -> None:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ("DIRECT_LIMIT", "Append", "Read", "ReadVector", "Transfer", "Write", "WriteVector", "continues_in_kernel")
 
-DIRECT_LIMIT = 1 << 20  # bytes: io_submit pins every page on the event loop's thread, 60 us for 1 MiB and 300 us for 8 MiB
+# Bytes: io_submit pins every page on the event loop's thread, 60 us for 1 MiB and 300 us for 8 MiB. A larger request goes to a worker.
+# `LARGEST_SLAB` is not larger, so a request that fits a slab is never refused for its size.
+DIRECT_LIMIT = 1 << 20
 
 _EAGAIN, _EOPNOTSUPP, _EINTR, _EINVAL, _EIO = -errno.EAGAIN, -errno.EOPNOTSUPP, -errno.EINTR, -errno.EINVAL, -errno.EIO
 _IOV_MAX, _APPEND, _NOWAIT = lib.IOV_MAX, lib.RWF_APPEND, lib.RWF_NOWAIT
