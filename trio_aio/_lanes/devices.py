@@ -93,7 +93,7 @@ class DeviceRecord(Backoff):
 
     def back_off(self) -> None:
         """Let the next requests go to the workers: io_submit performs them before it returns, one after the other."""
-        self.left = self.length
+        self.left: int = self.length
         self._one_tries = True
 
     def return_to(self) -> None:
