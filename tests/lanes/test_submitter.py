@@ -520,7 +520,8 @@ def test_closing_joins_the_threads_of_submitters(write_file: tuple[Path, bytes])
     with loop(8) as made, opened(path, DIRECT) as fd:
         made.run(direct_write(made, made.descriptor(fd), data[:BLOCK], 0))
         assert "trio_aio submit" in {_name(thread) for thread in threads() - before}
-    assert threads() == before
+    while threads() != before:  # pthread_join returns a moment before the kernel removes the thread; one that stays is a timeout
+        os.sched_yield()
 
 
 def _name(thread: str) -> str:
