@@ -5,6 +5,7 @@ So the caller may resize it in the ``except`` clause. Of an abandoned read it is
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import itertools
 import mmap
@@ -17,10 +18,10 @@ import anyio.lowlevel
 import pytest
 
 from trio_aio import AIOContext, FileWriteStream, current_context, open_aio, write_bytes
-from trio_aio.testing import FaultyContext
+from trio_aio.testing import FaultyContext, Hang
 
-from ..support.files import BLOCK, opened
-from ..support.tasks import busy, cancel_when_blocked
+from ..support.files import BLOCK, make_file, opened
+from ..support.tasks import busy, cancel_when_blocked, until_blocked, until_idle
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -221,3 +222,42 @@ async def test_abandoned_read_holds_the_buffer_until_it_completes(file: tuple[Pa
         while sys.getrefcount(buffer) > held:
             await anyio.lowlevel.checkpoint()
     assert can_resize(buffer)
+
+
+async def until_idle_but(context: AIOContext, hang: Hang) -> None:
+    """Wait until only the requests that hang are in flight."""
+    while context.statistics().in_flight > hang.held:
+        await anyio.lowlevel.checkpoint()
+
+
+@pytest.mark.backends("asyncio")
+@pytest.mark.parametrize("call", ["read_blocks", "write_ranges"])
+async def test_dropped_call_of_several_requests_holds_the_buffer_until_all_have_ended(disk: Path, call: str) -> None:
+    path, data = make_file(disk, 1500 * 512)  # three requests of a direct file, two of them in flight at once
+    buffer = bytearray(len(data))
+    async with FaultyContext() as context, open_aio(path, "r+b", direct=True, context=context) as opened_file:
+        if call == "read_blocks":
+            coroutine = opened_file.read_blocks(range(0, len(data), 512), 512, into=buffer)
+        else:
+            coroutine = opened_file.write_ranges([(0, buffer), (len(data) + 7, buffer)])
+        operation: Any = "read" if call == "read_blocks" else "write"
+        before_last = 2 * 512 if call == "read_blocks" else 1  # pieces
+        with context.hang(operation=operation, turn=before_last + 1) as last:
+            with context.hang(operation=operation, turn=1, times=before_last):
+                task = asyncio.ensure_future(coroutine)
+                await until_blocked()
+                coroutine.close()  # as when the loop ends and drops its tasks
+                assert not can_resize(buffer)
+            while not last.held:
+                await anyio.lowlevel.checkpoint()
+            await until_idle_but(context, last)
+            assert not can_resize(buffer)
+        with pytest.raises(RuntimeError):
+            await task
+        while not can_resize(buffer):
+            await anyio.lowlevel.checkpoint()
+        await until_idle(context)
+    if call == "read_blocks":
+        assert buffer[: len(data)] == data
+    else:
+        assert path.read_bytes() == bytes(2 * len(data) + 7)

@@ -22,7 +22,6 @@ from trio_aio._context.group import RequestGroup
 from trio_aio._context.leasing import Lease
 from trio_aio._engine.callers_memory import inspect
 from trio_aio._errors import os_error
-from trio_aio._lanes.protocols import State
 from trio_aio._memory.exports import Export, export_buffer, hold, new_bytearray, new_bytes
 from trio_aio._requests.direct import is_block_write
 from trio_aio._requests.pieces import Pieces, PiecesRead, PiecesWrite
@@ -182,15 +181,15 @@ async def _read_leased(
     if answer == 0 or not pieces.count:
         await backend.cancel_shielded_checkpoint()
         return
-    await _run_group(context, descriptor, _reading(descriptor, pieces), 2, abandon=abandon)
+    await _run_group(context, descriptor, _reading(descriptor, pieces, pieces.owned), 2, abandon=abandon)
 
 
-def _reading(descriptor: Descriptor, pieces: Pieces) -> Iterator[PiecesRead]:
-    """Yield the requests for the pieces that have not been read."""
+def _reading(descriptor: Descriptor, pieces: Pieces, owned: object) -> Iterator[PiecesRead]:
+    """Yield the requests for the pieces that have not been read. Each of them, and this iterator, owns the memory."""
     first: int = pieces.native.next
     most = _DIRECT_PIECES if descriptor.direct else max(1, min(_COLD_PIECES, _INLINE // max(pieces.largest, 1)))
     for start in range(first, pieces.count, most):
-        yield PiecesRead(descriptor, pieces.part(descriptor, start, min(most, pieces.count - start)))
+        yield PiecesRead(descriptor, pieces.part(descriptor, owned, start, min(most, pieces.count - start)))
 
 
 async def write_ranges(context: AIOContext, descriptor: Descriptor, ranges: Iterable[tuple[int, ReadableBuffer]]) -> int:
@@ -201,12 +200,10 @@ async def write_ranges(context: AIOContext, descriptor: Descriptor, ranges: Iter
         return 0
     try:
         await _write_leased(context, descriptor, requests)
+        return sum(request.transferred for request in requests)
     finally:
-        for request in requests:
-            # It was not submitted, and the frames in a traceback must not hold the caller's memory.
-            if request.state is State.CREATED:
-                request.pieces.owned = None
-    return sum(request.transferred for request in requests)
+        # The frames in a traceback must not hold the caller's memory. The group has a list of its own.
+        requests.clear()
 
 
 def _writes(context: AIOContext, descriptor: Descriptor, ranges: Iterable[tuple[int, ReadableBuffer]]) -> list[PiecesWrite]:
@@ -246,7 +243,7 @@ async def _write_leased(context: AIOContext, descriptor: Descriptor, requests: l
     try:
         try:
             lease.take()
-            await _run_group(context, descriptor, requests, len(requests), writing=True)
+            await _run_group(context, descriptor, [*requests], len(requests), writing=True)
         finally:
             lease.end()
     finally:
@@ -264,8 +261,12 @@ async def _run_group(
 ) -> None:
     """Submit requests, `depth` in flight at once, and wait for all. OSError names the offset of a piece that failed."""
     group = RequestGroup(context._check(), requests, depth, writing=writing)
+    del requests
     assert context._backend is not None
-    await context._backend.perform(RequestGroup.start, group, _cancel_or_abandon if abandon else RequestGroup.cancel)
+    try:
+        await context._backend.perform(RequestGroup.start, group, _cancel_or_abandon if abandon else RequestGroup.cancel)
+    finally:
+        group.drop_unsubmitted()
     for request in group.failed:
         raise _error_of(request, group.transferred if writing else None)
 

@@ -24,6 +24,7 @@ from trio_aio._context.copying import COPY_STEP
 from trio_aio._context.lock import FairLock
 from trio_aio._engine.callers_memory import inspect
 from trio_aio._errors import NotCopied, os_error
+from trio_aio._lanes.protocols import State
 from trio_aio._memory.exports import export_buffer, hold, private_memory
 from trio_aio._requests.direct import BufferedAppend, BufferedWrite, is_block_write
 from trio_aio._requests.gather import gather
@@ -184,7 +185,8 @@ class Writer(NotCopied):
         try:
             context._check().submit(request)
         except BaseException:
-            request.release(engine)
+            if request.state is State.CREATED:
+                request.release(engine)  # it was not submitted
             raise
         while not request.finished:
             with deferred:

@@ -134,6 +134,14 @@ class RequestGroup(Generic[RequestT]):
             abandon(self._engine, request)
         self._in_flight.clear()
 
+    def drop_unsubmitted(self) -> None:
+        """Let go of the requests that were never submitted, and of their memory. Nothing if the engine will still submit them.
+
+        The engine does so if the task is dropped meanwhile: then the group goes on without it.
+        """
+        if not self._in_flight and not self._resting:
+            self._unsubmitted = iter(())
+
     def _withdraw_writes(self) -> bool:
         """Withdraw all writes, or none. Return whether all were withdrawn."""
         # The requests that end during this call must not wake the task.

@@ -74,9 +74,9 @@ class Pieces:
             native.unit = descriptor.alignment.offset if writing else descriptor.read_unit
             native.memory_unit = descriptor.alignment.memory
 
-    def part(self, descriptor: Descriptor, first: int, count: int) -> Pieces:
-        """Return some of the pieces as an object of its own; the pieces stay where they are."""
-        part = Pieces(descriptor, 0, self.owned, writing=bool(self.native.writing))
+    def part(self, descriptor: Descriptor, owned: object, first: int, count: int) -> Pieces:
+        """Return some of the pieces as an object of its own, which owns their memory; the pieces stay where they are."""
+        part = Pieces(descriptor, 0, owned, writing=bool(self.native.writing))
         part.parent = self
         part.native.pieces = part.array = self.array + first
         part.native.count = part.count = count
