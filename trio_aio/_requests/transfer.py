@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trio_aio._lanes.workers import WorkerLane
     from trio_aio._memory.exports import Vector
 
-__all__ = ("DIRECT_LIMIT", "Append", "Read", "ReadVector", "Transfer", "Write", "WriteVector", "continues_in_kernel")
+__all__ = ("DIRECT_LIMIT", "Append", "Read", "ReadVector", "Transfer", "Write", "WriteVector", "needs_worker")
 
 # Bytes: io_submit pins every page on the event loop's thread, 60 us for 1 MiB and 300 us for 8 MiB. A larger request goes to a worker.
 # `LARGEST_SLAB` is not larger, so a request that fits a slab is never refused for its size.
@@ -26,10 +26,10 @@ _EAGAIN, _EOPNOTSUPP, _EINTR, _EINVAL, _EIO = -errno.EAGAIN, -errno.EOPNOTSUPP, 
 _IOV_MAX, _APPEND, _NOWAIT = lib.IOV_MAX, lib.RWF_APPEND, lib.RWF_NOWAIT
 
 
-def continues_in_kernel(result: int, *, reading: bool) -> bool:
-    """Return whether an answer to a request with RWF_NOWAIT means no error, but that a worker must do it.
+def needs_worker(result: int, *, reading: bool) -> bool:
+    """Return whether this result is no error: a worker must redo the request.
 
-    EIO of a read is such an answer too: see transfer.c, `transfer_or_retry`.
+    The kernel answers so to a request with RWF_NOWAIT. EIO of a read is such an answer too: see transfer.c, `transfer_or_retry`.
     """
     return result in (_EAGAIN, _EOPNOTSUPP) or (reading and result == _EIO)
 
@@ -120,7 +120,7 @@ class Transfer(Request):
     def _take_refusal(self, engine: Host, result: int) -> None:
         # EAGAIN without RWF_NOWAIT comes from io_submit itself: the kernel has no room, and a submitter has tried for long enough.
         no_room = result == _EAGAIN and not self.flags & _NOWAIT
-        if no_room or (self.probing and continues_in_kernel(result, reading=self.reads)):
+        if no_room or (self.probing and needs_worker(result, reading=self.reads)):
             if result == _EAGAIN:
                 self.device.note_slow()
             elif result == _EOPNOTSUPP and not self.flags:  # otherwise it may be a flag of the caller's that is not supported
