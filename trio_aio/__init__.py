@@ -10,6 +10,7 @@ import sys
 if sys.platform != "linux":
     raise ImportError(f"trio_aio works on Linux only: it is built on the Linux kernel's native AIO, which {sys.platform} does not have")
 
+from trio_aio import os
 from trio_aio._backends import load_backends
 from trio_aio._bulk.chunks import Chunks
 from trio_aio._bulk.writer import Writer
@@ -23,6 +24,9 @@ from trio_aio._files.opener import FileOpener
 from trio_aio._files.streams import FileReadStream, FileWriteStream
 from trio_aio._files.text import AsyncTextFile
 from trio_aio._files.whole import read_bytes, read_text, write_bytes, write_text
+from trio_aio._names.listing import DirEntry, Listing, scandir
+from trio_aio._names.path import Path, PathInfo
+from trio_aio._names.walk import walk
 from trio_aio.lowlevel import RWF
 
 __all__ = (
@@ -33,14 +37,21 @@ __all__ = (
     "AsyncFile",
     "AsyncTextFile",
     "Chunks",
+    "DirEntry",
     "FileOpener",
     "FileReadStream",
     "FileWriteStream",
+    "Listing",
+    "Path",
+    "PathInfo",
     "Writer",
     "current_context",
     "open_aio",
+    "os",
     "read_bytes",
     "read_text",
+    "scandir",
+    "walk",
     "write_bytes",
     "write_text",
 )

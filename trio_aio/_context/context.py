@@ -31,6 +31,7 @@ from trio_aio._engine.engine import Engine
 from trio_aio._engine.withdrawal import abandon as abandon_request
 from trio_aio._engine.withdrawal import cancel_polls, leave_close
 from trio_aio._errors import NotCopied
+from trio_aio._lanes.names import NameLane
 from trio_aio._lanes.protocols import State
 from trio_aio._lanes.threads import Background
 
@@ -95,6 +96,8 @@ class AIOContext(NotCopied, Operations):
         self._current: Callable[[], object] = object
         self._engine: Engine | None = None
         self._inline: Any = None
+        # Names that are in memory.
+        self._names: NameLane = NameLane()
         self._stopping: bool = False
         # The tasks in `aclose`.
         self._closing: list[Waiter] = []
@@ -132,6 +135,8 @@ class AIOContext(NotCopied, Operations):
         )
         self._engine = engine
         self._inline = engine.inline
+        # Faults of a test meet requests, and an inline call makes none.
+        self._names.on = engine.hook is None
         self._backend = backend
         self._identity = backend.identity
         self._current = backend.current
@@ -303,21 +308,24 @@ class AIOContext(NotCopied, Operations):
         engine = self._engine
         if engine is None:
             raise self._refusal()
-        inline = engine.inline
+        inline, names = engine.inline, self._names
         return AIOStatistics(
             engine=self.engine,
             max_in_flight=self._max_in_flight,
             in_flight=engine.in_flight,
             queued=engine.queued,
             submitted_kernel=engine.submitted_kernel,
-            submitted_inline=inline.hits,
+            submitted_inline=inline.hits + names.hits,
             submitted_workers=engine.submitted_workers,
             submit_calls=engine.submit_calls,
-            completed=engine.completed + inline.hits,
+            completed=engine.completed + inline.hits + names.hits,
             cancelled=engine.cancelled,
             retried=engine.retried,
             bytes_read=engine.bytes_read + inline.bytes_read,
             bytes_written=engine.bytes_written,
+            names_inline=names.hits,
+            names_missed=names.misses,
+            names_slept=names.slept,
         )
 
     # ---- one request

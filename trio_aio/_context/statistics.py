@@ -22,7 +22,7 @@ class AIOStatistics:
     submitted_kernel: int
     """Sent to the kernel lane (``io_submit``)."""
     submitted_inline: int
-    """Served by the inline lane, from the page cache on the event loop's thread."""
+    """Served by the inline lane, from the kernel's caches on the event loop's thread: bytes, and names."""
     submitted_workers: int
     """Sent to the workers, with those that the kernel lane could not serve (`retried`)."""
     submit_calls: int
@@ -37,3 +37,9 @@ class AIOStatistics:
     """By all lanes."""
     bytes_written: int
     """By all lanes."""
+    names_inline: int = 0
+    """Calls on names that were answered on the event loop's thread. They are among `submitted_inline` too."""
+    names_missed: int = 0
+    """Calls on names that the inline lane could not answer, so a worker did."""
+    names_slept: int = 0
+    """Inline calls on names that slept all the same. Each takes the lane from its mount for ten minutes."""

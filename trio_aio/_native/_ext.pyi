@@ -197,7 +197,51 @@ class Lib:
     TAIO_CURSOR_READ: Final[int]
     TAIO_CURSOR_WRITE: Final[int]
     TAIO_CURSOR_SEEK: Final[int]
+    TAIO_NAME: Final[int]
 
+    TAIO_NAME_STAT: Final[int]
+    TAIO_NAME_ACCESS: Final[int]
+    TAIO_NAME_READLINK: Final[int]
+    TAIO_NAME_LIST: Final[int]
+    TAIO_NAME_UNLINK: Final[int]
+    TAIO_NAME_MKDIR: Final[int]
+    TAIO_NAME_REMOVEDIRS: Final[int]
+    TAIO_NAME_RENAME: Final[int]
+    TAIO_NAME_RENAMES: Final[int]
+    TAIO_NAME_LINK: Final[int]
+    TAIO_NAME_SYMLINK: Final[int]
+    TAIO_NAME_CHMOD: Final[int]
+    TAIO_NAME_CHOWN: Final[int]
+    TAIO_NAME_UTIME: Final[int]
+    TAIO_NAME_TRUNCATE: Final[int]
+    TAIO_NAME_STATVFS: Final[int]
+    TAIO_NAME_MKNOD: Final[int]
+    TAIO_NAME_GETXATTR: Final[int]
+    TAIO_NAME_SETXATTR: Final[int]
+    TAIO_NAME_LISTXATTR: Final[int]
+    TAIO_NAME_REMOVEXATTR: Final[int]
+    TAIO_NAME_REALPATH: Final[int]
+    TAIO_NAME_TOUCH: Final[int]
+    TAIO_NAME_OPEN: Final[int]
+    TAIO_NAME_SYNC: Final[int]
+    TAIO_NAME_OWNER: Final[int]
+    TAIO_NAME_GROUP: Final[int]
+    TAIO_NAME_HOME: Final[int]
+    TAIO_NAME_CLOSE: Final[int]
+    TAIO_PARENTS: Final[int]
+    TAIO_EXIST_OK: Final[int]
+    TAIO_STRICT: Final[int]
+    TAIO_UPWARDS: Final[int]
+    TAIO_LIST_BYTES: Final[int]
+    TAIO_LIST_ENTRIES: Final[int]
+    TAIO_MOUNTS: Final[int]
+    TAIO_NAME_UNKNOWN: Final[int]
+    def taio_inline_stat(self, local: CData, dir: int, path: bytes, flags: int, resolve: int, out: CData, /) -> int: ...
+    def taio_inline_access(self, local: CData, dir: int, path: bytes, mode: int, flags: int, /) -> int: ...
+    def taio_inline_readlink(self, local: CData, dir: int, path: bytes, resolve: int, out: CData, capacity: int, /) -> int: ...
+    def taio_inline_open(self, local: CData, dir: int, path: bytes, flags: int, resolve: int, out: CData, /) -> int: ...
+    def taio_inline_read_file(self, local: CData, dir: int, path: bytes, resolve: int, out: CData, capacity: int, /) -> int: ...
+    def taio_inline_close(self, fd: int, /) -> int: ...
     def taio_pool_new(self, slots: int, event_fd: int, /) -> CData: ...
     def taio_pool_free(self, pool: CData, /) -> None: ...
     def taio_pool_work(self, pool: CData, /) -> None: ...

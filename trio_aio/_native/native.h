@@ -100,6 +100,8 @@ struct taio_stat {
     int64_t size, atime_ns, mtime_ns, ctime_ns;
 };
 
+#include "names.h"
+
 /* A whole file in one request. Owned by the caller, and by the worker while the request is queued or running. */
 struct taio_whole {
     struct taio_description description; /* must come first: slot_open takes this struct's address for the description's */
@@ -286,7 +288,8 @@ enum taio_operation {
     TAIO_WRITE_FILE, /* open, write and close; arguments as TAIO_READ_FILE */
     TAIO_CURSOR_READ,  /* read at the kernel's file position; extra: struct taio_cursor */
     TAIO_CURSOR_WRITE, /* write at the kernel's file position, all or until an error; extra: struct taio_cursor */
-    TAIO_CURSOR_SEEK   /* lseek to `offset`; flags: whence; extra: struct taio_cursor; the result is the position */
+    TAIO_CURSOR_SEEK,  /* lseek to `offset`; flags: whence; extra: struct taio_cursor; the result is the position */
+    TAIO_NAME          /* a call on names; extra: struct taio_name */
 };
 
 /* A call that uses the kernel's file position (cursor.c). The caller owns it, and the worker that runs the request. Only `state` crosses. */

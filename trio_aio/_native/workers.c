@@ -431,6 +431,9 @@ static void slot_execute_on_fd(struct slot *s, struct taio_scratch *scratch)
     case TAIO_GATHER:
         s->result = taio_gather(s->extra, s->memory, s->length);
         return;
+    case TAIO_NAME:
+        s->result = taio_name_run(s->extra);
+        return;
     case TAIO_INSPECT:
         s->result = taio_memory_is_mapped((uint64_t)(uintptr_t)s->memory, s->length);
         return;

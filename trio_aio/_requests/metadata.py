@@ -14,7 +14,34 @@ if TYPE_CHECKING:
     from trio_aio._lanes.workers import WorkerLane
     from trio_aio._native import CData
 
-__all__ = ("Allocate", "Seek", "Stat", "Truncate")
+__all__ = ("Allocate", "Seek", "Stat", "Truncate", "status_of")
+
+_SECOND = 10**9
+_LARGEST_INODE = (1 << 64) - 1
+
+
+def status_of(record: CData) -> os.stat_result:
+    """Return what a struct taio_stat says, as ``os.stat`` would. Integer fields, floats and nanoseconds are the same as there."""
+    mode, inode, device, links, uid, gid, rdev, block_size, blocks, size, atime, mtime, ctime = ffi.unpack(
+        ffi.cast("int64_t *", record), 13
+    )
+    a, a_rest = divmod(atime, _SECOND)
+    m, m_rest = divmod(mtime, _SECOND)
+    c, c_rest = divmod(ctime, _SECOND)
+    return os.stat_result(
+        (mode, inode & _LARGEST_INODE, device, links, uid, gid, size, a, m, c),
+        {
+            "st_atime": a + 1e-9 * a_rest,
+            "st_mtime": m + 1e-9 * m_rest,
+            "st_ctime": c + 1e-9 * c_rest,
+            "st_atime_ns": atime,
+            "st_mtime_ns": mtime,
+            "st_ctime_ns": ctime,
+            "st_blksize": block_size,
+            "st_blocks": blocks,
+            "st_rdev": rdev,
+        },
+    )
 
 
 class Stat(Request):
@@ -33,14 +60,7 @@ class Stat(Request):
 
     def status(self) -> os.stat_result:
         """Return what ``os.fstat`` would return."""
-        s = self.record
-        times = {"atime": s.atime_ns, "mtime": s.mtime_ns, "ctime": s.ctime_ns}
-        more = {"st_blksize": s.block_size, "st_blocks": s.blocks, "st_rdev": s.rdev}
-        for name, nanoseconds in times.items():
-            more[f"st_{name}"] = nanoseconds * 1e-9
-            more[f"st_{name}_ns"] = nanoseconds
-        seconds = [nanoseconds // 10**9 for nanoseconds in times.values()]
-        return os.stat_result([s.mode, s.inode, s.device, s.links, s.uid, s.gid, s.size, *seconds], more)
+        return status_of(self.record)
 
 
 class Truncate(Request):

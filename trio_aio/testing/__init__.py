@@ -32,7 +32,8 @@ class FaultyContext(AIOContext):
     Each fault says which requests it is for:
 
     - `file`: those of one file, by its descriptor, or by the path that it was opened with. Paths are made absolute. Default: all files.
-    - `operation`: "open", "close", "read", "write" (an append too), "sync", "stat", "truncate", "seek", "fallocate" or "poll".
+    - `operation`: "open", "close", "read", "write" (an append too), "sync", "stat", "truncate", "seek", "fallocate", "poll", "list" or
+      "change" (of names).
       Default: all but "close". The requests are those that the package makes: ``size()`` is a "stat", ``open_aio`` of a descriptor
       an "open" and a "seek".
     - `turn`: the number of the first of these requests that meets the fault, counted from now on, from 1. Default: 1.

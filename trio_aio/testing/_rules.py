@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Delay", "Failure", "Fault", "Hang", "OperationName", "Shortness")
 
-OperationName = Literal["open", "close", "read", "write", "sync", "stat", "truncate", "seek", "fallocate", "poll"]
+OperationName = Literal["open", "close", "read", "write", "sync", "stat", "truncate", "seek", "fallocate", "poll", "list", "change"]
 
 
 class Fault(NotCopied):

@@ -1,0 +1,1 @@
+"""Names: paths, listings, trees. Below `_dropin`, above `_files`."""

@@ -1,0 +1,184 @@
+"""What all calls on names share: how a path reaches the kernel, which lane answers, and how an error shows the path.
+
+A call first asks the inline lane, which answers if the kernel has the name in memory (`_lanes.names`). Otherwise it makes one request, and
+a worker serves it. Both ways are a checkpoint. Paths are encoded and checked before anything runs. `os_calls`, `path`, `listing` and the
+other modules of this folder use these functions.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
+
+from trio_aio._context.context import AIOContext
+from trio_aio._context.shared import current_context
+from trio_aio._engine.descriptor import Descriptor
+from trio_aio._errors import os_error
+from trio_aio._lanes.names import UNKNOWN
+from trio_aio._requests.metadata import status_of
+from trio_aio._requests.names import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, AccessName, ChangeName, ReadLink, StatName
+from trio_aio._requests.opening import AT_FDCWD
+
+if TYPE_CHECKING:
+    from trio_aio._requests.names import NameRequest
+
+__all__ = (
+    *("AnyPath", "Name", "NamePath", "access_of", "change", "checked_context", "encoded", "link_of", "missing", "name_of", "own_type"),
+    *("request_of", "stat_of", "status_or_error"),
+)
+
+NamePath = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
+AnyPath = Union[int, str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
+
+_ENOENT = -errno.ENOENT
+
+
+class Name(NamedTuple):
+    """A name as a call uses it."""
+
+    dir: int
+    """The descriptor that a relative path starts from, or that the call is for."""
+    path: bytes | None
+    """None: the call is for the descriptor `dir`."""
+    shown: Any
+    """As the caller passed it, for errors."""
+    resolve: int = 0
+    """More flags of openat2(2)."""
+
+
+def checked_context(context: AIOContext | None) -> AIOContext:
+    """Return the context that serves a call: the one passed, or the run's."""
+    if context is None:
+        return current_context()
+    if not isinstance(context, AIOContext):
+        raise TypeError(f"context must be an AIOContext, not {type(context).__name__}")
+    return context
+
+
+def encoded(path: NamePath, what: str = "path") -> bytes:
+    """Return a path as the kernel takes it. ValueError for a null byte; TypeError."""
+    plain = os.fsencode(path)
+    if 0 in plain:
+        raise ValueError(f"embedded null byte: {what} must not contain one, but is {path!r}")
+    return plain
+
+
+def name_of(path: AnyPath, dir_fd: int | None = None, *, may_be_fd: bool = True) -> Name:
+    """Return a path, or a descriptor where `may_be_fd`, as a call uses it."""
+    if isinstance(path, int):
+        if not may_be_fd:
+            raise TypeError(f"path must be str, bytes or os.PathLike, not {type(path).__name__}")
+        if dir_fd is not None:
+            raise ValueError("dir_fd must be None if path is a descriptor")
+        return Name(_checked_fd(path), None, path)
+    return Name(AT_FDCWD if dir_fd is None else _checked_fd(dir_fd), encoded(path), path)
+
+
+def _checked_fd(fd: int) -> int:
+    if not -(1 << 31) <= fd < 1 << 31:
+        raise OverflowError(f"a descriptor must fit 32 bits, and {fd} does not")
+    return int(fd)
+
+
+def own_type(result: bytes, like: Any) -> Any:
+    """Return bytes of the kernel as the type of the argument: bytes, or otherwise str."""
+    return result if isinstance(like, bytes) or isinstance(getattr(like, "__fspath__", str)(), bytes) else os.fsdecode(result)
+
+
+def missing(code: int) -> bool:
+    """Return whether an errno, negative, says that there is no such name: as pathlib and ``os.path`` ignore it."""
+    return code in (_ENOENT, -errno.ENOTDIR, -errno.EBADF, -errno.ELOOP)
+
+
+async def status_or_error(context: AIOContext, name: Name, *, follow_symlinks: bool = True) -> os.stat_result | int:
+    """Return the status of a name, or a negative errno."""
+    context._check()
+    backend, lane = context._backend, context._names
+    assert backend is not None
+    flags = 0 if follow_symlinks else AT_SYMLINK_NOFOLLOW
+    probe = False
+    if name.path is None:
+        flags = AT_EMPTY_PATH
+    elif lane.on:
+        await backend.checkpoint_if_cancelled()
+        answer = lane.stat(name.dir, name.path, flags, name.resolve)
+        if answer == 0:
+            status = status_of(lane.record)
+            await backend.cancel_shielded_checkpoint()
+            return status
+        if answer == _ENOENT:
+            await backend.cancel_shielded_checkpoint()
+            return answer
+        probe = answer == UNKNOWN and lane.should_probe()
+    request = StatName(Descriptor(name.dir, name.shown), name.path, flags=flags, probe=int(probe), beneath=int(name.resolve != 0))
+    try:
+        await context._submit_and_wait(request)
+    except OSError:
+        return request.result
+    lane.note_worker_succeeded()
+    if probe:
+        lane.note_probe(request.record.key, bool(request.record.slept))
+    return request.status()
+
+
+async def stat_of(context: AIOContext, name: Name, *, follow_symlinks: bool = True) -> os.stat_result:
+    """Return the status of a name. OSError."""
+    status = await status_or_error(context, name, follow_symlinks=follow_symlinks)
+    if isinstance(status, int):
+        raise os_error(status, name.shown)
+    return status
+
+
+async def access_of(context: AIOContext, name: Name, mode: int, flags: int) -> bool:
+    """Return whether faccessat2(2) allows it. Errors are False, as with ``os.access``."""
+    context._check()
+    backend, lane = context._backend, context._names
+    assert backend is not None
+    if name.path is not None and lane.on:
+        await backend.checkpoint_if_cancelled()
+        answer = lane.access(name.dir, name.path, mode, flags)
+        if answer in (0, _ENOENT, -errno.EACCES):
+            await backend.cancel_shielded_checkpoint()
+            return answer == 0
+    request = AccessName(Descriptor(name.dir, name.shown), name.path, mode=mode, flags=flags)
+    try:
+        await context._submit_and_wait(request)
+    except OSError:
+        return False
+    lane.note_worker_succeeded()
+    return True
+
+
+async def link_of(context: AIOContext, name: Name) -> Any:
+    """Return the target of a link, as the type of the argument. OSError."""
+    context._check()
+    backend, lane = context._backend, context._names
+    assert backend is not None
+    if name.path is not None and lane.on:
+        await backend.checkpoint_if_cancelled()
+        answer = lane.readlink(name.dir, name.path, name.resolve)
+        if isinstance(answer, bytes) or answer in (_ENOENT, -errno.EINVAL):
+            await backend.cancel_shielded_checkpoint()
+            if isinstance(answer, bytes):
+                return own_type(answer, name.shown)
+            raise os_error(answer, name.shown)
+    request = ReadLink(Descriptor(name.dir, name.shown), name.path, beneath=int(name.resolve != 0))
+    await context._submit_and_wait(request)
+    lane.note_worker_succeeded()
+    return own_type(request.answer(), name.shown)
+
+
+async def request_of(context: AIOContext, request: NameRequest) -> int:
+    """Let a worker serve a request, and return its result. OSError."""
+    return await context._submit_and_wait(request)
+
+
+async def change(context: AIOContext, call: int, name: Name, second: Name | None = None, **fields: Any) -> None:
+    """Let a worker make a call on a name, or on two. OSError with the names as they were passed."""
+    if second is not None:
+        fields.update(dir2=second.dir, filename2=second.shown)
+    request = ChangeName(call, Descriptor(name.dir, name.shown), name.path, None if second is None else second.path, **fields)
+    if name.resolve:
+        request.record.beneath = 1
+    await context._submit_and_wait(request)

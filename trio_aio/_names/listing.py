@@ -1,0 +1,293 @@
+"""`Listing`: what every listing returns; `scandir` and its `DirEntry`; `listdir`.
+
+A directory is read by requests of 32 KiB, about 1,000 names each: a worker opens it with the first one and closes it with the last. Between
+two requests the listing owns the open directory. When a listing is dropped or left early, the engine lets a worker close what it owns, and
+no task waits for that.
+
+The entries of one request are handed out without a checkpoint. So a listing has one checkpoint for each request, not for each entry.
+"""
+
+from __future__ import annotations
+
+import os
+import stat as _stat
+import warnings
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from trio_aio._engine.descriptor import Descriptor
+from trio_aio._errors import NotCopied, os_error
+from trio_aio._files.open import drop_unclaimed
+from trio_aio._names.calls import checked_context, name_of, stat_of
+from trio_aio._requests.names import ListNames, new_listing_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from trio_aio._context.context import AIOContext
+    from trio_aio._names.calls import AnyPath, Name
+    from trio_aio._requests.names import Listed
+
+__all__ = ("DT_DIR", "DT_LNK", "DT_REG", "ERROR", "DirEntry", "Directory", "Entries", "Listing", "listdir", "scandir")
+
+T = TypeVar("T")
+
+DT_DIR, DT_REG, DT_LNK = 4, 8, 10  # dirent.h
+ERROR = 128  # added to an errno in `Listed.targets`
+
+
+class Listing(NotCopied, Generic[T]):
+    """The entries of a directory or a tree, read as they are needed.
+
+    ``async for entry in listing`` yields them as they are read, and ``await listing`` returns a list of all. ``async with listing`` closes
+    it early; so does dropping it, without waiting. It can be used once. Order: the kernel's. An OSError of the listing is raised where it
+    happens. A listing that was never used warns (RuntimeWarning).
+    """
+
+    def __init__(self, context: AIOContext | None) -> None:
+        self._given: AIOContext | None = context
+        self._used: bool = False
+        self._ended: bool = False
+        self._batch: list[T] = []
+        self._at: int = 0
+
+    # ---- what each kind of listing does
+
+    async def _next_batch(self, context: AIOContext) -> list[T] | None:
+        """Return more entries, perhaps none; None: there are no more."""
+        raise NotImplementedError
+
+    def _release(self) -> None:
+        """Give up what it owns, without waiting."""
+
+    # ---- for users
+
+    def __aiter__(self) -> Self:
+        self._used = True
+        return self
+
+    async def __anext__(self) -> T:
+        while self._at == len(self._batch):
+            batch = None if self._ended else await self._more()
+            if batch is None:
+                raise StopAsyncIteration
+            self._batch, self._at = batch, 0
+        entry = self._batch[self._at]
+        self._at += 1
+        return entry
+
+    def __await__(self) -> Generator[Any, Any, list[T]]:
+        self._used = True
+        return self._all().__await__()
+
+    async def __aenter__(self) -> Self:
+        self._used = True
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        self._end()
+
+    async def aclose(self) -> None:
+        """End it early: it yields no more entries. What it has open is closed by a worker, and this does not wait for that."""
+        self._used = True
+        self._end()
+        await checked_context(self._given)._checkpoint()
+
+    async def _all(self) -> list[T]:
+        entries = self._batch[self._at :]
+        self._batch, self._at = [], 0
+        while not self._ended and (batch := await self._more()) is not None:
+            entries.extend(batch)
+        return entries
+
+    async def _more(self) -> list[T] | None:
+        context = self._given = checked_context(self._given)
+        try:
+            batch = await self._next_batch(context)
+        except BaseException:
+            self._end()
+            raise
+        if batch is None:
+            self._end()
+        return batch
+
+    def _end(self) -> None:
+        self._ended = True
+        self._batch, self._at = [], 0
+        self._release()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_used", True):
+            warnings.warn(f"this {type(self).__name__} was never awaited or iterated", RuntimeWarning, stacklevel=2, source=self)
+        if not getattr(self, "_ended", True):
+            self._release()
+
+
+class Directory:
+    """One directory that is being read, request by request.
+
+    start: what its path starts from. path: as the kernel takes it; None: `start` itself. shown: for errors.
+    """
+
+    __slots__ = ("_memory", "_opened", "_path", "_start", "finished", "flags")
+
+    def __init__(self, start: int, path: bytes | None, shown: object, **flags: Any) -> None:
+        self._start: Descriptor = Descriptor(start, shown)
+        self._path: bytes | None = path
+        self._opened: Descriptor = Descriptor(-1, shown)
+        self._memory: Any = None
+        self.flags: dict[str, Any] = flags
+        self.finished: bool = False
+
+    def request(self) -> ListNames:
+        """Return the request for its next part. Only one may exist at a time."""
+        if self._memory is None:
+            self._memory = new_listing_memory()
+        return ListNames(self._start, self._path, self._opened, self._memory, **self.flags)
+
+    def take(self, request: ListNames) -> Listed:
+        """Return what a request has read. OSError if it failed."""
+        self.finished = not self._opened.unclaimed
+        if request.result < 0:
+            raise request.error()
+        listed = request.listed()
+        if self.finished:
+            self._memory = None
+        return listed
+
+    async def read(self, context: AIOContext) -> Listed:
+        """Read its next part. OSError."""
+        request = self.request()
+        try:
+            await context._submit_and_wait(request)
+        except OSError:
+            self.finished = True
+            raise
+        return self.take(request)
+
+    def release(self, context: AIOContext | None) -> None:
+        """Let a worker close it, if it is open."""
+        if context is not None and context._engine is not None:
+            drop_unclaimed(context._engine, self._opened)
+
+
+class Entries(Listing[T]):
+    """The entries of one directory, each made by `make` from what the kernel says."""
+
+    def __init__(self, name: Name, make: Callable[[Listed, AIOContext], list[T]], context: AIOContext | None, **flags: Any) -> None:
+        super().__init__(context)
+        if name.resolve:
+            flags["beneath"] = 1
+        self._directory: Directory = Directory(name.dir, name.path, name.shown, **flags)
+        self._make: Callable[[Listed, AIOContext], list[T]] = make
+
+    async def _next_batch(self, context: AIOContext) -> list[T] | None:
+        if self._directory.finished:
+            return None
+        return self._make(await self._directory.read(context), context)
+
+    def _release(self) -> None:
+        self._directory.release(self._given)
+
+
+class DirEntry:
+    """An entry of `scandir`, as ``os.DirEntry``. What it knows, the listing's request has found out: its plain methods make no system
+    call.
+    """
+
+    __slots__ = ("_context", "_inode", "_name", "_path", "_status", "_target", "_type")
+
+    def __init__(
+        self, name: Any, path: Any, inode: int, kind: int, target: int, status: os.stat_result | None, context: AIOContext
+    ) -> None:
+        self._name: Any = name
+        self._path: Any = path
+        self._inode: int = inode
+        self._type: int = kind
+        self._target: int = target
+        self._status: os.stat_result | None = status
+        self._context: AIOContext = context
+
+    @property
+    def name(self) -> Any:
+        """The name in its directory: bytes if the directory's path is bytes, otherwise str."""
+        return self._name
+
+    @property
+    def path(self) -> Any:
+        """The directory's path as it was passed, joined with the name."""
+        return self._path
+
+    def __fspath__(self) -> Any:
+        return self._path
+
+    def __repr__(self) -> str:
+        return f"<DirEntry {self._name!r}>"
+
+    def inode(self) -> int:
+        """Return the inode number."""
+        return self._inode
+
+    def is_dir(self, *, follow_symlinks: bool = True) -> bool:
+        """Return whether it is a directory, or a link to one. As ``os.DirEntry.is_dir``."""
+        return self._is(DT_DIR, follow_symlinks)
+
+    def is_file(self, *, follow_symlinks: bool = True) -> bool:
+        """Return whether it is a regular file, or a link to one. As ``os.DirEntry.is_file``."""
+        return self._is(DT_REG, follow_symlinks)
+
+    def is_symlink(self) -> bool:
+        """Return whether it is a symbolic link, broken or not."""
+        return self._type == DT_LNK
+
+    def is_junction(self) -> bool:
+        """Return False: Linux has no junctions."""
+        return False
+
+    async def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+        """As ``os.DirEntry.stat``: what the listing has found out, if it was made with ``stat=True`` and this is no link. statx(2)."""
+        status = self._status
+        if status is not None and not (follow_symlinks and _stat.S_ISLNK(status.st_mode)):
+            await self._context._checkpoint()
+            return status
+        return await stat_of(self._context, name_of(self._path), follow_symlinks=follow_symlinks)
+
+    def _is(self, wanted: int, follow_symlinks: bool) -> bool:
+        if self._type != DT_LNK or not follow_symlinks:
+            return self._type == wanted
+        if self._target >= ERROR:
+            raise os_error(self._target - ERROR, self._path)
+        return self._target == wanted
+
+
+def scandir(path: AnyPath = ".", *, stat: bool = False, context: AIOContext | None = None) -> Listing[DirEntry]:
+    """Return a `Listing` of the `DirEntry`s of a directory, without ``.`` and ``..``. As ``os.scandir``. getdents64(2).
+
+    path: str, bytes, PathLike or a descriptor. stat: the requests that list also bring the attributes of every entry.
+    OSError: FileNotFoundError, NotADirectoryError, PermissionError. Cancelled before the listing has started: no effect.
+    """
+    name = name_of(path)
+
+    def make(listed: Listed, used: AIOContext) -> list[DirEntry]:
+        entries = []
+        plain: Any = os.fspath(path) if not isinstance(path, int) else path
+        statuses = listed.stats if listed.stats is not None else [None] * len(listed.names)
+        for each, inode, kind, target, status in zip(listed.names, listed.inodes, listed.types, listed.targets, statuses, strict=True):
+            own = each if isinstance(plain, bytes) else os.fsdecode(each)
+            whole = own if isinstance(plain, int) else os.path.join(plain, own)
+            entries.append(DirEntry(own, whole, inode, kind, target, status, used))
+        return entries
+
+    return Entries(name, make, context, targets=True, stats=stat)
+
+
+async def listdir(path: AnyPath | None = None, *, context: AIOContext | None = None) -> list[Any]:
+    """As ``os.listdir``: the names in a directory, bytes if `path` is bytes, otherwise str. getdents64(2)."""
+    path = "." if path is None else path
+
+    def make(listed: Listed, _: AIOContext) -> list[Any]:
+        return listed.names if isinstance(path, bytes) else [os.fsdecode(each) for each in listed.names]
+
+    return await Entries(name_of(path), make, context)

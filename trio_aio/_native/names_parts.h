@@ -1,0 +1,23 @@
+/* What the files of the calls on names share: names.c, names_tree.c and names_inline.c. */
+#ifndef TRIO_AIO_NAMES_PARTS_H
+#define TRIO_AIO_NAMES_PARTS_H
+
+/* Call statx(2), never a fallback of the C library that may sleep. `key`: as in struct taio_name, or NULL. Returns 0, or -errno. */
+int taio_statx(int dir, const char *path, int flags, struct taio_stat *out, uint64_t *key);
+/* Call openat2(2) with O_CLOEXEC. Returns an fd, or -errno. */
+int taio_openat2(int dir, const char *path, int flags, unsigned mode, uint64_t resolve);
+/* Open a path that must not leave `dir`; -EXDEV if it does. Without openat2, links are ELOOP. Returns an fd, or -errno. */
+int taio_open_beneath(int dir, const char *path, int flags, unsigned mode);
+/* Open the parent of a path that must not leave `dir`. `last`: the last component, which the caller frees. Returns an fd, or -errno. */
+int taio_open_parent(int dir, const char *path, char **last);
+
+/* Open a path that may be longer than PATH_MAX. `no_links`: no component may be a link; ELOOP. Returns an fd, or -errno. */
+int taio_open_long(int dir, const char *path, int flags, int no_links);
+
+int64_t taio_name_list(struct taio_name *n);
+int64_t taio_name_mkdir(struct taio_name *n, int dir, const char *path);
+int64_t taio_name_removedirs(int dir, const char *path);
+int64_t taio_name_renames(struct taio_name *n);
+int64_t taio_name_realpath(struct taio_name *n);
+
+#endif
