@@ -321,7 +321,7 @@ class AIOContext(NotCopied, Operations):
             completed=engine.completed + inline.hits + names.hits,
             cancelled=engine.cancelled,
             retried=engine.retried,
-            bytes_read=engine.bytes_read + inline.bytes_read,
+            bytes_read=engine.bytes_read + inline.bytes_read + names.bytes_read,
             bytes_written=engine.bytes_written,
             names_inline=names.hits,
             names_missed=names.misses,

@@ -92,6 +92,7 @@ class Descriptor:
         self.block_map: BlockMap = BlockMap(0)  # where the kernel has its map of blocks in memory; set by `Engine.learn`
         self.users: int = 0  # calls by fd that share this object
         self.buffered_fd: int = -1  # a second one without O_DIRECT, for writes of parts of blocks; it is closed with the first
+        self.closes_inline: bool = False  # opened for reading only, on a mount that is known to be local
         self.order: Order = Order()  # what leases it, and what waits for what
 
     def own(self, fd: int, buffered_fd: int = -1) -> None:

@@ -24,6 +24,7 @@ from trio_aio._context.shared import current_context
 from trio_aio._engine.descriptor import Descriptor, kind_of
 from trio_aio._errors import os_error
 from trio_aio._files.binary import AsyncFile
+from trio_aio._files.cached import may_open_cached, open_cached, probe_mount
 from trio_aio._files.opener import FileOpener
 from trio_aio._files.text import AsyncTextFile, text_format
 from trio_aio._requests.metadata import Seek
@@ -250,12 +251,21 @@ async def _open_with(
 
 
 async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> Descriptor:
-    """Return the descriptor that a worker opens."""
+    """Return a new descriptor. Opened from memory if the kernel has the name there, otherwise by a worker."""
     engine = context._check()
     descriptor = Descriptor(AT_FDCWD, file)
-    request = Open(descriptor, os.fsencode(file), flags)
+    path = os.fsencode(file)
+    request = Open(descriptor, path, flags)
     description = request.record.value
     try:
+        if may_open_cached(context, flags):
+            assert context._backend is not None
+            await context._backend.checkpoint_if_cancelled()
+            if open_cached(context, descriptor, path, flags, request.record):
+                learn(context, descriptor, description)
+                await context._backend.cancel_shielded_checkpoint()
+                return descriptor
+            await probe_mount(context, AT_FDCWD, path, file)
         await context._submit_and_wait(request)
         learn(context, descriptor, description)
     except OSError as error:

@@ -1,7 +1,8 @@
 """Whole files: `read_bytes`, `write_bytes`, `read_text`, `write_text`.
 
 A file takes three system calls: open, read and close. Any of them may sleep, and the hop to a worker costs more than all three do for a
-small file. So a worker makes all of them in one request (`ReadWhole`, `WriteWhole`).
+small file. So a worker makes all of them in one request (`ReadWhole`, `WriteWhole`). A small file that the kernel has in memory needs no
+worker (`cached`).
 
 The memory must be there before the request, so its size must be known. `cached_size` asks the kernel, which answers only if it has the
 inode in memory. If it has not, there is room for a small file, and a longer one stays open and is read like any other. The first touch of
@@ -24,6 +25,7 @@ from trio_aio._context.shared import current_context
 from trio_aio._engine.descriptor import Descriptor, cached_size
 from trio_aio._errors import os_error
 from trio_aio._files.binary import AsyncFile
+from trio_aio._files.cached import probe_mount, read_cached
 from trio_aio._files.coding import decoded, encoded, joined_text
 from trio_aio._files.open import drop_unclaimed, is_file, learn, unsupported
 from trio_aio._files.text import text_format
@@ -102,6 +104,15 @@ async def read_bytes(path: _Path) -> bytes:
     context = current_context()
     descriptor = Descriptor(AT_FDCWD, os.fspath(path))
     encoded = _encoded(path)
+    backend = context._backend
+    assert backend is not None
+    context._check()
+    await backend.checkpoint_if_cancelled()
+    read = read_cached(context, AT_FDCWD, encoded)
+    if read is not None:
+        await backend.cancel_shielded_checkpoint()
+        return read
+    await probe_mount(context, AT_FDCWD, encoded, path)
     size = cached_size(encoded + b"\0")
     if size <= SCRATCH_SIZE:
         scratch = _scratches.take()

@@ -15,9 +15,13 @@ import errno
 import time
 from typing import TYPE_CHECKING
 
+from trio_aio._lanes.inline import INLINE_LIMIT
+from trio_aio._memory.exports import private_memory
 from trio_aio._native import ffi, lib
 
 if TYPE_CHECKING:
+    import mmap
+
     from trio_aio._native import CData
 
 __all__ = ("UNKNOWN", "NameLane")
@@ -43,8 +47,11 @@ class NameLane:
         self._local: CData = ffi.new("struct taio_local *")
         self._left: dict[int, float] = {}  # mounts that are not local, and until when
         self._watch: int = 0
-        self._forbidden: bool = False  # the last call was EPERM
         self._link: CData = ffi.new("char[]", 4096)
+        self.last: int = 0  # the result of the last call
+        self.bytes_read: int = 0
+        self._view: mmap.mmap | None = None  # for small files, made when it is first needed
+        self._memory: CData = ffi.NULL
 
     @property
     def local_mounts(self) -> int:
@@ -77,10 +84,17 @@ class NameLane:
         local = self._begin()
         return self._end(lib.taio_inline_open(local, dir, path, flags, resolve, description))
 
-    def read_file(self, dir: int, path: bytes, resolve: int, memory: CData, capacity: int) -> int:
-        """Read a regular file of less than `capacity` bytes. Return their number, or as `stat`."""
+    def read_file(self, dir: int, path: bytes, resolve: int = 0) -> bytes | None:
+        """Return the bytes of a regular file, at most INLINE_LIMIT. None: a worker must read it."""
+        if self._view is None:
+            self._view = private_memory(INLINE_LIMIT + 4096)
+            self._memory = ffi.from_buffer("char[]", self._view)
         local = self._begin()
-        return self._end(lib.taio_inline_read_file(local, dir, path, resolve, memory, capacity))
+        n = self._end(lib.taio_inline_read_file(local, dir, path, resolve, self._memory, INLINE_LIMIT + 1))
+        if n < 0:
+            return None
+        self.bytes_read += n
+        return self._view[:n]
 
     def should_probe(self) -> bool:
         """Return whether a worker should find out if the mount of the last call is local: that call returned UNKNOWN."""
@@ -113,7 +127,7 @@ class NameLane:
 
     def note_worker_succeeded(self) -> None:
         """Note that a worker could make a call that was EPERM here: a sandbox forbids openat2."""
-        if self._forbidden:
+        if self.last == _EPERM:
             self.on = False
 
     def _begin(self) -> CData:
@@ -133,7 +147,7 @@ class NameLane:
                 self._leave(local.key)
             elif result != UNKNOWN:
                 self.on = self.slept < WATCHED_FIRST  # no mount can be named: RESOLVE_CACHED itself sleeps here
-        self._forbidden = result == _EPERM
+        self.last = result
         if result >= 0 or result == _ENOENT or (also_final and result == also_final):
             self.hits += 1
         else:

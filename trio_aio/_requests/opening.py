@@ -96,7 +96,9 @@ class Close(Request):
         return self.abandoned or super().finished
 
     def start(self, engine: Host) -> None:
-        if self.descriptor.borrowed and self.descriptor.buffered_fd < 0 and self.position is None:
+        descriptor = self.descriptor
+        plain = descriptor.buffered_fd < 0 and self.position is None
+        if (plain and descriptor.borrowed) or (plain and descriptor.closes_inline and lib.taio_inline_close(descriptor.fd) == 0):
             engine.finish(self, 0)
         else:
             engine.dispatch(self)

@@ -1,0 +1,240 @@
+"""The inline lane for names: what it answers, what it leaves to workers, and that it never sleeps."""
+
+# What the calls are compared with blocks, and that is fine here.
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import trio_aio
+from trio_aio import AIOContext, Path, current_context, open_aio, read_bytes
+from trio_aio._lanes import names as lane_module
+from trio_aio._lanes.names import SAMPLE, UNKNOWN, WATCHED_FIRST, NameLane
+from trio_aio.testing import FaultyContext
+
+from ..support.files import make_file
+
+if TYPE_CHECKING:
+    import pathlib
+    from collections.abc import Callable
+
+pytestmark = [pytest.mark.anyio, pytest.mark.backends("trio", "asyncio")]
+
+TRIES = 200  # the kernel sometimes says EAGAIN of a name that is in memory
+
+
+async def known(path: Any, context: AIOContext | None = None) -> None:
+    """Let the lane find out that the mount of `path` is local."""
+    lane = (context or current_context())._names
+    for _ in range(TRIES):
+        await trio_aio.os.stat(path, context=context)
+        if lane.local_mounts:
+            return
+    raise AssertionError("the mount was not found to be local")
+
+
+@pytest.mark.parametrize("kind", ["ext4", "tmpfs", "xfs", "btrfs", "overlay"])
+async def test_cached_names_need_no_worker(on_filesystem: Callable[[str], pathlib.Path], kind: str) -> None:
+    folder = on_filesystem(kind)
+    path, data = make_file(folder, 4096)
+    (folder / "link").symlink_to("file")
+    async with AIOContext() as context:
+        await known(path, context)
+        calls: list[Callable[[], Any]] = [
+            lambda: trio_aio.os.stat(path, context=context),
+            lambda: trio_aio.os.lstat(folder / "link", context=context),
+            lambda: trio_aio.os.access(path, os.R_OK, context=context),
+            lambda: trio_aio.os.path.exists(path, context=context),
+            lambda: trio_aio.os.readlink(folder / "link", context=context),
+        ]
+        for call in calls:
+            await call()
+            before = context.statistics().names_inline
+            for _ in range(TRIES):
+                await call()
+                if context.statistics().names_inline > before:
+                    break
+            assert context.statistics().names_inline > before
+        before = context.statistics().names_inline
+        for _ in range(TRIES):
+            async with open_aio(path, context=context) as file:
+                closes_inline = file._descriptor.closes_inline
+                assert await file.pread(4096, 0) == data
+            if closes_inline:
+                break
+        assert closes_inline
+        assert context.statistics().names_inline > before
+        assert context.statistics().names_slept == 0
+
+
+async def test_small_cached_file_is_read_inline(on_filesystem: Callable[[str], pathlib.Path]) -> None:
+    for kind in ("ext4", "tmpfs", "xfs", "btrfs"):
+        folder = on_filesystem(kind)
+        context = current_context()
+        for size in (0, 1, 4096, 128 << 10):
+            path, data = make_file(folder, size)
+            for _ in range(TRIES):
+                before = context.statistics()
+                assert await read_bytes(path) == data
+                now = context.statistics()
+                if now.submitted_workers == before.submitted_workers:
+                    assert now.bytes_read - before.bytes_read == size
+                    break
+            else:
+                raise AssertionError("no read was served inline")
+
+
+async def test_absent_name_is_answered_inline(disk: pathlib.Path) -> None:
+    await known(disk)
+    with pytest.raises(FileNotFoundError) as caught:
+        await trio_aio.os.stat(disk / "absent")
+    assert caught.value.filename == disk / "absent"
+    context = current_context()
+    for _ in range(TRIES):
+        before = context.statistics()
+        assert not await Path(disk / "absent").exists()
+        if context.statistics().submitted_workers == before.submitted_workers:
+            return
+    raise AssertionError("no answer came from memory")
+
+
+async def test_what_is_no_regular_file_is_opened_by_a_worker(disk: pathlib.Path) -> None:
+    await known(disk)
+    os.mkfifo(disk / "fifo")
+    await trio_aio.os.stat(disk / "fifo")
+    with pytest.raises(OSError, match="FIFO"):
+        await open_aio(disk / "fifo")
+    with pytest.raises(OSError, match="FIFO"):
+        await read_bytes(disk / "fifo")
+    with pytest.raises(IsADirectoryError):
+        await read_bytes(disk)
+    # No reader ever opened it: a writer still finds none.
+    with pytest.raises(OSError, match=os.strerror(errno.ENXIO)):
+        os.open(disk / "fifo", os.O_WRONLY | os.O_NONBLOCK)
+
+
+async def test_file_that_was_unlinked_is_closed_by_a_worker(disk: pathlib.Path) -> None:
+    path, _ = make_file(disk)
+    await known(path)
+    context = current_context()
+    for _ in range(TRIES):
+        file = await open_aio(path)
+        if file._descriptor.closes_inline:
+            break
+        await file.aclose()
+    before = context.statistics().submitted_workers
+    path.unlink()
+    await file.aclose()
+    assert context.statistics().submitted_workers == before + 1
+
+
+async def test_opened_file_is_nonblocking_no_more(disk: pathlib.Path) -> None:
+    path, _ = make_file(disk)
+    await known(path)
+    for mode in ("rb", "r+b"):
+        for _ in range(5):
+            async with open_aio(path, mode) as file:
+                assert os.get_blocking(file.fileno())
+                assert not os.get_inheritable(file.fileno())
+
+
+async def test_descriptor_limit_is_no_error_of_stat(disk: pathlib.Path) -> None:
+    await known(disk)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = os.stat(disk)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+    try:
+        status = await trio_aio.os.stat(disk)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert status == wanted
+
+
+async def test_faults_meet_calls_on_names(disk: pathlib.Path) -> None:
+    path, _ = make_file(disk)
+    async with FaultyContext() as context:
+        for _ in range(3):
+            await trio_aio.os.stat(path, context=context)
+        for operation, call in (
+            ("stat", lambda: trio_aio.os.stat(path, context=context)),
+            ("list", lambda: trio_aio.os.listdir(disk, context=context)),
+            ("change", lambda: trio_aio.os.mkdir(disk / "new", context=context)),
+            ("sync", lambda: trio_aio.os.sync_directory(disk, context=context)),
+        ):
+            with context.fail(errno.EIO, operation=operation), pytest.raises(OSError, match=os.strerror(errno.EIO)):
+                await call()
+    assert sorted(os.listdir(disk)) == ["file"]
+
+
+# ---- the lane alone
+
+
+def test_lane_watches_the_first_calls_and_then_samples(disk: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = NameLane()
+    path = os.fsencode(disk)
+    assert lane.stat(-100, path, 0) == UNKNOWN
+    assert lane.should_probe()
+    lane.note_probe(lane._local.key, False)
+    watched = []
+    for _ in range(WATCHED_FIRST + 10 * SAMPLE):
+        lane.stat(-100, path, 0)
+        watched.append(lane._local.watch)
+    assert sum(watched[:WATCHED_FIRST]) == WATCHED_FIRST
+    assert sum(watched[WATCHED_FIRST:]) == 10
+
+
+def test_lane_leaves_a_mount_whose_attributes_live_on_a_server(disk: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(lane_module.time, "monotonic", lambda: now[0])
+    lane = NameLane()
+    path = os.fsencode(disk)
+    lane.stat(-100, path, 0)
+    lane.note_probe(lane._local.key, True)
+    assert lane.left_mounts == 1
+    assert lane.stat(-100, path, 0) == UNKNOWN
+    assert not lane.should_probe()
+    now[0] = lane_module.LEFT_FOR + 1
+    assert lane.should_probe()
+
+
+def test_lane_leaves_a_mount_where_a_call_slept(disk: pathlib.Path) -> None:
+    lane = NameLane()
+    path = os.fsencode(disk)
+    lane.stat(-100, path, 0)
+    lane.note_probe(lane._local.key, False)
+    lane._begin()
+    lane.stat(-100, path, 0)
+    lane._local.watch = lane._local.slept = 1  # as the C code reports it
+    lane._end(0)
+    assert lane.slept == 1
+    assert (lane.local_mounts, lane.left_mounts) == (0, 1)
+    assert lane.stat(-100, path, 0) == UNKNOWN
+    assert not lane.should_probe()
+
+
+def test_lane_keeps_the_mounts_it_was_told_of_last() -> None:
+    lane = NameLane()
+    most = lane_module._MOST
+    for key in range(1, most + 10):
+        lane.note_probe(key, False)
+        lane.note_probe(key, False)
+    assert lane.local_mounts == most
+    assert list(lane._local.keys) == list(range(10, most + 10))
+
+
+def test_lane_without_openat2_is_turned_off() -> None:
+    lane = NameLane()
+    lane._begin()
+    lane._end(-errno.ENOSYS)
+    assert not lane.on
+    lane = NameLane()
+    lane._begin()
+    lane._end(-errno.EPERM)
+    assert lane.on
+    lane.note_worker_succeeded()
+    assert not lane.on

@@ -1,0 +1,60 @@
+"""Files that the kernel has in memory: opened, and small ones read, on the event loop's thread.
+
+The lane for names (`_lanes.names`) opens a file only if its path is in the kernel's caches, and it lies on a mount that was found to be
+local. The first file of a mount is not opened so: a worker looks at it first, and so finds out what the mount is. `open.py` and `whole.py`
+call this.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from trio_aio._backends import protect_from_interrupts
+from trio_aio._engine.descriptor import Descriptor
+from trio_aio._lanes.names import UNKNOWN
+from trio_aio._requests.names import StatName
+
+if TYPE_CHECKING:
+    from trio_aio._context.context import AIOContext
+    from trio_aio._engine.descriptor import DescriptionRecord
+
+__all__ = ("may_open_cached", "open_cached", "probe_mount", "read_cached")
+
+_WORKERS_ONLY = os.O_CREAT | os.O_TRUNC | os.O_EXCL | os.O_APPEND | os.O_DIRECT
+
+
+def may_open_cached(context: AIOContext, flags: int) -> bool:
+    """Return whether it is worth a try to open a file with these flags on the event loop's thread."""
+    return context._names.on and not flags & _WORKERS_ONLY
+
+
+@protect_from_interrupts
+def open_cached(context: AIOContext, descriptor: Descriptor, path: bytes, flags: int, record: DescriptionRecord, resolve: int = 0) -> bool:
+    """Open a file from memory, and let `descriptor` own it. False: a worker must do it. FileNotFoundError is final."""
+    answer = context._names.open(descriptor.fd, path, flags, resolve, record.value)
+    if answer < 0:
+        return False
+    descriptor.own(answer)
+    # A file that was not written has nothing to flush.
+    descriptor.closes_inline = flags & os.O_ACCMODE == os.O_RDONLY
+    return True
+
+
+def read_cached(context: AIOContext, dir: int, path: bytes, resolve: int = 0) -> bytes | None:
+    """Return the bytes of a small file from memory. None: a worker must read it."""
+    lane = context._names
+    return lane.read_file(dir, path, resolve) if lane.on else None
+
+
+async def probe_mount(context: AIOContext, dir: int, path: bytes, shown: object) -> None:
+    """Let a worker find out whether a file's mount is local, if the last inline call did not know."""
+    lane = context._names
+    if lane.last != UNKNOWN or not lane.should_probe():
+        return
+    request = StatName(Descriptor(dir, shown), path, probe=1)
+    try:
+        await context._submit_and_wait(request)
+    except OSError:
+        return  # the call that follows meets the error too, and reports it
+    lane.note_probe(request.record.key, bool(request.record.slept))
