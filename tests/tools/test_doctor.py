@@ -188,6 +188,7 @@ def test_doctor_as_text_has_line_for_each_finding(disk: Path, capsys: pytest.Cap
         "engine  ",
         "fs.aio-nr  ",
         "ext4 on /dev/loop",
+        "names in memory                                     answered inline",
         "multiples of",
         "RWF_NOWAIT, buffered read",
         "asynchronous: direct read  ",

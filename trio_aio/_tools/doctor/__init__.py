@@ -2,7 +2,7 @@
 
 The doctor tries things instead of looking names up, because a filesystem's name, its mount options and the kernel's version do not
 say whether a request is asynchronous. Each module has one subject: the engine (engine.py), the place and its page cache (place.py,
-cachestat.py), asynchronous requests (asynchronous.py), advice (advice.py), and what is shown (report.py).
+cachestat.py), names (names.py), asynchronous requests (asynchronous.py), advice (advice.py), and what is shown (report.py).
 
 All trials use a temporary file that loses its name as soon as it is open, so nothing is left behind. The doctor uses the public
 interface of trio_aio, as a user's program would. The one exception is `aio_limit`, which error messages of `io_setup` use too.
@@ -21,6 +21,7 @@ from trio_aio._tools.doctor.advice import advice
 from trio_aio._tools.doctor.asynchronous import examine_requests, examine_waits
 from trio_aio._tools.doctor.cachestat import has_cachestat
 from trio_aio._tools.doctor.engine import examine_engine, kernel_context
+from trio_aio._tools.doctor.names import examine_names
 from trio_aio._tools.doctor.place import examine_direct, examine_mount, examine_nowait, find_place
 from trio_aio._tools.doctor.report import Report
 
@@ -49,6 +50,7 @@ def examine(path: str) -> Report:
     report.cachestat = has_cachestat()
     examine_engine(report)
     examine_mount(report)
+    examine_names(report)
     with kernel_context(report) as context, ExitStack() as stack:
         place = find_place(report, mode, stack)
         if place is not None and examine_direct(report, place, stack):

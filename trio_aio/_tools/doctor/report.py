@@ -87,6 +87,8 @@ class Report:
     """Where `io_submit` sleeps, for one request and for many."""
     nowait: dict[str, bool | None] = field(default_factory=dict)
     cachestat: bool = False
+    names: Literal["inline", "workers"] | None = None
+    """Which lane answers for names that the kernel has in memory."""
     advice: list[str] = field(default_factory=list)
 
     @property
@@ -113,6 +115,8 @@ class Report:
         yield _row("path", self.path)
         yield _row("filesystem", f"{self.filesystem or 'unknown'} on {self.device}, mounted at {self.mount_point}")
         yield _row("tried on", self.tried_on or "nothing")
+        if self.names is not None:
+            yield _row("names in memory", "answered inline" if self.names == "inline" else "answered by workers")
         yield _row("O_DIRECT", self._direct_in_words())
         for name, answer in self.nowait.items():
             yield _row(f"RWF_NOWAIT, {name}", _yes(answer))
