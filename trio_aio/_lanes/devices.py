@@ -106,7 +106,7 @@ class DeviceRecord(Backoff):
     def should_try(self) -> bool:
         """Return whether the next request should take this lane. Counts that request."""
         if self.left == 1 and self._one_tries:
-            self.left: int = self.length  # the others do not try until it is known what this one finds
+            self.left = self.length  # the others do not try until it is known what this one finds
             return True
         return super().should_try()
 
