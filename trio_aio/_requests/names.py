@@ -81,7 +81,7 @@ class NameRequest(Request):
 
     __slots__ = ("filename2", "memory", "path", "path2", "record")
 
-    fault_name = "change"
+    fault_name: str | None = "change"
     call: int
 
     def __init__(
@@ -197,8 +197,8 @@ class RealPath(NameRequest):
 
     __slots__ = ()
 
-    fault_name = "stat"
-    call = lib.TAIO_NAME_REALPATH
+    fault_name: str | None = "stat"
+    call: int = lib.TAIO_NAME_REALPATH
     _room = 1 << 16
 
     def __init__(self, descriptor: Descriptor, path: bytes, *, strict: bool) -> None:
