@@ -19,7 +19,7 @@ from trio_aio._lanes.workers import Population
 from trio_aio._memory.exports import export_buffer
 from trio_aio._memory.slabs import HUGE_PAGE, Slab
 from trio_aio._requests.base import Request, State
-from trio_aio._requests.direct import BouncedWrite, BufferedWrite, WidenedRead
+from trio_aio._requests.direct import BufferedWrite, SlabWrite, WidenedRead
 from trio_aio._requests.opening import Close
 from trio_aio._requests.pieces import Pieces, PiecesRead
 from trio_aio._requests.sync import Sync
@@ -146,7 +146,7 @@ def test_sync_and_close_wait_for_a_write_that_waits_for_new_memory(disk: Path) -
         made.submit(pipe.request())
         descriptor = direct_descriptor(os.open(path, DIRECT), len(data))
         new = data[1 : 1 + BLOCK]
-        writing = BouncedWrite(descriptor, [export_buffer(new, writable=False)], BLOCK, BLOCK, 0)
+        writing = SlabWrite(descriptor, [export_buffer(new, writable=False)], BLOCK, BLOCK, 0)
         sync, close = Sync(descriptor, data_only=True), Close(descriptor)
         made.submit(writing, sync, close)
         assert [request.state for request in (writing, sync, close)] == [State.HELD] * 3
@@ -165,7 +165,7 @@ def test_writes_that_wait_for_new_memory_are_cancelled_together(disk: Path) -> N
         made.submit(pipe.request())
         descriptor = direct_descriptor(fd, len(data))
         new = export_buffer(bytes(BLOCK), writable=False)
-        writes = [BouncedWrite(descriptor, [new], BLOCK, i * BLOCK, 0) for i in range(3)]
+        writes = [SlabWrite(descriptor, [new], BLOCK, i * BLOCK, 0) for i in range(3)]
         sync = Sync(descriptor, data_only=True)
         made.submit(*writes, sync)
         assert writes[0].slab is not None
@@ -300,7 +300,7 @@ def test_direct_request_without_memory_fails_alone_and_leaves_nothing(disk: Path
         into, new = bytearray(200), export_buffer(data[1 : 1 + BLOCK], writable=False)
         pieces = Pieces.blocks(descriptor, array.array("q", [7, BLOCK]), 100, export_buffer(into, writable=True))
         requests = [
-            *(WidenedRead(descriptor, 10, 5, 0), BouncedWrite(descriptor, [new], BLOCK, 0, 0), PiecesRead(descriptor, pieces)),
+            *(WidenedRead(descriptor, 10, 5, 0), SlabWrite(descriptor, [new], BLOCK, 0, 0), PiecesRead(descriptor, pieces)),
             *(Sync(descriptor, data_only=True), WidenedRead(descriptor, 10, 5, 0)),
         ]
         assert made.run(*requests) == [-errno.ENOMEM, -errno.ENOMEM, -errno.ENOMEM, 0, 10]
@@ -361,7 +361,7 @@ def test_held_direct_write_without_memory_fails_alone(disk: Path) -> None:
         made.submit(pipe.request())
         export = export_buffer(b"x", writable=False)
         before = BufferedWrite(descriptor, export.address, 1, 0, 0, export)
-        held = BouncedWrite(descriptor, [export_buffer(bytes(BLOCK), writable=False)], BLOCK, BLOCK, 0)
+        held = SlabWrite(descriptor, [export_buffer(bytes(BLOCK), writable=False)], BLOCK, BLOCK, 0)
         made.submit(before, held)
         assert held.state is State.HELD
 

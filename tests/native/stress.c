@@ -52,7 +52,7 @@ struct holder {
     struct holder *leader; /* of a slot that a many-piece request holds in the ring: the holder of that request */
     struct taio_pieces pieces;
     struct taio_piece piece[PIECES];
-    char *bounce;
+    char *slab;
     unsigned out; /* slots of the ring that its many-piece request holds, including its own */
     int stopped;  /* 1: pieces may have been left out */
 };
@@ -149,7 +149,7 @@ static void begin(struct holder *h, enum lane lane, int operation)
     submits++;
 }
 
-/* Cut the region into pieces whose lengths are multiples of `unit` bytes. Direct I/O needs that unless it goes through bounce memory. */
+/* Cut the region into pieces whose lengths are multiples of `unit` bytes. Direct I/O needs that unless it goes through a slab. */
 static void make_pieces(struct holder *h, int64_t offset, int fd, int writing, unsigned unit)
 {
     unsigned count = 1 + (unsigned)draw(PIECES);
@@ -169,9 +169,9 @@ static void make_pieces(struct holder *h, int64_t offset, int fd, int writing, u
 static void submit_pieces(unsigned slot)
 {
     struct holder *h = &holders[slot];
-    int bounced = (int)draw(2), writing = !bounced && draw(2);
+    int in_slab = (int)draw(2), writing = !in_slab && draw(2);
     begin(h, RING_PIECES, TAIO_PIECES);
-    make_pieces(h, place(slot), direct_fd, writing, bounced ? 1 : UNIT);
+    make_pieces(h, place(slot), direct_fd, writing, in_slab ? 1 : UNIT);
     h->pieces.width = 1 + (unsigned)draw(8);
     h->leader = h;
     h->out = 0;
@@ -182,10 +182,10 @@ static void submit_pieces(unsigned slot)
         h->pieces.fd = -1;
         h->refused = 1;
     }
-    if (bounced) {
+    if (in_slab) {
         h->pieces.stride = REGION + 2 * UNIT;
-        h->bounce = aligned_alloc(BLOCK, (h->pieces.width * h->pieces.stride + BLOCK) / BLOCK * BLOCK);
-        h->pieces.bounce = (uint64_t)(uintptr_t)h->bounce;
+        h->slab = aligned_alloc(BLOCK, (h->pieces.width * h->pieces.stride + BLOCK) / BLOCK * BLOCK);
+        h->pieces.slab_address = (uint64_t)(uintptr_t)h->slab;
     }
     for (unsigned i = 0; i < slots && h->out < h->pieces.width; i++) {
         unsigned other = (slot + i) % slots;
@@ -231,8 +231,8 @@ static void release_pieces_slot(struct holder *h)
         fill(leader->memory, REGION, leader->value, offset);
         CHECK(pwrite(direct_fd, leader->memory, REGION, offset) == REGION);
     }
-    free(leader->bounce);
-    leader->bounce = NULL;
+    free(leader->slab);
+    leader->slab = NULL;
 }
 
 static int to_ring(unsigned slot)

@@ -48,7 +48,7 @@ class PendingRead:
         else:
             self.memory = new_bytes(size, for_worker=True)
             export = hold(self.memory)
-            self.request = Read(descriptor, export.address, size, offset, 0, export, descriptor.read_bounce)
+            self.request = Read(descriptor, export.address, size, offset, 0, export, descriptor.read_worker_path)
         engine.submit(self.request)
 
     async def take(self, context: AIOContext) -> bytes:

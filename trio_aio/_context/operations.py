@@ -18,17 +18,17 @@ from trio_aio._lanes.inline import INLINE_LIMIT
 from trio_aio._memory.exports import export_buffer, export_vector, hold, new_bytes
 from trio_aio._memory.slabs import LARGEST_SLAB
 from trio_aio._requests.direct import (
-    BouncedWrite,
     BufferedAppend,
     BufferedWrite,
     BufferedWriteVector,
+    SlabWrite,
     WidenedRead,
     fits_slab,
     is_block_write,
     is_read_aligned,
     is_write_aligned,
-    read_bounce,
-    write_bounce,
+    read_worker_path,
+    write_worker_path,
 )
 from trio_aio._requests.gather import gather
 from trio_aio._requests.metadata import Seek
@@ -239,7 +239,7 @@ class Operations:
         n = 0
         while True:
             count = min(size - n, LARGEST_READ)
-            request = Read(descriptor, export.address + n, count, offset + n, flags, export, descriptor.read_bounce)
+            request = Read(descriptor, export.address + n, count, offset + n, flags, export, descriptor.read_worker_path)
             request.missed = self._suits_inline(descriptor, size, flags)
             n += await self._submit_and_wait(request, abandon=abandon)
             if n == size or request.result < count:
@@ -271,12 +271,12 @@ class Operations:
                 if n >= 0:
                     await backend.cancel_shielded_checkpoint()
                     return n
-            bounce = 0
+            worker_path = 0
             if not is_read_aligned(descriptor, offset, size, (export,)):
                 if fits_slab(descriptor, offset, size) and not export.mapped:
                     return await self._submit_and_wait(WidenedRead(descriptor, size, offset, flags, (export,)), abandon=abandon)
-                bounce = read_bounce(descriptor, export)
-            request = Read(descriptor, export.address, size, offset, flags, export, bounce)
+                worker_path = read_worker_path(descriptor, export)
+            request = Read(descriptor, export.address, size, offset, flags, export, worker_path)
             request.partly_read = n == -2
             request.missed = suits_inline
             return await self._submit_and_wait(request, abandon=abandon)
@@ -292,13 +292,13 @@ class Operations:
                 return 0
             if vector.mapped:
                 inspect(self._check(), vector.exports)
-            bounce = 0
+            worker_path = 0
             if not is_read_aligned(descriptor, offset, size, vector.exports):
                 if fits_slab(descriptor, offset, size) and not vector.mapped:
                     read = WidenedRead(descriptor, size, offset, flags, vector.exports)
                     return await self._submit_and_wait(read, abandon=abandon)
-                bounce = read_bounce(descriptor, vector)
-            return await self._submit_and_wait(ReadVector(descriptor, vector, offset, flags, bounce), abandon=abandon)
+                worker_path = read_worker_path(descriptor, vector)
+            return await self._submit_and_wait(ReadVector(descriptor, vector, offset, flags, worker_path), abandon=abandon)
         finally:
             del vector
 
@@ -330,12 +330,12 @@ class Operations:
                 inspect(self._check(), (export,))
             if not is_block_write(descriptor, offset, size, flags):
                 return await self._submit_and_wait(BufferedWrite(descriptor, export.address, size, offset, flags, export))
-            bounce = 0
+            worker_path = 0
             if not is_write_aligned(descriptor, (export,)):
                 if size <= LARGEST_SLAB and not export.mapped:
-                    return await self._submit_and_wait(BouncedWrite(descriptor, (export,), size, offset, flags))
-                bounce = write_bounce(descriptor, export)
-            return await self._submit_and_wait(Write(descriptor, export.address, size, offset, flags, export, bounce))
+                    return await self._submit_and_wait(SlabWrite(descriptor, (export,), size, offset, flags))
+                worker_path = write_worker_path(descriptor, export)
+            return await self._submit_and_wait(Write(descriptor, export.address, size, offset, flags, export, worker_path))
         finally:
             del export
 
@@ -350,12 +350,12 @@ class Operations:
                 inspect(self._check(), vector.exports)
             if not is_block_write(descriptor, offset, size, flags):
                 return await self._submit_and_wait(BufferedWriteVector(descriptor, vector, offset, flags))
-            bounce = 0
+            worker_path = 0
             if not is_write_aligned(descriptor, vector.exports):
                 if size <= LARGEST_SLAB and not vector.mapped:
-                    return await self._submit_and_wait(BouncedWrite(descriptor, vector.exports, size, offset, flags))
-                bounce = write_bounce(descriptor, vector)
-            return await self._submit_and_wait(WriteVector(descriptor, vector, offset, flags, bounce))
+                    return await self._submit_and_wait(SlabWrite(descriptor, vector.exports, size, offset, flags))
+                worker_path = write_worker_path(descriptor, vector)
+            return await self._submit_and_wait(WriteVector(descriptor, vector, offset, flags, worker_path))
         finally:
             del vector
 

@@ -127,13 +127,13 @@ class Descriptor:
             os.close(self.fd)
 
     @property
-    def read_bounce(self) -> int:
+    def read_worker_path(self) -> int:
         """The value that makes a worker read through its own aligned memory (native.h, TAIO_READ); 0 where that is not needed."""
         unit = self.read_unit if self.read_unit > 1 else self.alignment.memory  # a read may be widened by more than it must
         return unit if unit > 1 else 0
 
     @property
-    def write_bounce(self) -> int:
+    def write_worker_path(self) -> int:
         """The value that makes a worker write whole blocks through its own aligned memory; 0 where that is not needed."""
         if self.alignment.offset > 1:
             return self.alignment.offset

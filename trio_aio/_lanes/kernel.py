@@ -203,7 +203,7 @@ class KernelLane(Lane[KernelRequest]):
         native.width = self.slots
         pieces.most = self.slots
         if pieces.slab_capacity:
-            native.bounce = pieces.slab_address
+            native.slab_address = pieces.slab_address
             pieces.most = min(pieces.most, pieces.slab_capacity // native.stride)
             pieces.places = list(range(pieces.most))
         if pieces.submitter is None:

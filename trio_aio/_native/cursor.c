@@ -58,7 +58,7 @@ static int64_t cursor_read_at(struct taio_cursor *cursor, int fd, char *memory, 
 {
     struct iovec one = {memory, length};
     struct taio_transfer t = {.fd = fd, .vector = &one, .parts = 1, .offset = cursor->position, .mapped = cursor->mapped};
-    int64_t n = cursor->unit > 1 ? taio_transfer_bounced(&t, cursor->unit, scratch) : taio_transfer(&t);
+    int64_t n = cursor->unit > 1 ? taio_transfer_through_scratch(&t, cursor->unit, scratch) : taio_transfer(&t);
     return n;
 }
 
@@ -124,7 +124,7 @@ static int64_t cursor_write_direct(struct taio_cursor *cursor, int fd, char *mem
     struct iovec one = {memory, length};
     struct taio_transfer t = {
         .fd = is_whole ? fd : cursor->buffered_fd, .writing = 1, .vector = &one, .parts = 1, .offset = offset, .mapped = cursor->mapped};
-    n = is_whole && cursor->unit > 1 ? taio_transfer_bounced(&t, cursor->unit, scratch) : taio_transfer(&t);
+    n = is_whole && cursor->unit > 1 ? taio_transfer_through_scratch(&t, cursor->unit, scratch) : taio_transfer(&t);
     *moved = t.transferred;
     if (*moved > 0)
         cursor_set(cursor, fd, offset + *moved);

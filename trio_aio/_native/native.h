@@ -138,9 +138,9 @@ struct taio_pieces {
     uint64_t bits;        /* all offsets and lengths, or-ed: the lowest set bit is their common alignment */
     uint64_t memory_bits; /* all addresses, or-ed */
     uint64_t unit;        /* bytes; offsets and lengths must be multiples of it. 1: any will do */
-    uint64_t memory_unit; /* bytes; addresses must be multiples of it, unless `bounce` is set */
-    uint64_t bounce;      /* address of aligned memory for the kernel lane, or 0: it uses the memory of the pieces */
-    uint64_t stride;      /* bytes of the bounce memory for each slot */
+    uint64_t memory_unit; /* bytes; addresses must be multiples of it, unless `slab_address` is set */
+    uint64_t slab_address; /* of aligned memory for the kernel lane, or 0: it uses the memory of the pieces */
+    uint64_t stride;      /* bytes of that memory for each slot */
     uint32_t width;       /* the most slots of the kernel lane that it may hold */
     uint32_t out;         /* the slots of the kernel lane that it holds */
     struct taio_piece *failed; /* the first piece that failed; NULL: none did */
@@ -202,7 +202,7 @@ void taio_ring_set_together(struct taio_ring *ring, unsigned count);
 double taio_ring_fixed_cost(const struct taio_ring *ring);
 /* Give a many-piece request a slot. Its next piece is prepared there; when that completes, taio_ring_reap submits the one after it. The slot
  * is free again, with a completion, when no piece is left to start or the request holds more slots than its width. `place`: the index of the
- * slot's part of the bounce memory. Returns 0 if no piece was left for the slot, which then stays free; otherwise 1. */
+ * slot's part of the slab. Returns 0 if no piece was left for the slot, which then stays free; otherwise 1. */
 int taio_ring_prepare_pieces(struct taio_ring *ring, unsigned slot, uint64_t token, struct taio_pieces *pieces, unsigned place);
 /* Withdraw a request that is prepared, gathered or handed over, and not submitted. Returns 1 if it was; its slot is free and no completion
  * comes. */
@@ -334,7 +334,7 @@ int taio_crosses_size_limit(int64_t offset, uint64_t length);
 /* Move all bytes, or stop at the end of the file or an error. Returns the bytes moved, or -errno; `transferred` counts in either case. */
 int64_t taio_transfer(struct taio_transfer *transfer);
 /* As taio_transfer, through the scratch memory, with offsets and lengths rounded to multiples of `unit` bytes. */
-int64_t taio_transfer_bounced(struct taio_transfer *transfer, uint64_t unit, struct taio_scratch *scratch);
+int64_t taio_transfer_through_scratch(struct taio_transfer *transfer, uint64_t unit, struct taio_scratch *scratch);
 /* Read, write or seek at the kernel's position. Returns the bytes, or the position; or -errno. A read that fails does not move the position. */
 int64_t taio_cursor_read(struct taio_cursor *cursor, int fd, char *memory, uint64_t length, struct taio_scratch *scratch);
 int64_t taio_cursor_write(struct taio_cursor *cursor, int fd, char *memory, uint64_t length, int64_t *moved, struct taio_scratch *scratch);

@@ -120,9 +120,9 @@ static int ring_prepare_next_piece(struct taio_ring *ring, unsigned slot, uint64
     struct taio_piece *piece = s->piece = &pieces->pieces[pieces->next++];
     uint64_t memory = piece->memory, length = piece->length;
     int64_t offset = piece->offset;
-    if (pieces->bounce != 0) {
+    if (pieces->slab_address != 0) {
         uint64_t before = (uint64_t)piece->offset % pieces->unit;
-        memory = pieces->bounce + s->place * pieces->stride;
+        memory = pieces->slab_address + s->place * pieces->stride;
         offset -= (int64_t)before;
         length = (before + piece->length + pieces->unit - 1) / pieces->unit * pieces->unit;
         if (pieces->writing)
@@ -153,13 +153,13 @@ static int ring_continue_pieces(struct taio_ring *ring, unsigned slot, uint64_t 
     struct pieces_slot *s = &ring->pieces_slots[slot];
     struct taio_pieces *pieces = s->pieces;
     struct taio_piece *piece = s->piece;
-    if (result > 0 && pieces->bounce != 0) {
+    if (result > 0 && pieces->slab_address != 0) {
         int64_t before = piece->offset % (int64_t)pieces->unit;
         result = result > before ? result - before : 0;
         if (result > (int64_t)piece->length)
             result = (int64_t)piece->length;
         if (!pieces->writing)
-            memcpy((void *)(uintptr_t)piece->memory, (char *)(uintptr_t)(pieces->bounce + s->place * pieces->stride) + before, (size_t)result);
+            memcpy((void *)(uintptr_t)piece->memory, (char *)(uintptr_t)(pieces->slab_address + s->place * pieces->stride) + before, (size_t)result);
     }
     piece->result = result;
     if (!taio_pieces_can_retry(pieces, piece) && result != (int64_t)piece->length)

@@ -22,7 +22,7 @@ struct cost {
 struct pieces_slot {
     struct taio_pieces *pieces; /* NULL: the slot is free or has an ordinary request */
     struct taio_piece *piece;   /* the piece that is prepared or in flight */
-    unsigned place;             /* index of the slot's part of the bounce memory */
+    unsigned place;             /* index of the slot's part of the slab */
 };
 
 struct taio_ring {

@@ -231,7 +231,7 @@ static int64_t transfer_at_once(struct taio_transfer *t, uint64_t size)
 }
 
 /* A write's offset and length must already be multiples of `unit`: O_DIRECT cannot write part of a block. A read may start and end anywhere. */
-int64_t taio_transfer_bounced(struct taio_transfer *t, uint64_t unit, struct taio_scratch *scratch)
+int64_t taio_transfer_through_scratch(struct taio_transfer *t, uint64_t unit, struct taio_scratch *scratch)
 {
     struct rest rest = {t->vector, t->parts};
     uint64_t left = 0;
@@ -285,7 +285,7 @@ int64_t taio_pieces_transfer(struct taio_pieces *pieces, struct taio_scratch *sc
         struct taio_transfer t = {pieces->fd, pieces->flags, pieces->writing, &one, 1, piece->offset, 0, pieces->mapped};
         int misaligned = ((uint64_t)piece->offset | piece->length) % pieces->unit != 0 || piece->memory % pieces->memory_unit != 0;
         int64_t before = piece->result; /* if another lane moved a part of the piece, it was the first part */
-        piece->result = misaligned ? taio_transfer_bounced(&t, pieces->unit, scratch) : taio_transfer(&t);
+        piece->result = misaligned ? taio_transfer_through_scratch(&t, pieces->unit, scratch) : taio_transfer(&t);
         transferred += t.transferred;
         if (piece->result < 0)
             taio_pieces_fail(pieces, piece, before > t.transferred ? before : t.transferred);

@@ -176,7 +176,7 @@ static void slot_transfer(struct slot *s, struct taio_scratch *scratch)
     int mapped = ((uintptr_t)s->extra & TAIO_MAPPED) != 0;
     struct taio_transfer t = {s->fd, s->flags, writing, whole ? &one : s->memory, whole ? 1 : s->length, s->offset, 0, mapped};
     uint64_t unit = (uint64_t)(uintptr_t)s->extra & ~(uint64_t)TAIO_MAPPED;
-    s->result = unit > TAIO_BUFFERED_FD ? taio_transfer_bounced(&t, unit, scratch) : taio_transfer(&t);
+    s->result = unit > TAIO_BUFFERED_FD ? taio_transfer_through_scratch(&t, unit, scratch) : taio_transfer(&t);
     s->transferred = t.transferred;
 }
 

@@ -72,7 +72,7 @@ class CursorRead(Read):
         record.line = line
         record.mapped = memory.mapped
         record.at_offset = at_offset or descriptor.o_direct
-        record.unit = descriptor.read_bounce or 1
+        record.unit = descriptor.read_worker_path or 1
 
     def can_submit(self, engine: Host) -> bool | None:
         return False

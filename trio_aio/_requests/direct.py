@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from trio_aio._memory.slabs import Slab
 
 __all__ = (
-    *("BouncedWrite", "BufferedAppend", "BufferedWrite", "BufferedWriteVector", "WidenedRead"),
-    *("fits_slab", "is_block_write", "is_read_aligned", "is_write_aligned", "read_bounce", "widened", "write_bounce"),
+    *("SlabWrite", "BufferedAppend", "BufferedWrite", "BufferedWriteVector", "WidenedRead"),
+    *("fits_slab", "is_block_write", "is_read_aligned", "is_write_aligned", "read_worker_path", "widened", "write_worker_path"),
 )
 
 _ENOMEM = -errno.ENOMEM
@@ -87,16 +87,16 @@ def fits_slab(descriptor: Descriptor, offset: int, size: int) -> bool:
     return size + offset % unit <= LARGEST_SLAB and offset + size <= LARGEST_OFFSET - unit
 
 
-def read_bounce(descriptor: Descriptor, memory: Export | Vector) -> int:
+def read_worker_path(descriptor: Descriptor, memory: Export | Vector) -> int:
     """Return how a worker reads through its own aligned memory into a caller's; 0 where that is not needed. native.h, TAIO_READ."""
-    bounce = descriptor.read_bounce
-    return bounce | lib.TAIO_MAPPED if bounce and memory.mapped else bounce
+    worker_path = descriptor.read_worker_path
+    return worker_path | lib.TAIO_MAPPED if worker_path and memory.mapped else worker_path
 
 
-def write_bounce(descriptor: Descriptor, memory: Export | Vector) -> int:
+def write_worker_path(descriptor: Descriptor, memory: Export | Vector) -> int:
     """Return how a worker writes whole blocks through its own aligned memory; 0 where that is not needed. native.h, TAIO_READ."""
-    bounce = descriptor.write_bounce
-    return bounce | lib.TAIO_MAPPED if bounce and memory.mapped and not bounce & lib.TAIO_BUFFERED_FD else bounce
+    worker_path = descriptor.write_worker_path
+    return worker_path | lib.TAIO_MAPPED if worker_path and memory.mapped and not worker_path & lib.TAIO_BUFFERED_FD else worker_path
 
 
 class InSlab(Transfer):
@@ -143,7 +143,7 @@ class WidenedRead(InSlab, Read):
 
     # The same for all of them: one store less for each request.
     owned: Any = None
-    bounce: int = 0
+    worker_path: int = 0
     missed: bool = False
     partly_read: bool = False
 
@@ -267,7 +267,7 @@ class WidenedRead(InSlab, Read):
             self.exports = ()
 
 
-class BouncedWrite(InSlab, Write):
+class SlabWrite(InSlab, Write):
     """Whole blocks from memory that is not aligned, copied into a slab first."""
 
     __slots__ = ("exports", "slab")
@@ -317,4 +317,4 @@ class BufferedAppend(Append):
 
     def __init__(self, descriptor: Descriptor, address: int, nbytes: int, owned: object) -> None:
         Append.__init__(self, descriptor, address, nbytes, owned)
-        self.bounce = descriptor.through_cache
+        self.worker_path = descriptor.through_cache

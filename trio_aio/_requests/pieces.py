@@ -241,10 +241,10 @@ class PiecesRequest(Request):
         self.pieces.native.flags = 0
 
     def fill_slot(self, lane: WorkerLane, slot: int, before: int) -> None:
-        lane.prepare(slot, before, self.token, lib.TAIO_PIECES, self.descriptor.fd, self.pieces.address, extra=self.worker_extra)
+        lane.prepare(slot, before, self.token, lib.TAIO_PIECES, self.descriptor.fd, self.pieces.address, extra=self.worker_path)
 
     @property
-    def worker_extra(self) -> int:
+    def worker_path(self) -> int:
         """How a worker moves the bytes: native.h, TAIO_READ."""
         return 0
 
@@ -362,7 +362,7 @@ class PiecesWrite(PiecesRequest):
         self.passed_gate: bool = False
 
     @property
-    def worker_extra(self) -> int:
+    def worker_path(self) -> int:
         return self.descriptor.through_cache if self.buffered else 0
 
     def can_submit(self, engine: Host) -> bool | None:

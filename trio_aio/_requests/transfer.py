@@ -37,21 +37,23 @@ def needs_worker(result: int, *, reading: bool) -> bool:
 class Transfer(Request):
     """Bytes moved between one range of a file and memory."""
 
-    __slots__ = ("address", "bounce", "flags", "nbytes", "offset", "owned", "probing")
+    __slots__ = ("address", "flags", "nbytes", "offset", "owned", "probing", "worker_path")
 
     offload: Any = True  # a submitter calls io_submit, which may sleep
     kernel_opcode: int
     worker_operation: int
     reads: bool
 
-    def __init__(self, descriptor: Descriptor, address: int, nbytes: int, offset: int, flags: int, owned: object, bounce: int = 0) -> None:
+    def __init__(
+        self, descriptor: Descriptor, address: int, nbytes: int, offset: int, flags: int, owned: object, worker_path: int = 0
+    ) -> None:
         Request.__init__(self, descriptor)
         self.address: int = address
         self.nbytes: int = nbytes  # left to move
         self.offset: int = offset
         self.flags: int = flags
         self.owned: Any = owned  # an Export or a Vector: kept alive until the request has ended
-        self.bounce: int = bounce  # how a worker moves the bytes: native.h, TAIO_READ
+        self.worker_path: int = worker_path  # how a worker moves the bytes: native.h, TAIO_READ
         self.probing: bool = False  # submitted with an RWF_NOWAIT of ours
 
     @property
@@ -62,7 +64,7 @@ class Transfer(Request):
     def can_submit(self, engine: Host) -> bool | None:
         """Direct, of a size that io_submit starts quickly, on a device that was found to be asynchronous."""
         descriptor = self.descriptor
-        if not descriptor.direct or not engine.may_use_kernel or self.bounce or not 0 < self.nbytes <= DIRECT_LIMIT:
+        if not descriptor.direct or not engine.may_use_kernel or self.worker_path or not 0 < self.nbytes <= DIRECT_LIMIT:
             return False
         if getattr(self.owned, "mapped", False):  # io_submit touches its pages
             return False
@@ -87,7 +89,16 @@ class Transfer(Request):
     def fill_slot(self, lane: WorkerLane, slot: int, before: int) -> None:
         descriptor = self.descriptor
         lane.prepare(
-            slot, before, self.token, self.worker_operation, descriptor.fd, self.address, self.nbytes, self.offset, self.flags, self.bounce
+            slot,
+            before,
+            self.token,
+            self.worker_operation,
+            descriptor.fd,
+            self.address,
+            self.nbytes,
+            self.offset,
+            self.flags,
+            self.worker_path,
         )
 
     def note_slept(self) -> None:
@@ -178,7 +189,7 @@ class _Vectored(Transfer):
 
     def fill_slot(self, lane: WorkerLane, slot: int, before: int) -> None:
         fd, operation = self.descriptor.fd, self.worker_operation
-        lane.prepare(slot, before, self.token, operation, fd, self.address, self.parts, self.offset, self.flags, self.bounce)
+        lane.prepare(slot, before, self.token, operation, fd, self.address, self.parts, self.offset, self.flags, self.worker_path)
 
     def skip(self, count: int) -> None:
         self.offset += count
@@ -218,8 +229,10 @@ class Read(Transfer):
     kernel_opcode = lib.IOCB_CMD_PREAD
     worker_operation = lib.TAIO_READ
 
-    def __init__(self, descriptor: Descriptor, address: int, nbytes: int, offset: int, flags: int, owned: object, bounce: int = 0) -> None:
-        Transfer.__init__(self, descriptor, address, nbytes, offset, flags, owned, bounce)
+    def __init__(
+        self, descriptor: Descriptor, address: int, nbytes: int, offset: int, flags: int, owned: object, worker_path: int = 0
+    ) -> None:
+        Transfer.__init__(self, descriptor, address, nbytes, offset, flags, owned, worker_path)
         self.missed: bool = False  # small, buffered, and not in the page cache: such reads of one device share a worker
         self.partly_read: bool = False  # the inline lane has read a part of it into the caller's memory
         self.offload: bool = False
@@ -268,8 +281,8 @@ class ReadVector(_Vectored, Read):
     kernel_opcode = lib.IOCB_CMD_PREADV
     worker_operation = lib.TAIO_READV
 
-    def __init__(self, descriptor: Descriptor, vector: Vector, offset: int, flags: int, bounce: int = 0) -> None:
-        Read.__init__(self, descriptor, vector.address, vector.length, offset, flags, vector, bounce)
+    def __init__(self, descriptor: Descriptor, vector: Vector, offset: int, flags: int, worker_path: int = 0) -> None:
+        Read.__init__(self, descriptor, vector.address, vector.length, offset, flags, vector, worker_path)
         self.parts: int = len(vector.exports)
 
 
@@ -286,8 +299,10 @@ class Write(Transfer):
     kernel_opcode = lib.IOCB_CMD_PWRITE
     worker_operation = lib.TAIO_WRITE
 
-    def __init__(self, descriptor: Descriptor, address: int, nbytes: int, offset: int, flags: int, owned: object, bounce: int = 0) -> None:
-        Transfer.__init__(self, descriptor, address, nbytes, offset, flags, owned, bounce)
+    def __init__(
+        self, descriptor: Descriptor, address: int, nbytes: int, offset: int, flags: int, owned: object, worker_path: int = 0
+    ) -> None:
+        Transfer.__init__(self, descriptor, address, nbytes, offset, flags, owned, worker_path)
         self.passed_gate: bool = False  # see `shared_file.Gate`
 
     @property
@@ -326,8 +341,8 @@ class WriteVector(_Vectored, Write):
     kernel_opcode = lib.IOCB_CMD_PWRITEV
     worker_operation = lib.TAIO_WRITEV
 
-    def __init__(self, descriptor: Descriptor, vector: Vector, offset: int, flags: int, bounce: int = 0) -> None:
-        Write.__init__(self, descriptor, vector.address, vector.length, offset, flags, vector, bounce)
+    def __init__(self, descriptor: Descriptor, vector: Vector, offset: int, flags: int, worker_path: int = 0) -> None:
+        Write.__init__(self, descriptor, vector.address, vector.length, offset, flags, vector, worker_path)
         self.parts: int = len(vector.exports)
 
 
