@@ -41,7 +41,8 @@ async def opened():
         before = file.context.statistics()
         await file.pread(4096, 0)
         now = file.context.statistics()
-        if (now.submitted_kernel, now.retried) == (before.submitted_kernel + 1, before.retried) and not file._descriptor.read_device.left:
+        counts = now.submitted_kernel, now.retried
+        if counts == (before.submitted_kernel + 1, before.retried) and not file._descriptor.read_device.skips_left:
             break
     return file
 

@@ -586,7 +586,7 @@ async def test_read_blocks_of_size_0_succeeds_at_any_offset(on_filesystem: Calla
         route = file._descriptor.read_device
         assert route is not None
         for _ in range(3):
-            route.left = 0
+            route.skips_left = 0
             assert await file.read_blocks([0, BLOCK], 0) == b""
         assert await file.pread(BLOCK, 0) == bytes(BLOCK)
 

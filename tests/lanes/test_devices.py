@@ -107,13 +107,13 @@ def test_direct_file_without_nowait_is_tried_without_it_and_found_synchronous(
             assert engine_loop.run(request) == [BLOCK]
             assert request.slab.read(BLOCK) == data[:BLOCK]
             assert engine_loop.engine.submitted_workers == 1  # RWF_NOWAIT was refused, once
-            if route.left:
+            if route.skips_left:
                 break
         assert not route.nowait
         assert engine_loop.engine.submitted_kernel > SLOW_LIMIT
         assert engine_loop.run(direct_read(engine_loop, descriptor, BLOCK, 0)) == [BLOCK]
         assert engine_loop.engine.submitted_workers == 2
-        assert route.left == BACKOFF - 1
+        assert route.skips_left == BACKOFF - 1
 
 
 def test_refused_request_leaves_the_device_record(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
@@ -123,7 +123,7 @@ def test_refused_request_leaves_the_device_record(engine_loop: Loop, file: tuple
         assert route is not None
         route.nowait = False  # from here on one strike is enough
         assert engine_loop.run(direct_read(engine_loop, closed_like(descriptor), BLOCK, 0)) == [-errno.EBADF]
-        assert (route.slow, route.left) == (0, 0)
+        assert (route.slow, route.skips_left) == (0, 0)
 
 
 def test_abandoned_request_that_would_sleep_is_not_repeated(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
@@ -194,6 +194,6 @@ def test_one_request_tries_a_slow_device_until_its_submitter_reports() -> None:
     device.back_off()
     for _ in range(3):
         assert [device.should_try() for _ in range(BACKOFF)] == [False] * (BACKOFF - 1) + [True]
-        assert device.left
+        assert device.skips_left
     device.return_to()
-    assert not device.left
+    assert not device.skips_left

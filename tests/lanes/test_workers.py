@@ -58,7 +58,7 @@ def missed(descriptor: Descriptor, number: int) -> tuple[Read, bytearray]:
     memory = bytearray(BLOCK)
     export = export_buffer(memory, writable=True)
     request = Read(descriptor, export.address, BLOCK, number * BLOCK, 0, export)
-    request.missed = True
+    request.may_chain = True
     return request, memory
 
 

@@ -72,7 +72,7 @@ async def _open(context: AIOContext, device: Misbehaving, direct: bool, **option
         devices = (file._descriptor.read_device, file._descriptor.write_device)
         # Otherwise it was found out that this filesystem has no RWF_NOWAIT, memory had to be made, or the filesystem had answered before
         # io_submit returned, as it may on a busy machine: the next 64 requests would go to workers.
-        if kernel_did_both and not any(device.left for device in devices):
+        if kernel_did_both and not any(device.skips_left for device in devices):
             break
     await until_idle(context)
     return file

@@ -240,7 +240,7 @@ class Operations:
         while True:
             count = min(size - n, LARGEST_READ)
             request = Read(descriptor, export.address + n, count, offset + n, flags, export, descriptor.read_worker_path)
-            request.missed = self._suits_inline(descriptor, size, flags)
+            request.may_chain = self._suits_inline(descriptor, size, flags)
             n += await self._submit_and_wait(request, abandon=abandon)
             if n == size or request.result < count:
                 break
@@ -278,7 +278,7 @@ class Operations:
                 worker_path = read_worker_path(descriptor, export)
             request = Read(descriptor, export.address, size, offset, flags, export, worker_path)
             request.partly_read = n == -2
-            request.missed = suits_inline
+            request.may_chain = suits_inline
             return await self._submit_and_wait(request, abandon=abandon)
         finally:
             del export

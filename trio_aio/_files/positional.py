@@ -53,7 +53,7 @@ __all__ = ("PositionalFile",)
 _PLAIN = 1 << 62
 # Bytes. A direct read up to this size, widened to whole blocks, fits one slab of aligned memory. It selects a path in the code, the short
 # way of `WidenedRead.start_short`, and no lane: larger reads take the kernel lane too, by the general way.
-_SHORT = LARGEST_SLAB // 2
+_SHORT_WAY_LIMIT = LARGEST_SLAB // 2
 
 
 @async_resource
@@ -212,7 +212,7 @@ class PositionalFile(NotCopied):
                     await self._cancel_shielded_checkpoint()
                     return data
                 return await context._pread_by_worker(descriptor, size, offset, 0, self._abandon)
-            if self._short_way and size <= _SHORT:
+            if self._short_way and size <= _SHORT_WAY_LIMIT:
                 engine = context._check()
                 read = WidenedRead(descriptor, size, offset, 0)
                 await self._perform(self._start_read, read, engine.cancel)

@@ -22,18 +22,18 @@ SLEEP_BACKOFF, MOST_SLEEP_BACKOFF = 1024, 1 << 20  # reads that a submitter gets
 class Backoff:
     """A lane that the next `length` requests leave after `limit` slow ones in a row. Then one tries it again, and decides."""
 
-    __slots__ = ("left", "length", "limit", "slow")
+    __slots__ = ("length", "limit", "skips_left", "slow")
 
     def __init__(self, limit: int, length: int) -> None:
         self.limit: int = limit
         self.length: int = length
         self.slow: int = 0  # in a row
-        self.left: int = 0  # requests that go elsewhere before one tries again
+        self.skips_left: int = 0  # requests that go elsewhere before one tries again
 
     def should_try(self) -> bool:
         """Return whether the next request should take this lane. Counts that request."""
-        if self.left:
-            self.left -= 1
+        if self.skips_left:
+            self.skips_left -= 1
             return False
         return True
 
@@ -42,7 +42,7 @@ class Backoff:
         self.slow += 1
         if self.slow >= self.limit:
             self.slow = self.limit - 1  # the one that tries again decides
-            self.left = self.length
+            self.skips_left = self.length
 
     def note_fast(self) -> None:
         """Note that a request was not slow here."""
@@ -93,7 +93,7 @@ class DeviceRecord(Backoff):
 
     def back_off(self) -> None:
         """Let the next requests go to the workers: io_submit performs them before it returns, one after the other."""
-        self.left: int = self.length
+        self.skips_left: int = self.length
         self._one_tries = True
 
     def return_to(self) -> None:
@@ -101,12 +101,12 @@ class DeviceRecord(Backoff):
         self.note_fast()
         if self._one_tries:
             self._one_tries = False
-            self.left = 0
+            self.skips_left = 0
 
     def should_try(self) -> bool:
         """Return whether the next request should take this lane. Counts that request."""
-        if self.left == 1 and self._one_tries:
-            self.left = self.length  # the others do not try until it is known what this one finds
+        if self.skips_left == 1 and self._one_tries:
+            self.skips_left = self.length  # the others do not try until it is known what this one finds
             return True
         return super().should_try()
 

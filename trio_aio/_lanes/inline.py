@@ -57,7 +57,7 @@ class InlineLane:
 
     def read(self, descriptor: InlineDescriptor, size: int, offset: int) -> bytes | None:
         """Return `size` bytes, at most INLINE_LIMIT, fewer only at the end of the file. None: another lane must do it."""
-        if self._backoff.left and self._is_left():
+        if self._backoff.skips_left and self._should_skip():
             return None
         n = _pread_nowait(descriptor.fd, self._memory, size, offset)
         if n != size:
@@ -70,7 +70,7 @@ class InlineLane:
 
     def read_into(self, descriptor: InlineDescriptor, address: int, size: int, offset: int) -> int:
         """Read into memory, and return how many bytes were read. -1: another lane must do it; -2: the same, after a part was read."""
-        if self._backoff.left and self._is_left():
+        if self._backoff.skips_left and self._should_skip():
             return -1
         memory = ffi.cast("char *", address)
         n = _pread_nowait(descriptor.fd, memory, size, offset)
@@ -95,7 +95,7 @@ class InlineLane:
         if answer == -errno.EOPNOTSUPP and descriptor.read_device is not None:
             descriptor.read_device.note_no_nowait()
 
-    def _is_left(self) -> bool:
+    def _should_skip(self) -> bool:
         return self._workers.in_flight > 0 and not self._backoff.should_try()  # with no worker busy, trying inline is faster
 
     def _rest(self, descriptor: InlineDescriptor, memory: CData, n: int, size: int, offset: int) -> int:

@@ -144,7 +144,7 @@ class WidenedRead(InSlab, Read):
     # The same for all of them: one store less for each request.
     owned: Any = None
     worker_path: int = 0
-    missed: bool = False
+    may_chain: bool = False
     partly_read: bool = False
 
     def __init__(self, descriptor: Descriptor, size: int, offset: int, flags: int, exports: Sequence[Export] | None = None) -> None:
@@ -173,7 +173,7 @@ class WidenedRead(InSlab, Read):
         """Start: `Engine.submit` and what it calls, in one function, for the usual case. All others go the usual way."""
         descriptor, lane = self.descriptor, engine.kernel
         order, device = descriptor.order, descriptor.read_device
-        if lane is None or engine.hook is not None or order.closing or device.left or device.offload or self.nbytes > DIRECT_LIMIT:
+        if lane is None or engine.hook is not None or order.closing or device.skips_left or device.offload or self.nbytes > DIRECT_LIMIT:
             engine.submit(self)
             return
         block_map = descriptor.block_map

@@ -69,7 +69,7 @@ class Transfer(Request):
         if getattr(self.owned, "mapped", False):  # io_submit touches its pages
             return False
         device = self.device
-        if device.left and not device.should_try():
+        if device.skips_left and not device.should_try():
             return False
         self.probing = device.nowait and not self.flags & _NOWAIT
         return True
@@ -222,7 +222,7 @@ class _Vectored(Transfer):
 class Read(Transfer):
     """Bytes of a file into memory."""
 
-    __slots__ = ("missed", "offload", "partly_read")
+    __slots__ = ("may_chain", "offload", "partly_read")
 
     fault_name = "read"
     reads = True
@@ -233,7 +233,7 @@ class Read(Transfer):
         self, descriptor: Descriptor, address: int, nbytes: int, offset: int, flags: int, owned: object, worker_path: int = 0
     ) -> None:
         Transfer.__init__(self, descriptor, address, nbytes, offset, flags, owned, worker_path)
-        self.missed: bool = False  # small, buffered, and not in the page cache: such reads of one device share a worker
+        self.may_chain: bool = False  # small, buffered, and not in the page cache: such reads of one device share a worker
         self.partly_read: bool = False  # the inline lane has read a part of it into the caller's memory
         self.offload: bool = False
 
@@ -267,7 +267,7 @@ class Read(Transfer):
         super().complete_worker(engine, result, transferred)
 
     def chain_key(self) -> object:
-        return self.descriptor.read_device if self.missed else None  # of one device: a device that hangs must not hold reads of another
+        return self.descriptor.read_device if self.may_chain else None  # of one device: a device that hangs must not hold reads of another
 
     def settle(self, engine: Host) -> None:
         engine.bytes_read += self.transferred
