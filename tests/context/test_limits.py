@@ -97,7 +97,7 @@ def test_full_ring_loses_no_request(disk: Path, monkeypatch: pytest.MonkeyPatch)
         assert len(polls) + len(refused) == 500
         lone = Read(descriptor, memory.address, BLOCK, BLOCK, 0, None)
         assert made.run(lone) == [BLOCK]  # it does not wait for the polls
-        assert memory.read(BLOCK) == data[BLOCK : 2 * BLOCK]
+        assert memory.copy_out(BLOCK) == data[BLOCK : 2 * BLOCK]
         assert not any(request.finished for request in polls)
         reads = [Read(descriptor, memory.address, BLOCK, i % 64 * BLOCK, 0, None) for i in range(2000)]
         made.submit(*reads)
@@ -106,7 +106,7 @@ def test_full_ring_loses_no_request(disk: Path, monkeypatch: pytest.MonkeyPatch)
         made.wait_for(*polls, *reads)
         assert [request.result for request in reads] == [BLOCK] * len(reads)
         assert all(request.result & select.POLLIN for request in polls)
-        made.engine.buffers.release(memory)
+        made.engine.buffers.return_slab(memory)
     io_destroy(ctx)
 
 

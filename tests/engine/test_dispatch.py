@@ -94,7 +94,7 @@ def test_direct_reads_and_overwrites_take_the_kernel_lane(engine_loop: Loop, fil
         descriptor = engine_loop.descriptor(fd)
         request = direct_read(engine_loop, descriptor, BLOCK, BLOCK)
         assert engine_loop.run(request) == [BLOCK]
-        assert request.slab.read(BLOCK) == data[BLOCK : 2 * BLOCK]
+        assert request.slab.copy_out(BLOCK) == data[BLOCK : 2 * BLOCK]
         assert engine_loop.run(direct_write(engine_loop, descriptor, data[:BLOCK], 2 * BLOCK)) == [BLOCK]
         assert engine_loop.run(Sync(descriptor, data_only=True)) == [0]
         assert engine_loop.engine.submitted_kernel == 3
@@ -107,7 +107,7 @@ def test_direct_read_past_the_end_is_short_and_needs_no_worker(engine_loop: Loop
         descriptor = engine_loop.descriptor(fd)
         request = direct_read(engine_loop, descriptor, 2 * BLOCK, 0)
         assert engine_loop.run(request) == [BLOCK + 300]
-        assert request.slab.read(BLOCK + 300) == data
+        assert request.slab.copy_out(BLOCK + 300) == data
         assert engine_loop.engine.submitted_workers == 0
 
 
@@ -118,7 +118,7 @@ def test_short_kernel_read_is_kept_and_a_worker_reads_the_rest(engine_loop: Loop
         # An aligned short count may be the end of the file or not: a worker looks.
         request = direct_read(engine_loop, descriptor, 4 * BLOCK, 0)
         assert engine_loop.run(request) == [2 * BLOCK]
-        assert request.slab.read(2 * BLOCK) == data
+        assert request.slab.copy_out(2 * BLOCK) == data
         assert (engine_loop.engine.submitted_kernel, engine_loop.engine.submitted_workers) == (1, 1)
 
 

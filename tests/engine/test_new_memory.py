@@ -129,7 +129,7 @@ def test_only_the_read_into_new_memory_waits_for_it(disk: Path) -> None:
         slabs = [made.engine.buffers.take(BLOCK) for _ in range(HUGE_PAGE // BLOCK)]
         first, second = (WidenedRead(descriptor, BLOCK, i * BLOCK, 0) for i in range(2))
         made.submit(first)
-        made.engine.buffers.release(slabs.pop())
+        made.engine.buffers.return_slab(slabs.pop())
         made.submit(second)
         made.wait_for(second)
         assert (second.data, first.state) == (data[BLOCK : 2 * BLOCK], State.HELD)
@@ -137,7 +137,7 @@ def test_only_the_read_into_new_memory_waits_for_it(disk: Path) -> None:
         made.wait_for(first)
         assert first.data == data[:BLOCK]
         for slab in slabs:
-            made.engine.buffers.release(slab)
+            made.engine.buffers.return_slab(slab)
 
 
 def test_sync_and_close_wait_for_a_write_that_waits_for_new_memory(disk: Path) -> None:

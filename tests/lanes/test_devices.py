@@ -53,7 +53,7 @@ def test_request_that_would_sleep_continues_on_a_worker(engine_loop: Loop, file:
             assert request.state is State.WORKER_IN_FLIGHT
             assert engine.retried == strikes
             engine_loop.wait_for(request)
-            assert request.slab.read(BLOCK) == data[:BLOCK]
+            assert request.slab.copy_out(BLOCK) == data[:BLOCK]
         for tried in attempts("a read that the device did not answer with EAGAIN"):
             for _ in range(BACKOFF):
                 engine_loop.run(direct_read(engine_loop, descriptor, BLOCK, 0))
@@ -76,7 +76,7 @@ def test_interrupted_request_is_repeated_by_a_worker(engine_loop: Loop, file: tu
             answer(engine_loop.engine, interrupted, -errno.EINTR)
         engine_loop.wait_for(request, sync)
         assert (request.result, sync.result) == (BLOCK, 0)
-        assert request.slab.read(BLOCK) == data[:BLOCK]
+        assert request.slab.copy_out(BLOCK) == data[:BLOCK]
         assert engine_loop.engine.retried == 0  # it says nothing of the device
 
 
@@ -105,7 +105,7 @@ def test_direct_file_without_nowait_is_tried_without_it_and_found_synchronous(
         for _ in attempts("a device that performs each request in io_submit"):
             request = direct_read(engine_loop, descriptor, BLOCK, 0)
             assert engine_loop.run(request) == [BLOCK]
-            assert request.slab.read(BLOCK) == data[:BLOCK]
+            assert request.slab.copy_out(BLOCK) == data[:BLOCK]
             assert engine_loop.engine.submitted_workers == 1  # RWF_NOWAIT was refused, once
             if route.skips_left:
                 break

@@ -43,15 +43,15 @@ def test_slab_is_aligned_and_large_enough(pool: WarmPool, size: int) -> None:
     assert slab.capacity >= size
     export = export_buffer(bytes([7]) * size, writable=False)
     slab.gather([export])
-    assert slab.read(size) == bytes([7]) * size
-    pool.release(slab)
+    assert slab.copy_out(size) == bytes([7]) * size
+    pool.return_slab(slab)
 
 
 def test_slabs_do_not_overlap_and_are_reused(pool: WarmPool) -> None:
     slabs = [pool.take(size) for size in (PAGE, 3 * PAGE, LARGEST_SLAB) * 20]
     spans = sorted((slab.address, slab.address + slab.capacity) for slab in slabs)
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
-    pool.release(slabs[0])
+    pool.return_slab(slabs[0])
     assert pool.take(PAGE) is slabs[0]
     assert set(Counter(map(id, pool.made)).values()) == {1}  # each page was made once
 
@@ -61,7 +61,7 @@ def test_pool_keeps_no_more_than_its_limit(pool: WarmPool) -> None:
     pages = list({id(slab.page): slab.page for slab in slabs}.values())
     assert [page.warm for page in pages] == [True] * 4
     for slab in slabs:
-        pool.release(slab)
+        pool.return_slab(slab)
     assert sum(page.warm for page in pages) == 1
     again = [pool.take(LARGEST_SLAB) for _ in range(8)]
     assert len({slab.address for slab in again}) == 8
@@ -82,14 +82,14 @@ def test_page_released_before_it_is_warm_is_populated_once() -> None:
     slab = pool.take(PAGE)
     page = slab.page
     assert asked == [page]
-    pool.release(slab)
+    pool.return_slab(slab)
     taken = []
     while page not in [slab.page for slab in taken]:  # it is the last to be used again
         taken.append(pool.take(LARGEST_SLAB))
     assert Counter(map(id, asked)).most_common(1)[0][1] == 1
     page.warm = True  # the worker has touched it
     for slab in taken:
-        pool.release(slab)
+        pool.return_slab(slab)
     assert not page.warm
     while pool.take(LARGEST_SLAB).page is not page:
         pass
@@ -100,7 +100,7 @@ def test_page_released_before_it_is_warm_is_populated_once() -> None:
 def test_gather_and_scatter_keep_the_order_of_bytes(pool: WarmPool) -> None:
     slab: Slab = pool.take(PAGE)
     slab.gather(export_vector([b"abc", b"", b"defg"], writable=False).exports)
-    assert (slab.read(7), slab.read(3, 2)) == (b"abcdefg", b"cde")
+    assert (slab.copy_out(7), slab.copy_out(3, 2)) == (b"abcdefg", b"cde")
     parts = [bytearray(b"--"), bytearray(), bytearray(b"----")]
     slab.scatter(export_vector(parts, writable=True).exports, 4, 1)
     assert parts == [b"bc", b"", b"de--"]
@@ -155,4 +155,4 @@ def test_slab_can_be_released_to_a_cleared_pool(pool: WarmPool) -> None:
     slabs = [pool.take(PAGE), pool.take(LARGEST_SLAB + 1)]
     pool.clear()
     for slab in slabs:
-        pool.release(slab)
+        pool.return_slab(slab)

@@ -48,7 +48,7 @@ def test_hundred_thousand_requests_complete_in_order_in_bounded_memory(disk: Pat
         assert started == requests
         assert (made.engine.in_flight, made.engine.queued, made.engine.outstanding) == (0, 0, 0)
         assert peak < 1000 * MANY  # bytes: what the engine adds to a request, its place in the queue above all
-        made.engine.buffers.release(memory)
+        made.engine.buffers.return_slab(memory)
 
 
 def _record_starts(made: Loop) -> list[Request]:

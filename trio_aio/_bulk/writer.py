@@ -186,7 +186,7 @@ class Writer(NotCopied):
             context._check().submit(request)
         except BaseException:
             if request.state is State.CREATED:
-                request.release(engine)  # it was not submitted
+                request.release_memory(engine)  # it was not submitted
             raise
         while not request.finished:
             with deferred:

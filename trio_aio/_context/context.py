@@ -339,7 +339,7 @@ class AIOContext(NotCopied, Operations):
         except BaseException:
             if request.state is State.CREATED:
                 # It was not submitted. The frames in the traceback hold it, and must not hold the caller's memory.
-                request.release(engine)
+                request.release_memory(engine)
             raise
         if request.result < 0:
             raise request.error()

@@ -265,16 +265,16 @@ class Engine:
         else:
             self.completed += request.count
         request.settle(self)
-        self.release(request)
+        self.end_request(request)
 
-    def release(self, request: Request) -> None:
-        """End the lease of a request, start what waited for that, and wake its waiter."""
+    def end_request(self, request: Request) -> None:
+        """Release what a request owns, start what waited for that, and wake its waiter."""
         self.outstanding -= 1
         if request.abandoned:
             end_abandoned(self, request)
         if self.hook is not None:
             self.hook.released(request)
-        request.release(self)
+        request.release_memory(self)
         order = request.descriptor.order
         ready: Iterable[Request] = ()
         if not request.ordered:

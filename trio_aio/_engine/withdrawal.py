@@ -58,7 +58,7 @@ def roll_back(engine: Host, request: Request) -> None:
                 lane.take_back(request)
         request.waiter = request.group = None
         request.state = State.WITHDRAWN
-        engine.release(request)
+        engine.end_request(request)
     engine.plugged = False  # the exception may have come while the flush was asked for
     if engine.workers.gathered or (engine.kernel is not None and engine.kernel.has_prepared):
         engine.ask_for_flush()
@@ -155,7 +155,7 @@ def end_withdrawn(engine: Host, request: Request) -> None:
     engine.cancelled += request.count
     request.waiter = None
     request.state = State.WITHDRAWN
-    engine.release(request)
+    engine.end_request(request)
     _wake_closing(engine)
 
 

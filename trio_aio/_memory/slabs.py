@@ -46,7 +46,7 @@ class _Arena:
         self.start: int = -address % HUGE_PAGE  # of the aligned part
         self.address: int = address + self.start
 
-    def release(self) -> None:
+    def unmap(self) -> None:
         ffi.release(self.held)
         self.memory.close()
 
@@ -83,7 +83,7 @@ class Slab:
         self.address: int = page.address + start
         self.capacity: int = capacity  # bytes
 
-    def read(self, size: int, start: int = 0) -> bytes:
+    def copy_out(self, size: int, start: int = 0) -> bytes:
         """Return a copy of `size` bytes."""
         start += self.start
         return self.memory[start : start + size]
@@ -144,11 +144,11 @@ class BufferPool:
         slab.page.in_use += 1
         return slab
 
-    def release(self, slab: Slab) -> None:
+    def return_slab(self, slab: Slab) -> None:
         """Return a slab to the pool. Nothing may use it any more."""
         page = slab.page
         if slab.capacity > LARGEST_SLAB:
-            page.arena.release()
+            page.arena.unmap()
             return
         free = self._free.get(slab.capacity)
         if free is None:  # the pool was cleared
@@ -175,7 +175,7 @@ class BufferPool:
     def clear(self) -> None:
         """Return all memory to the kernel. Nothing may use any of it."""
         for arena in self._arenas:
-            arena.release()
+            arena.unmap()
         self._arenas.clear()
         self._uncut.clear()
         self._free.clear()

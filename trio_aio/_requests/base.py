@@ -159,8 +159,8 @@ class Request:
     def settle(self, engine: Host) -> None:
         """Take the final result: note what it says of the file, count bytes."""
 
-    def release(self, engine: Host) -> None:
-        """Return memory to its pool. The request has ended, or never ran."""
+    def release_memory(self, engine: Host) -> None:
+        """Return memory to its pool, and hold the caller's no longer. The request has ended, or never ran."""
 
     # ---- cancellation
 

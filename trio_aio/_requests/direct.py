@@ -14,7 +14,7 @@ The life of a direct read's memory, a `Slab`:
 - warm: a worker has touched its huge page. Until then the request is held (`new_memory`), and is dispatched again afterwards.
 - in flight: its address is in an iocb or in a worker's slot, so the device may write to it. The request owns it.
 - copied out: `settle` makes `bytes` of it, or fills the caller's buffer.
-- returned: `release` gives it back to the pool, which uses it again at once.
+- returned: `release_memory` returns it to the pool, which uses it again at once.
 - abandoned: no task waits any more, so nothing is copied out. The slab stays with the request, and returns when the completion is taken.
 - withdrawn: the request never ran; the slab returns at once.
 """
@@ -128,9 +128,9 @@ class InSlab(Transfer):
         if self.slab is None or not stop_waiting(self.slab.page, self):
             super().withdraw_held()
 
-    def release(self, engine: Host) -> None:
+    def release_memory(self, engine: Host) -> None:
         if self.slab is not None:
-            engine.buffers.release(self.slab)
+            engine.buffers.return_slab(self.slab)
             self.slab = None
         if self.exports is not None:
             self.exports = ()
@@ -233,7 +233,7 @@ class WidenedRead(InSlab, Read):
         else:
             self._take_data(slab, result)
         self.slab = None
-        engine.buffers.release(slab)
+        engine.buffers.return_slab(slab)
         engine.outstanding -= 1
         order.leases -= 1
         if self.waiter is not None:

@@ -39,5 +39,5 @@ class _Gather(Request):
         address = self.target.address + self.at
         lane.prepare(slot, before, self.token, lib.TAIO_GATHER, -1, vector.address, len(vector.exports), extra=address)
 
-    def release(self, engine: Host) -> None:
+    def release_memory(self, engine: Host) -> None:
         self.vector = None

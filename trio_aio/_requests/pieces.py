@@ -282,9 +282,9 @@ class PiecesRequest(Request):
         self.transferred: int = self.pieces.moved
         engine.finish(self, error)
 
-    def release(self, engine: Host) -> None:
+    def release_memory(self, engine: Host) -> None:
         if self.slab is not None:
-            engine.buffers.release(self.slab)
+            engine.buffers.return_slab(self.slab)
             self.slab = None
         self.pieces.owned = None
 

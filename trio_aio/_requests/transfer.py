@@ -155,7 +155,7 @@ class Transfer(Request):
         self.transferred += transferred
         engine.finish(self, self.transferred if result >= 0 else result)
 
-    def release(self, engine: Host) -> None:
+    def release_memory(self, engine: Host) -> None:
         self.owned = None
 
     def skip(self, count: int) -> None:

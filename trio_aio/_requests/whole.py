@@ -37,7 +37,7 @@ class _Whole(Request):
         path, record, flags = self.path.address, int(ffi.cast("uintptr_t", self.record)), self.open_flags | os.O_CLOEXEC
         lane.prepare(slot, before, self.token, self.worker_operation, self.descriptor.fd, path, CREATION_MODE, 0, flags, record)
 
-    def release(self, engine: Host) -> None:
+    def release_memory(self, engine: Host) -> None:
         self.memory = None
 
 
