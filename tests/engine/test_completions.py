@@ -80,14 +80,14 @@ def test_requests_beyond_the_slots_complete_in_order(
         requests = [make(i % 64 * BLOCK) for i in range(count(slots))]
         for i, request in enumerate(requests):
             made.submit(request)
-            assert made.engine.in_flight <= slots
+            assert made.engine.occupied <= slots
             if not direct:  # a direct read may be complete already
                 assert request.state is (State.WORKER_IN_FLIGHT if i < slots else State.WORKER_QUEUED)
         made.wait_for(*requests)
         assert [request.result for request in requests] == [BLOCK] * len(requests)
         if not direct:  # one worker: in order
             assert made.woken == requests
-        assert (made.engine.in_flight, made.engine.queued) == (0, 0)
+        assert (made.engine.occupied, made.engine.queued) == (0, 0)
 
 
 def test_refused_request_in_a_batch_fails_alone(file: tuple[Path, bytes]) -> None:
@@ -204,7 +204,7 @@ def test_refused_lone_request_completes_at_once_and_wakes_the_loop(engine_loop: 
         bad = direct_read(engine_loop, closed_like(engine_loop.descriptor(fd)), BLOCK, 0)
         engine_loop.submit(bad)
         assert (bad.result, engine_loop.woken[-1]) == (-errno.EBADF, bad)
-        assert engine_loop.engine.in_flight == 0
+        assert engine_loop.engine.occupied == 0
         engine_loop.turn()  # the eventfd is readable
 
 

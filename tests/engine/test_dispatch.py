@@ -85,7 +85,7 @@ def test_eventfd_serves_both_lanes_and_counts_each_request_once(file: tuple[Path
         assert sorted(map(id, made.woken)) == sorted(map(id, requests))
         assert (engine.submitted_kernel, engine.submitted_workers, engine.completed) == (1, 2, 3)
         assert (engine.bytes_read, engine.bytes_written) == (BLOCK + 100, 2)
-        assert (engine.outstanding, engine.in_flight, engine.queued, engine.cancelled, engine.retried) == (0, 0, 0, 0, 0)
+        assert (engine.outstanding, engine.occupied, engine.queued, engine.cancelled, engine.retried) == (0, 0, 0, 0, 0)
 
 
 def test_direct_reads_and_overwrites_take_the_kernel_lane(engine_loop: Loop, file: tuple[Path, bytes]) -> None:

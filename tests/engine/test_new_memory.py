@@ -324,7 +324,7 @@ def test_direct_read_that_cannot_be_started_leaves_nothing(
                 with pytest.raises(MemoryError):
                     start(made.engine, request)
         assert {(request.state, request.slab) for request in requests} == {(State.WITHDRAWN, None)}
-        assert (made.engine.outstanding, made.engine.in_flight, descriptor.order.leases) == (0, 0, 0)
+        assert (made.engine.outstanding, made.engine.occupied, descriptor.order.leases) == (0, 0, 0)
         request = WidenedRead(descriptor, BLOCK, BLOCK, 0)
         assert made.run(request) == [BLOCK]
         assert request.data == data[BLOCK : 2 * BLOCK]
@@ -337,12 +337,12 @@ def test_write_that_cannot_be_handed_to_the_workers_leaves_nothing(disk: Path, m
         descriptor = made.descriptor(fd)
         waiting = [pipe.request() for _ in range(busy)]
         made.submit(*waiting)
-        before = made.engine.outstanding, made.engine.in_flight
+        before = made.engine.outstanding, made.engine.occupied
         with monkeypatch.context() as patch:
             patch.setattr(made.engine.workers, "prepare", _no_memory)
             with pytest.raises(MemoryError):
                 made.submit(write(descriptor, b"no", 0))
-        assert (made.engine.outstanding, made.engine.in_flight, descriptor.order.leases) == (*before, 0)
+        assert (made.engine.outstanding, made.engine.occupied, descriptor.order.leases) == (*before, 0)
         requests = [write(descriptor, b"yes", 3 * i) for i in range(2)]
         made.submit(*requests)
         pipe.release()

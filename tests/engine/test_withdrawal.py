@@ -53,7 +53,7 @@ def test_cancel_of_request_queued_for_a_worker_withdraws_it(file: tuple[Path, by
             assert descriptor.order.leases == 0
             pipe.release()
             made.settle()
-            while made.engine.in_flight:  # the slot comes back with the completion
+            while made.engine.occupied:  # the slot comes back with the completion
                 made.turn()
         assert path.read_bytes() == data
 
@@ -97,7 +97,7 @@ def test_cancel_of_poll_is_accepted_and_its_completion_frees_the_slot(engine_loo
         assert not engine_loop.engine.cancel(request)  # once more: too late, and no harm
         engine_loop.wait_for(request)
         assert request.took_no_effect
-        assert engine_loop.engine.in_flight == 0
+        assert engine_loop.engine.occupied == 0
         assert engine_loop.engine.cancelled == 1
 
 

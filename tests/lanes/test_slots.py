@@ -49,12 +49,12 @@ def accepted(lane: StillLane, *sizes: int) -> list[Sized]:
 def test_requests_start_in_order_of_submission() -> None:
     lane = StillLane(2)
     requests = accepted(lane, *[1] * 5)
-    assert (lane.started, lane.in_flight, lane.queued) == (requests[:2], 2, 3)
+    assert (lane.started, lane.occupied, lane.queued) == (requests[:2], 2, 3)
     assert list(lane.waiting()) == requests[2:]
     for i in (1, 0, 2, 3, 4):  # whichever is complete first
         assert lane.take(requests[i].token) is requests[i]
         lane.start_queued()
-    assert (lane.started, lane.in_flight, lane.queued) == (requests, 0, 0)
+    assert (lane.started, lane.occupied, lane.queued) == (requests, 0, 0)
 
 
 def test_new_request_does_not_overtake_the_queue() -> None:
@@ -119,7 +119,7 @@ def test_slot_of_withdrawn_worker_request_is_freed_at_completion() -> None:
         requests = [Stat(Descriptor(-1)) for _ in range(2)]
         made.submit(*requests)
         assert made.engine.cancel(requests[0])
-        assert (made.engine.workers.in_flight, requests[1].state) == (2, State.WORKER_QUEUED)
+        assert (made.engine.workers.occupied, requests[1].state) == (2, State.WORKER_QUEUED)
         assert not made.engine.cancel(requests[0])  # once more: nothing happens
         pipe.release()
         made.wait_for(busy, requests[1])

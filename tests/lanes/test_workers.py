@@ -85,7 +85,7 @@ def test_missed_reads_are_gathered_while_others_are_in_flight(disk: Path) -> Non
         for number, (request, memory) in enumerate(reads[:-2]):
             assert (request.result, memory) == (BLOCK, data[number * BLOCK : (number + 1) * BLOCK])
         assert not any(reads[-1][1] + reads[-2][1])
-        while workers.in_flight:  # the slots of those that were withdrawn come back too
+        while workers.occupied:  # the slots of those that were withdrawn come back too
             lp.turn()
 
 
@@ -140,5 +140,5 @@ def test_buffered_writes_of_one_file_are_gathered(disk: Path, direct: bool) -> N
         pipe.release()
         lp.settle()
         assert path.read_bytes()[:6] == b"012" + data[3:4] + b"4" + data[5:6]
-        while lp.engine.workers.in_flight:
+        while lp.engine.workers.occupied:
             lp.turn()

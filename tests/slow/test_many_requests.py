@@ -46,7 +46,7 @@ def test_hundred_thousand_requests_complete_in_order_in_bounded_memory(disk: Pat
             tracemalloc.stop()
         assert {request.result for request in requests} == {512}
         assert started == requests
-        assert (made.engine.in_flight, made.engine.queued, made.engine.outstanding) == (0, 0, 0)
+        assert (made.engine.occupied, made.engine.queued, made.engine.outstanding) == (0, 0, 0)
         assert peak < 1000 * MANY  # bytes: what the engine adds to a request, its place in the queue above all
         made.engine.buffers.return_slab(memory)
 

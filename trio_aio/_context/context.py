@@ -8,7 +8,7 @@ A context belongs to one run of one event loop, in one thread. The engine is not
 fork the child shares the parent's ring, so the context is dead in the child.
 
 Its state goes from new to open, closing and closed. A closing context starts no new requests, and waits for those in flight, because the
-kernel or a worker uses their memory. Abandoned requests may hang for ever, so a thread waits for them (`_hand_over`).
+kernel or a worker uses their memory. Abandoned requests may hang for ever, so a thread waits for them (`_close_in_thread`).
 
 Users open contexts, or use the shared one. Files and the calls of `Operations` pass their requests to `_submit_and_wait`.
 """
@@ -143,7 +143,7 @@ class AIOContext(NotCopied, Operations):
         self._thread = threading.get_ident()
         self._state = "open"
         _living.add(self)
-        backend.start_reaper(engine.event_fd, self._reap, self._served, self._hand_over)
+        backend.start_reaper(engine.event_fd, self._reap, self._served, self._close_in_thread)
 
     def _hook(self) -> Hook | None:
         """Return a hook between requests and lanes, or None. `testing.FaultyContext` returns its faults here."""
@@ -164,7 +164,7 @@ class AIOContext(NotCopied, Operations):
         if self._state == "closing":
             if not self._stopping and engine.outstanding == engine.abandoned:
                 if engine.outstanding:
-                    self._hand_over()
+                    self._close_in_thread()
                     return True
                 self._stopping = True
                 engine.stop()
@@ -182,7 +182,7 @@ class AIOContext(NotCopied, Operations):
         assert engine is not None
         return engine.outstanding == engine.abandoned and not self._closing
 
-    def _hand_over(self) -> None:
+    def _close_in_thread(self) -> None:
         """Close now. A thread waits for abandoned requests, and keeps their memory and descriptors until they complete."""
         if self._state == "forked":
             return
@@ -312,7 +312,7 @@ class AIOContext(NotCopied, Operations):
         return AIOStatistics(
             engine=self.engine,
             max_in_flight=self._max_in_flight,
-            in_flight=engine.in_flight,
+            in_flight=engine.occupied,
             queued=engine.queued,
             submitted_kernel=engine.submitted_kernel,
             submitted_inline=inline.hits + names.hits,

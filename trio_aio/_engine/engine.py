@@ -102,9 +102,9 @@ class Engine:
             hook.install(self)
 
     @property
-    def in_flight(self) -> int:
-        """Requests that the kernel or a worker has, or will get at the end of this tick."""
-        return self.workers.in_flight + (self.kernel.in_flight if self.kernel is not None else 0)
+    def occupied(self) -> int:
+        """How many slots are taken, by requests that the kernel or a worker has, or will get at the end of this tick."""
+        return self.workers.occupied + (self.kernel.occupied if self.kernel is not None else 0)
 
     @property
     def queued(self) -> int:

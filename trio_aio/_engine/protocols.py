@@ -37,7 +37,7 @@ class Request(Protocol):
     closes: bool
     ordered: bool
     gated: bool
-    cancellable: bool
+    kernel_can_cancel: bool
     is_batch: bool
     descriptor: Any
     state: State
@@ -60,7 +60,7 @@ class Request(Protocol):
     @property
     def finished(self) -> bool: ...
     @property
-    def started(self) -> bool: ...
+    def has_moved_bytes(self) -> bool: ...
 
     def admit(self, engine: Any) -> None: ...
     def can_submit(self, engine: Any) -> bool | None: ...

@@ -25,25 +25,25 @@ __all__ = (
         "submit_prepared",
         "take_dropped",
         "withdraw_prepared",
-        "withdraw_untaken",
+        "withdraw_without_slot",
     ),
 )
 
-_UNTAKEN = (State.HELD, State.KERNEL_QUEUED, State.WORKER_QUEUED)  # neither the kernel nor a worker has it
+_NOT_IN_SLOT = (State.HELD, State.KERNEL_QUEUED, State.WORKER_QUEUED)  # it has no slot: neither the kernel nor a worker has it
 
 
 def cancel_together(engine: Host, requests: Iterable[Request]) -> bool:
     """Cancel writes of one file, all or none of them."""
     requests = [*requests]
     doubtful = [request for request in requests if request.state is State.WORKER_IN_FLIGHT]
-    started = any(request.started or request.state not in (*_UNTAKEN, State.WORKER_IN_FLIGHT) for request in requests)
+    started = any(request.has_moved_bytes or request.state not in (*_NOT_IN_SLOT, State.WORKER_IN_FLIGHT) for request in requests)
     if started or len(doubtful) > 1:
         return False
     if doubtful and not engine.workers.withdraw(doubtful[0]):
         return False
     for request in requests:
         if request not in doubtful:
-            withdraw_untaken(engine, request)
+            withdraw_without_slot(engine, request)
     # Withdraw all before ending any. Ending one frees its slot, and a request of this group could start in it.
     for request in requests:
         end_withdrawn(engine, request)
@@ -89,7 +89,7 @@ def empty_full_ring(engine: Host) -> None:
     lane = engine.kernel
     assert lane is not None
     for request in dict.fromkeys(lane.requests()):
-        if request.state is State.KERNEL_HANDED_OVER or (request.cancellable and request.state is State.KERNEL_IN_FLIGHT):
+        if request.state is State.KERNEL_HANDED_OVER or (request.kernel_can_cancel and request.state is State.KERNEL_IN_FLIGHT):
             continue
         request.leave_kernel(engine, -errno.EAGAIN)
     lane.start_queued()
@@ -100,7 +100,7 @@ def cancel_polls(engine: Host) -> None:
     lane = engine.kernel
     if lane is None:
         return
-    polls: list[Any] = [request for request in (*lane.requests(), *lane.waiting()) if request.cancellable]
+    polls: list[Any] = [request for request in (*lane.requests(), *lane.waiting()) if request.kernel_can_cancel]
     for request in polls:
         if request.state is State.KERNEL_QUEUED:
             lane.withdraw_queued(request)
@@ -112,8 +112,8 @@ def cancel_polls(engine: Host) -> None:
     engine.start_queued()
 
 
-def withdraw_untaken(engine: Host, request: Request) -> None:
-    """Withdraw a request that neither the kernel nor a worker has."""
+def withdraw_without_slot(engine: Host, request: Request) -> None:
+    """Withdraw a request that has no slot: neither the kernel nor a worker has it."""
     if request.state is State.HELD:
         request.withdraw_held()
     elif request.state is State.WORKER_QUEUED:

@@ -96,7 +96,7 @@ class InlineLane:
             descriptor.read_device.note_no_nowait()
 
     def _should_skip(self) -> bool:
-        return self._workers.in_flight > 0 and not self._backoff.should_try()  # with no worker busy, trying inline is faster
+        return self._workers.occupied > 0 and not self._backoff.should_try()  # with no worker busy, trying inline is faster
 
     def _rest(self, descriptor: InlineDescriptor, memory: CData, n: int, size: int, offset: int) -> int:
         while 0 < n < size:

@@ -195,7 +195,7 @@ class KernelLane(Lane[KernelRequest]):
         pieces = request.pieces
         pieces.submitter = None if key is None else self.submitter(key)
         request.state = _KERNEL_PREPARED if pieces.submitter is None else _HANDED_OVER
-        pieces.started = True
+        pieces.kernel_had_it = True
         native = pieces.native
         native.submitter = ffi.NULL if pieces.submitter is None else pieces.submitter.native
         native.slept = 0
@@ -290,8 +290,8 @@ class KernelLane(Lane[KernelRequest]):
         prepared = lib.taio_ring_prepared(self.ring)
         if not prepared:
             return False
-        polls = sum(request.cancellable and request.state in (_KERNEL_IN_FLIGHT, _HANDED_OVER) for request in self.requests())
-        return self.in_flight - polls == prepared
+        polls = sum(request.kernel_can_cancel and request.state in (_KERNEL_IN_FLIGHT, _HANDED_OVER) for request in self.requests())
+        return self.occupied - polls == prepared
 
     def submit(self) -> tuple[list[KernelRequest], list[int]]:
         """Call io_submit for what is prepared.
@@ -368,7 +368,7 @@ class KernelLane(Lane[KernelRequest]):
         It does not know a poll that a submitter is submitting just now. `cancel_again` tries that again.
         """
         accepted = lib.taio_ring_cancel(self.ring, self.slot_of(request)) == 0
-        if not accepted and request.cancellable and request.state is _HANDED_OVER:
+        if not accepted and request.kernel_can_cancel and request.state is _HANDED_OVER:
             self.to_cancel[request] = None
         return accepted
 

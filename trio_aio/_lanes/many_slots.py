@@ -16,7 +16,7 @@ class Pieces(Protocol):
     """Many ranges of one file, as the kernel lane sees them."""
 
     native: CData
-    started: bool
+    kernel_had_it: bool
     slots: int
     most: int
     largest: int

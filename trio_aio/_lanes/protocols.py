@@ -42,7 +42,7 @@ class LaneRequest(Protocol):
 class KernelRequest(LaneRequest, Protocol):
     """What the kernel lane asks of a request."""
 
-    cancellable: bool
+    kernel_can_cancel: bool
     """Whether io_cancel can stop it. Such a request may never complete by itself."""
     cancel_accepted: bool
     """Whether io_cancel has."""

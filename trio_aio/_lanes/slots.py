@@ -43,7 +43,7 @@ class Lane(Generic[RequestT]):
         self.begin: Callable[[RequestT, int], Any] = self.start_in_slot  # a test's faults come between (testing)
 
     @property
-    def in_flight(self) -> int:
+    def occupied(self) -> int:
         """How many slots are taken."""
         return self.slots - len(self.free)
 

@@ -60,7 +60,7 @@ class _Chain:
 class Population:
     """Has the pages of new memory made by a worker: the first touch takes longer than a read, and may sleep."""
 
-    cancellable: bool = False
+    kernel_can_cancel: bool = False
     nbytes: int = 0
 
     def __init__(self, address: int, length: int, done: Callable[[], None]) -> None:
@@ -84,7 +84,7 @@ class Population:
 class Inspection:
     """Has a worker find out whether memory belongs to a mapped file: ``taio_memory_is_mapped``."""
 
-    cancellable: bool = False
+    kernel_can_cancel: bool = False
     nbytes: int = 0
 
     def __init__(self, address: int, length: int, done: Callable[[int], None]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
-from trio_aio._engine.withdrawal import end_withdrawn, withdraw_prepared, withdraw_untaken
+from trio_aio._engine.withdrawal import end_withdrawn, withdraw_prepared, withdraw_without_slot
 from trio_aio._errors import os_error
 from trio_aio._lanes.protocols import State
 
@@ -43,7 +43,7 @@ class Request:
     ordered: bool = False
     gated: bool = False  # a write of data: it must pass the gate of a direct file (`shared_file.Gate`)
 
-    cancellable: bool = False  # io_cancel can stop it
+    kernel_can_cancel: bool = False  # io_cancel can stop it
     probing: Any = False  # it carries an RWF_NOWAIT of ours: then EAGAIN says that the device would have slept
     counted: bool = False  # among the cancelled, although it runs on
     is_batch: bool = False  # it has many pieces: submit it at once, do not gather
@@ -87,8 +87,8 @@ class Request:
         return error
 
     @property
-    def started(self) -> bool:
-        """Whether a lane may have done a part of what now waits for the next lane."""
+    def has_moved_bytes(self) -> bool:
+        """Whether a lane may have moved some bytes of a request that now waits for the next lane. Then it is not withdrawn."""
         return self.transferred > 0
 
     def __repr__(self) -> str:
@@ -166,7 +166,7 @@ class Request:
 
     def cancel(self, engine: Host) -> bool:
         """Cancel it, whatever state it is in. True: it never ran, and no task is woken. False: its completion comes."""
-        if self.started or not self.withdraw(engine):
+        if self.has_moved_bytes or not self.withdraw(engine):
             return False
         end_withdrawn(engine, self)
         return True
@@ -175,7 +175,7 @@ class Request:
         """Withdraw it from its lane, if neither the kernel nor a worker has started it. Return whether that was possible."""
         state = self.state
         if state in (State.HELD, State.KERNEL_QUEUED, State.WORKER_QUEUED):
-            withdraw_untaken(engine, self)
+            withdraw_without_slot(engine, self)
         elif state in (State.KERNEL_PREPARED, State.KERNEL_HANDED_OVER) and withdraw_prepared(engine, self):
             engine.start_queued()
         elif state is State.WORKER_IN_FLIGHT:

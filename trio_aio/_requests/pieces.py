@@ -42,7 +42,7 @@ class Pieces:
 
     __slots__ = (
         *("address", "aligned", "array", "count", "end", "largest", "mapped", "most", "native"),
-        *("owned", "parent", "places", "slab_address", "slab_capacity", "slots", "started", "submitter"),
+        *("kernel_had_it", "owned", "parent", "places", "slab_address", "slab_capacity", "slots", "submitter"),
     )
 
     def __init__(self, descriptor: Descriptor, count: int, owned: object, *, writing: bool, through_cache: bool = False) -> None:
@@ -56,7 +56,7 @@ class Pieces:
         self.largest: int = 0  # bytes of the largest piece
         self.end: int = 0  # of the piece that lies furthest behind in the file
         self.mapped: bool = False  # some of the memory may belong to a mapped file, so only workers touch it
-        self.started: bool = False  # the kernel lane has had it
+        self.kernel_had_it: bool = False  # the kernel lane: it may have moved bytes
         self.slots: int = 0  # of the kernel lane that it has
         self.most: int = 0  # that it may have
         self.submitter: Submitter | None = None  # submits them in the kernel lane; None: the event loop does
@@ -198,8 +198,8 @@ class PiecesRequest(Request):
         return self.result < 0 or self.pieces.failure() is not None
 
     @property
-    def started(self) -> bool:
-        return self.pieces.started or self.transferred > 0
+    def has_moved_bytes(self) -> bool:
+        return self.pieces.kernel_had_it or self.transferred > 0
 
     def can_submit(self, engine: Host) -> bool | None:
         """Direct, of a size that io_submit starts quickly, with aligned memory."""

@@ -23,7 +23,7 @@ class Poll(Request):
 
     __slots__ = ("events", "offload")
 
-    cancellable = True
+    kernel_can_cancel = True
     fault_name = "poll"
 
     def __init__(self, descriptor: Descriptor, events: int) -> None:

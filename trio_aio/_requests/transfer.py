@@ -258,7 +258,7 @@ class Read(Transfer):
         return self.descriptor.read_device
 
     @property
-    def started(self) -> bool:
+    def has_moved_bytes(self) -> bool:
         return self.partly_read or self.transferred > 0
 
     def complete_worker(self, engine: Host, result: int, transferred: int) -> None:

@@ -258,7 +258,7 @@ class FaultHook:
             request.state = State.WORKER_IN_FLIGHT
         else:
             # A poll can be cancelled. It was never submitted, so it is withdrawn as a prepared one.
-            request.state = State.KERNEL_PREPARED if request.cancellable else State.KERNEL_IN_FLIGHT
+            request.state = State.KERNEL_PREPARED if request.kernel_can_cancel else State.KERNEL_IN_FLIGHT
 
     def _continue(self, request: Any, result: int) -> None:
         held = self._held.pop(request, None)
@@ -274,7 +274,7 @@ class FaultHook:
             engine.complete(request.token, result, 0)
         elif isinstance(lane, WorkerLane):
             lane.start_in_slot(request, slot)
-        elif request.cancellable:
+        elif request.kernel_can_cancel:
             lane.start_in_slot(request, slot)
             engine.ask_for_flush()
         else:
