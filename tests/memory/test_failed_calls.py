@@ -17,6 +17,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+import trio_aio.os
 from trio_aio import AIOContext, FileWriteStream, current_context, open_aio, write_bytes
 from trio_aio.testing import FaultyContext, Hang
 
@@ -187,6 +188,15 @@ async def test_failed_write_bytes_releases_the_buffer(disk: Path) -> None:
     except FileNotFoundError:
         assert can_resize(buffer)
     assert len(buffer) == BLOCK + 4
+
+
+async def test_failed_setxattr_releases_the_buffer(disk: Path) -> None:
+    buffer = bytearray(16)
+    try:
+        await trio_aio.os.setxattr(disk / "no file", "user.name", buffer)
+    except FileNotFoundError:
+        assert can_resize(buffer)
+    assert len(buffer) == 20
 
 
 @pytest.mark.parametrize("kind", ["buffered", "direct"])

@@ -319,8 +319,14 @@ async def setxattr(
     context: AIOContext | None = None,
 ) -> None:
     """As ``os.setxattr``; flags: ``os.XATTR_CREATE`` or ``os.XATTR_REPLACE``. setxattr(2)."""
-    name, key, export = name_of(path), encoded(attribute, "attribute"), export_buffer(value, writable=False)
-    request = ChangeName(
+    context = checked_context(context)
+    await request_of(context, _setting(name_of(path), encoded(attribute, "attribute"), value, flags, follow_symlinks))
+
+
+def _setting(name: Name, key: bytes, value: ReadableBuffer, flags: int, follow_symlinks: bool) -> ChangeName:
+    """Return a request that sets an attribute. It alone holds the value, until it has ended."""
+    export = export_buffer(value, writable=False)
+    return ChangeName(
         Call.SETXATTR,
         Descriptor(name.dir, name.shown),
         name.path,
@@ -330,7 +336,6 @@ async def setxattr(
         number=flags,
         flags=0 if follow_symlinks else AT_SYMLINK_NOFOLLOW,
     )
-    await request_of(checked_context(context), request)
 
 
 async def removexattr(path: AnyPath, attribute: str | bytes, *, follow_symlinks: bool = True, context: AIOContext | None = None) -> None:

@@ -157,6 +157,9 @@ class ChangeName(NameRequest):
         self.call: int = call
         NameRequest.__init__(self, descriptor, path, path2, **fields)
 
+    def release_memory(self, engine: Host) -> None:
+        self.memory = None
+
 
 class StatName(NameRequest):
     """statx(2) of a path; of a descriptor with an empty path."""
