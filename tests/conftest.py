@@ -110,7 +110,7 @@ class _Mounts:
         self._mounted: dict[str, Path] = {}
 
     def path(self, kind: str) -> Path:
-        """Give the mounted filesystem's folder."""
+        """Return the mounted filesystem's folder."""
         if kind not in self._mounted:
             need(os.geteuid() == 0, f"root, to mount {kind}")
             folder = self._root / kind
@@ -182,7 +182,7 @@ def _mounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Mounts]:
 
 @pytest.fixture
 def on_filesystem(_mounts: _Mounts, request: pytest.FixtureRequest) -> Callable[[str], Path]:
-    """Give an empty folder on a filesystem: ext4, tmpfs, xfs, btrfs, overlay, small_tmpfs (1 MiB) or splintered_xfs."""
+    """Return an empty folder on a filesystem: ext4, tmpfs, xfs, btrfs, overlay, small_tmpfs (1 MiB) or splintered_xfs."""
     name = re.sub(r"\W", "_", request.node.name)
 
     def folder(kind: str) -> Path:
@@ -196,13 +196,13 @@ def on_filesystem(_mounts: _Mounts, request: pytest.FixtureRequest) -> Callable[
 
 @pytest.fixture(params=["ext4", "tmpfs", "xfs", "btrfs", "overlay"])
 def filesystem(request: pytest.FixtureRequest, on_filesystem: Callable[[str], Path]) -> Path:
-    """Give an empty folder on each filesystem in turn."""
+    """Return an empty folder on each filesystem in turn."""
     return on_filesystem(request.param)
 
 
 @pytest.fixture
 def disk(on_filesystem: Callable[[str], Path]) -> Path:
-    """Give an empty folder on ext4, where direct I/O and RWF_NOWAIT work."""
+    """Return an empty folder on ext4, where direct I/O and RWF_NOWAIT work."""
     return on_filesystem("ext4")
 
 
@@ -224,7 +224,7 @@ FILE_SIZE_LIMIT = 40 << 10
 
 @pytest.fixture
 def file_size_limit() -> int:
-    """Give a limit of file sizes (RLIMIT_FSIZE); `pytest_runtest_call` puts it in force."""
+    """Return a limit of file sizes (RLIMIT_FSIZE); `pytest_runtest_call` puts it in force."""
     return FILE_SIZE_LIMIT
 
 
@@ -300,13 +300,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def anyio_backend() -> Any:
-    """Give an event loop's name and options; `pytest_generate_tests` says which."""
+    """Return an event loop's name and options; `pytest_generate_tests` says which."""
     raise AssertionError
 
 
 @pytest.fixture
 def run(anyio_backend: tuple[str, dict[str, Any]]) -> Callable[..., Any]:
-    """Give what runs a coroutine function on each event loop in turn."""
+    """Return what runs a coroutine function on each event loop in turn."""
     name, options = anyio_backend
     return functools.partial(anyio.run, backend=name, backend_options=options)
 

@@ -47,14 +47,14 @@ def debugging_loop() -> asyncio.AbstractEventLoop:
 
 @pytest.fixture(params=[asyncio.new_event_loop, debugging_loop, uvloop.new_event_loop], ids=["asyncio", "debug", "uvloop"])
 def new_loop(request: pytest.FixtureRequest) -> Callable[[], asyncio.AbstractEventLoop]:
-    """Give what makes an event loop of each kind."""
+    """Return what makes an event loop of each kind."""
     made: Callable[[], asyncio.AbstractEventLoop] = request.param
     return made
 
 
 @pytest.fixture(params=["run", "close"])
 def run(request: pytest.FixtureRequest, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> Callable[[Main], Any]:
-    """Give what runs a coroutine to its end: as asyncio.run does, and on a loop that is closed and nothing more."""
+    """Return what runs a coroutine to its end: as asyncio.run does, and on a loop that is closed and nothing more."""
 
     def run_as_asyncio_does(main: Main) -> Any:
         return anyio.run(lambda: main, backend_options={"loop_factory": new_loop})
@@ -252,7 +252,7 @@ def test_refused_scope_cancellation_leaves_no_native_cancel_request(disk: Path) 
 @pytest.mark.anyio
 @pytest.mark.backends("asyncio", "asyncio+uvloop")
 async def test_loop_sleeps_while_a_cancelled_call_is_waited_for() -> None:
-    """anyio repeats a cancellation in every turn of the loop to a task that is not shielded."""
+    """anyio repeats a cancellation in every tick to a task that is not shielded."""
     async with AIOContext(max_workers=1) as context:
         with full_pipe() as pipe, anyio.CancelScope() as scope:
             repeated = 0
@@ -664,7 +664,7 @@ def test_tasks_cancelled_by_asyncio_run_can_use_files_until_they_end(disk: Path)
 def test_loop_closed_over_waiting_tasks_keeps_memory_and_leaves_nothing(
     new_loop: Callable[[], asyncio.AbstractEventLoop], disk: Path
 ) -> None:
-    """Requests in flight keep their memory in a thread; nobody is woken any more, and nothing stays."""
+    """Requests in flight keep their memory in a thread; no task is woken any more, and nothing stays."""
     path, _ = make_file(disk)
     messages: list[str] = []
     with full_pipe() as pipe, empty_pipe() as (reader, writer):

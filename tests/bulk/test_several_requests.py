@@ -283,18 +283,18 @@ async def test_chunks_of_parent_dropped_in_child_are_left_alone(disk: Path) -> N
 
 
 def wake_ups(context: AIOContext) -> str:
-    """Give what the eventfd of a context counts."""
+    """Return what the eventfd of a context counts."""
     engine = context._engine
     assert engine is not None
     with open(f"/proc/self/fdinfo/{engine.event_fd}", encoding="ascii") as information:
         return next(line for line in information if line.startswith("eventfd-count"))
 
 
-# ---- writes that are given up together
+# ---- writes that are cancelled together
 
 
 def two_writes(lp: Loop, descriptor: Descriptor, *, second_buffered: bool = False) -> tuple[RequestGroup[PiecesWrite], list[PiecesWrite]]:
-    """Give a batch of two writes that has not been started: the first for the kernel lane, the second, beyond the end, for a worker."""
+    """Return a batch of two writes that has not been started: the first for the kernel lane, the second, beyond the end, for a worker."""
     requests = []
     for offset in (0, 1 << 30):
         pieces = Pieces.ranges(descriptor, [(offset, export_buffer(mmap.mmap(-1, BLOCK), writable=False))], writing=True)
@@ -304,7 +304,7 @@ def two_writes(lp: Loop, descriptor: Descriptor, *, second_buffered: bool = Fals
 
 @contextmanager
 def crowded(disk: Path) -> Iterator[tuple[Loop, Descriptor, Request]]:
-    """Give an engine whose kernel lane is full, with the poll that fills it."""
+    """Yield an engine whose kernel lane is full, with the poll that fills it."""
     path, _ = make_file(disk)
     with loop(1, 1, gather=True) as lp, opened(path, os.O_RDWR | os.O_DIRECT) as fd, empty_pipe() as (reader, _writer):
         lp.warm()
@@ -330,7 +330,7 @@ def test_unstarted_writes_are_withdrawn_together(disk: Path) -> None:
         assert (first.state, second.state, sync.state) == (State.KERNEL_QUEUED, State.WORKER_QUEUED, State.HELD)
         assert batch.cancel()
         assert {first.state, second.state} == {State.WITHDRAWN}
-        assert sync.state is State.KERNEL_QUEUED  # it waits for nobody else
+        assert sync.state is State.KERNEL_QUEUED  # it waits for no other request
         pipe.release()
 
 
@@ -354,7 +354,7 @@ def test_cancelled_writes_with_one_started_all_run_to_completion(disk: Path) -> 
         assert (first.state, second.state, sync.result) == (State.COMPLETED, State.COMPLETED, 0)
 
 
-# ---- others' turns
+# ---- other tasks run meanwhile
 
 
 @pytest.mark.trio
@@ -417,7 +417,7 @@ def large(disk: Path) -> Path:
 
 
 class Turns(trio.abc.Instrument):
-    """Counts the turns of the event loop."""
+    """Counts the ticks of the event loop."""
 
     def __init__(self) -> None:
         self.count: int = 0

@@ -1,4 +1,4 @@
-"""What a host, a container or a process limit refuses: the error says so, nothing leaks, and what can go on goes on."""
+"""What a host, a container or a process limit refuses: the error says so, nothing leaks, and other requests continue."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_full_ring_loses_no_request(disk: Path, monkeypatch: pytest.MonkeyPatch)
         made.submit(*polls)
         made.flush()
         refused = [request for request in polls if request.finished]
-        assert {request.result for request in refused} == {-errno.EAGAIN}  # nobody would say when there is room
+        assert {request.result for request in refused} == {-errno.EAGAIN}  # no event would report that there is room
         polls = [request for request in polls if request.state is State.KERNEL_IN_FLIGHT]
         assert len(polls) + len(refused) == 500
         lone = Read(descriptor, memory.address, BLOCK, BLOCK, 0, None)

@@ -259,7 +259,7 @@ def test_many_runs_in_many_threads_are_complete(disk: Path) -> None:
 
 
 def test_reaper_of_parent_ends_quietly_in_a_child_that_leaves_its_loop(disk: Path) -> None:
-    """That loop's epoll is the parent's too, so the child must not go on with it; what leaves it should be its own exception."""
+    """That loop's epoll is the parent's too, so the child must not continue with it, and its own exception must leave it."""
     path, _ = make_file(disk)
     run(
         """

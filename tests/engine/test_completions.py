@@ -220,7 +220,7 @@ def test_pieces_continue_as_completions_are_taken(file: tuple[Path, bytes]) -> N
         watch = select.poll()
         watch.register(made.engine.event_fd, select.POLLIN)
         while not request.finished:
-            assert watch.poll(60_000), "nothing was submitted"  # nobody calls `flush`
+            assert watch.poll(60_000), "nothing was submitted"  # no other code calls `flush`
             made.engine.reap(drain=True)
         assert (request.result, made.engine.submitted_workers, into[:]) == (0, 0, data)
         assert made.engine.submit_calls >= blocks // lib.TAIO_TOGETHER
@@ -265,7 +265,7 @@ def test_worker_threads_stay_within_the_limit(file: tuple[Path, bytes]) -> None:
 
 @contextmanager
 def writes_done(path: Path, count: int) -> Iterator[tuple[Loop, list[Request]]]:
-    """Give writes that are done, and whose completions nobody has taken yet."""
+    """Yield writes that are done, and whose completions were not taken yet."""
     with loop(64, 1) as made, opened(path, os.O_RDWR) as fd, full_pipe() as pipe:
         descriptor = made.descriptor(fd)
         writes = [write(descriptor, b"x", i) for i in range(count)]

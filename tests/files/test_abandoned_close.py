@@ -1,4 +1,4 @@
-"""Leaving a file whose abandoned reads hang: nobody waits for them, and the descriptor is closed when they have completed."""
+"""Leaving a file whose abandoned reads hang: no task waits for them, and the descriptor is closed when they have completed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes that fail half way: what the file has, where the cursor is, what the error says, and how to go on."""
+"""Writes that fail half way: what the file has, where the cursor is, what the error says, and how to continue."""
 
 from __future__ import annotations
 

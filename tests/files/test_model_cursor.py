@@ -32,7 +32,7 @@ TEXTS = st.text(st.sampled_from("ab\n\n\r\r\nxyz 0é€\U0001f600あ\x0b\x85\u20
 
 
 async def outcome(call: Callable[[], Any]) -> Any:
-    """Give what a call gives, or the type of what it raises."""
+    """Return the result of a call, or the type of its exception."""
     try:
         result = call()
         return await result if hasattr(result, "__await__") else result
@@ -41,7 +41,7 @@ async def outcome(call: Callable[[], Any]) -> Any:
 
 
 async def given_lines(file: Any, count: int) -> list[Any]:
-    """Give `count` lines of an ``async for`` that is left then."""
+    """Return `count` lines of an ``async for`` that is left then."""
     lines: list[Any] = []
     if count:
         async for line in file:
@@ -103,7 +103,7 @@ class Machine(RuleBasedStateMachine):
                     assert paths[1].read_bytes() == paths[0].read_bytes()
 
     async def step(self, theirs: Any, ours: Any, name: str, argument: Any) -> bool:
-        """Make one call and compare; give whether to go on."""
+        """Make one call and compare. Return whether to continue."""
         raise NotImplementedError
 
 

@@ -458,7 +458,7 @@ ANYTHING = NUMBERS | st.none() | st.text(max_size=3) | st.floats() | st.binary(m
 
 @pytest.fixture(scope="module")
 def playground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int, list[int]]]:
-    """Give a kernel context, an eventfd, and descriptors on which nothing can be spoilt."""
+    """Yield a kernel context, an eventfd, and descriptors on which nothing can be spoilt."""
     path = tmp_path_factory.mktemp("playground") / "file"
     path.write_bytes(bytes(1 << 16))
     ctx = io_setup(64)

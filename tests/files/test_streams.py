@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.backends("trio", "asyncio")]
 
 @pytest.fixture(params=[anyio.streams.file, trio_aio], ids=["anyio", "trio_aio"])
 def streams(request: pytest.FixtureRequest) -> Any:
-    """Give the module that has the two classes."""
+    """Return the module that has the two classes."""
     return request.param
 
 

@@ -432,7 +432,7 @@ async def test_cancelled_text_seek_leaves_the_position(disk: Path) -> None:
 
 
 def _next(action: str, file: Any) -> Any:
-    """Give the call that comes after a loop."""
+    """Return the call that comes after a loop."""
     calls: dict[str, Callable[[], Any]] = {
         "tell": file.tell,
         "read": lambda: file.read(100),

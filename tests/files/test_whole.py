@@ -290,7 +290,7 @@ async def test_many_whole_files_at_once_are_complete(disk: Path) -> None:
             group.start_soon(both, i)
 
 
-# ---- a descriptor that comes when nobody is there any more
+# ---- a descriptor that is opened when no task waits any more
 
 
 @pytest.mark.backends("asyncio")

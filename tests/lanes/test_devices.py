@@ -178,7 +178,7 @@ def test_repeated_cache_misses_send_requests_straight_to_the_workers(disk: Path)
                 continue
             assert inline.misses == _inline_lane.MISSES
             with pinned(path, 0, BLOCK):
-                assert inline.read(descriptor, BLOCK, 0) == data[:BLOCK]  # no worker is at work: asking costs nobody anything
+                assert inline.read(descriptor, BLOCK, 0) == data[:BLOCK]  # with no worker busy, trying costs nothing
                 lp.submit(pipe.request())
                 for _ in range(_inline_lane.BACKOFF):
                     assert inline.read(descriptor, BLOCK, 0) is None

@@ -1,6 +1,6 @@
 """Submitters: io_submit that sleeps keeps no event loop, and no other device, waiting.
 
-No test measures time. While requests of one filesystem cannot go on, a task does its whole work on another; only then they are let go.
+No test measures time. While requests of one filesystem cannot continue, a task does its whole work on another. Then they are released.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ DIRECT = os.O_RDWR | os.O_DIRECT
 
 @pytest.fixture(scope="module", params=FREEZABLE)
 def mounted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Give each filesystem that can be frozen in turn."""
+    """Yield each filesystem that can be frozen in turn."""
     need(os.geteuid() == 0, "root, to mount and freeze a filesystem")
     with freezable(request.param, tmp_path_factory.mktemp("freezable")) as folder:
         yield folder
@@ -72,7 +72,7 @@ def _fuse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Misbehaving]:
 
 @pytest.fixture
 def device(_fuse: Misbehaving) -> Iterator[Misbehaving]:
-    """Give a filesystem with a server, with the kernel's default settings. There is one file in it, "file"."""
+    """Yield a filesystem with a server, with the kernel's default settings. There is one file in it, "file"."""
     _fuse.reset()
     make_file(_fuse.source, SIZE)
     yield _fuse

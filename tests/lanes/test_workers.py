@@ -54,7 +54,7 @@ def test_failed_thread_start_leaves_requests_to_existing_workers(monkeypatch: py
 
 
 def missed(descriptor: Descriptor, number: int) -> tuple[Read, bytearray]:
-    """Give a read of a block that the inline lane has left, and its memory."""
+    """Return a read of a block that the inline lane has left, and its memory."""
     memory = bytearray(BLOCK)
     export = export_buffer(memory, writable=True)
     request = Read(descriptor, export.address, BLOCK, number * BLOCK, 0, export)

@@ -45,7 +45,7 @@ BEST_EFFORT = 2 << 13  # of ioprio_set(2)
 
 @contextmanager
 def context(room: int = 8) -> Iterator[int]:
-    """Give a context of the test's own."""
+    """Yield a context of the test's own."""
     ctx = io_setup(room)
     try:
         yield ctx
@@ -61,7 +61,7 @@ def _shared() -> Iterator[int]:
 
 @pytest.fixture
 def ctx(_shared: int) -> Iterator[int]:
-    """Give a context that the tests share, since to destroy one takes long; none may leave anything in it."""
+    """Yield a context that the tests share, since to destroy one takes long; none may leave anything in it."""
     yield _shared
     assert io_getevents(_shared, 0, ROOM, 0) == []
     assert not lowlevel._in_flight
@@ -74,14 +74,14 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def fd(path: Path) -> Iterator[int]:
-    """Give a file with CONTENT, open for reading and writing."""
+    """Yield a file with CONTENT, open for reading and writing."""
     with opened(path, os.O_RDWR) as fd:
         yield fd
 
 
 @pytest.fixture
 def on_disk(path: Path) -> Path:
-    """Give a file with CONTENT where direct I/O and RWF_NOWAIT work."""
+    """Return a file with CONTENT where direct I/O and RWF_NOWAIT work."""
     kind = subprocess.run(["stat", "-f", "-c", "%T", path], capture_output=True, text=True, check=True).stdout.strip()
     if kind in ("tmpfs", "overlayfs"):
         pytest.skip(f"needs a disk's filesystem, not {kind}: see --basetemp")

@@ -32,7 +32,7 @@ EDGES = sorted({at + step for at in (0, 512, BLOCK, 3 * BLOCK) for step in (-1, 
 
 
 def written(model: bytes, offset: int, data: bytes) -> bytes:
-    """Give a file's content after a write."""
+    """Return a file's content after a write."""
     if not data:
         return model
     return model.ljust(offset, b"\0")[:offset] + data + model[offset + len(data) :]

@@ -519,7 +519,7 @@ async def test_run_ends_with_an_abandoned_read(device: Misbehaving) -> None:
 
 
 async def _waits(call: Callable[[], Awaitable[object]]) -> None:
-    """See that a call does not get its turn, and take it back."""
+    """Check that a call waits, and cancel it."""
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(call)

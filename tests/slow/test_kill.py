@@ -21,7 +21,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def test_acknowledged_records_survive_kill_9(disk: Path, direct: bool) -> None:
     """Eight tasks append to a log and sync it until the process is killed at an arbitrary moment.
 
-    The machine goes on, so this is about the order of writes, syncs and acknowledgements, and not about the disk's cache.
+    The machine keeps running, so this is about the order of writes, syncs and acknowledgements, and not about the disk's cache.
     """
     make_file(disk, 0)
     run(

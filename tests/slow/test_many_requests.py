@@ -52,7 +52,7 @@ def test_hundred_thousand_requests_complete_in_order_in_bounded_memory(disk: Pat
 
 
 def _record_starts(made: Loop) -> list[Request]:
-    """Give the list of requests in the order in which they get their slots."""
+    """Return the list of requests in the order in which they get their slots."""
     started: list[Request] = []
     seen: set[Request] = set()
     lanes = [made.engine.workers]

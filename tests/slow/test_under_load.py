@@ -36,7 +36,7 @@ def test_waits():
 
 @pytest.fixture
 def suite(tmp_path: Path) -> Callable[[str], Path]:
-    """Give what makes a suite of one file, in a folder of its own."""
+    """Return what makes a suite of one file, in a folder of its own."""
 
     def make(tests: str) -> Path:
         (tmp_path / "pytest.ini").write_text("[pytest]\n")

@@ -15,7 +15,7 @@ BLOCK = 4096
 
 
 def content(size: int, seed: int = 0) -> bytes:
-    """Give `size` bytes that are different everywhere."""
+    """Return `size` bytes that are different everywhere."""
     return random.Random(seed).randbytes(size)
 
 

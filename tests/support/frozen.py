@@ -47,7 +47,7 @@ class Freeze:
         assert self._process.stdout.readline() == "frozen\n"
 
     def thaw(self) -> None:
-        """Let writes go on. A second call does nothing."""
+        """Let writes continue. A second call does nothing."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()

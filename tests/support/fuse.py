@@ -94,15 +94,15 @@ class Misbehaving:
             self.release()
 
     def held(self) -> int:
-        """Give how many requests hang now."""
+        """Return how many requests hang now."""
         return self._tell(do="held")  # type: ignore[no-any-return]
 
     def count(self, file: str, operation: str) -> int:
-        """Give how many such requests the kernel has made since the last `reset`."""
+        """Return how many such requests the kernel has made since the last `reset`."""
         return self._tell(do="count", file=file, operation=operation)  # type: ignore[no-any-return]
 
     def release(self) -> None:
-        """Let all that hang go on, and hang no more."""
+        """Let all requests that hang continue, and let no more of them hang."""
         self._tell(do="release")
 
     def reset(self) -> None:
@@ -115,7 +115,7 @@ class Misbehaving:
             await trio.lowlevel.checkpoint()
 
     def end(self) -> None:
-        """Unmount. Whoever still waits for an answer gets ENOTCONN or ECONNABORTED."""
+        """Unmount. A call that still waits for an answer fails with ENOTCONN or ECONNABORTED."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):

@@ -54,7 +54,7 @@ class Failure(AssertionError):
 
 @dataclass(frozen=True)
 class Moment:
-    """When something is cancelled: after so many turns of the scheduler, or after some time."""
+    """When something is cancelled: after so many ticks, or after some time."""
 
     ticks: int = 0
     microseconds: int = 0
@@ -110,7 +110,7 @@ def _some(chance: random.Random, *values: Any) -> Any:
 
 
 def _edge(chance: random.Random, low: int, high: int) -> int:
-    """Give a number from `low` to `high`, often one where a block ends."""
+    """Return a number from `low` to `high`, often one where a block ends."""
     unit = _some(chance, BLOCK, 512, 1)
     at = chance.randrange(low, high + 1)
     return max(low, min(high, -(-at // unit) * unit))
@@ -190,7 +190,7 @@ def _step(chance: random.Random, base: int, space: int) -> Step:
 
 
 def make_plan(chance: random.Random, steps: int) -> Plan:
-    """Give a plan of at most so many steps."""
+    """Return a plan of at most so many steps."""
     space = _some(chance, 16 * BLOCK, 3 * BLOCK, 64 * BLOCK, 3 * MIB)
     base = _some(chance, 0, 0, 0, (4 << 30) - 5 * BLOCK)
     return Plan(
@@ -220,7 +220,7 @@ class Model:
         return self.base + len(self.data)
 
     def padded(self, offset: int, size: int) -> bytes:
-        """Give what is at `offset`, and zeros where the file does not go so far."""
+        """Return the bytes at `offset`, and zeros behind the end of the file."""
         at = offset - self.base
         return bytes(self.data[at : at + size]).ljust(size, b"\0")
 
@@ -237,12 +237,12 @@ class Model:
 
 
 def filling(size: int, seed: int) -> bytes:
-    """Give bytes that tell who wrote them, and none of them is what a hole has."""
+    """Return bytes that identify their writer. None of them is 0, as in a hole."""
     return random.Random(seed).randbytes(size).replace(b"\0", b"\1")
 
 
 def _memory(size: int, pad: int) -> memoryview:
-    """Give writable memory `pad` bytes behind the beginning of a page."""
+    """Return writable memory `pad` bytes behind the beginning of a page."""
     return memoryview(mmap.mmap(-1, size + pad + 1))[pad : pad + size]
 
 
@@ -441,7 +441,7 @@ class Runner:
         compare(str(what), found, self.model.padded(offset, len(found)), offset)
 
     def _note_rest(self, call: Call, memory: memoryview) -> None:
-        """Take note of what is in the memory of a read that was cancelled: from now on nobody may write to it."""
+        """Note what is in the memory of a read that was cancelled: from now on no thread may write to it."""
         if not self.plan.abandon:
             self._at_rest.append((call, memory, bytes(memory)))
 
@@ -546,7 +546,7 @@ class Runner:
     # ---- writes
 
     def _data(self, call: Call, size: int, number: int = 0) -> tuple[bytes, memoryview]:
-        """Give what is written, and the memory that it is written from, which is spoilt once the call is over."""
+        """Return what is written, and the memory that it is written from, which is overwritten when the call has ended."""
         data = filling(size, call.seed + number)
         memory = _memory(size, call.pad)
         memory[:] = data
@@ -730,7 +730,7 @@ class Runner:
         asked[1] = data
 
     def _replay_turns(self, file: AsyncFile) -> None:
-        """Calls that shared a cursor took turns, in the order in which they asked; those that were cancelled had none."""
+        """Check that calls that share a cursor were served in the order in which they were made, and cancelled ones not at all."""
         asked, self._asked = self._asked, []
         for call, data in asked:
             if data is None:
@@ -820,5 +820,5 @@ def run(plan: Plan, folder: Path, progress: Callable[..., None] | None = None) -
 
 
 def plan_of_seed(seed: int) -> Plan:
-    """Give the plan that a soak run makes of a seed."""
+    """Return the plan that a soak run makes of a seed."""
     return make_plan(random.Random(seed), steps=16)

@@ -36,7 +36,7 @@ class FullPipe:
         return int.from_bytes(fcntl.ioctl(self.reader, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def request(self) -> Append:
-        """Give a request that keeps a worker busy."""
+        """Return a request that keeps a worker busy."""
         export = export_buffer(bytes(2 * BLOCK), writable=False)
         return Append(Descriptor(self.writer, "pipe"), export.address, export.length, export)
 
@@ -65,7 +65,7 @@ def full_pipe() -> Iterator[FullPipe]:
 
 @contextmanager
 def empty_pipe() -> Iterator[tuple[int, int]]:
-    """Give a pipe (reader, writer) with nothing in it: a poll for POLLIN does not end by itself."""
+    """Yield a pipe (reader, writer) with nothing in it: a poll for POLLIN does not end by itself."""
     reader, writer = os.pipe()
     try:
         yield reader, writer

@@ -65,7 +65,7 @@ def poll(fd: int) -> Poll:
 
 
 def closed_like(descriptor: Descriptor) -> Descriptor:
-    """Give a descriptor that io_submit refuses (EBADF), on the same device."""
+    """Return a descriptor that io_submit refuses (EBADF), on the same device."""
     gone = Descriptor(os.dup(descriptor.fd), "gone")
     gone.direct, gone.size, gone.block_map = True, descriptor.size, descriptor.block_map
     gone.read_device, gone.write_device = descriptor.read_device, descriptor.write_device

@@ -761,7 +761,7 @@ async def test_completion_that_raises_leaves_later_answers_for_the_next_tick(dis
                 engine.submit(request)
         with pytest.raises(RuntimeError, match="a bug"):
             engine.reap(drain=True)
-        await until_idle(context)  # by the reaper, which nobody else wakes
+        await until_idle(context)  # by the reaper, which no other task wakes
         assert [request.result for request in requests] == [-errno.EIO] * 3
 
 

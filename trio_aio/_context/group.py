@@ -135,9 +135,9 @@ class RequestGroup(Generic[RequestT]):
         self._in_flight.clear()
 
     def drop_unsubmitted(self) -> None:
-        """Let go of the requests that were never submitted, and of their memory. Nothing if the engine will still submit them.
+        """Forget the requests that were never submitted, which releases their memory. Nothing if the engine will still submit them.
 
-        The engine does so if the task is dropped meanwhile: then the group goes on without it.
+        The engine does so if the task is dropped meanwhile: then the group continues without it.
         """
         if not self._in_flight and not self._resting:
             self._unsubmitted = iter(())

@@ -246,8 +246,8 @@ class Operations:
                 break
         return memory if n == size and isinstance(memory, bytes) else await shortened(self._backend, memoryview(memory)[:n])
 
-    # A frame in a traceback keeps its variables. So these functions give up what they hold of the caller's memory, and the request gives it
-    # up when it has ended: in an `except` clause the caller may resize a bytearray, or close a mapping.
+    # A frame in a traceback keeps its variables. So these functions delete the one that holds the caller's memory, and the request releases
+    # it when it has ended: in an `except` clause the caller may resize a bytearray, or close a mapping.
 
     async def _preadinto(self, descriptor: Descriptor, buffer: WriteableBuffer, offset: int, flags: int, abandon: bool) -> int:
         return await self._read_held(descriptor, export_buffer(buffer, writable=True), offset, flags, abandon)

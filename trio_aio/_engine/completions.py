@@ -34,7 +34,7 @@ class Completions:
         self._at: int = 0  # those in front of it are served
         self._serving: bool = False
         self._late: bool = False  # they wait for the next turn
-        self._resting: deque[Group] = deque()  # groups that continue in the next turn
+        self._resting: deque[Group] = deque()  # groups that continue in the next tick
         self._buffer: CompletionBuffer = CompletionBuffer(2 * engine.max_in_flight)
 
     def take(self, *, drain: bool) -> bool:
@@ -106,7 +106,7 @@ class Completions:
         return None
 
     def rest(self, group: Group) -> None:
-        """Let a group continue in the next turn of the event loop."""
+        """Let a group continue in the next tick of the event loop."""
         self._engine.outstanding += 1  # no close meanwhile
         self._resting.append(group)
         self._engine.wake_loop()

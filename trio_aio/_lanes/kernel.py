@@ -236,7 +236,7 @@ class KernelLane(Lane[KernelRequest]):
                     break
 
     def note_queued(self) -> None:
-        """Let requests of many pieces give up half of their slots: another request waits for one."""
+        """Let requests of many pieces return half of their slots: another request waits for one."""
         for request in self._many:
             native = request.pieces.native
             if native.width:
@@ -254,7 +254,7 @@ class KernelLane(Lane[KernelRequest]):
             self._widen()
 
     def take_slot_back(self, request: ManySlots, token: int) -> bool:
-        """Note that a request of many pieces gave up a slot. Return whether that was its last."""
+        """Note that a request of many pieces has returned a slot. Return whether that was its last."""
         pieces = request.pieces
         if pieces.slab_capacity:
             pieces.places.append(self._places[(token & SLOT_MASK) - self.first])

@@ -60,7 +60,7 @@ class Listing(NotCopied, Generic[T]):
         raise NotImplementedError
 
     def _release(self) -> None:
-        """Give up what it owns, without waiting."""
+        """Release what it owns, without waiting."""
 
     # ---- for users
 

@@ -14,7 +14,7 @@
 static int64_t cursor_start(struct taio_cursor *cursor, int fd)
 {
     if (cursor->start >= 0)
-        return 0; /* the call goes on behind its first part */
+        return 0; /* the call continues behind its first part */
     int64_t position = lseek(fd, 0, SEEK_CUR);
     if (position >= 0 && cursor->wanted != position && (cursor->left == position || cursor->left == TAIO_ANYWHERE))
         position = lseek(fd, cursor->wanted, SEEK_SET);

@@ -9,7 +9,7 @@
  * devices go on, and so do reads of the frozen one. It is a plain thread: it never holds the GIL, and Python knows nothing of it.
  *
  * A slot goes from the loop to the submitter by its bit in `ready`. The loop sets the bits of a tick, and the submitter clears those that it
- * takes. To withdraw a request the loop clears its bit: whoever clears it has the slot, so there is no lock and no list of stale entries.
+ * takes. To withdraw a request the loop clears its bit: the thread that clears it has the slot, so there is no lock and no list of stale entries.
  * The bits have no order, so each slot has a number, and the submitter takes the oldest first.
  *
  * When io_submit returns n, the first n requests belong to the kernel. Their completions may have been taken already and their slots filled

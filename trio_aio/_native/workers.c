@@ -151,7 +151,7 @@ static uint32_t pool_take(struct taio_pool *pool)
     }
 }
 
-/* Give a slot back to the loop: push it on the stack, and signal the eventfd if the stack was empty. */
+/* Return a slot to the loop: push it on the stack, and signal the eventfd if the stack was empty. */
 static void pool_finish(struct taio_pool *pool, uint32_t slot)
 {
     uint64_t one = 1;

@@ -64,7 +64,7 @@ def _advice_on_waits(report: Report) -> Iterator[str]:
     for direction in ("read", "write"):
         one, many = (report.waits.get(f"direct {direction}, {name}") for name in ("one", "many at once"))
         if one is not None and one.always:
-            yield f"io_submit of a direct {direction} waits here: a thread of trio_aio calls it, and other devices go on meanwhile."
+            yield f"io_submit of a direct {direction} waits here: a thread of trio_aio calls it, and other devices are not held up."
         elif many is not None and many.always:
             yield (
                 f"io_submit waits here when many direct {direction}s are out at once: a thread of trio_aio calls it. "
