@@ -51,7 +51,7 @@ class Loop:
         self.flush()
 
     def run(self, *requests: Request) -> list[int]:
-        """Submit requests, wait for all, and give their results."""
+        """Submit requests, wait for all, and return their results."""
         self.submit(*requests)
         self.wait_for(*requests)
         return [request.result for request in requests]

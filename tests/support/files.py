@@ -20,7 +20,7 @@ def content(size: int, seed: int = 0) -> bytes:
 
 
 def make_file(folder: Path, size: int = 64 * BLOCK, name: str = "file") -> tuple[Path, bytes]:
-    """Make a file that is on the disk, and in the page cache; give its path and what is in it."""
+    """Make a file that is on the disk, and in the page cache. Return its path and what is in it."""
     path = folder / name
     data = content(size)
     with path.open("wb") as file:

@@ -184,7 +184,7 @@ def _serve(source: Path, mountpoint: Path) -> None:
             return None
 
         async def misbehave(self, inode: int, operation: str, offset: int = 0, size: int = 1) -> int:
-            """Do what the first rule that is due says; give how many bytes may be moved."""
+            """Do what the first rule that is due says, and return how many bytes may be moved."""
             name = self.names[inode]
             self.counts[name, operation] = self.counts.get((name, operation), 0) + 1
             due = [rule for rule in self.rules if rule.is_due(name, operation, offset, size)]

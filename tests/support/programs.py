@@ -19,7 +19,7 @@ with open(path, "rb") as plain:
 
 
 def run(program: str, *values: object, harmless: str = "") -> str:
-    """Run a program; give what it printed. The first value is the path of a file."""
+    """Run a program, and return what it printed. The first value is the path of a file."""
     return check([sys.executable, "-X", "dev", "-c", PROLOGUE + textwrap.dedent(program), *map(str, values)], harmless=harmless)
 
 

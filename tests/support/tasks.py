@@ -92,7 +92,7 @@ class _Ticks(trio.abc.Instrument):
             trio.lowlevel.current_trio_token().run_sync_soon(lambda: None)
 
     def count(self) -> bool:
-        """Count one; give whether the loop must not sleep now."""
+        """Count one tick, and return whether the loop must not sleep now."""
         self._ticks -= 1
         if self._ticks == 0:
             self._scope.cancel()
