@@ -30,7 +30,7 @@ from trio_aio._requests.sync import Sync
 from trio_aio.testing import FaultyContext
 
 from ..support.engine_loop import Loop, loop
-from ..support.files import BLOCK, make_file, opened
+from ..support.files import BLOCK, is_open, make_file, opened
 from ..support.page_cache import attempts, evict, pinned
 from ..support.pipes import empty_pipe, full_pipe
 from ..support.tasks import busy, until_idle
@@ -84,7 +84,7 @@ async def test_writer_of_file_closed_meanwhile_writes_to_no_other_file(disk: Pat
             nursery.start_soon(file.aclose)  # waits for the first block
             await trio.testing.wait_all_tasks_blocked()
             pipe.release()
-            while file._descriptor.order._close is not None:
+            while is_open(number):
                 await trio.lowlevel.checkpoint()
             nursery.start_soon(open_other)
         assert strangers[0].fileno() == number
