@@ -17,8 +17,10 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Union, overload
 
+from trio_aio._arguments import checked_integer, checked_offset
+from trio_aio._context.context import AIOContext
 from trio_aio._context.copying import joined, shortened
 from trio_aio._context.group import RequestGroup
 from trio_aio._context.shared import current_context
@@ -28,19 +30,18 @@ from trio_aio._files.binary import AsyncFile
 from trio_aio._files.cached import probe_mount, read_cached
 from trio_aio._files.coding import decoded, encoded, joined_text
 from trio_aio._files.open import drop_unclaimed, is_file, learn, unsupported
+from trio_aio._files.parts import read_into, read_part, write_flags, write_specially
 from trio_aio._files.text import text_format
 from trio_aio._lanes.inline import INLINE_LIMIT
 from trio_aio._memory.exports import Export, export_buffer, hold, new_bytes, private_memory
-from trio_aio._requests.opening import AT_FDCWD
+from trio_aio._requests.opening import AT_FDCWD, CREATION_MODE
 from trio_aio._requests.transfer import Read
 from trio_aio._requests.whole import ReadWhole, WriteWhole
 
 if TYPE_CHECKING:
     import mmap
 
-    from _typeshed import ReadableBuffer
-
-    from trio_aio._context.context import AIOContext
+    from _typeshed import ReadableBuffer, WriteableBuffer
 
 __all__ = ("read_bytes", "read_text", "write_bytes", "write_text")
 
@@ -93,20 +94,39 @@ _scratches = _Scratches()
 os.register_at_fork(after_in_child=_scratches.renew)
 
 
-async def read_bytes(path: _Path) -> bytes:
-    """Return the bytes of a file. open(2), read(2), close(2).
+@overload
+async def read_bytes(path: _Path, *, offset: int = 0, size: int = -1, into: None = None, context: AIOContext | None = None) -> bytes: ...
+@overload
+async def read_bytes(path: _Path, *, offset: int = 0, size: int = -1, into: WriteableBuffer, context: AIOContext | None = None) -> int: ...
+async def read_bytes(
+    path: _Path, *, offset: int = 0, size: int = -1, into: WriteableBuffer | None = None, context: AIOContext | None = None
+) -> bytes | int:
+    """Return the bytes of a file, or with `into` their number. open(2), read(2), close(2).
 
+    offset, size: bytes; fewer than `size` only at the end of the file; -1: to the end. into: a writable buffer, filled at most.
     Cancelled before the read has started: no effect. Later: the bytes of a file up to 32 MiB are returned, and Cancelled is raised at the
     next checkpoint; for a longer file Cancelled is raised after the parts in flight.
     OSError with errno and file name; ``io.UnsupportedOperation`` if it is neither a regular file nor a block device; ValueError for a null
-    byte in the path.
+    byte in the path, and for a negative offset, or size other than -1.
     """
-    context = current_context()
+    offset, size = checked_offset(offset), checked_integer(size, "size")
+    if size < -1:
+        raise ValueError(f"size must be -1 or not negative, not {size}")
+    used = _context_of(context)
+    if into is not None:
+        return await read_into(used, AT_FDCWD, _encoded(path), path, offset, size, into)
+    if offset or size >= 0:
+        return await read_part(used, AT_FDCWD, _encoded(path), path, offset, size)
+    return await _read_whole(used, path)
+
+
+async def _read_whole(context: AIOContext, path: _Path) -> bytes:
+    """Return the bytes of a file."""
     descriptor = Descriptor(AT_FDCWD, os.fspath(path))
     encoded = _encoded(path)
+    context._check()
     backend = context._backend
     assert backend is not None
-    context._check()
     await backend.checkpoint_if_cancelled()
     read = read_cached(context, AT_FDCWD, encoded)
     if read is not None:
@@ -160,16 +180,37 @@ async def _fill(context: AIOContext, descriptor: Descriptor, memory: bytes, star
     return len(memory)
 
 
-async def write_bytes(path: _Path, data: ReadableBuffer) -> int:
-    """Write a file, and return the number of bytes. An old file is overwritten. open(2), write(2), close(2).
+async def write_bytes(
+    path: _Path,
+    data: ReadableBuffer,
+    *,
+    offset: int | None = None,
+    append: bool = False,
+    exclusive: bool = False,
+    atomic: bool = False,
+    durable: bool = False,
+    mode: int = CREATION_MODE,
+    context: AIOContext | None = None,
+) -> int:
+    """Write a file, and return the number of bytes. By default an old file is overwritten. open(2), write(2), close(2).
 
-    data: bytes-like, contiguous. Do not change it until the call has ended.
+    data: bytes-like, contiguous. Do not change it until the call has ended. mode: of a new file.
+    - `offset`: written there; the file is made if it is missing, and not emptied. `append`: written at the end, by one write(2).
+    - `exclusive`: FileExistsError if the name exists.
+    - `atomic`: readers see the old contents or the new, never a part. The new file gets mode and, where permitted, owner of the old one. A
+      link is resolved, and its target replaced. No temporary name remains after an error or a cancellation.
+    - `durable`: on return data and name are on the disk. An error of fdatasync(2), or of fsync(2) of the directory, is raised.
+    ``atomic`` with `offset` or `append`, and ``append`` with `offset`: ValueError.
     Cancelled before it has started: the file was neither created nor emptied. Later: all of it is written, and Cancelled is raised at the
     next checkpoint. OSError with errno and file name; after a failed write ``characters_written`` is the number of bytes that were written.
     ValueError for a null byte in the path.
     """
-    context = current_context()
+    flags = write_flags(at_offset=offset is not None, append=append, exclusive=exclusive, atomic=atomic, durable=durable)
+    at = 0 if offset is None else checked_offset(offset)
+    context = _context_of(context)
     descriptor, encoded = Descriptor(AT_FDCWD, os.fspath(path)), _encoded(path)
+    if flags or mode != CREATION_MODE:
+        return await write_specially(context, AT_FDCWD, encoded, path, data, at, flags, mode)
     request = WriteWhole(descriptor, encoded, export_buffer(data, writable=False), 0)
     try:
         return await _submit_and_wait(context, request)
@@ -179,22 +220,46 @@ async def write_bytes(path: _Path, data: ReadableBuffer) -> int:
             context._engine.files.note_change(description.device, description.inode)
 
 
-async def read_text(path: _Path, encoding: str | None = None, errors: str | None = None, newline: str | None = None) -> str:
+async def read_text(
+    path: _Path,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+    *,
+    context: AIOContext | None = None,
+) -> str:
     """Return the text of a file.
 
     encoding, errors, newline: as for ``open()``; LookupError or ValueError for wrong ones, before the file is opened. UnicodeDecodeError.
     Cancellation and other errors as `read_bytes`.
     """
     format = text_format(encoding, errors, newline, readable=True, writable=False, stacklevel=3)
-    backend = current_context()._backend
+    context = _context_of(context)
+    context._check()
+    backend = context._backend
     assert backend is not None
-    parts = await decoded(backend, format.decoder(), await read_bytes(path), format.encoding)
+    parts = await decoded(backend, format.decoder(), await _read_whole(context, path), format.encoding)
     with backend.shielded():
         return await joined_text(backend, parts)
 
 
-async def write_text(path: _Path, data: str, encoding: str | None = None, errors: str | None = None, newline: str | None = None) -> int:
-    """Write a text file, and return the number of characters. An old file is overwritten.
+async def write_text(
+    path: _Path,
+    data: str,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+    *,
+    append: bool = False,
+    exclusive: bool = False,
+    atomic: bool = False,
+    durable: bool = False,
+    mode: int = CREATION_MODE,
+    context: AIOContext | None = None,
+) -> int:
+    """Write a text file, and return the number of characters. By default an old file is overwritten.
+
+    append, exclusive, atomic, durable, mode: as `write_bytes`.
 
     encoding, errors, newline: as for ``open()``; LookupError or ValueError for wrong ones, and UnicodeEncodeError, before the file is
     opened. Cancellation and other errors as `write_bytes`.
@@ -202,10 +267,23 @@ async def write_text(path: _Path, data: str, encoding: str | None = None, errors
     if not isinstance(data, str):
         raise TypeError(f"data must be str, not {type(data).__name__}: use write_bytes for bytes")
     format = text_format(encoding, errors, newline, readable=False, writable=True, stacklevel=3)
-    backend = current_context()._backend
+    write_flags(at_offset=False, append=append, exclusive=exclusive, atomic=atomic, durable=durable)
+    context = _context_of(context)
+    context._check()
+    backend = context._backend
     assert backend is not None
-    await write_bytes(path, await encoded(backend, format.encoder(), [data], newline, format.encoding))
+    text = await encoded(backend, format.encoder(), [data], newline, format.encoding)
+    await write_bytes(path, text, append=append, exclusive=exclusive, atomic=atomic, durable=durable, mode=mode, context=context)
     return len(data)
+
+
+def _context_of(context: AIOContext | None) -> AIOContext:
+    """Return the context that serves a call: the one passed, or the run's. TypeError."""
+    if context is None:
+        return current_context()
+    if not isinstance(context, AIOContext):
+        raise TypeError(f"context must be an AIOContext, not {type(context).__name__}")
+    return context
 
 
 def _encoded(path: _Path) -> bytes:

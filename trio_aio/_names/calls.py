@@ -17,7 +17,7 @@ from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import os_error
 from trio_aio._lanes.names import UNKNOWN
 from trio_aio._requests.metadata import status_of
-from trio_aio._requests.names import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, AccessName, ChangeName, ReadLink, StatName
+from trio_aio._requests.names import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, AccessName, ChangeName, ReadLink, RealPath, StatName
 from trio_aio._requests.opening import AT_FDCWD
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     *("AnyPath", "Name", "NamePath", "access_of", "change", "checked_context", "encoded", "link_of", "missing", "name_of", "own_type"),
-    *("request_of", "stat_of", "status_or_error"),
+    *("real_path_of", "request_of", "stat_of", "status_or_error"),
 )
 
 NamePath = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
@@ -167,6 +167,13 @@ async def link_of(context: AIOContext, name: Name) -> Any:
     await context._submit_and_wait(request)
     lane.note_worker_succeeded()
     return own_type(request.answer(), name.shown)
+
+
+async def real_path_of(context: AIOContext, path: NamePath, *, strict: bool) -> Any:
+    """Return a path without links, as the type of the argument. OSError."""
+    request = RealPath(Descriptor(AT_FDCWD, path), encoded(path), strict=strict)
+    await context._submit_and_wait(request)
+    return own_type(request.answer(), path)
 
 
 async def request_of(context: AIOContext, request: NameRequest) -> int:

@@ -9,10 +9,8 @@ import os
 import stat as _stat
 from typing import TYPE_CHECKING, Any
 
-from trio_aio._engine.descriptor import Descriptor
-from trio_aio._names.calls import checked_context, encoded, name_of, own_type, request_of, stat_of, status_or_error
-from trio_aio._requests.names import RealPath
-from trio_aio._requests.opening import AT_FDCWD
+# With an underscore: what this module imports is not a part of `trio_aio.os.path`.
+from trio_aio._names import calls as _calls
 
 if TYPE_CHECKING:
     from trio_aio._context.context import AIOContext
@@ -30,13 +28,13 @@ _abspath = os.path.abspath
 
 async def _status(path: AnyPath, context: AIOContext | None, *, follow_symlinks: bool = True) -> os.stat_result | None:
     """Return the status of a name; None after any error, and for a path that cannot be one (a null byte)."""
-    used = checked_context(context)
+    used = _calls.checked_context(context)
     try:
-        name = name_of(path)
+        name = _calls.name_of(path)
     except ValueError:
         await used._checkpoint()
         return None
-    status = await status_or_error(used, name, follow_symlinks=follow_symlinks)
+    status = await _calls.status_or_error(used, name, follow_symlinks=follow_symlinks)
     return None if isinstance(status, int) else status
 
 
@@ -80,28 +78,28 @@ async def ismount(path: NamePath, *, context: AIOContext | None = None) -> bool:
 
 async def getsize(filename: AnyPath, *, context: AIOContext | None = None) -> int:
     """As ``os.path.getsize``: bytes."""
-    return (await stat_of(checked_context(context), name_of(filename))).st_size
+    return (await _calls.stat_of(_calls.checked_context(context), _calls.name_of(filename))).st_size
 
 
 async def getmtime(filename: AnyPath, *, context: AIOContext | None = None) -> float:
     """As ``os.path.getmtime``: seconds since the epoch."""
-    return (await stat_of(checked_context(context), name_of(filename))).st_mtime
+    return (await _calls.stat_of(_calls.checked_context(context), _calls.name_of(filename))).st_mtime
 
 
 async def getatime(filename: AnyPath, *, context: AIOContext | None = None) -> float:
     """As ``os.path.getatime``: seconds since the epoch."""
-    return (await stat_of(checked_context(context), name_of(filename))).st_atime
+    return (await _calls.stat_of(_calls.checked_context(context), _calls.name_of(filename))).st_atime
 
 
 async def getctime(filename: AnyPath, *, context: AIOContext | None = None) -> float:
     """As ``os.path.getctime``: seconds since the epoch."""
-    return (await stat_of(checked_context(context), name_of(filename))).st_ctime
+    return (await _calls.stat_of(_calls.checked_context(context), _calls.name_of(filename))).st_ctime
 
 
 async def samefile(f1: AnyPath, f2: AnyPath, *, context: AIOContext | None = None) -> bool:
     """As ``os.path.samefile``."""
-    used = checked_context(context)
-    return os.path.samestat(await stat_of(used, name_of(f1)), await stat_of(used, name_of(f2)))
+    used = _calls.checked_context(context)
+    return os.path.samestat(await _calls.stat_of(used, _calls.name_of(f1)), await _calls.stat_of(used, _calls.name_of(f2)))
 
 
 async def sameopenfile(fp1: int, fp2: int, *, context: AIOContext | None = None) -> bool:
@@ -111,12 +109,10 @@ async def sameopenfile(fp1: int, fp2: int, *, context: AIOContext | None = None)
 
 async def abspath(path: NamePath, *, context: AIOContext | None = None) -> Any:
     """As ``os.path.abspath``: str or bytes as `path`."""
-    await checked_context(context)._checkpoint()
+    await _calls.checked_context(context)._checkpoint()
     return _abspath(path)
 
 
 async def realpath(filename: NamePath, *, strict: bool = False, context: AIOContext | None = None) -> Any:
     """As ``os.path.realpath``: str or bytes as `filename`. A worker follows the links, in one request. readlink(2)."""
-    request = RealPath(Descriptor(AT_FDCWD, filename), encoded(filename), strict=strict)
-    await request_of(checked_context(context), request)
-    return own_type(request.answer(), filename)
+    return await _calls.real_path_of(_calls.checked_context(context), filename, strict=strict)

@@ -12,7 +12,7 @@ import os
 import pathlib
 import stat as _stat
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 from urllib.parse import unquote_to_bytes
 
 from trio_aio._context.shared import current_context
@@ -31,7 +31,7 @@ from trio_aio._requests.opening import AT_FDCWD
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from _typeshed import ReadableBuffer
+    from _typeshed import ReadableBuffer, WriteableBuffer
     from typing_extensions import Self
 
     from trio_aio._files.opener import FileOpener
@@ -275,21 +275,53 @@ class Path(pathlib.PurePosixPath):
         """As ``pathlib.Path.open``: text by default. Returns what `open_aio` does: await it, or use it in ``async with``."""
         return open_aio(self, mode, buffering, encoding, errors, newline, direct=direct)
 
-    async def read_bytes(self) -> bytes:
-        """As ``pathlib.Path.read_bytes``: `trio_aio.read_bytes`."""
-        return await whole.read_bytes(self)
+    @overload
+    async def read_bytes(self, *, offset: int = 0, size: int = -1, into: None = None) -> bytes: ...
+    @overload
+    async def read_bytes(self, *, offset: int = 0, size: int = -1, into: WriteableBuffer) -> int: ...
+    async def read_bytes(self, *, offset: int = 0, size: int = -1, into: WriteableBuffer | None = None) -> bytes | int:
+        """As ``pathlib.Path.read_bytes``, and with the options of `trio_aio.read_bytes`."""
+        if into is None:
+            return await whole.read_bytes(self, offset=offset, size=size)
+        return await whole.read_bytes(self, offset=offset, size=size, into=into)
 
     async def read_text(self, encoding: str | None = None, errors: str | None = None, newline: str | None = None) -> str:
         """As ``pathlib.Path.read_text``: `trio_aio.read_text`."""
         return await whole.read_text(self, encoding, errors, newline)
 
-    async def write_bytes(self, data: ReadableBuffer) -> int:
-        """As ``pathlib.Path.write_bytes``: `trio_aio.write_bytes`."""
-        return await whole.write_bytes(self, data)
+    async def write_bytes(
+        self,
+        data: ReadableBuffer,
+        *,
+        offset: int | None = None,
+        append: bool = False,
+        exclusive: bool = False,
+        atomic: bool = False,
+        durable: bool = False,
+        mode: int = 0o666,
+    ) -> int:
+        """As ``pathlib.Path.write_bytes``, and with the options of `trio_aio.write_bytes`."""
+        return await whole.write_bytes(
+            self, data, offset=offset, append=append, exclusive=exclusive, atomic=atomic, durable=durable, mode=mode
+        )
 
-    async def write_text(self, data: str, encoding: str | None = None, errors: str | None = None, newline: str | None = None) -> int:
-        """As ``pathlib.Path.write_text``: `trio_aio.write_text`."""
-        return await whole.write_text(self, data, encoding, errors, newline)
+    async def write_text(
+        self,
+        data: str,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        *,
+        append: bool = False,
+        exclusive: bool = False,
+        atomic: bool = False,
+        durable: bool = False,
+        mode: int = 0o666,
+    ) -> int:
+        """As ``pathlib.Path.write_text``, and with the options of `trio_aio.write_text`."""
+        return await whole.write_text(
+            self, data, encoding, errors, newline, append=append, exclusive=exclusive, atomic=atomic, durable=durable, mode=mode
+        )
 
     # ---- changes
 

@@ -228,6 +228,21 @@ class Lib:
     TAIO_NAME_GROUP: Final[int]
     TAIO_NAME_HOME: Final[int]
     TAIO_NAME_CLOSE: Final[int]
+    TAIO_NAME_WRITE: Final[int]
+    TAIO_NAME_READ: Final[int]
+    TAIO_NAME_COPY: Final[int]
+    TAIO_NAME_ABANDON: Final[int]
+    TAIO_NAME_METADATA: Final[int]
+    TAIO_NAME_UNLINK_MANY: Final[int]
+    TAIO_NAME_READ_MANY: Final[int]
+    TAIO_NAME_TEMPORARY: Final[int]
+    TAIO_APPEND_TO: Final[int]
+    TAIO_EXCLUSIVE: Final[int]
+    TAIO_ATOMIC: Final[int]
+    TAIO_DURABLE: Final[int]
+    TAIO_AT_OFFSET: Final[int]
+    TAIO_FOLLOW: Final[int]
+    TAIO_PRESERVE: Final[int]
     TAIO_PARENTS: Final[int]
     TAIO_EXIST_OK: Final[int]
     TAIO_STRICT: Final[int]
@@ -236,6 +251,7 @@ class Lib:
     TAIO_LIST_ENTRIES: Final[int]
     TAIO_MOUNTS: Final[int]
     TAIO_NAME_UNKNOWN: Final[int]
+    def taio_name_run(self, name: CData, /) -> int: ...
     def taio_inline_stat(self, local: CData, dir: int, path: bytes, flags: int, resolve: int, out: CData, /) -> int: ...
     def taio_inline_access(self, local: CData, dir: int, path: bytes, mode: int, flags: int, /) -> int: ...
     def taio_inline_readlink(self, local: CData, dir: int, path: bytes, resolve: int, out: CData, capacity: int, /) -> int: ...

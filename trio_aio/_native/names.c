@@ -454,6 +454,22 @@ static int64_t run_call(struct taio_name *n, int dir, const char *path, int dir2
     case TAIO_NAME_GROUP:
     case TAIO_NAME_HOME:
         return name_database(n, path);
+    case TAIO_NAME_WRITE:
+        return taio_name_write(n, path);
+    case TAIO_NAME_READ:
+        return taio_name_read(n, path);
+    case TAIO_NAME_COPY:
+        return taio_name_copy(n, path, path2);
+    case TAIO_NAME_ABANDON:
+        return taio_name_abandon(n);
+    case TAIO_NAME_METADATA:
+        return taio_name_metadata(n, path, path2);
+    case TAIO_NAME_UNLINK_MANY:
+        return taio_name_unlink_many(n, n->path ? path : ".");
+    case TAIO_NAME_READ_MANY:
+        return taio_name_read_many(n);
+    case TAIO_NAME_TEMPORARY:
+        return taio_name_temporary(n, path);
     case TAIO_NAME_CLOSE:
         return close(n->fd) < 0 && errno != EINTR ? -errno : 0;
     default:
@@ -493,7 +509,7 @@ static int64_t run_beneath(struct taio_name *n, const char *path, const char *pa
 {
     char *last = NULL, *last2 = NULL;
     int looks = n->call == TAIO_NAME_STAT || n->call == TAIO_NAME_READLINK;
-    if (n->call == TAIO_NAME_OPEN || n->call == TAIO_NAME_LIST)
+    if (n->call == TAIO_NAME_OPEN || n->call == TAIO_NAME_LIST || n->call == TAIO_NAME_WRITE || n->call == TAIO_NAME_READ)
         return run_call(n, n->dir, path, n->dir2, path2);
     if (n->call == TAIO_NAME_MKDIR && (n->flags & TAIO_PARENTS))
         return mkdir_beneath(n, path);
@@ -533,6 +549,6 @@ int64_t taio_name_run(struct taio_name *n)
         return -ENOENT;
     do
         rc = n->beneath ? run_beneath(n, path, path2) : run_call(n, n->dir, path, n->dir2, path2);
-    while (rc == -EINTR && n->call != TAIO_NAME_CLOSE);
+    while (rc == -EINTR && n->call < TAIO_NAME_CLOSE); /* the later ones repeat what can be repeated themselves */
     return rc;
 }

@@ -38,7 +38,60 @@ enum taio_name_call {
     TAIO_NAME_GROUP,       /* the same for the group */
     TAIO_NAME_HOME,        /* the home directory of the user `path`, by default this process's, to `memory`; returns the number of bytes; 0:
                             * unknown */
-    TAIO_NAME_CLOSE        /* close `fd` */
+    TAIO_NAME_CLOSE,       /* close `fd` */
+    TAIO_NAME_WRITE,       /* write a file from `memory`; flags: TAIO_APPEND_TO and so on; number: the offset; mode; returns the number of bytes,
+                            * and `moved` counts them after an error too; out: `stat` */
+    TAIO_NAME_READ,        /* open, read `capacity` bytes at `number` to `memory`, and close; returns the number of bytes; out: `stat` */
+    TAIO_NAME_COPY,        /* begin or continue to copy `path` to `path2`; memory: struct taio_copy; returns 1 if there is more to do */
+    TAIO_NAME_ABANDON,     /* give up a copy that is not complete; memory: struct taio_copy */
+    TAIO_NAME_METADATA,    /* give `path2` mode, times and attributes of `path` */
+    TAIO_NAME_UNLINK_MANY, /* memory: struct taio_many; remove names in the directory `path` */
+    TAIO_NAME_READ_MANY,   /* memory: struct taio_many; read whole files to `data` */
+    TAIO_NAME_TEMPORARY    /* make a file and open it, in the directory `path`: O_TMPFILE, otherwise with a name that is removed at once; flags,
+                            * mode; the fd is in `fd` */
+};
+
+/* Flags of TAIO_NAME_WRITE and TAIO_NAME_COPY. */
+enum {
+    TAIO_APPEND_TO = 1,
+    TAIO_EXCLUSIVE = 2,
+    TAIO_ATOMIC = 4,
+    TAIO_DURABLE = 8,
+    TAIO_AT_OFFSET = 16,
+    TAIO_FOLLOW = 32,   /* of a copy: copy what a link points to */
+    TAIO_PRESERVE = 64  /* of a copy: mode, times and attributes too */
+};
+
+/* A file that is being made, and has no name yet, or a temporary one. */
+struct taio_new {
+    int32_t parent, fd; /* the directory and the file, or -1 */
+    int32_t named;      /* 1: it has the name `temporary` */
+    int32_t exists;     /* 1: the name that it will get exists, and `old` describes it */
+    char temporary[40];
+    char last[256];     /* the name that it will get */
+    struct taio_stat old;
+};
+
+/* A copy between two requests. Zeroed by the caller at first; -1 in all fds. */
+struct taio_copy {
+    struct taio_new target;
+    int32_t source;
+    int32_t begun;
+    int64_t offset, size;
+    uint64_t copied; /* bytes */
+    struct taio_stat stat; /* of the source */
+};
+
+#define TAIO_COPY_PIECE (64 << 20) /* bytes that one request copies at most */
+
+/* Several names in one request. */
+struct taio_many {
+    uint64_t names;    /* address of the names, one after the other, each with a null byte */
+    uint64_t count;
+    uint64_t done;     /* out: so many were served. Of reads: the others did not fit */
+    uint64_t results;  /* address of `count` int64_t: 0 or the number of bytes, or -errno */
+    uint64_t removing; /* address of `count` bytes: 1 for a directory that is to be removed */
+    uint64_t data, capacity; /* of reads: where the contents go, one after the other */
 };
 
 enum {
@@ -58,6 +111,7 @@ struct taio_name {
     int32_t slept;       /* out: 1 if they do */
     int32_t fd;          /* an open fd, or -1; the caller closes what a call has left here */
     uint32_t mode, uid, gid;
+    uint64_t moved;      /* out: bytes, also before an error */
     uint32_t failed;     /* out: of a call on several names, the length of the path that failed; 0: the whole path */
     uint64_t path, path2;
     uint64_t memory, capacity;

@@ -19,5 +19,20 @@ int64_t taio_name_mkdir(struct taio_name *n, int dir, const char *path);
 int64_t taio_name_removedirs(int dir, const char *path);
 int64_t taio_name_renames(struct taio_name *n);
 int64_t taio_name_realpath(struct taio_name *n);
+int64_t taio_name_write(struct taio_name *n, const char *path);
+int64_t taio_name_read(struct taio_name *n, const char *path);
+int64_t taio_name_temporary(struct taio_name *n, const char *path);
+int64_t taio_name_copy(struct taio_name *n, const char *path, const char *path2);
+int64_t taio_name_abandon(struct taio_name *n);
+int64_t taio_name_metadata(struct taio_name *n, const char *path, const char *path2);
+int64_t taio_name_unlink_many(struct taio_name *n, const char *path);
+int64_t taio_name_read_many(struct taio_name *n);
+
+/* Prepare a new file beside `path`. `follow`: a link is resolved, and what it points to will be replaced. Returns 0, or -errno. */
+int taio_new_begin(struct taio_new *file, int dir, const char *path, unsigned mode, int follow, int beneath);
+/* Give it its name. Returns 0, or -errno. */
+int taio_new_publish(struct taio_new *file, int exclusive, int durable);
+/* Close it, and remove its temporary name. Without a name it is gone then. */
+void taio_new_end(struct taio_new *file);
 
 #endif

@@ -1,0 +1,384 @@
+/* Whole files by path: written in place, or atomically under a temporary name; read in part; many small ones in one request.
+ *
+ * How the kernel works. A name is replaced at once by rename(2), so readers see the old file or the new one, never a part. But the new file has
+ * a name of its own before that, which remains if the process is killed. A file made with O_TMPFILE has none; linkat(2) can give it one, but
+ * cannot replace another.
+ *
+ * What we do about it. The file is made with O_TMPFILE where the filesystem has it, and gets a temporary name right before the rename. What
+ * must not replace anything is linked directly. Elsewhere it has a temporary name from the start. */
+#include "native.h"
+#include "names_parts.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef RENAME_NOREPLACE
+#define RENAME_NOREPLACE 1
+#endif
+
+enum { MOST_LINKS = 40, MOST_TRIES = 100 };
+
+/* ---- a new file in the place of a name */
+
+static void make_temporary_name(struct taio_new *file)
+{
+    unsigned long long number = 0;
+    if (getrandom(&number, sizeof number, GRND_NONBLOCK) != sizeof number) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        number = (unsigned long long)now.tv_nsec << 32 ^ (unsigned long long)now.tv_sec ^ (unsigned long long)(uintptr_t)file;
+    }
+    snprintf(file->temporary, sizeof file->temporary, ".trio-aio-%016llx.tmp", number);
+}
+
+/* Open the directory of `path`, and copy its last component. Returns an fd, or -errno. */
+static int open_directory_of(int dir, const char *path, char *last, int beneath)
+{
+    size_t length = strlen(path);
+    if (beneath) {
+        char *name = NULL;
+        int fd = taio_open_parent(dir, path, &name);
+        if (fd >= 0 && strlen(name) < 256)
+            strcpy(last, name);
+        else if (fd >= 0) {
+            close(fd);
+            fd = -ENAMETOOLONG;
+        }
+        free(name);
+        return fd;
+    }
+    while (length > 1 && path[length - 1] == '/')
+        return -EISDIR;
+    const char *slash = strrchr(path, '/');
+    const char *name = slash == NULL ? path : slash + 1;
+    if (*name == 0 || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+        return -EISDIR;
+    if (strlen(name) >= 256)
+        return -ENAMETOOLONG;
+    char *parent = slash == NULL ? strdup(".") : strndup(path, slash == path ? 1 : (size_t)(slash - path));
+    if (parent == NULL)
+        return -ENOMEM;
+    int fd = openat(dir, parent, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int error = errno;
+    free(parent);
+    strcpy(last, name);
+    return fd < 0 ? -error : fd;
+}
+
+/* Find the directory and the name that a file will get, through links if `follow`. Returns 0, or -errno. */
+static int find_place(struct taio_new *file, int dir, const char *path, int follow, int beneath)
+{
+    char target[PATH_MAX];
+    int from = dir;
+    for (int links = 0;; links++) {
+        int parent = open_directory_of(from, path, file->last, beneath);
+        if (from != dir)
+            close(from);
+        if (parent < 0)
+            return parent;
+        ssize_t n = follow && !beneath ? readlinkat(parent, file->last, target, sizeof target - 1) : -1;
+        if (n < 0) {
+            file->parent = parent;
+            return 0;
+        }
+        if (links == MOST_LINKS) {
+            close(parent);
+            return -ELOOP;
+        }
+        target[n] = 0;
+        path = target;
+        from = parent;
+    }
+}
+
+int taio_new_begin(struct taio_new *file, int dir, const char *path, unsigned mode, int follow, int beneath)
+{
+    file->fd = file->parent = -1;
+    file->named = 0;
+    int error = find_place(file, dir, path, follow, beneath);
+    if (error < 0)
+        return error;
+    file->exists = taio_statx(file->parent, file->last, AT_SYMLINK_NOFOLLOW, &file->old, NULL) == 0;
+    int replaces = file->exists && S_ISREG(file->old.mode);
+    if (file->exists && !replaces && !S_ISLNK(file->old.mode))
+        return S_ISDIR(file->old.mode) ? -EISDIR : -EOPNOTSUPP;
+    file->fd = openat(file->parent, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
+    for (int tries = 0; file->fd < 0 && tries < MOST_TRIES; tries++) {
+        if (tries == 0 && errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL && errno != ENOENT)
+            return -errno;
+        make_temporary_name(file);
+        file->fd = openat(file->parent, file->temporary, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, mode);
+        file->named = file->fd >= 0;
+        if (file->fd < 0 && errno != EEXIST)
+            return -errno;
+    }
+    if (file->fd < 0)
+        return -EEXIST;
+    if (replaces) {
+        if (fchown(file->fd, (uid_t)file->old.uid, (gid_t)file->old.gid) < 0 && errno != EPERM && errno != EINVAL)
+            return -errno;
+        if (fchmod(file->fd, file->old.mode & 07777) < 0 && errno != EPERM)
+            return -errno;
+    }
+    return 0;
+}
+
+/* Give a file without a name one. Returns 0, or -errno. */
+static int link_fd(int fd, int parent, const char *name)
+{
+    char path[64];
+    if (linkat(fd, "", parent, name, AT_EMPTY_PATH) == 0)
+        return 0;
+    if (errno != ENOENT && errno != EPERM)
+        return -errno;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd); /* before Linux 6.10 the call above needs a capability */
+    return linkat(AT_FDCWD, path, parent, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+}
+
+/* Give the file the temporary name, if it has none. */
+static int name_temporarily(struct taio_new *file)
+{
+    int error = file->named ? 0 : -EEXIST;
+    for (int tries = 0; error == -EEXIST && tries < MOST_TRIES; tries++) {
+        make_temporary_name(file);
+        error = link_fd(file->fd, file->parent, file->temporary);
+        file->named = error == 0;
+    }
+    return error;
+}
+
+static int publish_exclusively(struct taio_new *file)
+{
+    if (!file->named)
+        return link_fd(file->fd, file->parent, file->last);
+    if (syscall(SYS_renameat2, file->parent, file->temporary, file->parent, file->last, RENAME_NOREPLACE) == 0) {
+        file->named = 0;
+        return 0;
+    }
+    if (errno != EINVAL && errno != ENOSYS)
+        return -errno;
+    return linkat(file->parent, file->temporary, file->parent, file->last, 0) < 0 ? -errno : 0; /* the temporary name goes at the end */
+}
+
+int taio_new_publish(struct taio_new *file, int exclusive, int durable)
+{
+    int error = exclusive ? publish_exclusively(file) : -EEXIST;
+    if (!exclusive && !file->named && !file->exists)
+        error = link_fd(file->fd, file->parent, file->last); /* nothing to replace, unless it has been made meanwhile */
+    if (!exclusive && error == -EEXIST) {
+        error = name_temporarily(file);
+        if (error == 0 && renameat(file->parent, file->temporary, file->parent, file->last) < 0)
+            error = -errno;
+        else if (error == 0)
+            file->named = 0;
+    }
+    if (error == 0 && durable) {
+        int fd = openat(file->parent, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        error = fd < 0 || fsync(fd) < 0 ? -errno : 0;
+        if (fd >= 0)
+            close(fd);
+    }
+    return error;
+}
+
+void taio_new_end(struct taio_new *file)
+{
+    if (file->named)
+        unlinkat(file->parent, file->temporary, 0);
+    if (file->fd >= 0)
+        close(file->fd);
+    if (file->parent >= 0)
+        close(file->parent);
+    file->fd = file->parent = -1;
+    file->named = 0;
+}
+
+/* ---- writing and reading */
+
+/* Write all, at `offset`, or at the fd's position if that is negative. Returns 0, or -errno; `moved` counts. */
+static int write_all(struct taio_name *n, int fd, int64_t offset)
+{
+    const char *memory = (const char *)(uintptr_t)n->memory;
+    while (n->moved < n->capacity) {
+        size_t left = n->capacity - n->moved < 1 << 30 ? n->capacity - n->moved : 1 << 30;
+        ssize_t moved = offset < 0 ? write(fd, memory + n->moved, left) : pwrite(fd, memory + n->moved, left, offset + (int64_t)n->moved);
+        if (moved < 0 && errno == EINTR)
+            continue;
+        if (moved <= 0)
+            return moved < 0 ? -errno : -EIO;
+        n->moved += (uint64_t)moved;
+    }
+    return 0;
+}
+
+static int64_t write_atomically(struct taio_name *n, const char *path)
+{
+    struct taio_new file = {.parent = -1, .fd = -1};
+    int durable = (n->flags & TAIO_DURABLE) != 0, exclusive = (n->flags & TAIO_EXCLUSIVE) != 0;
+    int error = taio_new_begin(&file, n->dir, path, n->mode, !exclusive, n->beneath);
+    if (file.exists)
+        n->stat = file.old;
+    if (exclusive && file.exists)
+        error = -EEXIST;
+    if (error == 0)
+        error = write_all(n, file.fd, -1);
+    if (error == 0 && durable && fsync(file.fd) < 0)
+        error = -errno;
+    if (error == 0)
+        error = taio_new_publish(&file, exclusive, durable);
+    if (error < 0)
+        n->moved = 0; /* what was written is nowhere */
+    taio_new_end(&file);
+    return error < 0 ? error : (int64_t)n->moved;
+}
+
+/* Make the entry of a new name durable. */
+static int sync_parent(struct taio_name *n, const char *path)
+{
+    char last[256];
+    int parent = open_directory_of(n->dir, path, last, n->beneath);
+    if (parent < 0)
+        return parent;
+    int fd = openat(parent, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int error = fd < 0 || fsync(fd) < 0 ? -errno : 0;
+    if (fd >= 0)
+        close(fd);
+    close(parent);
+    return error;
+}
+
+/* Open a regular file or a block device, and nothing else: what `path` was, and what it is once it is open. Returns an fd, or -errno. */
+static int open_file(struct taio_name *n, const char *path, int flags)
+{
+    struct stat st;
+    if (!n->beneath && fstatat(n->dir, path, &st, 0) == 0) {
+        n->stat.mode = st.st_mode;
+        if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode) && !S_ISDIR(st.st_mode))
+            return flags & O_EXCL ? -EEXIST : -EOPNOTSUPP;
+    }
+    int how = flags | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+    int fd = n->beneath ? taio_open_beneath(n->dir, path, how, n->mode) : openat(n->dir, path, how, n->mode);
+    if (fd < 0 && !n->beneath)
+        fd = -errno;
+    if (fd == -EAGAIN && !n->beneath) { /* another process holds a lease: wait for it */
+        fd = openat(n->dir, path, flags | O_NOCTTY | O_CLOEXEC, n->mode);
+        fd = fd < 0 ? -errno : fd;
+    }
+    if (fd < 0)
+        return fd;
+    int error = taio_statx(fd, "", AT_EMPTY_PATH, &n->stat, NULL);
+    if (error == 0 && !S_ISREG(n->stat.mode) && !S_ISBLK(n->stat.mode))
+        error = S_ISDIR(n->stat.mode) ? -EISDIR : -EOPNOTSUPP;
+    if (error < 0) {
+        close(fd);
+        return error;
+    }
+    return fd;
+}
+
+int64_t taio_name_write(struct taio_name *n, const char *path)
+{
+    int append = n->flags & TAIO_APPEND_TO, at_offset = n->flags & TAIO_AT_OFFSET, exclusive = n->flags & TAIO_EXCLUSIVE;
+    struct stat st;
+    if (n->flags & TAIO_ATOMIC)
+        return write_atomically(n, path);
+    int was_there = !n->beneath && fstatat(n->dir, path, &st, 0) == 0;
+    int fd = open_file(n, path, O_WRONLY | O_CREAT | (append ? O_APPEND : at_offset ? 0 : O_TRUNC) | (exclusive ? O_EXCL : 0));
+    if (fd < 0)
+        return fd;
+    int error = write_all(n, fd, at_offset ? n->number : -1);
+    if (error == 0 && (n->flags & TAIO_DURABLE) && fdatasync(fd) < 0)
+        error = -errno;
+    if (close(fd) < 0 && errno != EINTR && error == 0)
+        error = -errno;
+    if (error == 0 && (n->flags & TAIO_DURABLE) && !was_there)
+        error = sync_parent(n, path);
+    return error < 0 ? error : (int64_t)n->moved;
+}
+
+/* Read `capacity` bytes, fewer only at the end. Returns their number, or -errno. */
+static int64_t read_all(int fd, char *memory, uint64_t capacity, int64_t offset)
+{
+    uint64_t done = 0;
+    while (done < capacity) {
+        size_t left = capacity - done < 1 << 30 ? capacity - done : 1 << 30;
+        ssize_t moved = pread(fd, memory + done, left, offset + (int64_t)done);
+        if (moved < 0 && errno == EINTR)
+            continue;
+        if (moved < 0)
+            return -errno;
+        if (moved == 0)
+            break;
+        done += (uint64_t)moved;
+    }
+    return (int64_t)done;
+}
+
+int64_t taio_name_read(struct taio_name *n, const char *path)
+{
+    int fd = open_file(n, path, O_RDONLY);
+    if (fd < 0)
+        return fd;
+    int64_t rc = read_all(fd, (char *)(uintptr_t)n->memory, n->capacity, n->number);
+    close(fd);
+    return rc;
+}
+
+int64_t taio_name_read_many(struct taio_name *n)
+{
+    struct taio_many *many = (struct taio_many *)(uintptr_t)n->memory;
+    const char *name = (const char *)(uintptr_t)many->names;
+    int64_t *results = (int64_t *)(uintptr_t)many->results;
+    char *data = (char *)(uintptr_t)many->data;
+    uint64_t used = 0;
+    for (many->done = 0; many->done < many->count; many->done++, name += strlen(name) + 1) {
+        int fd = open_file(n, name, O_RDONLY);
+        int64_t size = fd;
+        if (fd >= 0) {
+            uint64_t room = many->capacity - used;
+            size = (uint64_t)n->stat.size < room ? read_all(fd, data + used, room, 0) : -EFBIG;
+            close(fd);
+            if (size == (int64_t)room)
+                size = -EFBIG; /* it may be longer: files of /proc have no size */
+        }
+        if (size == -EFBIG && used > 0)
+            break; /* the next request has more room */
+        results[many->done] = size;
+        used += size > 0 ? (uint64_t)size : 0;
+    }
+    return (int64_t)used;
+}
+
+int64_t taio_name_temporary(struct taio_name *n, const char *path)
+{
+    struct taio_new file = {.parent = -1, .fd = -1};
+    int flags = n->flags | O_CLOEXEC;
+    int fd = openat(n->dir, path, O_TMPFILE | O_EXCL | flags, n->mode);
+    if (fd < 0 && errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL && errno != ENOENT)
+        return -errno;
+    if (fd < 0) {
+        file.parent = openat(n->dir, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+        if (file.parent < 0)
+            return -errno;
+        for (int tries = 0; fd < 0 && tries < MOST_TRIES; tries++) {
+            make_temporary_name(&file);
+            fd = openat(file.parent, file.temporary, O_CREAT | O_EXCL | flags, n->mode);
+            if (fd < 0 && errno != EEXIST)
+                break;
+        }
+        int error = errno;
+        if (fd >= 0)
+            unlinkat(file.parent, file.temporary, 0);
+        close(file.parent);
+        if (fd < 0)
+            return -error;
+    }
+    n->fd = fd;
+    return 0;
+}
