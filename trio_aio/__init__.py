@@ -24,8 +24,10 @@ from trio_aio._files.opener import FileOpener
 from trio_aio._files.streams import FileReadStream, FileWriteStream
 from trio_aio._files.text import AsyncTextFile
 from trio_aio._files.whole import read_bytes, read_text, write_bytes, write_text
+from trio_aio._names.copying import copy_file, copy_tree
 from trio_aio._names.listing import DirEntry, Listing, scandir
 from trio_aio._names.path import Path, PathInfo
+from trio_aio._names.removing import remove_tree
 from trio_aio._names.walk import walk
 from trio_aio.lowlevel import RWF
 
@@ -45,11 +47,14 @@ __all__ = (
     "Path",
     "PathInfo",
     "Writer",
+    "copy_file",
+    "copy_tree",
     "current_context",
     "open_aio",
     "os",
     "read_bytes",
     "read_text",
+    "remove_tree",
     "scandir",
     "walk",
     "write_bytes",

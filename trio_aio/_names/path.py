@@ -20,7 +20,7 @@ from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import os_error
 from trio_aio._files import whole
 from trio_aio._files.open import open_aio
-from trio_aio._names import os_calls, os_path
+from trio_aio._names import copying, os_calls, os_path, removing
 from trio_aio._names.calls import change, encoded, link_of, missing, name_of, request_of, stat_of, status_or_error
 from trio_aio._names.glob import Glob, parts_of
 from trio_aio._names.listing import DT_DIR, DT_LNK, DT_REG, DirEntry, Entries, Listing, scandir
@@ -371,6 +371,51 @@ class Path(pathlib.PurePosixPath):
     async def hardlink_to(self, target: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> None:
         """As ``pathlib.Path.hardlink_to``: this path is made, and is the same file as `target`. linkat(2)."""
         await os_calls.link(target, self)
+
+    # ---- copies and trees: calls of several requests, which can be cancelled between two
+
+    async def copy(self, target: str | os.PathLike[str], *, follow_symlinks: bool = True, preserve_metadata: bool = False) -> Self:
+        """As ``pathlib.Path.copy``: a file, a link, or a directory with all that is in it; returns the path of the copy.
+
+        A file replaces an old one, whole: `copy_file`. A directory must not exist: `copy_tree`.
+        """
+        if await self._is(_stat.S_ISDIR, follow_symlinks):
+            await copying.copy_tree(self, target, follow_symlinks=follow_symlinks, preserve_metadata=preserve_metadata)
+        else:
+            await copying.copy_file(self, target, follow_symlinks=follow_symlinks, preserve_metadata=preserve_metadata)
+        return self._like(target)
+
+    async def copy_into(self, target_dir: str | os.PathLike[str], *, follow_symlinks: bool = True, preserve_metadata: bool = False) -> Self:
+        """As ``pathlib.Path.copy_into``: `copy` under the same name into a directory."""
+        target = self._inside(target_dir)
+        return await self.copy(target, follow_symlinks=follow_symlinks, preserve_metadata=preserve_metadata)
+
+    async def move(self, target: str | os.PathLike[str]) -> Self:
+        """As ``pathlib.Path.move``: renamed, or to another filesystem copied, with metadata, and then removed. Returns the new path."""
+        try:
+            return await self.replace(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+        moved = await self.copy(target, follow_symlinks=False, preserve_metadata=True)
+        if await self._is(_stat.S_ISDIR, False):
+            await self.remove_tree()
+        else:
+            await self.unlink()
+        return moved
+
+    async def move_into(self, target_dir: str | os.PathLike[str]) -> Self:
+        """As ``pathlib.Path.move_into``: `move` under the same name into a directory."""
+        return await self.move(self._inside(target_dir))
+
+    def _inside(self, directory: str | os.PathLike[str]) -> Self:
+        if not self.name:
+            raise ValueError(f"{self!r} has an empty name")
+        return self._like(directory, self.name)
+
+    async def remove_tree(self, *, missing_ok: bool = False) -> int:
+        """Remove this directory and all that is in it: `trio_aio.remove_tree`. Returns how many names were removed."""
+        return await removing.remove_tree(self, missing_ok=missing_ok)
 
     # ---- listings
 

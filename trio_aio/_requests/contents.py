@@ -176,6 +176,10 @@ class _Many(NameRequest):
         # What the struct points to.
         self.kept: list[CData] = [block, *kept]
 
+    def answers(self) -> list[int]:
+        """Return the result of each name that was served."""
+        return ffi.unpack(self.results, self.done)  # type: ignore[no-any-return]
+
     @property
     def done(self) -> int:
         """How many names were served."""
@@ -214,7 +218,7 @@ class ReadMany(_Many):
         """Return the contents of each file that was served, or a negative errno."""
         found: list[bytes | int] = []
         view, at = self.data.view(), 0
-        for size in ffi.unpack(self.results, self.done):
+        for size in self.answers():
             if size < 0:
                 found.append(size)
                 continue
