@@ -26,6 +26,7 @@ from trio_aio._files.text import AsyncTextFile
 from trio_aio._files.whole import read_bytes, read_text, write_bytes, write_text
 from trio_aio._names.copying import copy_file, copy_tree
 from trio_aio._names.listing import DirEntry, Listing, scandir
+from trio_aio._names.many import FileContents, read_files
 from trio_aio._names.path import Path, PathInfo
 from trio_aio._names.removing import remove_tree
 from trio_aio._names.walk import walk
@@ -40,6 +41,7 @@ __all__ = (
     "AsyncTextFile",
     "Chunks",
     "DirEntry",
+    "FileContents",
     "FileOpener",
     "FileReadStream",
     "FileWriteStream",
@@ -53,6 +55,7 @@ __all__ = (
     "open_aio",
     "os",
     "read_bytes",
+    "read_files",
     "read_text",
     "remove_tree",
     "scandir",

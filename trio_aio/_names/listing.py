@@ -69,6 +69,7 @@ class Listing(NotCopied, Generic[T]):
         return self
 
     async def __anext__(self) -> T:
+        self._used = True
         while self._at == len(self._batch):
             batch = None if self._ended else await self._more()
             if batch is None:

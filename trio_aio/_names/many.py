@@ -1,0 +1,183 @@
+"""`read_files`: many small files. A worker reads several in one request, into one memory.
+
+How many files share a request is bounded, so that several workers have something to do; and how many bytes are read and not taken is
+bounded too. Of each request, what did not fit into its memory is asked for again; a file that does not fit alone is read like any other.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from collections.abc import AsyncIterable, Iterable
+from typing import TYPE_CHECKING, Any, Literal
+
+from trio_aio._arguments import checked_size
+from trio_aio._bulk.waiting import checked_depth, wait_for
+from trio_aio._engine.descriptor import Descriptor
+from trio_aio._errors import os_error
+from trio_aio._files import whole
+from trio_aio._memory.exports import hold, private_memory
+from trio_aio._names.calls import checked_context, encoded
+from trio_aio._names.listing import Listing
+from trio_aio._requests.contents import ReadMany
+from trio_aio._requests.opening import AT_FDCWD
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from trio_aio._context.context import AIOContext
+    from trio_aio._memory.exports import Export
+    from trio_aio._names.calls import NamePath
+
+__all__ = ("FileContents", "read_files")
+
+# Files of one request at most, and the memory that they share.
+TOGETHER = 16
+MEMORY = 1 << 20
+
+Found = tuple[Any, bytes | OSError]
+
+
+class _Part:
+    """Files that one request reads."""
+
+    def __init__(self, paths: list[Any], memory: Export) -> None:
+        self.paths: list[Any] = paths
+        self.request: ReadMany = ReadMany(Descriptor(AT_FDCWD, paths[0]), [encoded(path) for path in paths], memory)
+
+
+class FileContents(Listing[Found]):
+    """What `read_files` returns: ``(path, data)`` in the order of the paths. ``await`` returns the list of data."""
+
+    def __init__(self, paths: Any, depth: int, max_bytes: int, on_error: str, context: AIOContext | None) -> None:
+        super().__init__(context)
+        self._paths: Iterator[Any] | AsyncIterator[Any] = aiter(paths) if isinstance(paths, AsyncIterable) else iter(paths)
+        self._asynchronous: bool = isinstance(paths, AsyncIterable)
+        self._together: int = max(1, min(TOGETHER, depth // 2))
+        self._most: int = max(1, min(depth // self._together, max_bytes // MEMORY))
+        self._memory: int = min(MEMORY, max_bytes)
+        self._raises: bool = on_error == "raise"
+        self._parts: deque[_Part] = deque()
+        # Memory of requests that have ended. New memory would cost a page fault for every 4 KiB.
+        self._free: list[Export] = []
+        self._exhausted: bool = False
+        # What was read and could not be yielded, because an error came before it.
+        self._found: deque[Found] = deque()
+
+    def __await__(self) -> Any:
+        self._used = True
+        return self._data().__await__()
+
+    async def _data(self) -> list[bytes | OSError]:
+        return [data for _, data in await self._all()]
+
+    async def _more(self) -> list[Found] | None:
+        # An error of a file does not end the iteration.
+        context = self._given = checked_context(self._given)
+        if not self._found:
+            try:
+                batch = await self._next_batch(context)
+            except BaseException:
+                self._end()
+                raise
+            if batch is None:
+                self._end()
+                return None
+            self._found.extend(batch)
+        if not self._raises:
+            batch = list(self._found)
+            self._found.clear()
+            return batch
+        batch = []
+        while self._found:
+            data = self._found[0][1]
+            if isinstance(data, OSError):
+                if batch:
+                    break
+                self._found.popleft()
+                raise data
+            batch.append(self._found.popleft())
+        return batch
+
+    async def _next_batch(self, context: AIOContext) -> list[Found] | None:
+        await self._fill(context)
+        if not self._parts:
+            return None
+        backend = context._backend
+        assert backend is not None
+        part = self._parts[0]
+        await wait_for(backend, part.request)
+        self._parts.popleft()
+        if part.request.result < 0:
+            raise part.request.error()
+        found: list[Found] = []
+        contents = part.request.files()
+        self._free.append(part.request.data)
+        for path, data in zip(part.paths, contents, strict=False):
+            found.append((path, await self._judged(context, path, data)))
+        left = part.paths[len(found) :]
+        if left:
+            self._parts.appendleft(self._submitted(context, left))
+        return found
+
+    async def _judged(self, context: AIOContext, path: Any, data: bytes | int) -> bytes | OSError:
+        """Return what a file has, or its error; a long file, and what is no file, is read by `read_bytes`."""
+        if isinstance(data, bytes):
+            return data
+        if data not in (-errno.EFBIG, -errno.EOPNOTSUPP):
+            return os_error(data, path)
+        try:
+            return await whole.read_bytes(path, context=context)
+        except OSError as error:
+            return error
+
+    async def _fill(self, context: AIOContext) -> None:
+        """Start requests until as many files are being read as may be."""
+        backend = context._backend
+        assert backend is not None
+        await backend.checkpoint_if_cancelled()
+        while len(self._parts) < self._most and not self._exhausted:
+            paths: list[Any] = []
+            while len(paths) < self._together:
+                try:
+                    paths.append(await anext(self._paths) if self._asynchronous else next(self._paths))  # type: ignore[arg-type]
+                except (StopIteration, StopAsyncIteration):
+                    self._exhausted = True
+                    break
+            if paths:
+                self._parts.append(self._submitted(context, paths))
+
+    def _submitted(self, context: AIOContext, paths: list[Any]) -> _Part:
+        part = _Part(paths, self._free.pop() if self._free else hold(private_memory(self._memory)))
+        context._check().submit(part.request)
+        return part
+
+    def _release(self) -> None:
+        engine = None if self._given is None else self._given._engine
+        if engine is not None:
+            for part in self._parts:
+                if not part.request.finished:
+                    engine.drops.add(None, part.request)
+        self._parts.clear()
+        self._found.clear()
+
+
+def read_files(
+    paths: Iterable[NamePath] | AsyncIterable[NamePath],
+    *,
+    depth: int = 64,
+    max_bytes: int = 64 << 20,
+    on_error: Literal["raise", "return"] = "raise",
+    context: AIOContext | None = None,
+) -> FileContents:
+    """Read many files. ``async for path, data in read_files(paths)``, or ``await`` for the list of data. open(2), read(2), close(2).
+
+    paths: taken as needed; the order of the results is theirs. At most `depth` files and `max_bytes` are read and not yet taken; a larger
+    file is read alone. Several files share a request. on_error: "raise" raises an OSError at its turn, and the iteration can continue; "return" yields
+    it in place of data. ValueError for another, or a number below 1.
+    """
+    if on_error not in ("raise", "return"):
+        raise ValueError(f"on_error must be 'raise' or 'return', not {on_error!r}")
+    if checked_size(max_bytes, "max_bytes") < 1:
+        raise ValueError("max_bytes must be at least 1, not 0")
+    return FileContents(paths, checked_depth(depth), max_bytes, on_error, context)
