@@ -25,10 +25,21 @@ from trio_aio._files.streams import FileReadStream, FileWriteStream
 from trio_aio._files.text import AsyncTextFile
 from trio_aio._files.whole import read_bytes, read_text, write_bytes, write_text
 from trio_aio._names.copying import copy_file, copy_tree
+from trio_aio._names.info import PathInfo
 from trio_aio._names.listing import DirEntry, Listing, scandir
 from trio_aio._names.many import FileContents, read_files
-from trio_aio._names.path import Path, PathInfo
+from trio_aio._names.path import Path
 from trio_aio._names.removing import remove_tree
+from trio_aio._names.spooled import SpooledTemporaryFile
+from trio_aio._names.temporary import (
+    NamedTemporaryFile,
+    TemporaryDirectory,
+    TemporaryFile,
+    gettempdir,
+    gettempdirb,
+    mkdtemp,
+    mkstemp,
+)
 from trio_aio._names.walk import walk
 from trio_aio.lowlevel import RWF
 
@@ -46,12 +57,20 @@ __all__ = (
     "FileReadStream",
     "FileWriteStream",
     "Listing",
+    "NamedTemporaryFile",
     "Path",
     "PathInfo",
+    "SpooledTemporaryFile",
+    "TemporaryDirectory",
+    "TemporaryFile",
     "Writer",
     "copy_file",
     "copy_tree",
     "current_context",
+    "gettempdir",
+    "gettempdirb",
+    "mkdtemp",
+    "mkstemp",
     "open_aio",
     "os",
     "read_bytes",

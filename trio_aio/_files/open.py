@@ -26,7 +26,7 @@ from trio_aio._errors import os_error
 from trio_aio._files.binary import AsyncFile
 from trio_aio._files.cached import may_open_cached, open_cached, probe_mount
 from trio_aio._files.opener import FileOpener
-from trio_aio._files.text import AsyncTextFile, text_format
+from trio_aio._files.text import AsyncTextFile, TextFormat, text_format
 from trio_aio._requests.metadata import Seek
 from trio_aio._requests.opening import AT_FDCWD, Close, Describe, Open
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from trio_aio._engine.engine import Engine
 
-__all__ = ("drop_unclaimed", "is_file", "learn", "open_aio", "unsupported")
+__all__ = ("drop_unclaimed", "flags_of", "format_of", "is_file", "learn", "open_aio", "open_descriptor", "unsupported")
 
 
 class _Mode(NamedTuple):
@@ -285,6 +285,59 @@ async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> Desc
         if flags & os.O_TRUNC:
             engine.files.note_change(description.device, description.inode)
     return descriptor
+
+
+async def open_descriptor(
+    context: AIOContext,
+    descriptor: Descriptor,
+    mode: str,
+    format: TextFormat | None,
+    buffering: int,
+    *,
+    direct: bool = False,
+    kind: type[AsyncFile] = AsyncFile,
+) -> AsyncFile | AsyncTextFile:
+    """Return a file of a new descriptor, which a request has opened. `mode` as for ``open()``. If that fails, the engine closes it."""
+    engine = context._check()
+    parsed = _parse_mode(mode)
+    try:
+        await _adopt(context, descriptor, writable=parsed.writable, direct=direct)
+        start = descriptor.size if parsed.flags & os.O_APPEND else 0
+        opened = kind(
+            context,
+            descriptor,
+            parsed.shown,
+            start,
+            readable=parsed.readable,
+            writable=parsed.writable,
+            abandon_on_cancel=False,
+        )
+        made = opened if format is None else AsyncTextFile(opened, format, mode, line_buffering=buffering == 1)
+        opened._claim()
+    except BaseException:
+        drop_unclaimed(engine, descriptor)
+        raise
+    return made
+
+
+def format_of(
+    mode: str, buffering: int, encoding: str | None, errors: str | None, newline: str | None, *, stacklevel: int
+) -> TextFormat | None:
+    """Return how a mode's text is encoded; None for a binary mode. ValueError, LookupError."""
+    parsed = _parse_mode(mode)
+    if not parsed.text:
+        for name, value in (("encoding", encoding), ("errors", errors), ("newline", newline)):
+            if value is not None:
+                raise ValueError(f"{name} must be None in binary mode, not {value!r}: leave the 'b' out of the mode {mode!r}")
+        return None
+    if buffering == 0:
+        raise ValueError("buffering must not be 0 for text: open the file in binary mode, or leave buffering out")
+    return text_format(encoding, errors, newline, readable=parsed.readable, writable=parsed.writable, stacklevel=stacklevel + 1)
+
+
+def flags_of(mode: str) -> int:
+    """Return the flags of open(2) for a mode. ValueError for an invalid one."""
+    return _parse_mode(mode).flags
 
 
 async def _adopt_number(context: AIOContext, fd: int, mode: _Mode, *, direct: bool) -> tuple[Descriptor, int]:

@@ -173,8 +173,8 @@ def read_files(
     """Read many files. ``async for path, data in read_files(paths)``, or ``await`` for the list of data. open(2), read(2), close(2).
 
     paths: taken as needed; the order of the results is theirs. At most `depth` files and `max_bytes` are read and not yet taken; a larger
-    file is read alone. Several files share a request. on_error: "raise" raises an OSError at its turn, and the iteration can continue; "return" yields
-    it in place of data. ValueError for another, or a number below 1.
+    file is read alone. Several files share a request. on_error: "raise" raises an OSError at its turn, and the iteration can continue;
+    "return" yields it in place of data. ValueError for another, or a number below 1.
     """
     if on_error not in ("raise", "return"):
         raise ValueError(f"on_error must be 'raise' or 'return', not {on_error!r}")

@@ -23,7 +23,8 @@ from trio_aio._files.open import open_aio
 from trio_aio._names import copying, os_calls, os_path, removing
 from trio_aio._names.calls import change, encoded, link_of, missing, name_of, request_of, stat_of, status_or_error
 from trio_aio._names.glob import Glob, parts_of
-from trio_aio._names.listing import DT_DIR, DT_LNK, DT_REG, DirEntry, Entries, Listing, scandir
+from trio_aio._names.info import PathInfo
+from trio_aio._names.listing import DirEntry, Entries, Listing, scandir
 from trio_aio._names.walk import Walk
 from trio_aio._requests.names import AT_REMOVEDIR, AT_SYMLINK_NOFOLLOW, EXIST_OK, PARENTS, Call, RealPath, UserName
 from trio_aio._requests.opening import AT_FDCWD
@@ -37,39 +38,7 @@ if TYPE_CHECKING:
     from trio_aio._files.opener import FileOpener
     from trio_aio._requests.names import Listed
 
-__all__ = ("Path", "PathInfo")
-
-
-class PathInfo:
-    """What a listing saw of a path, as ``pathlib.types.PathInfo``. Its methods make no system call."""
-
-    __slots__ = ("_kind", "_target")
-
-    def __init__(self, kind: int, target: int) -> None:
-        self._kind: int = kind
-        self._target: int = target
-
-    def __repr__(self) -> str:
-        return f"<PathInfo {'link' if self._kind == DT_LNK else 'directory' if self._kind == DT_DIR else 'file'}>"
-
-    def exists(self, *, follow_symlinks: bool = True) -> bool:
-        """Return whether it exists: False for a broken link that is followed."""
-        return self._kind != DT_LNK or not follow_symlinks or 0 < self._target < 128
-
-    def is_dir(self, *, follow_symlinks: bool = True) -> bool:
-        """Return whether it is a directory."""
-        return self._is(DT_DIR, follow_symlinks)
-
-    def is_file(self, *, follow_symlinks: bool = True) -> bool:
-        """Return whether it is a regular file."""
-        return self._is(DT_REG, follow_symlinks)
-
-    def is_symlink(self) -> bool:
-        """Return whether it is a symbolic link."""
-        return self._kind == DT_LNK
-
-    def _is(self, wanted: int, follow_symlinks: bool) -> bool:
-        return (self._target if self._kind == DT_LNK and follow_symlinks else self._kind) == wanted
+__all__ = ("Path",)
 
 
 class Path(pathlib.PurePosixPath):

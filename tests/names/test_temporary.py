@@ -1,0 +1,251 @@
+"""Temporary files and directories, compared with ``tempfile``."""
+
+# What the calls are compared with blocks, and that is fine here.
+# ruff: noqa: ASYNC240
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import stat
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from anyio import CancelScope
+
+import trio_aio
+from trio_aio import (
+    AsyncFile,
+    AsyncTextFile,
+    NamedTemporaryFile,
+    SpooledTemporaryFile,
+    TemporaryDirectory,
+    TemporaryFile,
+    gettempdir,
+    gettempdirb,
+    mkdtemp,
+    mkstemp,
+)
+
+from ..support.trees import make_tree
+
+if TYPE_CHECKING:
+    import pathlib
+    from collections.abc import Callable
+
+pytestmark = [pytest.mark.anyio, pytest.mark.backends("trio", "asyncio")]
+
+
+async def test_temporary_file_has_no_name(filesystem: pathlib.Path) -> None:
+    async with TemporaryFile(dir=str(filesystem)) as file:
+        assert isinstance(file, AsyncFile)
+        assert await file.write(b"data") == 4
+        await file.seek(0)
+        assert await file.read() == b"data"
+        assert os.listdir(filesystem) == []
+        assert stat.S_IMODE((await file.stat()).st_mode) == 0o600
+        assert not os.get_inheritable(file.fileno())
+        assert file.name == file.fileno()
+    file = await TemporaryFile("w+", encoding="utf-8", dir=filesystem)
+    assert isinstance(file, AsyncTextFile)
+    assert await file.write("tëxt") == 4
+    await file.aclose()
+
+
+async def test_temporary_file_may_be_direct(disk: pathlib.Path) -> None:
+    async with TemporaryFile(dir=disk, direct=True) as file:
+        assert file.direct
+        await file.pwrite(b"x" * 5000, 0)
+        assert await file.pread(5000, 0) == b"x" * 5000
+
+
+@pytest.mark.parametrize("delete", [True, False])
+@pytest.mark.parametrize("delete_on_close", [True, False])
+async def test_named_file_is_removed_when_the_arguments_say_so(tmp_path: pathlib.Path, delete: bool, delete_on_close: bool) -> None:
+    async with NamedTemporaryFile(
+        "w+", suffix=".txt", prefix="a", dir=str(tmp_path), delete=delete, delete_on_close=delete_on_close
+    ) as file:
+        assert os.path.dirname(file.name) == str(tmp_path)
+        assert os.path.basename(file.name).startswith("a")
+        assert file.name.endswith(".txt")
+        assert stat.S_IMODE(os.stat(file.name).st_mode) == 0o600
+        await file.write("text")
+        assert (tmp_path / file.name).read_text() == "text"
+        await file.aclose()
+        assert os.path.exists(file.name) != (delete and delete_on_close)
+    assert os.path.exists(file.name) != delete
+
+
+async def test_named_file_is_removed_in_a_cancelled_scope(tmp_path: pathlib.Path) -> None:
+    with CancelScope() as scope:
+        async with NamedTemporaryFile(dir=tmp_path) as file:
+            assert os.listdir(tmp_path) == [os.path.basename(file.name)]
+            scope.cancel()
+    assert os.listdir(tmp_path) == []
+
+
+async def test_names_have_the_type_of_the_arguments(tmp_path: pathlib.Path) -> None:
+    for directory in (str(tmp_path), os.fsencode(tmp_path)):
+        async with NamedTemporaryFile(dir=directory) as file:
+            assert type(file.name) is type(directory)
+        async with TemporaryDirectory(dir=directory) as name:
+            assert type(name) is type(directory)
+        fd, path = await mkstemp(dir=directory)
+        os.close(fd)
+        assert type(path) is type(directory)
+        assert type(await mkdtemp(dir=directory)) is type(directory)
+    with pytest.raises(TypeError, match="all be"):
+        await mkstemp(prefix="a", dir=b"b")  # type: ignore[type-var]
+
+
+async def test_mkstemp_and_mkdtemp_equal_tempfile(tmp_path: pathlib.Path) -> None:
+    fd, path = await mkstemp(".s", "p", str(tmp_path))
+    theirs_fd, theirs = tempfile.mkstemp(".s", "p", str(tmp_path))
+    try:
+        for each, descriptor in ((path, fd), (theirs, theirs_fd)):
+            assert stat.S_IMODE(os.stat(each).st_mode) == 0o600
+            assert not os.get_inheritable(descriptor)
+            assert os.path.samestat(os.stat(each), os.fstat(descriptor))
+            assert len(each) == len(theirs)
+        os.write(fd, b"x")
+    finally:
+        os.close(fd)
+        os.close(theirs_fd)
+    directory = await mkdtemp(dir=str(tmp_path))
+    assert stat.S_IMODE(os.stat(directory).st_mode) == 0o700
+    with pytest.raises(FileNotFoundError):
+        await mkdtemp(dir=str(tmp_path / "absent"))
+
+
+async def test_taken_names_are_tried_no_longer_than_tempfile_does(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "TMP_MAX", 3)
+    from trio_aio._names import temporary
+
+    monkeypatch.setattr(temporary._random, "choices", lambda letters, k: ["taken"])
+    first = await mkdtemp(dir=str(tmp_path))
+    assert first.endswith("taken")
+    with pytest.raises(FileExistsError):
+        await mkdtemp(dir=str(tmp_path))
+
+
+async def test_gettempdir_equals_tempfile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert await gettempdir() == tempfile.gettempdir()
+    assert await gettempdirb() == tempfile.gettempdirb()
+
+
+async def test_directory_is_removed_with_all_that_is_in_it(tmp_path: pathlib.Path) -> None:
+    async with TemporaryDirectory(prefix="x", dir=tmp_path) as name:
+        assert os.path.isdir(name)
+        assert stat.S_IMODE(os.stat(name).st_mode) == 0o700
+        (tmp_path / name / "tree").mkdir()
+        make_tree(tmp_path / name / "tree")
+    assert os.listdir(tmp_path) == []
+    with CancelScope() as scope:
+        async with TemporaryDirectory(dir=tmp_path) as name:
+            (tmp_path / name / "tree").mkdir()
+            make_tree(tmp_path / name / "tree")
+            scope.cancel()
+    assert os.listdir(tmp_path) == []
+    directory = await TemporaryDirectory(dir=tmp_path)
+    assert os.listdir(tmp_path) == [os.path.basename(directory.name)]
+    await directory.cleanup()
+    await directory.cleanup()
+    assert os.listdir(tmp_path) == []
+    async with TemporaryDirectory(dir=tmp_path, delete=False) as name:
+        pass
+    assert os.path.isdir(name)
+
+
+async def test_directory_that_is_dropped_is_removed_by_a_thread(tmp_path: pathlib.Path) -> None:
+    directory = await TemporaryDirectory(dir=tmp_path)
+    (tmp_path / directory.name / "file").write_text("")
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        del directory
+    gc.collect()
+    while os.listdir(tmp_path):
+        await trio_aio.os.getcwd()
+
+
+# ---- spooled
+
+
+def steps(file: Any) -> list[Any]:
+    """Return calls of a binary file with arguments."""
+    return [
+        ("write", b"first line\nsecond line\n"),
+        ("tell",),
+        ("seek", 3),
+        ("read", 4),
+        ("readline",),
+        ("write", b"X" * 20),
+        ("seek", -5, os.SEEK_END),
+        ("read",),
+        ("truncate", 12),
+        ("seek", 0),
+        ("readlines",),
+        ("writelines", [b"a\n", b"b\n"]),
+        ("seek", 0),
+        ("read1", 5),
+        ("read",),
+    ]
+
+
+@pytest.mark.parametrize("max_size", [0, 1, 30, 1000])
+async def test_spooled_file_equals_tempfile(tmp_path: pathlib.Path, max_size: int) -> None:
+    with tempfile.SpooledTemporaryFile(max_size, dir=tmp_path) as theirs:
+        async with SpooledTemporaryFile[bytes](max_size, dir=str(tmp_path)) as ours:
+            for name, *arguments in steps(theirs):
+                if name == "read1" and not hasattr(theirs, "read1"):
+                    name = "read"
+                wanted = getattr(theirs, name)(*arguments)
+                got = await getattr(ours, name)(*arguments)
+                if name not in ("writelines", "truncate"):  # their results differ between Python's versions
+                    assert got == wanted, name
+                assert await ours.tell() == theirs.tell()
+            # tempfile moves to disk when it is truncated, whatever a max_size of 0 says.
+            assert ours.rolled == (theirs._rolled if max_size else False)
+            assert os.listdir(tmp_path) == []
+    assert ours.closed
+    with pytest.raises(ValueError, match="closed"):
+        await ours.read()
+
+
+async def test_spooled_text_keeps_its_position_when_it_rolls_over(tmp_path: pathlib.Path) -> None:
+    async with SpooledTemporaryFile[str](0, "w+", encoding="utf-8", newline="", dir=str(tmp_path)) as file:
+        await file.write("ä line\nanother\n")
+        await file.seek(0)
+        assert await file.readline() == "ä line\n"
+        with pytest.raises(io.UnsupportedOperation, match="rollover"):
+            file.fileno()
+        await file.rollover()
+        await file.rollover()
+        assert file.fileno() >= 0
+        assert await file.readline() == "another\n"
+        assert [line async for line in file] == []
+    async with SpooledTemporaryFile[str](10, "w+", encoding="utf-8") as file:
+        await file.write("0123456789")
+        assert not file.rolled
+        await file.write("x")
+        assert file.rolled
+        await file.seek(0)
+        assert await file.read() == "0123456789x"
+
+
+async def test_failed_rollover_changes_nothing(on_filesystem: Callable[[str], pathlib.Path]) -> None:
+    small = on_filesystem("small_tmpfs")
+    async with SpooledTemporaryFile[bytes](0, dir=str(small)) as file:
+        await file.write(bytes(4 << 20))
+        await file.seek(5)
+        with pytest.raises(OSError, match="No space"):
+            await file.rollover()
+        assert not file.rolled
+        assert await file.tell() == 5
+        assert len(await file.read()) == (4 << 20) - 5
+
+
+def test_classes_can_be_subscribed() -> None:
+    for kind in (TemporaryFile, NamedTemporaryFile, SpooledTemporaryFile, TemporaryDirectory):
+        assert kind[bytes] is not None

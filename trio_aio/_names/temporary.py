@@ -1,0 +1,339 @@
+"""Temporary files and directories, with the arguments of ``tempfile`` and of anyio.
+
+A file without a name is made with O_TMPFILE where the filesystem has it, and is otherwise removed as soon as it is open. Names are random,
+and made with O_EXCL. What has a name is removed at the end, and no cancellation stops that. A directory that is dropped is removed by a
+thread.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+import warnings
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, AnyStr, Generic, cast
+
+from trio_aio._engine.descriptor import Descriptor
+from trio_aio._errors import NotCopied
+from trio_aio._files.binary import AsyncFile
+from trio_aio._files.open import flags_of, format_of, open_descriptor
+from trio_aio._lanes.threads import Background
+from trio_aio._names.calls import change, checked_context, encoded, name_of, request_of
+from trio_aio._names.removing import remove_tree
+from trio_aio._requests.contents import TemporaryName
+from trio_aio._requests.names import Call, OpenName
+from trio_aio._requests.opening import AT_FDCWD
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from trio_aio._context.context import AIOContext
+    from trio_aio._files.text import AsyncTextFile
+
+__all__ = (
+    *("NamedTemporaryFile", "TemporaryDirectory", "TemporaryFile"),
+    *("gettempdir", "gettempdirb", "mkdtemp", "mkstemp"),
+)
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789_"
+_random = random.SystemRandom()
+os.register_at_fork(after_in_child=lambda: globals().__setitem__("_random", random.SystemRandom()))
+
+
+async def gettempdir(*, context: AIOContext | None = None) -> str:
+    """As ``tempfile.gettempdir``. The first call of a process tries directories, in a thread."""
+    used = checked_context(context)
+    await used._checkpoint()
+    if tempfile.tempdir is not None:
+        return os.fsdecode(tempfile.tempdir)
+    backend = used._backend
+    assert backend is not None
+    return os.fsdecode(await backend.run_in_thread(tempfile.gettempdir))
+
+
+async def gettempdirb(*, context: AIOContext | None = None) -> bytes:
+    """As ``tempfile.gettempdirb``."""
+    return os.fsencode(await gettempdir(context=context))
+
+
+async def _whole_name(context: AIOContext, suffix: Any, prefix: Any, directory: Any) -> tuple[Any, Any, Any]:
+    """Return prefix, suffix and directory with the defaults filled in, all str or all bytes. TypeError if they are mixed."""
+    given = [os.fspath(part) for part in (suffix, prefix, directory) if part is not None]
+    if len({type(part) for part in given}) > 1:
+        raise TypeError("suffix, prefix and dir must all be str, or all be bytes")
+    as_bytes = bool(given) and isinstance(given[0], bytes)
+    parts = [
+        "" if suffix is None else os.fsdecode(suffix),
+        tempfile.gettempprefix() if prefix is None else os.fsdecode(prefix),
+        await gettempdir(context=context) if directory is None else os.fsdecode(directory),
+    ]
+    suffix, prefix, directory = (os.fsencode(part) if as_bytes else part for part in parts)
+    return suffix, prefix, os.path.join(os.getcwdb() if as_bytes else os.getcwd(), directory)
+
+
+async def _make(context: AIOContext, suffix: Any, prefix: Any, directory: Any, make: Callable[[Any], Any]) -> Any:
+    """Call `make` with random names until one is new, and return the path. FileExistsError after ``tempfile.TMP_MAX`` tries."""
+    suffix, prefix, directory = await _whole_name(context, suffix, prefix, directory)
+    for tries in range(tempfile.TMP_MAX):
+        text = "".join(_random.choices(_LETTERS, k=8))
+        path = os.path.join(directory, prefix + (text.encode() if isinstance(prefix, bytes) else text) + suffix)
+        try:
+            await make(path)
+        except FileExistsError:
+            if tries + 1 == tempfile.TMP_MAX:
+                raise
+            continue
+        return path
+    raise FileExistsError(17, "no usable temporary name found", directory)
+
+
+async def _make_file(context: AIOContext, suffix: Any, prefix: Any, directory: Any, flags: int = 0) -> tuple[Descriptor, Any]:
+    """Make a file with a random name, and return its descriptor and its path."""
+    made: list[Descriptor] = []
+
+    async def make(path: Any) -> None:
+        descriptor = Descriptor(AT_FDCWD, path)
+        how = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | flags
+        await request_of(context, OpenName(descriptor, encoded(path), flags=how, mode=0o600))
+        made.append(descriptor)
+
+    path = await _make(context, suffix, prefix, directory, make)
+    return made[-1], path
+
+
+async def mkstemp(
+    suffix: AnyStr | None = None,
+    prefix: AnyStr | None = None,
+    dir: AnyStr | os.PathLike[AnyStr] | None = None,
+    text: bool = False,
+    *,
+    context: AIOContext | None = None,
+) -> tuple[int, AnyStr]:
+    """As ``tempfile.mkstemp``: make a file with the mode 0600, and return an open descriptor and its path. Both are the caller's."""
+    descriptor, path = await _make_file(checked_context(context), suffix, prefix, dir)
+    descriptor.take_unclaimed()
+    return descriptor.fd, path
+
+
+async def mkdtemp(
+    suffix: AnyStr | None = None,
+    prefix: AnyStr | None = None,
+    dir: AnyStr | os.PathLike[AnyStr] | None = None,
+    *,
+    context: AIOContext | None = None,
+) -> AnyStr:
+    """As ``tempfile.mkdtemp``: make a directory with the mode 0700, and return its path."""
+    used = checked_context(context)
+
+    async def make(path: Any) -> None:
+        await change(used, Call.MKDIR, name_of(path), mode=0o700, flags=0)
+
+    return cast("AnyStr", await _make(used, suffix, prefix, dir, make))
+
+
+class _Temporary(NotCopied, Generic[AnyStr]):
+    """What is made when it is awaited or entered, once."""
+
+    def __init__(self, context: AIOContext | None) -> None:
+        self._context: AIOContext | None = context
+        self._file: AsyncFile | AsyncTextFile | None = None
+
+    async def _open(self) -> AsyncFile | AsyncTextFile:
+        raise NotImplementedError
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> Any:
+        self._file = await self._open()
+        return self._file
+
+    async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            await file.aclose()
+
+
+class TemporaryFile(_Temporary[AnyStr]):
+    """A temporary file without a name: ``async with TemporaryFile() as file``, or ``await`` it. As ``tempfile.TemporaryFile``.
+
+    The result is an `AsyncFile`, or for a mode without "b" an `AsyncTextFile`. Made with O_TMPFILE; where the filesystem has none, it has a
+    name until it is open. direct: open with O_DIRECT.
+    """
+
+    def __init__(
+        self,
+        mode: str = "w+b",
+        buffering: int = -1,
+        encoding: str | None = None,
+        newline: str | None = None,
+        suffix: AnyStr | None = None,
+        prefix: AnyStr | None = None,
+        dir: AnyStr | os.PathLike[AnyStr] | None = None,
+        *,
+        errors: str | None = None,
+        direct: bool = False,
+        context: AIOContext | None = None,
+    ) -> None:
+        super().__init__(context)
+        self._arguments: tuple[Any, ...] = (mode, format_of(mode, buffering, encoding, errors, newline, stacklevel=2), buffering)
+        self._place: tuple[Any, Any, Any] = (suffix, prefix, dir)
+        self._direct: bool = direct
+
+    async def _open(self) -> AsyncFile | AsyncTextFile:
+        used = checked_context(self._context)
+        _, _, directory = await _whole_name(used, *self._place)
+        descriptor = Descriptor(AT_FDCWD, directory)
+        flags = os.O_RDWR | (os.O_DIRECT if self._direct else 0) | flags_of(self._arguments[0]) & os.O_APPEND
+        await request_of(used, TemporaryName(descriptor, encoded(directory), flags=flags, mode=0o600))
+        # As ``tempfile`` does: a file without a name is shown by its number.
+        descriptor.name = descriptor.fd
+        return await open_descriptor(used, descriptor, *self._arguments, direct=self._direct)
+
+
+class _NamedFile(AsyncFile):
+    """A file that is removed when it is closed."""
+
+    # Whether `aclose` removes it.
+    removed_at_close: bool = False
+
+    async def aclose(self) -> None:
+        """Close it, and remove its name if the arguments say so, also in a cancelled scope."""
+        try:
+            await super().aclose()
+        finally:
+            if self.removed_at_close:
+                self.removed_at_close = False
+                await _remove(self._context, self.name)
+
+
+async def _remove(context: AIOContext, path: Any) -> None:
+    """Remove a file, if it is still there, also in a cancelled scope."""
+    backend = context._backend
+    assert backend is not None
+    with backend.shielded(), suppress(FileNotFoundError):
+        await change(context, Call.UNLINK, name_of(path))
+
+
+class NamedTemporaryFile(_Temporary[AnyStr]):
+    """A temporary file with a name, which is the file's `name`. As ``tempfile.NamedTemporaryFile``.
+
+    delete: it is removed by `aclose`, and on leaving; with ``delete_on_close=False`` only on leaving. Both happen also in a cancelled
+    scope.
+    """
+
+    def __init__(
+        self,
+        mode: str = "w+b",
+        buffering: int = -1,
+        encoding: str | None = None,
+        newline: str | None = None,
+        suffix: AnyStr | None = None,
+        prefix: AnyStr | None = None,
+        dir: AnyStr | os.PathLike[AnyStr] | None = None,
+        delete: bool = True,
+        *,
+        errors: str | None = None,
+        delete_on_close: bool = True,
+        context: AIOContext | None = None,
+    ) -> None:
+        super().__init__(context)
+        self._arguments: tuple[Any, ...] = (mode, format_of(mode, buffering, encoding, errors, newline, stacklevel=2), buffering)
+        self._place: tuple[Any, Any, Any] = (suffix, prefix, dir)
+        self._delete: bool = delete
+        self._delete_on_close: bool = delete_on_close
+
+    async def _open(self) -> AsyncFile | AsyncTextFile:
+        used = checked_context(self._context)
+        descriptor, path = await _make_file(used, *self._place, flags=flags_of(self._arguments[0]) & os.O_APPEND)
+        try:
+            file = await open_descriptor(used, descriptor, *self._arguments, kind=_NamedFile)
+        except BaseException:
+            await _remove(used, path)
+            raise
+        binary = file if isinstance(file, AsyncFile) else file.buffer
+        assert isinstance(binary, _NamedFile)
+        binary.removed_at_close = self._delete and self._delete_on_close
+        return file
+
+    async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        file = self._file
+        try:
+            await super().__aexit__(kind, value, traceback)
+        finally:
+            if file is not None and self._delete and not self._delete_on_close:
+                binary = file if isinstance(file, AsyncFile) else file.buffer
+                await _remove(binary._context, file.name)
+
+
+class TemporaryDirectory(NotCopied, Generic[AnyStr]):
+    """A temporary directory: ``async with TemporaryDirectory() as name``. As ``tempfile.TemporaryDirectory``.
+
+    Leaving removes it and all that is in it, also in a cancelled scope. delete: False leaves it. ignore_cleanup_errors: what cannot be
+    removed stays. One that is dropped is removed by a thread (ResourceWarning).
+    """
+
+    def __init__(
+        self,
+        suffix: AnyStr | None = None,
+        prefix: AnyStr | None = None,
+        dir: AnyStr | os.PathLike[AnyStr] | None = None,
+        *,
+        ignore_cleanup_errors: bool = False,
+        delete: bool = True,
+        context: AIOContext | None = None,
+    ) -> None:
+        self._context: AIOContext | None = context
+        self._place: tuple[Any, Any, Any] = (suffix, prefix, dir)
+        self._ignore: bool = ignore_cleanup_errors
+        self._delete: bool = delete
+        self._name: Any = None
+
+    @property
+    def name(self) -> Any:
+        """The path, str or bytes as the arguments; None before it is made."""
+        return self._name
+
+    def __await__(self) -> Generator[Any, Any, Self]:
+        return self._made().__await__()
+
+    async def _made(self) -> Self:
+        await self.__aenter__()
+        return self
+
+    async def __aenter__(self) -> AnyStr:
+        if self._name is not None:
+            raise RuntimeError("this TemporaryDirectory was made before: make another")
+        self._context = checked_context(self._context)
+        suffix, prefix, directory = self._place
+        self._name = await mkdtemp(suffix, prefix, directory, context=self._context)
+        return cast("AnyStr", self._name)
+
+    async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        if self._delete:
+            await self.cleanup()
+
+    async def cleanup(self) -> None:
+        """Remove it and all that is in it, also in a cancelled scope. A second call has no effect. OSError."""
+        context = checked_context(self._context)
+        if self._name is None or not self._delete:
+            await context._checkpoint()
+            return
+        self._delete = False
+        backend = context._backend
+        assert backend is not None
+        with backend.shielded():
+            await remove_tree(self._name, missing_ok=True, on_error=(lambda _: None) if self._ignore else None, context=context)
+
+    def __del__(self) -> None:
+        if getattr(self, "_name", None) is not None and self._delete:
+            warnings.warn(f"unclosed {self!r}: use it in `async with`", ResourceWarning, stacklevel=2, source=self)
+            Background("trio_aio temporary directory", shutil.rmtree, self._name, True).start()
+
+    def __repr__(self) -> str:
+        return f"<TemporaryDirectory {self._name!r}>"
