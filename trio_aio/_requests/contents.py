@@ -54,7 +54,7 @@ class WriteName(NameRequest):
     def settle(self, engine: Host) -> None:
         engine.bytes_written += self.record.moved
 
-    def release(self, engine: Host) -> None:
+    def release_memory(self, engine: Host) -> None:
         self.export = self.memory = None
 
 
@@ -73,7 +73,7 @@ class ReadName(NameRequest):
     def settle(self, engine: Host) -> None:
         engine.bytes_read += max(self.result, 0)
 
-    def release(self, engine: Host) -> None:
+    def release_memory(self, engine: Host) -> None:
         self.export = self.memory = None
 
 
