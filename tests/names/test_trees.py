@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -329,7 +330,9 @@ async def test_removal_follows_no_link_that_appears_meanwhile(tmp_path: pathlib.
     thread.start()
     try:
         for _ in range(50):
-            (tmp_path / "tree/a/b").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "fresh/a/b").mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):  # what the thread has put aside comes back into a tree that was removed
+                os.rename(tmp_path / "fresh", tmp_path / "tree")
             await remove_tree(tmp_path / "tree", on_error=lambda _: None)
     finally:
         stop.set()
