@@ -25,6 +25,7 @@ from trio_aio._files.streams import FileReadStream, FileWriteStream
 from trio_aio._files.text import AsyncTextFile
 from trio_aio._files.whole import read_bytes, read_text, write_bytes, write_text
 from trio_aio._names.copying import copy_file, copy_tree
+from trio_aio._names.directory import AsyncDirectory, DirectoryOpener, open_directory
 from trio_aio._names.info import PathInfo
 from trio_aio._names.listing import DirEntry, Listing, scandir
 from trio_aio._names.many import FileContents, read_files
@@ -48,10 +49,12 @@ __all__ = (
     "AIOContext",
     "AIOStatistics",
     "Alignment",
+    "AsyncDirectory",
     "AsyncFile",
     "AsyncTextFile",
     "Chunks",
     "DirEntry",
+    "DirectoryOpener",
     "FileContents",
     "FileOpener",
     "FileReadStream",
@@ -72,6 +75,7 @@ __all__ = (
     "mkdtemp",
     "mkstemp",
     "open_aio",
+    "open_directory",
     "os",
     "read_bytes",
     "read_files",

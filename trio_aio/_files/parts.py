@@ -65,8 +65,13 @@ async def write_specially(
             context._engine.files.note_change(device, changed.inode)
 
 
-async def read_part(context: AIOContext, dir: int, path: bytes, shown: object, offset: int, size: int, resolve: int = 0) -> bytes:
-    """Return `size` bytes from `offset`, fewer only at the end; -1: all. OSError."""
+async def read_part(
+    context: AIOContext, dir: int, path: bytes, shown: object, offset: int, size: int, resolve: int = 0, *, by_descriptor: bool = False
+) -> bytes:
+    """Return `size` bytes from `offset`, fewer only at the end; -1: all. OSError.
+
+    by_descriptor: the path starts from `dir`, and of size -1 only a part may be returned.
+    """
     context._check()
     backend = context._backend
     assert backend is not None
@@ -75,7 +80,7 @@ async def read_part(context: AIOContext, dir: int, path: bytes, shown: object, o
     if whole is not None:
         await backend.cancel_shielded_checkpoint()
         return whole[offset:] if size < 0 else whole[offset : offset + size]
-    if resolve or 0 <= size <= LARGEST_PART:
+    if by_descriptor or 0 <= size <= LARGEST_PART:
         memory = bytearray(size if size >= 0 else LARGEST_PART)
         n = await _read(context, dir, path, shown, memory, offset, resolve)
         return bytes(memoryview(memory)[:n])

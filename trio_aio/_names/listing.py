@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trio_aio._names.calls import AnyPath, Name
     from trio_aio._requests.names import Listed
 
-__all__ = ("DT_DIR", "DT_LNK", "DT_REG", "ERROR", "DirEntry", "Directory", "Entries", "Listing", "listdir", "scandir")
+__all__ = ("DT_DIR", "DT_LNK", "DT_REG", "ERROR", "DirEntry", "Directory", "Entries", "Listing", "entries_of", "listdir", "scandir")
 
 T = TypeVar("T")
 
@@ -95,6 +95,10 @@ class Listing(NotCopied, Generic[T]):
         self._used = True
         self._end()
         await checked_context(self._given)._checkpoint()
+
+    async def _all_once(self) -> list[T]:
+        """Return a list of all, as ``await`` does."""
+        return await self
 
     async def _all(self) -> list[T]:
         entries = self._batch[self._at :]
@@ -198,10 +202,10 @@ class DirEntry:
     call.
     """
 
-    __slots__ = ("_context", "_inode", "_name", "_path", "_status", "_target", "_type")
+    __slots__ = ("_context", "_inode", "_name", "_path", "_start", "_status", "_target", "_type")
 
     def __init__(
-        self, name: Any, path: Any, inode: int, kind: int, target: int, status: os.stat_result | None, context: AIOContext
+        self, name: Any, path: Any, inode: int, kind: int, target: int, status: os.stat_result | None, context: AIOContext, start: Name
     ) -> None:
         self._name: Any = name
         self._path: Any = path
@@ -210,6 +214,8 @@ class DirEntry:
         self._target: int = target
         self._status: os.stat_result | None = status
         self._context: AIOContext = context
+        # The directory that was listed: its descriptor and flags are those of the entry.
+        self._start: Name = start
 
     @property
     def name(self) -> Any:
@@ -253,7 +259,8 @@ class DirEntry:
         if status is not None and not (follow_symlinks and _stat.S_ISLNK(status.st_mode)):
             await self._context._checkpoint()
             return status
-        return await stat_of(self._context, name_of(self._path), follow_symlinks=follow_symlinks)
+        name = self._start._replace(path=os.fsencode(self._path), shown=self._path)
+        return await stat_of(self._context, name, follow_symlinks=follow_symlinks)
 
     def _is(self, wanted: int, follow_symlinks: bool) -> bool:
         if self._type != DT_LNK or not follow_symlinks:
@@ -269,7 +276,11 @@ def scandir(path: AnyPath = ".", *, stat: bool = False, context: AIOContext | No
     path: str, bytes, PathLike or a descriptor. stat: the requests that list also bring the attributes of every entry.
     OSError: FileNotFoundError, NotADirectoryError, PermissionError. Cancelled before the listing has started: no effect.
     """
-    name = name_of(path)
+    return entries_of(name_of(path), path, context, stat=stat)
+
+
+def entries_of(name: Name, path: AnyPath, context: AIOContext | None, *, stat: bool) -> Listing[DirEntry]:
+    """Return a `Listing` of the `DirEntry`s of a directory. path: as the caller passed it."""
 
     def make(listed: Listed, used: AIOContext) -> list[DirEntry]:
         entries = []
@@ -278,7 +289,7 @@ def scandir(path: AnyPath = ".", *, stat: bool = False, context: AIOContext | No
         for each, inode, kind, target, status in zip(listed.names, listed.inodes, listed.types, listed.targets, statuses, strict=True):
             own = each if isinstance(plain, bytes) else os.fsdecode(each)
             whole = own if isinstance(plain, int) else os.path.join(plain, own)
-            entries.append(DirEntry(own, whole, inode, kind, target, status, used))
+            entries.append(DirEntry(own, whole, inode, kind, target, status, used, name))
         return entries
 
     return Entries(name, make, context, targets=True, stats=stat)

@@ -234,16 +234,22 @@ async def utime(
     context: AIOContext | None = None,
 ) -> None:
     """As ``os.utime``: sets the times of access and modification, to now by default. utimensat(2)."""
+    fields = time_fields(times, ns)
+    await _change(context, Call.UTIME, name_of(path, dir_fd), flags=0 if follow_symlinks else AT_SYMLINK_NOFOLLOW, **fields)
+
+
+def time_fields(times: tuple[float, float] | None, ns: tuple[int, int] | None) -> dict[str, Any]:
+    """Return the times of ``os.utime`` as fields of a request. ValueError, TypeError."""
     if times is not None and ns is not None:
         raise ValueError("times and ns must not both be given")
-    fields: dict[str, Any] = {"flags": 0 if follow_symlinks else AT_SYMLINK_NOFOLLOW}
+    fields: dict[str, Any] = {}
     if ns is not None:
         fields["times"] = [part for each in _pair(ns, "ns") for part in divmod(int(each), 10**9)]
     elif times is not None:
         fields["times"] = [part for each in _pair(times, "times") for part in _seconds(each)]
     else:
         fields["number"] = 1
-    await _change(context, Call.UTIME, name_of(path, dir_fd), **fields)
+    return fields
 
 
 def _pair(values: Any, what: str) -> Any:

@@ -64,7 +64,7 @@ int taio_statx(int dir, const char *path, int flags, struct taio_stat *out, uint
 
 int taio_openat2(int dir, const char *path, int flags, unsigned mode, uint64_t resolve)
 {
-    struct open_how how = {.flags = (uint64_t)(unsigned)flags | O_CLOEXEC, .mode = mode, .resolve = resolve};
+    struct open_how how = {.flags = (uint64_t)(unsigned)flags | O_CLOEXEC, .mode = flags & O_CREAT ? mode : 0, .resolve = resolve};
     long fd = syscall(SYS_openat2, dir, path, &how, sizeof how);
     return fd < 0 ? -errno : (int)fd;
 }

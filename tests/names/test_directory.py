@@ -1,0 +1,253 @@
+"""`AsyncDirectory`: what it does below its directory, and that nothing leads out of it."""
+
+# What the calls are compared with blocks, and that is fine here.
+# ruff: noqa: ASYNC240
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from anyio import CancelScope
+
+import trio_aio
+from trio_aio import AsyncDirectory, open_directory
+
+from ..support.trees import make_tree
+
+if TYPE_CHECKING:
+    import pathlib
+    from collections.abc import Callable
+
+pytestmark = [pytest.mark.anyio, pytest.mark.backends("trio", "asyncio")]
+
+SECRET = b"secret"
+
+
+@pytest.fixture
+def tree(tmp_path: pathlib.Path) -> pathlib.Path:
+    """Return a folder, with a file outside of it that no call may reach."""
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "secret").write_bytes(SECRET)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/secret").write_bytes(SECRET)
+    return make_tree(tmp_path / "inside")
+
+
+@pytest.mark.parametrize("beneath", [True, False])
+async def test_calls_start_from_the_directory(tree: pathlib.Path, beneath: bool) -> None:
+    async with open_directory(tree, beneath=beneath) as directory:
+        assert isinstance(directory, AsyncDirectory)
+        assert directory.name == tree
+        for _ in range(3):
+            assert await directory.stat() == os.stat(tree)
+            assert await directory.stat("a/one.py") == os.stat(tree / "a/one.py")
+            assert await directory.stat("link to file", follow_symlinks=False) == os.lstat(tree / "link to file")
+            assert await directory.exists("a/../one.py")
+            assert not await directory.exists("absent")
+            assert await directory.readlink("link to file") == "one.py"
+            assert await directory.read_bytes("a/one.py") == b"a/one.py"
+            assert await directory.read_bytes(b"a/one.py", offset=2, size=3) == b"one"
+            assert await directory.read_text("link to file") == "one.py"
+        async with await directory.open("a/one.py") as file:
+            assert await file.read() == b"a/one.py"
+        async with await directory.open("made", "w", encoding="utf-8") as file:
+            await file.write("täxt")
+        assert (tree / "made").read_text(encoding="utf-8") == "täxt"
+        assert await directory.write_bytes("made", b"x" * 10) == 10
+        assert await directory.write_bytes("made", b"y", offset=3) == 1
+        assert await directory.write_bytes("made", b"z", append=True) == 1
+        assert (tree / "made").read_bytes() == b"xxxyxxxxxxz"
+        assert await directory.write_text("made", "atomic", atomic=True, durable=True) == 6
+        assert (tree / "made").read_text() == "atomic"
+        with pytest.raises(FileExistsError):
+            await directory.write_bytes("made", b"", exclusive=True)
+        assert sorted(await directory.listdir()) == sorted(os.listdir(tree))
+        assert sorted(await directory.listdir("a")) == sorted(os.listdir(tree / "a"))
+        entries = {entry.name: entry async for entry in directory.scandir("a")}
+        assert await entries["one.py"].stat() == os.stat(tree / "a/one.py")
+        walked = [(path, sorted(dirs), sorted(files)) async for path, dirs, files in directory.walk("a")]
+        theirs = [(os.path.relpath(path, tree), sorted(dirs), sorted(files)) for path, dirs, files in os.walk(tree / "a")]
+        assert sorted(walked) == sorted(theirs)
+
+
+async def test_changes_start_from_the_directory(tree: pathlib.Path) -> None:
+    async with open_directory(tree) as directory, open_directory(tree / "b") as other:
+        await directory.mkdir("x/y/z", parents=True)
+        await directory.mkdir("x/y/z", parents=True, exist_ok=True)
+        with pytest.raises(FileExistsError):
+            await directory.mkdir("x")
+        with pytest.raises(FileNotFoundError):
+            await directory.mkdir("absent/x")
+        assert (tree / "x/y/z").is_dir()
+        await directory.rename("one.py", "x/moved")
+        await directory.rename("x/moved", "moved", to=other)
+        assert (tree / "b/moved").read_text() == "one.py"
+        await directory.link("a/one.py", "same", to=other)
+        assert (tree / "b/same").samefile(tree / "a/one.py")
+        with pytest.raises(FileExistsError):
+            await other.rename("moved", "same", exclusive=True)
+        await other.rename("moved", "same", exchange=True)
+        assert (tree / "b/same").read_text() == "one.py"
+        await directory.symlink("any thing", "new link")
+        assert os.readlink(tree / "new link") == "any thing"
+        await directory.chmod("a/two.txt", 0o600)
+        await directory.utime("a/two.txt", ns=(1, 2))
+        assert (os.stat(tree / "a/two.txt").st_mode & 0o777, os.stat(tree / "a/two.txt").st_mtime_ns) == (0o600, 2)
+        await directory.unlink("a/two.txt")
+        await directory.unlink("a/two.txt", missing_ok=True)
+        await directory.rmdir("x/y/z")
+        assert await directory.remove_tree("a/e") == 5
+        assert not (tree / "a/e").exists()
+        await directory.sync()
+        async with directory.open_directory("a") as below:
+            assert sorted(await below.listdir()) == sorted(os.listdir(tree / "a"))
+
+
+WAYS_OUT = ["../secret", "/etc/hostname", "a/../../secret", "out", "out/secret", "absolute", "a/link up/../secret", "deep/../../secret"]
+
+
+def make_ways_out(tree: pathlib.Path) -> None:
+    (tree / "out").symlink_to("../outside")
+    (tree / "absolute").symlink_to(tree.parent / "secret")
+    (tree / "deep").symlink_to("a")
+
+
+@pytest.mark.parametrize("way", WAYS_OUT)
+async def test_no_path_leads_out(tree: pathlib.Path, way: str) -> None:
+    make_ways_out(tree)
+    async with open_directory(tree) as directory:
+        looks: list[Callable[[], Any]] = [
+            lambda: directory.stat(way),
+            lambda: directory.exists(way),
+            lambda: directory.open(way),
+            lambda: directory.open(way, "w"),
+            lambda: directory.read_bytes(way),
+            lambda: directory.read_text(way),
+            lambda: directory.listdir(way),
+            lambda: directory.write_bytes(way, b"x"),
+            lambda: directory.write_bytes(way, b"x", append=True),
+            lambda: directory.open_directory(way)._open(),
+        ]
+        for call in looks:
+            for _ in range(2):
+                with pytest.raises(OSError, match="leads out of the directory") as caught:
+                    await call()
+                assert caught.value.errno == errno.EXDEV
+        inner = f"{way}/new"
+        changes: list[Callable[[], Any]] = [
+            lambda: directory.mkdir(inner),
+            lambda: directory.mkdir(inner, parents=True),
+            lambda: directory.unlink(inner),
+            lambda: directory.rename("one.py", inner),
+            lambda: directory.rename(inner, "x"),
+            lambda: directory.link("one.py", inner),
+            lambda: directory.symlink("x", inner),
+            lambda: directory.write_bytes(inner, b"x", atomic=True),
+            lambda: directory.chmod(inner, 0o600),
+            lambda: directory.utime(inner),
+            lambda: directory.remove_tree(inner),
+        ]
+        for call in changes:
+            with pytest.raises(OSError, match=r"leads out|File exists|Not a directory") as caught:
+                await call()
+            assert caught.value.errno in (errno.EXDEV, errno.EEXIST, errno.ENOTDIR)
+    assert (tree.parent / "secret").read_bytes() == SECRET
+    assert os.listdir(tree.parent / "outside") == ["secret"]
+
+
+async def test_last_component_of_a_change_is_not_followed(tree: pathlib.Path) -> None:
+    make_ways_out(tree)
+    async with open_directory(tree) as directory:
+        with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+            await directory.chmod("absolute", 0o777)
+        await directory.utime("absolute", ns=(1, 2))
+        await directory.write_bytes("absolute", b"new", atomic=True)
+        await directory.unlink("out")
+    assert (tree.parent / "secret").read_bytes() == SECRET
+    assert os.stat(tree.parent / "secret").st_mtime_ns != 2
+    assert (tree / "absolute").read_bytes() == b"new"
+
+
+async def test_no_byte_comes_from_outside_while_components_are_renamed(tree: pathlib.Path) -> None:
+    (tree / "a/b/c").mkdir(parents=True)
+    (tree / "a/b/c/secret").write_bytes(b"inside")
+    outside = tree.parent / "outside"
+    stop = threading.Event()
+
+    def swap() -> None:
+        while not stop.is_set():
+            os.rename(tree / "a/b", tree.parent / "aside")
+            os.symlink(outside.parent, tree / "a/b")
+            os.unlink(tree / "a/b")
+            os.symlink("../../outside", tree / "a/b")
+            os.unlink(tree / "a/b")
+            os.rename(tree.parent / "aside", tree / "a/b")
+
+    (outside / "c").mkdir()
+    (outside / "c/secret").write_bytes(SECRET)
+    thread = threading.Thread(target=swap)
+    thread.start()
+    read = 0
+    try:
+        async with open_directory(tree) as directory:
+            for i in range(2000):
+                try:
+                    if i % 2:
+                        data = await directory.read_bytes("a/b/c/secret")
+                    else:
+                        async with await directory.open("a/b/c/../c/secret") as file:
+                            data = await file.read()
+                except OSError as error:
+                    assert error.errno in (errno.EXDEV, errno.ENOENT, errno.ENOTDIR, errno.EAGAIN)  # noqa: PT017
+                    continue
+                read += 1
+                assert data == b"inside"
+    finally:
+        stop.set()
+        thread.join()
+    assert read > 0
+
+
+async def test_closed_directory_refuses_calls(tree: pathlib.Path) -> None:
+    directory = await open_directory(tree)
+    fd = directory.fileno()
+    with CancelScope() as scope:
+        scope.cancel()
+        await directory.aclose()
+    assert directory.closed
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    await directory.aclose()
+    for call in (directory.stat, directory.listdir, directory.sync, lambda: directory.read_bytes("x")):
+        with pytest.raises(ValueError, match="closed"):
+            await call()
+    with pytest.raises(ValueError, match="closed"):
+        directory.fileno()
+
+
+async def test_dropped_directory_warns_and_is_closed(tree: pathlib.Path) -> None:
+    directory = await open_directory(tree)
+    fd = directory.fileno()
+    with pytest.warns(ResourceWarning, match="unclosed directory"):
+        del directory
+    gc.collect()
+    while os.path.exists(f"/proc/self/fd/{fd}"):
+        await trio_aio.os.getcwd()
+
+
+async def test_opening_what_is_no_directory_fails(tree: pathlib.Path) -> None:
+    with pytest.raises(NotADirectoryError):
+        await open_directory(tree / "one.py")
+    with pytest.raises(FileNotFoundError) as caught:
+        await open_directory(tree / "absent")
+    assert caught.value.filename == tree / "absent"
+    async with open_directory(tree) as directory:
+        with pytest.raises(OSError, match="FIFO"):
+            await directory.open("fifo")
+        with pytest.raises(IsADirectoryError):
+            await directory.open("a")
