@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from trio_aio._tools.bench.contenders import fio, native, ours, peers
+from trio_aio._tools.bench.contenders import fio, names, native, ours, peers
 from trio_aio._tools.bench.contenders.contender import DEPTH, Contender
 from trio_aio._tools.bench.contenders.minimal import MINIMAL
 
@@ -125,6 +125,20 @@ def _direct_overwrites(tasks: int, rate: float) -> Row:
         file="overwritten",
         tasks=tasks,
         direct=True,
+    )
+
+
+def _names(name: str, title: str, load: Any, rate: float) -> Row:
+    """Return a row of calls on paths. rate: of anyio's paths at least, on each event loop."""
+    return Row(
+        f"names-{name}",
+        title,
+        names.paths(load),
+        (
+            Wanted("rate", rate, ("anyio.Path",)),
+            Wanted("rate", rate, ("anyio.Path (asyncio)",), ours="trio_aio (asyncio)"),
+        ),
+        random=False,
     )
 
 
@@ -301,6 +315,20 @@ ROWS: tuple[Row, ...] = (
         file="large",
         tasks=16,
         cold=True,
+    ),
+    _names("stat", "stat of a name in memory", names.stat, 10),
+    _names("exists", "exists of a name in memory", names.exists, 10),
+    _names("file", "read_bytes of a cached file of 4 KiB", names.read_small, 8),
+    _names("open", "a cached file of 4 KiB opened, read and closed", names.open_read_close, 8),
+    _names("iterdir", "iterdir of 1,000 names, by entry", names.iterdir, 30),
+    _names("rglob", "rglob of 900 files in 30 directories, by match", names.rglob, 20),
+    _names("write", "write_bytes of 4 KiB", names.write_small, 2),
+    Row(
+        "names-files",
+        "read_files of 500 cached files of 4 KiB, by file",
+        names.READ_FILES,
+        (Wanted("rate", 2, ("blocking loop",)),),
+        random=False,
     ),
     Row(
         "memory",
