@@ -122,7 +122,6 @@ async def read_bytes(
 
 async def _read_whole(context: AIOContext, path: _Path) -> bytes:
     """Return the bytes of a file."""
-    descriptor = Descriptor(AT_FDCWD, os.fspath(path))
     encoded = _encoded(path)
     context._check()
     backend = context._backend
@@ -133,6 +132,7 @@ async def _read_whole(context: AIOContext, path: _Path) -> bytes:
         await backend.cancel_shielded_checkpoint()
         return read
     await probe_mount(context, AT_FDCWD, encoded, path)
+    descriptor = Descriptor(AT_FDCWD, os.fspath(path))
     size = cached_size(encoded + b"\0")
     if size <= SCRATCH_SIZE:
         scratch = _scratches.take()

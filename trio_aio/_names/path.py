@@ -51,7 +51,7 @@ class Path(pathlib.PurePosixPath):
     __slots__ = ("_info",)
 
     if TYPE_CHECKING:
-        _info: PathInfo
+        _info: tuple[int, int]
 
     # ---- looking
 
@@ -144,7 +144,7 @@ class Path(pathlib.PurePosixPath):
     def info(self) -> PathInfo:
         """What the listing that returned this path saw of it. RuntimeError if no listing did. As ``pathlib.Path.info``."""
         try:
-            return self._info
+            return PathInfo(*self._info)
         except AttributeError:  # the slot is empty
             raise RuntimeError(f"no listing returned {self!r}: use iterdir, glob or rglob, or await its stat") from None
 
@@ -457,7 +457,7 @@ class Path(pathlib.PurePosixPath):
 
         def make(name: bytes, kind: int, target: int) -> Path:
             path = like(start + os.fsdecode(name))
-            path._info = PathInfo(kind, target)
+            path._info = kind, target
             return path
 
         return make
