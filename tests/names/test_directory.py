@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import itertools
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -195,7 +196,9 @@ async def test_no_byte_comes_from_outside_while_components_are_renamed(tree: pat
     read = 0
     try:
         async with open_directory(tree) as directory:
-            for i in range(2000):
+            for i in itertools.count():
+                if i >= 2000 and read:
+                    break
                 try:
                     if i % 2:
                         data = await directory.read_bytes("a/b/c/secret")
@@ -210,7 +213,6 @@ async def test_no_byte_comes_from_outside_while_components_are_renamed(tree: pat
     finally:
         stop.set()
         thread.join()
-    assert read > 0
 
 
 async def test_closed_directory_refuses_calls(tree: pathlib.Path) -> None:
