@@ -2,11 +2,12 @@
 
 ``threading.Thread.start`` returns when the new thread has run. Beside busy processors that takes milliseconds (p99: 7.9), in which
 the event loop stands still. ``_thread.start_new_thread`` returns at once (0.05 ms). Such a thread is a daemon: the interpreter does not
-wait for it at its end.
+wait for it at its end. CPython 3.10 crashes if the interpreter ends before a new thread has run at all, so the end waits for that.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 from _thread import allocate_lock, start_new_thread
 from typing import TYPE_CHECKING, Any
@@ -28,17 +29,20 @@ class Background:
         self._args: tuple[Any, ...] = args
         self._running: Any = allocate_lock()
         self._running.acquire()
+        self._entered: Any = allocate_lock()  # held until the thread has run its first line
+        self._entered.acquire()
 
     def start(self) -> None:
         """Start it, and do not wait for it. RuntimeError if no more threads can be had."""
-        living.add(self)
         try:
+            living.add(self)
             start_new_thread(self._run, ())
         except BaseException:
             living.discard(self)
             raise
 
     def _run(self) -> None:
+        self._entered.release()
         try:
             self._function(*self._args)
         finally:
@@ -51,4 +55,11 @@ class Background:
             pass
 
 
+def _wait_until_entered() -> None:
+    for thread in list(living):
+        with thread._entered:
+            pass
+
+
+atexit.register(_wait_until_entered)
 os.register_at_fork(after_in_child=living.clear)
