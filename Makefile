@@ -21,6 +21,10 @@ endif
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin/python
 
+# pip builds pyfuse3 from source, with the headers of libfuse 3.
+pyfuse3 = ! pkg-config --exists fuse3 2>/dev/null || $(1) -m pip install --quiet --disable-pip-version-check 'pyfuse3>=3.2' || \
+	echo 'pyfuse3 could not be built: the tests on a filesystem that misbehaves cannot run'
+
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
@@ -74,6 +78,7 @@ $(VENV)-sanitize/.ready: $(READY)
 	test -x $(@D)/bin/python || "$(PYTHON)" -m venv $(@D)
 	CC="$(CC)" CFLAGS="-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all" SKBUILD_BUILD_DIR=build/$(@D) \
 		$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(call pyfuse3,$(@D)/bin/python)
 	touch $@
 
 env: $(READY) ## Make or update the environment
@@ -85,8 +90,7 @@ $(READY): pyproject.toml $(wildcard trio_aio/_native/*.c trio_aio/_native/*.h tr
 	$(if $(PYTHON),,$(error No Python >= 3.10 with venv and ensurepip was found; name one: make PYTHON=/path/to/python))
 	test -x $(RUN) || "$(PYTHON)" -m venv $(VENV)
 	SKBUILD_BUILD_DIR=build/$(VENV) $(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test,bench]'
-	! pkg-config --exists fuse3 2>/dev/null || $(RUN) -m pip install --quiet --disable-pip-version-check 'pyfuse3>=3.2' || \
-		echo 'pyfuse3 could not be built: the tests on a filesystem that misbehaves cannot run'
+	$(call pyfuse3,$(RUN))
 	touch $@
 
 $(VENV)/.lint: $(READY)
