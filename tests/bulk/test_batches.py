@@ -177,7 +177,7 @@ def test_group_stopped_by_a_worker_raises_its_error(disk: Path) -> None:
             pieces.array[piece].result = result
         pieces.array[1].memory = BLOCK  # nothing is mapped there
         request = PiecesRead(descriptor, pieces)
-        made.engine.outstanding += 1
+        made.engine.outstanding, request.outstanding = 1, True
         descriptor.order.lease()
         made.engine.workers.accept(request)
         made.wait_for(request)

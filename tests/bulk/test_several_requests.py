@@ -572,7 +572,7 @@ def test_cancel_of_writes_held_at_the_gate_starts_none_of_them(disk: Path) -> No
         assert batch.cancel()
         assert (first.state, second.state) == (State.WITHDRAWN, State.WITHDRAWN)
         assert lp.engine.submitted_workers == before
-        gate.leave()
+        gate.leave(others)
 
 
 @pytest.mark.trio

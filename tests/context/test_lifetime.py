@@ -22,7 +22,7 @@ from anyio.lowlevel import checkpoint
 
 from trio_aio import AIOContext, AsyncFile, current_context, open_aio
 from trio_aio._context.context import MAX_WORKERS
-from trio_aio._engine.order import Order
+from trio_aio._context.leasing import Lease
 from trio_aio._engine.withdrawal import abandon as abandon_request
 from trio_aio._lanes.threads import living
 from trio_aio._lanes.workers import WorkerLane
@@ -608,11 +608,11 @@ async def test_interrupt_never_leaves_the_counts_of_the_engine_inconsistent(disk
         monkeypatch.setattr(cls, name, watched)
 
     watch(BufferPool, "prepare")
-    watch(Order, "lease")
+    watch(Lease, "_take")
     watch(WorkerLane, "accept")
     async with AIOContext() as context, open_aio(path, "r+b", direct=True, context=context) as file:
         assert b"".join([chunk async for chunk in file.chunks(5000)]) == data
         assert await file.read_ranges([(1, 10)]) == [data[1:11]]
         await file.write_ranges([(0, data[:BLOCK])])
-    assert {name for name, _ in found} == {"prepare", "lease", "accept"}
+    assert {name for name, _ in found} == {"prepare", "_take", "accept"}
     assert all(protected for _, protected in found), found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from anyio import create_task_group
+from anyio import Event, create_task_group
 
 from trio_aio._backends import current_backend
 from trio_aio._context.lock import FairLock
@@ -52,3 +52,36 @@ def test_lock_granted_with_a_native_cancel_is_passed_on() -> None:
             pass
 
     asyncio.run(asyncio.wait_for(main(), 10))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("ended", [False, True], ids=["same task", "ended task"])
+async def test_lock_that_its_task_did_not_release_can_be_acquired(ended: bool) -> None:
+    lock = FairLock(current_backend(), lambda: None)
+
+    async def acquire() -> None:
+        assert lock.acquire()  # an exception comes in front of the `try`
+
+    async with create_task_group() as group:
+        if ended:
+            group.start_soon(acquire)
+        else:
+            await acquire()
+    assert lock.acquire()
+    lock.release()
+    assert lock.free
+
+
+@pytest.mark.anyio
+async def test_lock_of_a_living_task_is_not_taken_over() -> None:
+    lock, end = FairLock(current_backend(), lambda: None), Event()
+
+    async def hold() -> None:
+        async with lock:
+            await end.wait()
+
+    async with create_task_group() as group:
+        group.start_soon(hold)
+        await until_blocked()
+        assert not lock.acquire()
+        end.set()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._engine.order import Order
 from trio_aio._engine.shared_file import Gate
@@ -22,14 +24,21 @@ def syncs(count: int, *, data_only: bool = False) -> list[Sync]:
     return [Sync(DESCRIPTOR, data_only=data_only) for _ in range(count)]
 
 
+def started(gate: Gate) -> list[Any]:
+    ready: list[Any] = []
+    gate.start_ready(ready)
+    return ready
+
+
 def test_one_kind_of_write_passes_the_gate_at_a_time_in_order() -> None:
     gate = Gate()
     one, two, three, four, five = writes("ddbbd")
     assert [gate.enter(request) for request in (one, two, three, four, five)] == [True, True, False, False, False]
-    gate.leave()
-    assert gate.ready() == []
-    gate.leave()
-    assert gate.ready() == [three, four]  # the fifth came later, and does not overtake them
+    gate.leave(one)
+    gate.leave(one)  # again, as after an exception
+    assert started(gate) == []
+    gate.leave(two)
+    assert started(gate) == [three, four]  # the fifth came later, and does not overtake them
     gate.withdraw(five)
     (six,) = writes("b")
     assert gate.enter(six)
@@ -40,7 +49,7 @@ def test_withdrawn_write_opens_the_gate_for_those_behind_it() -> None:
     one, two, three = writes("dbd")
     assert [gate.enter(request) for request in (one, two, three)] == [True, False, False]
     gate.withdraw(two)
-    assert gate.ready() == [three]
+    assert started(gate) == [three]
 
 
 def test_close_is_held_until_all_leases_have_ended() -> None:

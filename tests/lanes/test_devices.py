@@ -29,7 +29,7 @@ def answer(engine: Engine, request: Request, result: int) -> None:
     """Have the kernel lane answer a request without asking the kernel."""
     assert engine.has_kernel_lane()
     assert engine.kernel is not None
-    engine.outstanding += 1
+    engine.outstanding, request.outstanding = engine.outstanding + 1, True
     order = request.descriptor.order
     if request.ordered:
         order.enter(request)

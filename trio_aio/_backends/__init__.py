@@ -98,6 +98,12 @@ class Backend(Protocol):
     def current(self) -> object:
         """Return the run whose task calls. RuntimeError outside a task, and in a task of the other library."""
 
+    def current_task(self) -> object:
+        """Return the task that calls; None in a callback of asyncio."""
+
+    def has_ended(self, task: Any) -> bool:
+        """Return whether a task that `current_task` has returned has ended."""
+
     async def checkpoint_if_cancelled(self) -> None:
         """Raise Cancelled if that is due; otherwise do nothing."""
 

@@ -213,6 +213,10 @@ class AsyncioBackend:
     """One event loop of asyncio or uvloop."""
 
     native_cancellation: tuple[type[BaseException], ...] = (CancelledError,)
+    current_task = staticmethod(asyncio.current_task)
+
+    def has_ended(self, task: Any) -> bool:
+        return bool(task.done())
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.identity: object = loop

@@ -12,7 +12,9 @@ Ticks. trio runs all tasks that are ready, then waits for I/O. It notifies an in
 from __future__ import annotations
 
 import logging
+import math
 from functools import partial
+from os import eventfd_write
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -22,6 +24,7 @@ from trio.lowlevel import (
     add_instrument,
     cancel_shielded_checkpoint,
     checkpoint_if_cancelled,
+    current_root_task,
     current_task,
     current_trio_token,
     enable_ki_protection,
@@ -54,6 +57,9 @@ for _function in protected:
     enable_ki_protection(_function)
 
 
+MAIN_TASK_CHECK = 0.02  # seconds between two looks at the main task of a run that has crashed
+
+
 class _Woken:
     """The outcome of each wait: none, as the result lies in what was waited for. An `outcome.Value` can be used once, this one by all."""
 
@@ -64,6 +70,12 @@ class _Woken:
 
 
 _woken: Any = _Woken()
+
+
+def _main_task_lives() -> bool:
+    """Return whether the run's main task has not ended. Called by a system task: the main task's nursery is then inside that of these."""
+    root = current_root_task()
+    return root is not None and root.child_nurseries[-1] is not current_task().parent_nursery
 
 
 def _next_tick() -> None:
@@ -89,10 +101,11 @@ def before_io_wait(flushes: list[Callable[[], None]]) -> Generator[None, float]:
     """Flush at each step, and report errors. What has failed is tried again in the next tick, which comes at once."""
     while True:
         try:
-            yield
-            while flushes:
-                flushes[-1]()
-                flushes.pop()
+            while True:  # inside: no line of the usual way is outside the `try`
+                yield
+                while flushes:
+                    flushes[-1]()
+                    flushes.pop()
         except GeneratorExit:
             raise
         except BaseException:
@@ -119,6 +132,10 @@ class TrioBackend:
     checkpoint_if_cancelled = staticmethod(checkpoint_if_cancelled)
     cancel_shielded_checkpoint = staticmethod(cancel_shielded_checkpoint)
     notify_closing = staticmethod(notify_closing)
+    current_task = staticmethod(current_task)
+
+    def has_ended(self, task: Any) -> bool:
+        return task.coro.cr_frame is None
 
     def current(self) -> object:
         if sniffed.name != "trio":
@@ -135,12 +152,18 @@ class TrioBackend:
     @enable_ki_protection
     async def perform(self, submit: Callable[[_T], None], request: _T, cancel: Callable[[_T], bool]) -> None:
         await checkpoint_if_cancelled()
-        submit(request)
-        if request.finished:
-            await cancel_shielded_checkpoint()
-            return
-        request.waiter = current_task()
-        await wait_task_rescheduled(partial(self._abort, cancel, request))
+        try:
+            submit(request)
+            if request.finished:
+                await cancel_shielded_checkpoint()
+                return
+            request.waiter = current_task()
+            await wait_task_rescheduled(partial(self._abort, cancel, request))
+        except BaseException:
+            if request.waiter is not None:  # no Cancelled: an exception (no memory) came before the wait, and no task waits any more
+                request.waiter = None
+                cancel(request)
+            raise
         if self._refused:
             deliver = self._refused.pop(request, None)
             if deliver is not None and request.took_no_effect:
@@ -165,8 +188,12 @@ class TrioBackend:
             return Abort.SUCCEEDED if cancel() else Abort.FAILED
 
         assert waitable.waiter is None, "two tasks wait for one thing"
-        waitable.waiter = task
-        await wait_task_rescheduled(abort)
+        try:
+            waitable.waiter = task
+            await wait_task_rescheduled(abort)
+        except BaseException:
+            waitable.waiter = None
+            raise
 
     @enable_ki_protection
     def step(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -193,18 +220,21 @@ class TrioBackend:
                 if reap():
                     return
         except trio.Cancelled:
-            # The run is ending. Other system tasks may still wait for requests, so reap until all have completed.
+            # The run is ending. Other system tasks may still wait for requests, so reap until all have completed. After a crash the main
+            # task also runs on, until its next checkpoint.
             with trio.CancelScope(shield=True):
-                while not drained():
-                    await wait_readable(fd)
-                    if reap():
-                        return
+                while not drained() or _main_task_lives():
+                    with trio.move_on_after(MAIN_TASK_CHECK if _main_task_lives() else math.inf):
+                        await wait_readable(fd)
+                        if reap():
+                            return
             end()
             raise
         except BaseException:
             # A bug, or no memory. The run will end with TrioInternalError. Until then tasks wait for completions, so another reaper takes
             # over. If the error lost a completion, its task waits for ever, and only the log says why.
             _logger.critical("an error in trio_aio's reaper", exc_info=True)
+            eventfd_write(fd, 1)
             spawn_system_task(TrioBackend._reap, fd, reap, drained, end, name="trio_aio reaper")
             raise
 

@@ -21,6 +21,7 @@ from trio_aio._context.copying import shortened
 from trio_aio._context.group import RequestGroup
 from trio_aio._context.leasing import Lease
 from trio_aio._engine.callers_memory import inspect
+from trio_aio._engine.mending import cause_of, torn
 from trio_aio._errors import os_error
 from trio_aio._memory.exports import Export, export_buffer, hold, new_bytearray, new_bytes
 from trio_aio._requests.direct import is_block_write
@@ -267,16 +268,20 @@ async def _run_group(
         await context._backend.perform(RequestGroup.start, group, _cancel_or_abandon if abandon else RequestGroup.cancel)
     finally:
         group.drop_unsubmitted()
+    if group.error is not None:
+        raise torn(group.error)
     for request in group.failed:
         raise _error_of(request, group.transferred if writing else None)
 
 
-def _error_of(request: PiecesRead | PiecesWrite, written: int | None) -> OSError:
+def _error_of(request: PiecesRead | PiecesWrite, written: int | None) -> BaseException:
     """Return the error of a request that failed; written: bytes, by it and the others of its group.
 
     A function of its own: an error that a frame raises and also has as a variable is a circle, and until the collector comes that keeps the
     caller's buffers.
     """
+    if cause_of(request) is not None:
+        return request.error()
     offset, code = request.pieces.failure() or (None, request.result)
     detail = "" if offset is None else f"{'reading' if written is None else 'writing'} at offset {offset}"
     error = os_error(code, request.descriptor.name, detail)

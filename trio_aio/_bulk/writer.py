@@ -23,6 +23,7 @@ from trio_aio._bulk.waiting import checked_depth, wait_for, wait_shielded
 from trio_aio._context.copying import COPY_STEP
 from trio_aio._context.lock import FairLock
 from trio_aio._engine.callers_memory import inspect
+from trio_aio._engine.mending import cause_of
 from trio_aio._errors import NotCopied, os_error
 from trio_aio._lanes.protocols import State
 from trio_aio._memory.exports import export_buffer, hold, private_memory
@@ -92,7 +93,7 @@ class Writer(NotCopied):
         self._blocks: deque[PendingWrite] = deque()
         # The block that is being filled.
         self._block: PendingWrite | None = None
-        self._error: OSError | None = None
+        self._error: BaseException | None = None
         self._open: bool = False
         # Held by a task in `write`.
         self._lock: FairLock | None = None
@@ -245,7 +246,9 @@ class Writer(NotCopied):
         """Keep the error of a completed write, if it is the first."""
         request = block.request
         assert request is not None
-        if request.result < 0 and self._error is None:
+        if cause_of(request) is not None and self._error is None:
+            self._error = request.error()
+        elif request.result < 0 and self._error is None:
             self._error = os_error(request.result, self._descriptor.name, f"writing at offset {block.offset}")
             self._error.characters_written = request.transferred  # type: ignore[attr-defined]
 

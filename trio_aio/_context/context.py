@@ -160,15 +160,24 @@ class AIOContext(NotCopied, Operations):
             return True
         engine = self._engine
         assert engine is not None
-        engine.reap(drain=True)
-        if self._state == "closing":
-            if not self._stopping and engine.outstanding == engine.abandoned:
-                if engine.outstanding:
-                    self._close_in_thread()
-                    return True
-                self._stopping = True
-                engine.stop()
-            if self._stopping and engine.stopped:
+        try:
+            engine.reap(drain=True)
+            return self._state == "closing" and self._try_to_end(engine)
+        except BaseException:
+            if self._state == "closing":
+                engine.wake_loop()  # it is tried again
+            raise
+
+    def _try_to_end(self, engine: Engine) -> bool:
+        """Close, if nothing is outstanding any more. Return whether the context is closed."""
+        if not self._stopping and engine.outstanding == engine.abandoned:
+            if engine.outstanding:
+                self._close_in_thread()
+                return True
+            self._stopping = True
+        if self._stopping:
+            engine.stop()
+            if engine.stopped:
                 engine.close()
                 self._ended()
                 return True
@@ -355,10 +364,16 @@ class AIOContext(NotCopied, Operations):
         assert backend is not None
 
         def start() -> None:
-            mark()
-            request.may_be_left = abandon
-            engine.submit(request)
-            leave_close(engine, request.descriptor.order)
+            try:
+                mark()
+                request.may_be_left = abandon
+                engine.submit(request)
+                leave_close(engine, request.descriptor.order)
+            except BaseException:
+                if request.state is State.CREATED and not request.outstanding:
+                    mark()
+                    engine.drops.add(request.descriptor, request)
+                raise
 
         def stop_waiting() -> bool:
             if abandon and request.state is State.HELD:

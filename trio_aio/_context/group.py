@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from trio_aio._engine.mending import mend
 from trio_aio._engine.withdrawal import abandon, cancel_together
 from trio_aio._lanes.protocols import State
 from trio_aio._requests.base import Request
@@ -48,6 +49,8 @@ class RequestGroup(Generic[RequestT]):
         self._effective: bool = False
         self._in_flight: deque[RequestT] = deque()
         self.failed: list[RequestT] = []
+        # What has torn a step of it, if anything: the call raises that.
+        self.error: BaseException | None = None
         # Bytes, by requests that have ended.
         self.transferred: int = 0
         # Whether no more requests are submitted.
@@ -66,22 +69,26 @@ class RequestGroup(Generic[RequestT]):
         """Submit requests until `depth` are in flight, or one was complete when its submission returned."""
         if self._resting:
             return
-        # A request may be complete when its submission returns, and `ended` is then called from here.
-        self._starting = True
-        while not self._stopped and len(self._in_flight) < self._depth:
-            request = next(self._unsubmitted, None)
-            if request is None:
-                self._stopped = True
-                break
-            request.group = self
-            self._in_flight.append(request)
-            self._engine.submit(request)
-            if request.finished and not self._stopped:
-                # It cost time on this thread: let other tasks run first.
-                self._resting = True
-                self._engine.completions.rest(self)
-                break
-        self._starting = False
+        try:
+            # A request may be complete when its submission returns, and `ended` is then called from here.
+            self._starting = True
+            while not self._stopped and len(self._in_flight) < self._depth:
+                request = next(self._unsubmitted, None)
+                if request is None:
+                    self._stopped = True
+                    break
+                request.group = self
+                self._in_flight.append(request)
+                self._engine.submit(request)
+                if request.finished and not self._stopped:
+                    # It cost time on this thread: let other tasks run first.
+                    self._resting = True
+                    self._engine.completions.rest(self)
+                    break
+            self._starting = False
+        except BaseException as error:
+            self.tear(error)
+            raise
 
     def resume(self) -> None:
         """Submit more requests, after other tasks have run. The engine calls this."""
@@ -90,19 +97,35 @@ class RequestGroup(Generic[RequestT]):
 
     def ended(self, request: RequestT) -> None:
         """Note that a request has ended, and submit the next one. The engine calls this."""
-        self._in_flight.remove(request)
-        # A circle would keep callers' buffers until the collector comes, and that of Python 3.10 crashes at a memoryview in a circle.
-        request.group = None
-        if request.state is State.WITHDRAWN or request.took_no_effect:
-            self.took_no_effect = True
-        else:
-            self._effective = True
-            self.transferred += request.transferred
-            if request.failed:
-                self._stopped = True
-                self.failed.append(request)
-        if not self._starting:
-            self._continue()
+        try:
+            if request in self._in_flight:
+                self._in_flight.remove(request)
+            # A circle would keep callers' buffers until the collector comes, and that of Python 3.10 crashes at a memoryview in a circle.
+            request.group = None
+            if request.state is State.WITHDRAWN or request.took_no_effect:
+                self.took_no_effect = True
+            else:
+                self._effective = True
+                self.transferred += request.transferred
+                if request.failed:
+                    self._stopped = True
+                    self.failed.append(request)
+            if not self._starting:
+                self._continue()
+        except BaseException as error:
+            self.tear(error)
+            raise
+
+    def tear(self, error: BaseException) -> None:
+        """Start no more requests, because an exception came in the middle of a step. The call raises it when those in flight have ended."""
+        self.error, self._stopped = error, True
+        self._starting = self._resting = False
+        for request in list(self._in_flight):
+            if request.finished or not request.outstanding:
+                self._in_flight.remove(request)
+                request.group = None
+        if self.finished and self.waiter is not None:
+            self._engine.wake(self)
 
     def _continue(self) -> None:
         """Submit more requests. Wake the task if there are none left and none is in flight."""
@@ -147,7 +170,13 @@ class RequestGroup(Generic[RequestT]):
         # The requests that end during this call must not wake the task.
         waiter, self.waiter = self.waiter, None
         unsubmitted, self._unsubmitted = self._unsubmitted, iter(())
-        if cancel_together(self._engine, self._in_flight):
-            return True
+        try:
+            if cancel_together(self._engine, self._in_flight):
+                return True
+        except BaseException as error:
+            self.waiter = waiter
+            mend(self._engine, error, *self._in_flight)
+            self.tear(error)
+            raise
         self.waiter, self._unsubmitted = waiter, unsubmitted
         return False

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trio_aio._engine.withdrawal import resume_close
+
 if TYPE_CHECKING:
     from trio_aio._backends import Backend
     from trio_aio._engine.descriptor import Descriptor
@@ -42,14 +44,17 @@ class Lease:
         self._backend.step(self._take)
 
     def _take(self) -> None:
-        self._descriptor.order.lease()
-        self._taken = True
+        order = self._descriptor.order
+        order.check()
+        order.leases, self._taken = order.leases + 1, True
 
     def end(self) -> None:
         """Let a close start, if one waits. Nothing if it was not taken, or has ended."""
         self._backend.step(self._end)
 
     def _end(self) -> None:
+        order = self._descriptor.order
         if self._taken:
-            self._taken = False
-            self._engine.end_lease(self._descriptor)
+            order.leases, self._taken = order.leases - 1, False
+        if order.closing:
+            resume_close(self._engine, order)

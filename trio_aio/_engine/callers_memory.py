@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from trio_aio._engine.mending import mend
 from trio_aio._lanes.workers import Inspection
 
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ def inspect(engine: Host, exports: Iterable[Any]) -> None:
         if question is None or not question.take():
             continue
 
-        def done(result: int, question: Any = question) -> None:
-            engine.outstanding -= 1
-            question.answer(result)
-
-        engine.workers.accept(Inspection(question.address, question.length, done))
-        engine.outstanding += 1
+        inspection = Inspection(question.address, question.length, question.answer)
+        try:
+            engine.outstanding, inspection.counted = engine.outstanding + 1, True
+            engine.workers.accept(inspection)
+        except BaseException as error:
+            mend(engine, error, inspection)
+            raise

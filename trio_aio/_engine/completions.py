@@ -10,6 +10,7 @@ from collections import deque
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from trio_aio._engine.mending import mend
 from trio_aio._lanes.slots import SLOT_MASK
 from trio_aio._lanes.taking import CompletionBuffer
 
@@ -30,7 +31,7 @@ class Completions:
 
     def __init__(self, engine: Host) -> None:
         self._engine: Host = engine
-        self._unserved: list[int] = []  # three integers each
+        self.unserved: list[int] = []  # three integers each
         self._at: int = 0  # those in front of it are served
         self._serving: bool = False
         self._late: bool = False  # they wait for the next turn
@@ -43,39 +44,40 @@ class Completions:
         `drain`: the eventfd was readable: empty it first, and start the next turn.
         """
         engine = self._engine
-        self._buffer.take(engine.kernel, engine.workers, engine.event_fd if drain else -1, self._unserved)
+        self._buffer.take(engine.kernel, engine.workers, engine.event_fd if drain else -1, self.unserved)
         if self._late and not drain:
             return True
         self._late = False
         if drain and engine.kernel is not None:
             engine.kernel.note_turn()
+        if drain:
+            self._serving = False  # it may be left from an exception
         if drain and self._resting:
             self._resume_groups()
-        return self._serve()
+        return self.serve()
 
-    def serve(self, taken: list[int]) -> None:
-        """Serve completions, three integers each, behind those that wait, for one turn. The rest waits for the next."""
-        self._unserved.extend(taken)
-        self._serve()
-
-    def _serve(self) -> bool:
-        """Serve one turn of what was taken. Return whether there was anything."""
-        unserved = self._unserved
+    def serve(self) -> bool:
+        """Serve one turn of what is in `unserved`. Return whether there was anything."""
+        unserved = self.unserved
         if self._at == len(unserved):
             return False
         engine = self._engine
         complete, kernel_slots = engine.complete, engine.max_in_flight if engine.hook is None else 0
         kernel: Any = engine.kernel
+        holders: Any = None if kernel is None else kernel.holders
+        at, token, request = self._at, -1, None
         served, until = 0, 0.0
         outermost, self._serving = not self._serving, True
         whole = False
         try:
             while (at := self._at) < len(unserved):  # a completion may lead back here
-                self._at = at + 3
-                token = unserved[at]
-                if token & SLOT_MASK < kernel_slots:  # as `complete`, without the call
+                token, self._at = unserved[at], at + 3
+                slot = token & SLOT_MASK
+                if slot < kernel_slots:  # as `complete`, without the call
+                    request = holders[slot]
                     kernel.take(token).complete_kernel(engine, token, unserved[at + 1])
                 else:
+                    request = self._holder(token)
                     complete(token, unserved[at + 1], unserved[at + 2])
                 served += 1
                 if served % LOOKS == 0:
@@ -85,39 +87,61 @@ class Completions:
                     elif now >= until:
                         break
             whole = self._at == len(unserved)
+        except BaseException as error:
+            self._mend(error, at, token, request)
+            raise
         finally:
             if not whole:  # the turn is over, or an error came (a bug, no memory): nothing is lost, and the next turn comes
                 self._late = True
                 self._engine.wake_loop()
             if outermost:
-                self._serving = False
-                del unserved[: self._at]
-                self._at = 0
+                unserved[: self._at], self._at, self._serving = (), 0, False
         return True
+
+    def _holder(self, token: int) -> Any:
+        """Return the request that has the slot of a token; None if it is stale."""
+        lane: Any = self._engine.workers if token & SLOT_MASK >= self._engine.max_in_flight else self._engine.kernel
+        slot = (token & SLOT_MASK) - lane.first
+        return lane.holders[slot] if lane.tokens[slot] == token else None
+
+    def _mend(self, error: BaseException, at: int, token: int, request: Any) -> None:
+        """Serve a completion again whose slot was not freed. Otherwise end its request."""
+        if self._at <= at or self.unserved[at] != token:  # it was not begun
+            return
+        lane: Any = self._engine.workers if token & SLOT_MASK >= self._engine.max_in_flight else self._engine.kernel
+        if lane.tokens[(token & SLOT_MASK) - lane.first] == token:
+            self._at = at
+        elif request is not None:
+            mend(self._engine, error, request, result=self.unserved[at + 1])
+
+    def has(self, token: int) -> bool:
+        """Return whether a completion with this token was taken and not served."""
+        return any(self.unserved[i] == token for i in range(self._at, len(self.unserved), 3)) or self._buffer.has(token)
 
     def result_of(self, request: Any) -> int | None:
         """Return the result of a request that is complete, served or not; None if it is not."""
         if request.finished:
             return request.result  # type: ignore[no-any-return]
         token = request.token
-        for i in range(self._at, len(self._unserved), 3):
-            if self._unserved[i] == token:
-                return self._unserved[i + 1]
+        for i in range(self._at, len(self.unserved), 3):
+            if self.unserved[i] == token:
+                return self.unserved[i + 1]
         return None
 
     def rest(self, group: Group) -> None:
         """Let a group continue in the next tick of the event loop."""
-        self._engine.outstanding += 1  # no close meanwhile
-        self._resting.append(group)
-        self._engine.wake_loop()
+        engine = self._engine
+        engine.outstanding, _ = engine.outstanding + 1, self._resting.append(group)  # no close meanwhile
+        engine.wake_loop()
 
     def _resume_groups(self) -> None:
         for _ in range(len(self._resting)):  # those that rest again meanwhile have had this turn
-            self._engine.outstanding -= 1
-            group = self._resting.popleft()
+            group, outstanding = self._resting[0], self._engine.outstanding - 1
             try:
+                self._engine.outstanding, _ = outstanding, self._resting.popleft()
                 group.resume()
-            except BaseException:
+            except BaseException as error:
+                if group not in self._resting:
+                    group.tear(error)
                 self._late = True
-                self._engine.wake_loop()
                 raise

@@ -49,10 +49,16 @@ class Drops:
             eventfd_write(self._event_fd, 1)
             return True
 
-    def take(self) -> tuple[Descriptor | None, Request] | None:
-        """Take the oldest; None if there is none."""
+    @property
+    def oldest(self) -> tuple[Descriptor | None, Request] | None:
+        """What was added first; None if there is nothing."""
         with self._lock:
-            return self._list.popleft() if self._list else None
+            return self._list[0] if self._list else None
+
+    def remove_oldest(self) -> None:
+        """Remove what was added first: the engine has it."""
+        with self._lock:
+            self._list.popleft()
 
     def close(self) -> None:
         """Take no more, and close now the descriptors that are left."""

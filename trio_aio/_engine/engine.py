@@ -21,21 +21,23 @@ from typing import TYPE_CHECKING, Any
 from trio_aio._backends import protect_from_interrupts
 from trio_aio._engine.completions import Completions
 from trio_aio._engine.drops import Drops
+from trio_aio._engine.kernel_lane import set_up_kernel, tear_down_kernel
 from trio_aio._engine.known_files import KnownFiles
+from trio_aio._engine.mending import mend, start_ready
 from trio_aio._engine.new_memory import populate
-from trio_aio._engine.withdrawal import cancel_again, end_abandoned, leave_close, leave_submitters, roll_back, submit_prepared, take_dropped
+from trio_aio._engine.withdrawal import cancel_again, end_abandoned, leave_close, leave_submitters, submit_prepared, take_dropped
 from trio_aio._lanes.inline import InlineLane
-from trio_aio._lanes.kernel import KernelLane
 from trio_aio._lanes.protocols import State
 from trio_aio._lanes.slots import SLOT_MASK
 from trio_aio._lanes.workers import WorkerLane
 from trio_aio._memory.slabs import BufferPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from trio_aio._engine.descriptor import Descriptor
     from trio_aio._engine.protocols import Hook, Request
+    from trio_aio._lanes.kernel import KernelLane
 
 __all__ = ("Engine",)
 
@@ -71,11 +73,12 @@ class Engine:
         self.retried: int = 0
         self.submitted_kernel: int = 0
         self.submitted_workers: int = 0
-        self._submit_calls: int = 0  # of a kernel lane that is closed
+        self.earlier_submit_calls: int = 0  # of a kernel lane that is closed
         self.bytes_read: int = 0
         self.bytes_written: int = 0
         self.outstanding: int = 0  # requests that were submitted and have not ended
         self.abandoned: int = 0  # those of them that no task waits for
+        self.ready: list[Request] = []  # nothing holds them back any more: they start next
         self.files: KnownFiles = KnownFiles()
         self.kernel: KernelLane | None = None
         self.may_use_kernel: bool = use_kernel
@@ -89,10 +92,10 @@ class Engine:
         self.drops: Drops = Drops(self.event_fd)
         try:
             if insist:
-                self._set_up_kernel()
+                set_up_kernel(self)
             self.workers: WorkerLane = WorkerLane(max_in_flight, max_in_flight, max_workers, self.event_fd)
         except BaseException:
-            self._tear_down_kernel()
+            tear_down_kernel(self)
             os.close(self.event_fd)
             raise
         self.inline: InlineLane = InlineLane(self.workers)
@@ -114,13 +117,13 @@ class Engine:
     @property
     def submit_calls(self) -> int:
         """How many times ``io_submit`` was called."""
-        return self.kernel.submit_calls if self.kernel is not None else self._submit_calls
+        return self.kernel.submit_calls if self.kernel is not None else self.earlier_submit_calls
 
     def has_kernel_lane(self) -> bool:
         """Return whether native AIO can be had. Calls ``io_setup`` to find out."""
         if self.kernel is None and self.may_use_kernel:
             try:
-                self._set_up_kernel()
+                set_up_kernel(self)
             except OSError as error:
                 self.may_use_kernel = False
                 self.setup_error = error
@@ -141,15 +144,15 @@ class Engine:
 
         ValueError if a close of its descriptor was asked for, unless the request belongs to a group, which has a lease.
         """
-        order = request.descriptor.order
-        if order.closing and request.group is None:
-            order.check()
-        self.outstanding += 1
-        if self.hook is not None:
-            self.hook.submitted(request)
         try:
+            order = request.descriptor.order
+            if order.closing and request.group is None:
+                order.check()
+            leases = order.leases + (not request.ordered)
+            order.leases, self.outstanding, request.outstanding = leases, self.outstanding + 1, True
+            if self.hook is not None:
+                self.hook.submitted(request)
             if not request.ordered:
-                order.leases += 1
                 self.dispatch(request)
                 return
             request.admit(self)
@@ -157,16 +160,9 @@ class Engine:
                 request.start(self)
             else:
                 request.state = State.HELD
-        except BaseException:
-            roll_back(self, request)
+        except BaseException as error:
+            mend(self, error, request)
             raise
-
-    @protect_from_interrupts
-    def end_lease(self, descriptor: Descriptor) -> None:
-        """End what ``descriptor.order.lease()`` started."""
-        for waiting in descriptor.order.end_lease():
-            waiting.start(self)
-        leave_close(self, descriptor.order)
 
     def dispatch(self, request: Request) -> None:
         """Give a request to the lane that suits it."""
@@ -205,14 +201,21 @@ class Engine:
 
     def flush(self) -> None:
         """Hand over what is gathered for the workers, submit what is prepared for the kernel, and take what is complete already."""
-        self.plugged = False
-        if self.workers.gathered:
-            self.workers.hand_over()
-        lane = self.kernel
-        if lane is not None and lane.gathered:
-            leave_submitters(self, lane.hand_over())
-        if lane is not None and lane.has_prepared:
-            submit_prepared(self, lane)
+        try:
+            self.plugged = False
+            if self.ready:
+                start_ready(self)
+            if self.workers.gathered:
+                self.workers.hand_over()
+            lane = self.kernel
+            if lane is not None and (lane.gathered or lane.left):
+                lane.hand_over()
+                leave_submitters(self, lane)
+            if lane is not None and lane.has_prepared:
+                submit_prepared(self, lane)
+        except BaseException as error:
+            mend(self, error)
+            raise
 
     def refuse(self, request: Any, result: int) -> None:
         """Complete a request that io_submit refused when it was submitted alone."""
@@ -227,16 +230,20 @@ class Engine:
 
     def reap(self, *, drain: bool) -> None:
         """Take all completions, and wake their waiters. `drain`: the eventfd was readable, so empty it first."""
-        if self.drops and not self._stopping:  # otherwise `close` closes them: the workers may have left
-            take_dropped(self)
-        if self.completions.take(drain=drain) or drain:
-            self.start_queued()
-        elif self.kernel is not None and self.kernel.is_stuck:  # if the lane is not stuck, a completion will follow and request the flush
-            self.ask_for_flush()
-        if self.kernel is not None and self.kernel.to_cancel:
-            cancel_again(self, self.kernel)
-        if self.hook is not None:
-            self.hook.reaped(self)
+        try:
+            if self.drops and not self._stopping:  # otherwise `close` closes them: the workers may have left
+                take_dropped(self)
+            if self.completions.take(drain=drain) or drain:
+                self.start_queued()
+            elif self.kernel is not None and self.kernel.is_stuck:  # otherwise a completion will follow, and ask for the flush
+                self.ask_for_flush()
+            if self.kernel is not None and self.kernel.to_cancel:
+                cancel_again(self, self.kernel)
+            if self.hook is not None:
+                self.hook.reaped(self)
+        except BaseException as error:
+            mend(self, error)
+            raise
 
     def complete(self, token: int, result: int, transferred: int) -> None:
         """Give a completion to the request that has its slot."""
@@ -255,9 +262,8 @@ class Engine:
 
     def finish(self, request: Request, result: int) -> None:
         """Complete a request with its final result."""
-        request.result = result
         assert request.state < _WITHDRAWN, f"completed twice: {request!r}"
-        request.state = _COMPLETED
+        request.result = result
         if request.abandoned or request.counted:
             pass  # among the cancelled already
         elif request.cancel_accepted and result in (0, _ECANCELED):
@@ -265,34 +271,34 @@ class Engine:
         else:
             self.completed += request.count
         request.settle(self)
+        request.state = _COMPLETED
         self.end_request(request)
 
     def end_request(self, request: Request) -> None:
-        """Release what a request owns, start what waited for that, and wake its waiter."""
-        self.outstanding -= 1
-        if request.abandoned:
-            end_abandoned(self, request)
+        """Release what a request owns, start what waited for that, and wake its waiter. It may be called again if it has failed."""
         if self.hook is not None:
             self.hook.released(request)
         request.release_memory(self)
         order = request.descriptor.order
-        ready: Iterable[Request] = ()
-        if not request.ordered:
-            order.leases -= 1
-            if order.closing and not order.leases:
-                ready = order.close_if_idle()
-        elif not request.closes:
+        if request.ordered and not request.closes:
             if request.changes and request.descriptor.shared_file is not None:
                 request.descriptor.shared_file.note_change()
-            ready = order.leave(request)
+            order.leave(request, self.ready)
+        if request.outstanding:
+            if request.abandoned:
+                end_abandoned(self, request)
+            else:
+                leases = order.leases - (not request.ordered)
+                order.leases, self.outstanding, request.outstanding = leases, self.outstanding - 1, False
         if order.closing:
+            order.close_if_idle(self.ready)
             leave_close(self, order)
         if request.waiter is not None:
             self.wake(request)
         elif request.group is not None:
             request.group.ended(request)
-        for waiting in ready:  # last: this may reap what others wait for, and come back here
-            waiting.start(self)
+        if self.ready:  # last: this may reap what others wait for, and come back here
+            start_ready(self)
 
     def start_queued(self) -> None:
         """Start queued requests: slots have become free."""
@@ -309,8 +315,12 @@ class Engine:
     @protect_from_interrupts
     def cancel(self, request: Request) -> bool:
         """Cancel a request. True: it never ran and never will, and no task is woken. False: its completion comes."""
-        request.cancel_requested = True
-        return request.cancel(self)
+        try:
+            request.cancel_requested = True
+            return request.cancel(self)
+        except BaseException as error:
+            mend(self, error, request)
+            raise
 
     # ---- the end
 
@@ -332,18 +342,7 @@ class Engine:
             self.hook.close()
         self.workers.close()
         self.drops.close()
-        self._tear_down_kernel()
+        tear_down_kernel(self)
         self.inline.close()
         self.buffers.clear()
         os.close(self.event_fd)
-
-    def _set_up_kernel(self) -> None:
-        self.kernel = KernelLane.open(self.max_in_flight, self.event_fd, self.refuse)
-        if self.hook is not None:
-            self.hook.install_kernel(self)
-
-    def _tear_down_kernel(self) -> None:
-        if self.kernel is not None:
-            self._submit_calls = self.kernel.submit_calls
-            self.kernel.close()
-            self.kernel = None

@@ -24,6 +24,8 @@ class Host(Protocol):
     max_in_flight: int
     event_fd: int
     outstanding: int
+    ready: list[Any]
+    earlier_submit_calls: int
     abandoned: int
     completed: int
     cancelled: int
@@ -45,6 +47,7 @@ class Host(Protocol):
     completions: Any
 
     def submit(self, request: Any) -> None: ...
+    def refuse(self, request: Any, result: int) -> None: ...
     def cancel(self, request: Any) -> bool: ...
     def complete(self, token: int, result: int, transferred: int) -> None: ...
     def dispatch(self, request: Any) -> None: ...

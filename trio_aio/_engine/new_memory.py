@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trio_aio._engine.mending import mend
 from trio_aio._lanes.protocols import State
 from trio_aio._lanes.workers import Population
 from trio_aio._memory.slabs import HUGE_PAGE
@@ -19,20 +20,28 @@ __all__ = ("populate", "stop_waiting", "wait_for_memory")
 def populate(engine: Host, page: HugePage) -> None:
     """Let a worker touch a huge page, and dispatch the requests that wait for it afterwards."""
 
-    def done() -> None:
-        page.warm = True
-        engine.outstanding -= 1
-        waiting = page.waiting
-        try:
-            while waiting:  # each stays in the list until its turn: what is dispatched before may let another be withdrawn
-                engine.dispatch(waiting.pop(0))
-        except BaseException:
-            if waiting:
-                populate(engine, page)  # they are dispatched with its completion
-            raise
+    population = Population(page.address, HUGE_PAGE, lambda: _dispatch(engine, page))
+    try:
+        page.asked, engine.outstanding, population.counted = True, engine.outstanding + 1, True
+        engine.workers.accept(population)
+    except BaseException as error:
+        mend(engine, error, population)
+        raise
 
-    engine.workers.accept(Population(page.address, HUGE_PAGE, done))
-    engine.outstanding += 1
+
+def _dispatch(engine: Host, page: HugePage) -> None:
+    """Dispatch the requests that have waited for a page. It may be called again if that has failed."""
+    page.warm = True
+    waiting = page.waiting
+    while waiting:  # each stays in the list until its turn: what is dispatched before may let another be withdrawn
+        request = None
+        try:
+            request = waiting.pop(0)
+            engine.dispatch(request)
+        except BaseException as error:
+            if request is not None:
+                mend(engine, error, request)
+            raise
 
 
 def wait_for_memory(page: HugePage, request: Request) -> None:

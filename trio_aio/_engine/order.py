@@ -6,6 +6,9 @@ requests that were not submitted yet.
 What we do about it. A sync is held until the writes before it have ended. One that has not started serves all that are asked for
 meanwhile (group commit): at most one is in flight, and one waits. A close is held until all other requests have ended. Of a file that is
 open for direct I/O either direct writes are in flight or writes through the page cache, never both (`shared_file.Gate`).
+
+An exception (no memory) may come between any two lines. So each step that counts a lease also notes its request, in one statement, and
+`leave` may be called again.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ __all__ = ("Order",)
 class Order:
     """Of one descriptor: how many requests lease it, and which of them wait for others."""
 
-    __slots__ = ("_close", "_syncing", "_syncs", "abandoned", "closing", "gate", "leases", "writes")
+    __slots__ = ("_close", "_syncing", "_syncs", "abandoned", "closing", "gate", "leases", "syncs", "writes")
 
     def __init__(self) -> None:
         self.leases: int = 0  # requests that are not over, and calls between two requests
@@ -33,6 +36,7 @@ class Order:
         self.closing: bool = False  # a close was asked for: nothing may be submitted any more
         self.gate: Gate | None = None  # of a direct file
         self.writes: set[Request] = set()  # not over: the next sync waits for them
+        self.syncs: set[Request] = set()  # not over
         self._syncing: SyncRequest | None = None  # in flight
         self._syncs: deque[SyncRequest] = deque()  # wait; others follow them
         self._close: CloseRequest | None = None  # waits for all leases
@@ -48,9 +52,8 @@ class Order:
                 self._close = cast("CloseRequest", request)
                 return False
             return True
-        self.leases += 1
         if request.changes:
-            self.writes.add(request)
+            self.leases, _ = self.leases + 1, self.writes.add(request)
             return not request.gated or self.gate is None or self.gate.enter(cast("WriteRequest", request))
         return self._enter_sync(cast("SyncRequest", request))
 
@@ -61,15 +64,14 @@ class Order:
             # could put it off for ever.
             if self._syncing is not None or leader.waits_for >= self.writes:
                 leader.waits_for |= self.writes
-                leader.followers.append(request)
-                request.leader = leader
                 leader.data_only = leader.data_only and request.data_only  # fsync does what fdatasync does, and more
+                self.leases, request.leader, _, _ = self.leases + 1, leader, self.syncs.add(request), leader.followers.append(request)
                 return False
         elif self._syncing is None and not self.writes:
-            self._syncing = request
+            self.leases, self._syncing, _ = self.leases + 1, request, self.syncs.add(request)
             return True
         request.waits_for = set(self.writes)
-        self._syncs.append(request)
+        self.leases, _, _ = self.leases + 1, self.syncs.add(request), self._syncs.append(request)
         return False
 
     def check(self) -> None:
@@ -85,7 +87,9 @@ class Order:
     def end_lease(self) -> Sequence[Request]:
         """End a lease. Return the close, if it may start now."""
         self.leases -= 1
-        return self.close_if_idle()
+        ready: list[Request] = []
+        self.close_if_idle(ready)
+        return ready
 
     @property
     def left_close(self) -> CloseRequest | None:
@@ -95,32 +99,47 @@ class Order:
             return None
         return close
 
-    def close_if_idle(self) -> Sequence[Request]:
-        """Return the close, if one waits and nothing leases the descriptor."""
+    def close_if_idle(self, ready: list[Request]) -> None:
+        """Add the close to `ready`, if one waits and nothing leases the descriptor."""
         close = self._close
-        if self.leases or close is None:
-            return ()
-        self._close = None
-        return (close,)
+        if close is not None and not self.leases:
+            self._close, _ = None, ready.append(close)
 
-    def leave(self, request: Request) -> Sequence[Request]:
-        """Note that a request that changes or syncs has ended or was withdrawn. Return those that may start now."""
-        ready: list[Request] = []
+    def leave(self, request: Request, ready: list[Request] | None = None) -> list[Request]:
+        """Note that a request that changes or syncs has ended or was withdrawn. Add those that may start now to `ready`, and return it."""
+        if ready is None:
+            ready = []
         if request.changes:
-            self.writes.discard(request)
             for sync in self._syncs:
                 sync.waits_for.discard(request)
             if self.gate is not None:
-                if request.gated and cast("WriteRequest", request).passed_gate:
-                    self.gate.leave()
-                ready.extend(self.gate.ready())
-        elif request is self._syncing:
-            self._syncing = None
+                if request.gated:
+                    self.gate.leave(cast("WriteRequest", request))
+                self.gate.start_ready(ready)
+            if request in self.writes:
+                self.leases, _ = self.leases - 1, self.writes.discard(request)
+        elif request in self.syncs:
+            syncing = None if request is self._syncing else self._syncing
+            self.leases, self._syncing, _ = self.leases - 1, syncing, self.syncs.discard(request)
         if self._syncs and self._syncing is None and not self._syncs[0].waits_for:
-            self._syncing = self._syncs.popleft()
-            ready.append(self._syncing)
-        ready.extend(self.end_lease())
+            self._syncing, _ = self._syncs[0], ready.append(self._syncs.popleft())
+        self.close_if_idle(ready)
         return ready
+
+    def holds(self, request: Request) -> bool:
+        """Return whether a request waits here for others."""
+        return (
+            request is self._close
+            or any(request is sync or request in sync.followers for sync in self._syncs)
+            or (self._syncing is not None and request in self._syncing.followers)
+            or (self.gate is not None and self.gate.holds(request))
+        )
+
+    def reenter_close(self, request: Request, ready: list[Request]) -> None:
+        """Take in a close whose start has failed: it must happen. It is added to `ready` if it may start now."""
+        self.closing = True
+        self._close = cast("CloseRequest", request)
+        self.close_if_idle(ready)
 
     def withdraw(self, request: Request) -> None:
         """Forget that a request waits; `leave` follows."""

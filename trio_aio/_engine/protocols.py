@@ -25,6 +25,9 @@ class Group(Protocol):
     def ended(self, request: Any) -> None:
         """Note that one of its requests has ended."""
 
+    def tear(self, error: BaseException) -> None:
+        """Start no more requests: an exception came in the middle of a step."""
+
     def resume(self) -> None:
         """Submit more of its requests, after other tasks had their tick."""
 
@@ -49,6 +52,7 @@ class Request(Protocol):
     cancel_requested: bool
     cancel_accepted: bool
     abandoned: bool
+    outstanding: bool
     counted: bool
 
     @property

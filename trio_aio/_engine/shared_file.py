@@ -7,7 +7,7 @@ it has ended. A copy is kept only if nothing was changed while it was made.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ref
 
 if TYPE_CHECKING:
@@ -43,28 +43,31 @@ class Gate:
 
     def enter(self, request: WriteRequest) -> bool:
         """Return whether a write may start now. Otherwise it waits, and `ready` will return it."""
-        self._waiting.append(request)
-        return self.ready() == [request]
+        if self._waiting or (self._in_flight and request.buffered is not self._buffered):
+            self._waiting.append(request)
+            return False
+        request.passed_gate, self._buffered, self._in_flight = True, request.buffered, self._in_flight + 1
+        return True
 
-    def leave(self) -> None:
-        """Note that a write has ended."""
-        self._in_flight -= 1
+    def leave(self, request: WriteRequest) -> None:
+        """Note that a write has ended. Nothing if it did not pass, or that was noted before."""
+        if request.passed_gate:
+            self._in_flight, request.passed_gate = self._in_flight - 1, False
 
     def withdraw(self, request: WriteRequest) -> None:
         """Forget a write that waits."""
         self._waiting.remove(request)
 
-    def ready(self) -> list[WriteRequest]:
-        """Return the writes that may start now."""
-        ready = []
+    def holds(self, request: object) -> bool:
+        """Return whether a write waits here."""
+        return request in self._waiting
+
+    def start_ready(self, ready: list[Any]) -> None:
+        """Let the writes pass that may start now, and add them to `ready`."""
         waiting = self._waiting
         while waiting and (not self._in_flight or waiting[0].buffered is self._buffered):
-            request = waiting.popleft()
-            request.passed_gate = True
-            self._buffered = request.buffered
-            self._in_flight += 1
-            ready.append(request)
-        return ready
+            request, in_flight = waiting[0], self._in_flight + 1
+            _, request.passed_gate, self._buffered, self._in_flight = ready.append(waiting.popleft()), True, request.buffered, in_flight
 
 
 class SharedFile:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
+from trio_aio._engine.mending import mend, start_ready
 from trio_aio._lanes.protocols import State
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ __all__ = (
         "end_abandoned",
         "leave_close",
         "leave_submitters",
-        "roll_back",
+        "resume_close",
         "submit_prepared",
         "take_dropped",
         "withdraw_prepared",
@@ -50,25 +51,11 @@ def cancel_together(engine: Host, requests: Iterable[Request]) -> bool:
     return True
 
 
-def roll_back(engine: Host, request: Request) -> None:
-    """End a request whose start has raised an exception (no memory, say), unless a lane has it. No task waits for it."""
-    if request.state < State.KERNEL_QUEUED:
-        for lane in (engine.kernel, engine.workers):
-            if lane is not None:
-                lane.take_back(request)
-        request.waiter = request.group = None
-        request.state = State.WITHDRAWN
-        engine.end_request(request)
-    engine.plugged = False  # the exception may have come while the flush was asked for
-    if engine.workers.gathered or (engine.kernel is not None and engine.kernel.has_prepared):
-        engine.ask_for_flush()
-
-
 def submit_prepared(engine: Host, lane: KernelLane) -> None:
     """Call io_submit for what is prepared. Complete what it refuses, and take what is complete already."""
-    tried, refused = lane.submit()
+    tried, refused = lane.submit(engine.completions.unserved)
     if refused:
-        engine.completions.serve(refused)
+        engine.completions.serve()
         engine.start_queued()  # their slots are free, and perhaps no completion follows that would do it
         engine.wake_loop()
     elif lane.is_stuck:
@@ -91,7 +78,7 @@ def empty_full_ring(engine: Host) -> None:
     for request in dict.fromkeys(lane.requests()):
         if request.state is State.KERNEL_HANDED_OVER or (request.kernel_can_cancel and request.state is State.KERNEL_IN_FLIGHT):
             continue
-        request.leave_kernel(engine, -errno.EAGAIN)
+        _leave_kernel(engine, request)
     lane.start_queued()
 
 
@@ -136,17 +123,32 @@ def withdraw_prepared(engine: Host, request: Request) -> bool:
     return lane.withdraw_prepared(request)
 
 
-def leave_submitters(engine: Host, requests: Iterable[Any]) -> None:
-    """Let requests leave the kernel lane, because no thread can be had that submits them."""
-    for request in requests:
+def _leave_kernel(engine: Host, request: Any) -> None:
+    try:
         request.leave_kernel(engine, -errno.EAGAIN)
+    except BaseException as error:
+        mend(engine, error, request)
+        raise
+
+
+def leave_submitters(engine: Host, lane: KernelLane) -> None:
+    """Let the requests leave the kernel lane for which no thread can be had that submits them."""
+    while lane.left:
+        request = next(iter(lane.left))
+        if request.state is State.KERNEL_HANDED_OVER:
+            _leave_kernel(engine, request)
+        del lane.left[request]
         engine.wake_loop()  # the workers' requests are handed over in another tick
 
 
 def cancel_again(engine: Host, lane: KernelLane) -> None:
     """Try again to cancel the polls that were being submitted when that was asked for."""
     for request in lane.cancel_again():
-        request.complete_kernel(engine, request.token, 0)  # type: ignore[attr-defined]
+        try:
+            request.complete_kernel(engine, request.token, 0)  # type: ignore[attr-defined]
+        except BaseException as error:
+            mend(engine, error, request)
+            raise
 
 
 def end_withdrawn(engine: Host, request: Request) -> None:
@@ -167,21 +169,21 @@ def _wake_closing(engine: Host) -> None:
 
 def abandon(engine: Host, request: Request) -> None:
     """Let a request that cannot be cancelled run on with no task waiting. It keeps its memory until its completion."""
-    request.abandoned = True
-    request.waiter = None
-    engine.abandoned += 1
+    order = request.descriptor.order
+    request.waiter, leases = None, order.abandoned + (not request.closes)
+    engine.abandoned, order.abandoned, request.abandoned = engine.abandoned + 1, leases, True
     engine.cancelled += request.count
     if not request.closes:
-        request.descriptor.order.abandoned += 1
-        leave_close(engine, request.descriptor.order)
+        leave_close(engine, order)
     _wake_closing(engine)
 
 
 def end_abandoned(engine: Host, request: Request) -> None:
-    """Note that an abandoned request has ended."""
-    engine.abandoned -= 1
-    if not request.closes:
-        request.descriptor.order.abandoned -= 1
+    """End the lease of an abandoned request."""
+    order = request.descriptor.order
+    leases, of_it, abandoned = order.leases - (not request.ordered), order.abandoned - (not request.closes), engine.abandoned - 1
+    outstanding = engine.outstanding - 1
+    order.leases, order.abandoned, engine.abandoned, engine.outstanding, request.outstanding = leases, of_it, abandoned, outstanding, False
 
 
 def leave_close(engine: Host, order: Order) -> None:
@@ -191,7 +193,20 @@ def leave_close(engine: Host, order: Order) -> None:
         return
     if close.waiter is not None:
         engine.wake(close)
-    abandon(engine, close)
+    if not close.abandoned:
+        abandon(engine, close)
+
+
+def resume_close(engine: Host, order: Order) -> None:
+    """Start the close of a descriptor, if it waits and no lease is left. Otherwise its task may leave."""
+    try:
+        order.close_if_idle(engine.ready)
+        start_ready(engine)
+        leave_close(engine, order)
+    except BaseException as error:
+        order.close_if_idle(engine.ready)
+        mend(engine, error)
+        raise
 
 
 def cancel_or_abandon(engine: Host, request: Request) -> None:
@@ -202,11 +217,12 @@ def cancel_or_abandon(engine: Host, request: Request) -> None:
 
 def take_dropped(engine: Host) -> None:
     """Do what finalizers have left to the engine."""
-    while (taken := engine.drops.take()) is not None:
+    while (taken := engine.drops.oldest) is not None:
         descriptor, request = taken
         if descriptor is None:
             cancel_or_abandon(engine, request)
-        else:
+        elif request.state is State.CREATED and not request.outstanding:  # otherwise this is repeated, after an exception
             request.may_be_left = True
             engine.submit(request)
             leave_close(engine, descriptor.order)
+        engine.drops.remove_oldest()

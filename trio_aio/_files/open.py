@@ -185,14 +185,14 @@ def open_aio(
 
     async def open_it() -> AsyncFile | AsyncTextFile:
         used = current_context() if context is None else context
-        position = 0
-        if isinstance(file, int):
-            descriptor, position = await _adopt_number(used, file, parsed, direct=direct)
-        elif opener is not None:
-            descriptor, position = await _open_with(used, opener, file, flags, direct=direct)
-        else:
-            descriptor = await _open_path(used, file, flags)
+        position, descriptor = 0, None
         try:
+            if isinstance(file, int):
+                descriptor, position = await _adopt_number(used, file, parsed, direct=direct)
+            elif opener is not None:
+                descriptor, position = await _open_with(used, opener, file, flags, direct=direct)
+            else:
+                descriptor = await _open_path(used, file, flags)
             opened = AsyncFile(
                 used,
                 descriptor,
@@ -208,8 +208,9 @@ def open_aio(
             made = opened if format is None else AsyncTextFile(opened, format, mode, line_buffering=buffering == 1)
             opened._claim()
         except BaseException:
-            assert used._engine is not None
-            drop_unclaimed(used._engine, descriptor)
+            if descriptor is not None:
+                assert used._engine is not None
+                drop_unclaimed(used._engine, descriptor)
             raise
         return made
 

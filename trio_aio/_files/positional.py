@@ -386,7 +386,13 @@ class PositionalFile(NotCopied):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
-        await self.aclose()
+        try:
+            await self.aclose()
+        except BaseException:
+            if not self._closed and self._context._state != "forked":  # an exception came before the close was submitted (no memory, say)
+                self._mark_closed()
+                self._engine.drops.add(self._descriptor, self._close_request)
+            raise
 
     def __del__(self) -> None:
         if getattr(self, "_closed", True):

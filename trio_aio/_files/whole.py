@@ -25,7 +25,7 @@ from trio_aio._context.copying import joined, shortened
 from trio_aio._context.group import RequestGroup
 from trio_aio._context.shared import current_context
 from trio_aio._engine.descriptor import Descriptor, cached_size
-from trio_aio._errors import os_error
+from trio_aio._engine.mending import torn
 from trio_aio._files.binary import AsyncFile
 from trio_aio._files.cached import probe_mount, read_cached
 from trio_aio._files.coding import decoded, encoded, joined_text
@@ -172,8 +172,10 @@ async def _fill(context: AIOContext, descriptor: Descriptor, memory: bytes, star
     group = RequestGroup(context._check(), requests, DEPTH)
     assert context._backend is not None
     await context._backend.perform(RequestGroup.start, group, RequestGroup.cancel)
+    if group.error is not None:
+        raise torn(group.error)
     for failed in group.failed:
-        raise os_error(failed.result, descriptor.name)
+        raise failed.error()
     for index, (request, length) in enumerate(zip(requests, lengths, strict=True)):
         if request.result < length:
             return start + index * PART + request.result

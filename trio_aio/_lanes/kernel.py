@@ -55,6 +55,7 @@ class KernelLane(Lane[KernelRequest]):
 
     queued_state = State.KERNEL_QUEUED
     byte_limit = 16 << 20
+    bytes_in_flight: int
 
     def __init__(self, first: int, slots: int, context: KernelContext, event_fd: int, refuse: Callable[[KernelRequest, int], None]) -> None:
         super().__init__(first, slots)
@@ -63,11 +64,14 @@ class KernelLane(Lane[KernelRequest]):
         if not self.ring:
             raise MemoryError
         self.prepared: list[KernelRequest] = []  # in order; a request of many pieces comes once
+        self.unlisted: bool = False  # something else may be prepared too: an exception came while a request was started
+        self._answer: int | None = None  # of an io_submit that `submit` has not reported yet
         self.few: int = lib.TAIO_TOGETHER  # so many prepared requests are submitted before the end of the tick
         self.at_once: bool = True  # a lone request is submitted by `start`; otherwise, for a test's faults, by the flush that follows
         self.has_event: bool = False  # a request was complete when its io_submit returned, and `reap` has not been called since
         self._refuse: Callable[[KernelRequest, int], None] = refuse  # takes a request, its slot freed, that io_submit refused
         self.gathered: list[Submitter] = []  # those that have something to be handed over
+        self.left: dict[KernelRequest, None] = {}  # no thread can be had that submits them
         self._submitters: dict[object, Submitter] = {}  # by device and direction
         self.to_cancel: dict[KernelRequest, None] = {}  # the kernel did not know them yet
         self._many: list[ManySlots] = []  # requests of many pieces that have slots
@@ -90,7 +94,9 @@ class KernelLane(Lane[KernelRequest]):
     @property
     def has_prepared(self) -> bool:
         """Whether `submit` has something to do."""
-        return bool(self.prepared) or (bool(self._many) and lib.taio_ring_prepared(self.ring) > 0)
+        if self.prepared or self._answer is not None:
+            return True
+        return (bool(self._many) or self.unlisted) and lib.taio_ring_prepared(self.ring) > 0
 
     @property
     def is_due(self) -> bool:
@@ -148,13 +154,11 @@ class KernelLane(Lane[KernelRequest]):
             self.gathered.append(submitter)
         submitter.gathered.append(request)
 
-    def hand_over(self) -> list[KernelRequest]:
-        """Hand over what is gathered. Return the requests that no submitter can have, because there are no more threads."""
-        gathered, self.gathered = self.gathered, []
-        left: dict[KernelRequest, None] = {}
-        for submitter in gathered:
-            left.update(dict.fromkeys(submitter.hand_over()))
-        return list(left)
+    def hand_over(self) -> None:
+        """Hand over what is gathered. `left` has then the requests that no submitter can have, because there are no more threads."""
+        while self.gathered:
+            self.gathered[-1].hand_over(self.left)
+            self.gathered.pop()
 
     def start_short(self, request: KernelRequest, opcode: int, fd: int, memory: int, length: int, offset: int) -> int:
         """Give a small request with RWF_NOWAIT a slot and start it: `accept` and `start` in one function.
@@ -166,11 +170,9 @@ class KernelLane(Lane[KernelRequest]):
         total = self.bytes_in_flight + length
         if not free or self.queue or total > self.byte_limit:
             return NO_SLOT
-        slot = free.pop()
+        slot, weights = free[-1], self.weights
         request.token = token = self.tokens[slot]
-        self.holders[slot] = request
-        self.weights[slot] = length
-        self.bytes_in_flight: int = total
+        self.holders[slot], weights[slot], self.bytes_in_flight, _ = request, length, total, free.pop()
         prepared = self.prepared
         lone = len(free) == self.slots - 1
         answer = _start(self.ring, slot, token, opcode, fd, memory, length, offset, _NOWAIT, lone and not prepared)
@@ -293,23 +295,23 @@ class KernelLane(Lane[KernelRequest]):
         polls = sum(request.kernel_can_cancel and request.state in (_KERNEL_IN_FLIGHT, _HANDED_OVER) for request in self.requests())
         return self.occupied - polls == prepared
 
-    def submit(self) -> tuple[list[KernelRequest], list[int]]:
+    def submit(self, into: list[int]) -> tuple[list[KernelRequest], bool]:
         """Call io_submit for what is prepared.
 
-        Return the requests that it was given, and the completions of those that it refused, three integers each. What the ring has no
-        room for stays prepared.
+        Return the requests that it was given, and whether it refused any. Their completions are added to `into`, three integers each. What
+        the ring has no room for stays prepared.
         """
-        tried = self.prepared
-        answer = lib.taio_ring_submit(self.ring, self._refused, self.slots)
+        tried, kept = self.prepared, []
+        if self._answer is None:  # otherwise an exception came before it was reported
+            self._answer = lib.taio_ring_submit(self.ring, self._refused, self.slots)
+        answer = self._answer
         refused = answer & ~lib.TAIO_RING_SLEPT
         left = lib.taio_ring_prepared(self.ring)
-        self.prepared = []
         if left:
             kept = [
                 request for request in tried if lib.taio_ring_is_prepared(self.ring, self.slot_of(request)) and not self._has_many(request)
             ]
             tried = [request for request in tried if request not in kept]
-            self.prepared = kept
         for request in tried:
             request.state = _KERNEL_IN_FLIGHT
             if answer != refused:
@@ -318,7 +320,9 @@ class KernelLane(Lane[KernelRequest]):
         if self._since_learned >= 16:
             self.learn_few()
         out = self._refused
-        return tried, [number for i in range(refused) for number in (out[i].token, out[i].result, 0)]
+        completions = [number for i in range(refused) for number in (out[i].token, out[i].result, 0)]
+        self.prepared, self.unlisted, self._answer, _ = kept, left > len(kept), None, into.extend(completions)
+        return tried, refused > 0
 
     def _has_many(self, request: KernelRequest) -> bool:
         return any(request is many for many in self._many)
@@ -375,14 +379,45 @@ class KernelLane(Lane[KernelRequest]):
     def cancel_again(self) -> list[KernelRequest]:
         """Try again what `cancel` could not do. Return the requests that never ran: they have left the lane."""
         withdrawn = []
-        requests, self.to_cancel = self.to_cancel, {}
-        for request in requests:
+        for request in [*self.to_cancel]:
+            del self.to_cancel[request]
             if request.state is not _HANDED_OVER:
                 continue  # it has completed
             if self.withdraw_prepared(request):  # the kernel had no room for it, and gave it back
                 withdrawn.append(request)
             request.cancel_accepted = request in withdrawn or self.cancel(request)
         return withdrawn
+
+    # ---- after an exception
+
+    def is_started(self, slot: int) -> bool:
+        refused = 0 if self._answer is None else self._answer & ~lib.TAIO_RING_SLEPT
+        return bool(lib.taio_ring_holds(self.ring, slot)) or any(self._refused[i].token == self.tokens[slot] for i in range(refused))
+
+    def torn(self, is_completed: Callable[[int], bool]) -> list[KernelRequest]:
+        """Free slots as all lanes do. What was not noted of requests that were started is done in the next flush."""
+        torn = super().torn(is_completed)
+        self.unlisted = True
+        self.gathered = [*self._submitters.values()]
+        for request in torn:
+            if request in self.prepared:
+                self.prepared.remove(request)
+            for submitter in self.gathered:
+                submitter.forget(request)
+        for request in dict.fromkeys(self.requests()):
+            if request.state < _KERNEL_PREPARED:
+                request.state = _KERNEL_IN_FLIGHT
+        return torn
+
+    def stop_pieces(self, request: ManySlots) -> None:
+        """Let a request whose step was torn start no more pieces. It leaves with the last one in flight."""
+        pieces = request.pieces
+        pieces.native.stop = 1
+        pieces.native.width = pieces.most = 0
+        pieces.slots = sum(holder is request for holder in self.holders)
+        self._many = [many for many in self._many if many is not request]
+        if pieces.slots:
+            self._many.append(request)
 
     # ---- the end
 

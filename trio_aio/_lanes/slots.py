@@ -2,6 +2,9 @@
 
 A completion names its request by a token: the slot's number, and above it a generation that counts how often the slot was given away.
 A completion that comes late, or twice, does not match the token of its slot, so it is never taken for a younger request's.
+
+An exception (no memory) may come between any two lines. So a slot is taken, or freed, in one statement. `torn` then finds the requests that
+have a slot and were not started.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ SLOT_BITS = 32
 SLOT_MASK = (1 << SLOT_BITS) - 1
 _GENERATION = 1 << SLOT_BITS
 _MAX_TOKEN = (1 << 63) - 1  # completions carry the token through a signed integer
+_LAST_GENERATION = _MAX_TOKEN - _GENERATION + 1
 
 RequestT = TypeVar("RequestT", bound=LaneRequest)
 
@@ -58,11 +62,9 @@ class Lane(Generic[RequestT]):
         if free and not self.queue:
             total = self.bytes_in_flight + request.nbytes
             if total <= self.byte_limit or len(free) == self.slots:
-                slot = free.pop()
+                slot, weights, nbytes = free[-1], self.weights, total - self.bytes_in_flight
                 request.token = self.tokens[slot]
-                self.holders[slot] = request
-                self.weights[slot] = total - self.bytes_in_flight
-                self.bytes_in_flight = total
+                self.holders[slot], weights[slot], self.bytes_in_flight, _ = request, nbytes, total, free.pop()
                 self.begin(request, slot)
                 return
         request.state = self.queued_state
@@ -75,20 +77,20 @@ class Lane(Generic[RequestT]):
             request = next(iter(self.queue))
             if not self.has_room(request):
                 return
-            self.queue.popitem(last=False)
-            self.begin(request, self.occupy(request))
+            slot = self.occupy(request)
+            del self.queue[request]
+            self.begin(request, slot)
 
     def take(self, token: int) -> RequestT | None:
         """Free the slot of a completion. Return the request that had it; None if that was withdrawn meanwhile."""
         slot = (token & SLOT_MASK) - self.first
-        if self.tokens[slot] != token:
+        tokens, holders = self.tokens, self.holders
+        if tokens[slot] != token:
             raise RuntimeError(f"a completion has the token {token:#x}, which belongs to no request: this is a bug in trio_aio")
-        request = self.holders[slot]
-        self.holders[slot] = None  # from here on as `vacate`, without the call
-        self.bytes_in_flight -= self.weights[slot]
-        token += _GENERATION
-        self.tokens[slot] = token if token <= _MAX_TOKEN else self.first + slot
-        self.free.append(slot)
+        request = holders[slot]
+        token = token + _GENERATION if token < _LAST_GENERATION else self.first + slot
+        nbytes = self.bytes_in_flight - self.weights[slot]
+        _, tokens[slot], holders[slot], self.bytes_in_flight = self.free.append(slot), token, None, nbytes
         return request
 
     def withdraw_queued(self, request: RequestT) -> None:
@@ -113,26 +115,38 @@ class Lane(Generic[RequestT]):
 
     def occupy(self, request: RequestT) -> int:
         """Give a request a free slot, and return its number."""
-        slot = self.free.pop()
-        request.token = self.tokens[slot]
-        self.holders[slot] = request
-        self.weights[slot] = request.nbytes
-        self.bytes_in_flight += request.nbytes
+        slot, nbytes = self.free[-1], request.nbytes
+        request.token, total = self.tokens[slot], self.bytes_in_flight + nbytes
+        self.holders[slot], self.weights[slot], self.bytes_in_flight, _ = request, nbytes, total, self.free.pop()
         return slot
 
     def vacate(self, slot: int) -> None:
         """Free a slot. A token that names it from before is stale now."""
-        self.holders[slot] = None
-        self.bytes_in_flight -= self.weights[slot]
-        token = self.tokens[slot] + _GENERATION
-        self.tokens[slot] = token if token <= _MAX_TOKEN else self.first + slot
-        self.free.append(slot)
+        token = self.tokens[slot]
+        token = token + _GENERATION if token < _LAST_GENERATION else self.first + slot
+        nbytes = self.bytes_in_flight - self.weights[slot]
+        _, self.tokens[slot], self.holders[slot], self.bytes_in_flight = self.free.append(slot), token, None, nbytes
 
-    def take_back(self, request: Any) -> None:
-        """Free the slot of a request that could not be started, if it has one."""
-        slot = self.slot_of(request)
-        if 0 <= slot < self.slots and self.holders[slot] is request:
-            self.vacate(slot)
+    def holds(self, request: Any) -> bool:
+        """Return whether a request waits here for a slot, or has one."""
+        return request in self.queue or any(holder is request for holder in self.holders)
+
+    def torn(self, is_completed: Callable[[int], bool]) -> list[RequestT]:
+        """Free the slots whose requests were not started, because an exception came first. Return these requests.
+
+        is_completed: whether a completion with that token is about to be served.
+        """
+        torn = []
+        for slot, request in enumerate(self.holders):
+            if request is not None and not is_completed(self.tokens[slot]) and not self.is_started(slot):
+                self.queue.pop(request, None)
+                torn.append(request)
+                self.vacate(slot)
+        return torn
+
+    def is_started(self, slot: int) -> bool:
+        """Return whether a slot is filled, and its completion will come."""
+        raise NotImplementedError
 
     def note_queued(self) -> None:
         """Note that a request had to be queued."""

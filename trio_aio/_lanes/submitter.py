@@ -38,10 +38,11 @@ class Submitter:
         if not self.native:
             raise MemoryError
 
-    def hand_over(self) -> list[Any]:
-        """Hand over what is gathered. Return the requests for which that was not possible, because no thread can be had."""
-        gathered, self.gathered = self.gathered, []
-        return [] if self.learn() else gathered
+    def hand_over(self, left: dict[Any, None]) -> None:
+        """Hand over what is gathered. Add the requests to `left` for which that was not possible, because no thread can be had."""
+        if not self.learn():
+            left.update(dict.fromkeys(self.gathered))
+        self.gathered = []
 
     def learn(self) -> bool:
         """Hand over, and learn of the device. Return whether that was possible."""

@@ -32,3 +32,7 @@ class CompletionBuffer:
             self._taken = _reap(ffi.NULL if kernel is None else kernel.ring, workers.pool, drain_fd, self._out, self._room)
         if self._taken:  # without memory they stay for the next call; in one line, so that none can be lost or come twice
             into[len(into) :], self._taken = _unpack(self._flat, 3 * self._taken), 0
+
+    def has(self, token: int) -> bool:
+        """Return whether a completion with this token is still here."""
+        return any(self._out[i].token == token for i in range(self._taken))

@@ -15,7 +15,7 @@ import os
 import threading
 from contextlib import suppress
 from os import eventfd_write
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trio_aio._lanes.protocols import State, WorkerRequest
 from trio_aio._lanes.slots import Lane
@@ -51,58 +51,79 @@ class _Chain:
 
     def add(self, slot: int) -> None:
         """Put a slot at the end."""
-        if self.last == _NONE:
-            self.first = slot
-        self.last = slot
-        self.length += 1
+        first = slot if self.last == _NONE else self.first
+        self.first, self.last, self.length = first, slot, self.length + 1
+
+    def slots(self, pool: CData) -> list[int]:
+        """Return the slots, as C knows them."""
+        slots = [self.first]
+        while (behind := lib.taio_pool_behind(pool, slots[-1])) != _NONE:
+            slots.append(behind)
+        return slots
 
 
-class Population:
-    """Has the pages of new memory made by a worker: the first touch takes longer than a read, and may sleep."""
+class _MemoryRequest:
+    """What a worker does to memory, and not to a file. It is counted among the outstanding requests."""
 
     kernel_can_cancel: bool = False
     nbytes: int = 0
 
-    def __init__(self, address: int, length: int, done: Callable[[], None]) -> None:
+    def __init__(self, address: int, length: int, done: Callable[..., None]) -> None:
         self.state: State = State.CREATED
         self.token: int = -1
+        self.counted: bool = False  # among the outstanding requests
         self._address: int = address
         self._length: int = length
-        self._done: Callable[[], None] = done
+        self._done: Callable[..., None] = done
+
+    def chain_key(self) -> None:
+        return None
+
+    def end(self, engine: Any) -> None:
+        """Note that it has ended. It may be called again."""
+        if self.counted:
+            engine.outstanding, self.counted = engine.outstanding - 1, False
+
+    def mend(self, engine: Any) -> None:
+        """End it after an exception, unless a worker has it: the memory is used as it is."""
+        if self.counted and not engine.workers.holds(self):
+            self.state = State.COMPLETED
+            self.end(engine)
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Do what depends on it all the same."""
+        raise NotImplementedError
+
+
+class Population(_MemoryRequest):
+    """Has the pages of new memory made by a worker: the first touch takes longer than a read, and may sleep."""
+
+    def give_up(self) -> None:
+        self._done()
 
     def fill_slot(self, lane: WorkerLane, slot: int, before: int) -> None:
         lane.prepare(slot, before, self.token, lib.TAIO_POPULATE, -1, self._address, self._length)
 
-    def chain_key(self) -> None:
-        return None
-
     def complete_worker(self, engine: object, result: int, transferred: int) -> None:
         self.state = State.COMPLETED
         self._done()
+        self.end(engine)
 
 
-class Inspection:
+class Inspection(_MemoryRequest):
     """Has a worker find out whether memory belongs to a mapped file: ``taio_memory_is_mapped``."""
 
-    kernel_can_cancel: bool = False
-    nbytes: int = 0
-
-    def __init__(self, address: int, length: int, done: Callable[[int], None]) -> None:
-        self.state: State = State.CREATED
-        self.token: int = -1
-        self._address: int = address
-        self._length: int = length
-        self._done: Callable[[int], None] = done
+    def give_up(self) -> None:
+        self._done(1)
 
     def fill_slot(self, lane: WorkerLane, slot: int, before: int) -> None:
         lane.prepare(slot, before, self.token, lib.TAIO_INSPECT, -1, self._address, self._length)
 
-    def chain_key(self) -> None:
-        return None
-
     def complete_worker(self, engine: object, result: int, transferred: int) -> None:
         self.state = State.COMPLETED
         self._done(result)
+        self.end(engine)
 
 
 class WorkerLane(Lane[WorkerRequest]):
@@ -134,7 +155,7 @@ class WorkerLane(Lane[WorkerRequest]):
         if key is None:
             request.fill_slot(self, slot, _NONE)
             request.state = State.WORKER_IN_FLIGHT
-            self._hand_over(slot)
+            self._hire_if(_hand_over(self.pool, slot))
             return
         chain = self.gathered.get(key)
         if chain is None:
@@ -144,8 +165,7 @@ class WorkerLane(Lane[WorkerRequest]):
         chain.add(slot)
         self.gathered[key] = chain
         if chain.length == _CHAIN:
-            del self.gathered[key]
-            self._hand_over(chain.first)
+            self._hand_over_chain(chain)
 
     def prepare(
         self,
@@ -165,12 +185,14 @@ class WorkerLane(Lane[WorkerRequest]):
 
     def hand_over(self) -> None:
         """Hand over what was gathered."""
-        for chain in self.gathered.values():
-            self._hand_over(chain.first)
-        self.gathered.clear()
+        while self.gathered:
+            self._hand_over_chain(next(iter(self.gathered.values())))
 
-    def _hand_over(self, slot: int) -> None:
-        wanted = _hand_over(self.pool, slot)
+    def _hand_over_chain(self, chain: _Chain) -> None:
+        wanted, _ = _hand_over(self.pool, chain.first), self.gathered.pop(chain.key)  # one statement: an exception must not come between
+        self._hire_if(wanted)
+
+    def _hire_if(self, wanted: int) -> None:
         if wanted > 0 and len(self.threads) < self.max_workers:
             try:
                 self._hire()
@@ -179,11 +201,11 @@ class WorkerLane(Lane[WorkerRequest]):
 
     def _hire(self) -> None:
         thread = Background(f"trio_aio worker {next(_numbers)}", self._work, self.pool)
-        self.threads.append(thread)  # before it starts: `stopped` counts it
         try:
+            self.threads.append(thread)  # before it starts: `stopped` counts it
             thread.start()
         except BaseException:
-            self.threads.remove(thread)
+            self.threads = [each for each in self.threads if each is not thread]
             raise
 
     def withdraw(self, request: WorkerRequest) -> bool:
@@ -193,6 +215,18 @@ class WorkerLane(Lane[WorkerRequest]):
             return False
         self.holders[slot] = None
         return True
+
+    def is_started(self, slot: int) -> bool:
+        return bool(lib.taio_pool_holds(self.pool, slot)) or any(slot in chain.slots(self.pool) for chain in self.gathered.values())
+
+    def torn(self, is_completed: Callable[[int], bool]) -> list[WorkerRequest]:
+        """Free slots as all lanes do. The chains end with the last slot that was filled."""
+        torn = super().torn(is_completed)
+        for chain in self.gathered.values():
+            chain.last = chain.slots(self.pool)[-1]
+        for request in self.requests():
+            request.state = State.WORKER_IN_FLIGHT
+        return torn
 
     def keep_until_exit(self, owner: object) -> None:
         """Keep an object until the process is gone. The interpreter frees all objects at its end, but not what a thread's frame refers to,

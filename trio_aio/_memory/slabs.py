@@ -67,8 +67,8 @@ class HugePage:
 
     def cool(self) -> None:
         """Return its pages to the kernel."""
-        self.arena.memory.madvise(mmap.MADV_DONTNEED, self.start, HUGE_PAGE)
         self.asked = self.warm = False
+        self.arena.memory.madvise(mmap.MADV_DONTNEED, self.start, HUGE_PAGE)
 
 
 class Slab:
@@ -136,13 +136,12 @@ class BufferPool:
                 free = self._free[capacity] = []
             if not self._uncut:
                 self._reserve()
-            page = self._uncut.pop()
+            page = self._uncut[-1]
             self._ask_for(page)
-            free.extend(Slab(page, start, capacity) for start in range(HUGE_PAGE - capacity, -1, -capacity))
-            self._cut += 1
-        slab = free.pop()
-        slab.page.in_use += 1
-        return slab
+            slabs = [Slab(page, start, capacity) for start in range(HUGE_PAGE - capacity, -1, -capacity)]
+            self._cut, _, _ = self._cut + 1, free.extend(slabs), self._uncut.pop()
+        free[-1].page.in_use += 1
+        return free.pop()
 
     def return_slab(self, slab: Slab) -> None:
         """Return a slab to the pool. Nothing may use it any more."""
@@ -153,14 +152,16 @@ class BufferPool:
         free = self._free.get(slab.capacity)
         if free is None:  # the pool was cleared
             return
-        page.in_use -= 1
-        free.append(slab)
+        page.in_use, _ = page.in_use - 1, free.append(slab)  # one statement: an exception must not come between
         if not page.in_use and self._cut * HUGE_PAGE > self._limit:
-            self._free[slab.capacity] = [other for other in free if other.page is not page]
-            self._cut -= 1
+            kept = [other for other in free if other.page is not page]
+            self._free[slab.capacity], self._cut, _ = kept, self._cut - 1, self._uncut.insert(0, page)
             if page.warm:  # otherwise a worker is making its pages
                 page.cool()
-            self._uncut.insert(0, page)
+
+    def has(self, slab: Slab) -> bool:
+        """Return whether a slab is in the pool: no request has it."""
+        return slab in self._free.get(slab.capacity, ()) or slab.page in self._uncut
 
     def _ask_for(self, page: HugePage) -> None:
         if not page.asked:
@@ -169,8 +170,8 @@ class BufferPool:
 
     def _reserve(self) -> None:
         arena = _Arena(ARENA)
-        self._arenas.append(arena)
-        self._uncut = [HugePage(arena, start) for start in range(ARENA - HUGE_PAGE, -1, -HUGE_PAGE)]
+        uncut = [HugePage(arena, start) for start in range(ARENA - HUGE_PAGE, -1, -HUGE_PAGE)]
+        self._uncut, _ = uncut, self._arenas.append(arena)
 
     def clear(self) -> None:
         """Return all memory to the kernel. Nothing may use any of it."""

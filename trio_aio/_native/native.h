@@ -207,6 +207,8 @@ int taio_ring_prepare_pieces(struct taio_ring *ring, unsigned slot, uint64_t tok
 /* Withdraw a request that is prepared, gathered or handed over, and not submitted. Returns 1 if it was; its slot is free and no completion
  * comes. */
 int taio_ring_withdraw(struct taio_ring *ring, unsigned slot);
+/* Whether a slot's iocb was filled, and neither its completion was returned nor it was withdrawn. */
+int taio_ring_holds(struct taio_ring *ring, unsigned slot);
 /* Return how many requests are prepared and not submitted. */
 unsigned taio_ring_prepared(struct taio_ring *ring);
 /* Return whether the request in `slot` is prepared, gathered or handed over, and io_submit has not been called for it. */
@@ -371,6 +373,10 @@ int taio_pool_hand_over(struct taio_pool *pool, unsigned slot);
 /* Withdraw a request that no worker has started. Returns 1 if it will never run. Its completion still comes, with -ECANCELED, and the slot
  * is free only then. */
 int taio_pool_withdraw(struct taio_pool *pool, unsigned slot);
+/* Whether a slot was handed over and its completion was not returned. */
+int taio_pool_holds(struct taio_pool *pool, unsigned slot);
+/* The slot behind a prepared one, in its chain; TAIO_NONE: it is the last. */
+unsigned taio_pool_behind(struct taio_pool *pool, unsigned slot);
 
 /* ---- both lanes (reap.c) ---- */
 

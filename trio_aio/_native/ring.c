@@ -44,7 +44,8 @@ struct taio_ring *taio_ring_new(uint64_t context, unsigned slots, int event_fd)
     ring->waiting = calloc(slots, sizeof *ring->waiting);
     ring->pieces_slots = calloc(slots, sizeof *ring->pieces_slots);
     ring->owners = calloc(slots, sizeof *ring->owners);
-    if (ring->waiting == NULL || ring->pieces_slots == NULL || ring->owners == NULL) {
+    ring->held = calloc(slots, sizeof *ring->held);
+    if (ring->waiting == NULL || ring->pieces_slots == NULL || ring->owners == NULL || ring->held == NULL) {
         taio_ring_free(ring);
         return NULL;
     }
@@ -63,6 +64,7 @@ void taio_ring_free(struct taio_ring *ring)
     free(ring->waiting);
     free(ring->pieces_slots);
     free(ring->owners);
+    free(ring->held);
     free(ring);
 }
 
@@ -90,6 +92,7 @@ static void ring_fill(struct taio_ring *ring, unsigned slot, uint64_t token, int
     iocb->aio_rw_flags = rw_flags;
     iocb->aio_flags = IOCB_FLAG_RESFD;
     iocb->aio_resfd = (uint32_t)ring->event_fd;
+    ring->held[slot] = 1;
 }
 
 void taio_ring_prepare(struct taio_ring *ring, unsigned slot, uint64_t token, int opcode, int fd, uint64_t memory, uint64_t length,
@@ -168,6 +171,7 @@ static int ring_continue_pieces(struct taio_ring *ring, unsigned slot, uint64_t 
         return 1;
     s->pieces = NULL;
     pieces->out--;
+    ring->held[slot] = 0;
     return 0;
 }
 
@@ -194,6 +198,11 @@ int taio_ring_is_prepared(struct taio_ring *ring, unsigned slot)
     return ring_find_waiting(ring, slot) < ring->prepared;
 }
 
+int taio_ring_holds(struct taio_ring *ring, unsigned slot)
+{
+    return ring->held[slot];
+}
+
 int taio_ring_withdraw(struct taio_ring *ring, unsigned slot)
 {
     if (ring->owners[slot] != NULL) {
@@ -205,6 +214,7 @@ int taio_ring_withdraw(struct taio_ring *ring, unsigned slot)
             return 0;
         ring_drop_waiting(ring, i, 1);
     }
+    ring->held[slot] = 0;
     if (ring->pieces_slots[slot].pieces != NULL) {
         ring->pieces_slots[slot].pieces->out--;
         ring->pieces_slots[slot].pieces = NULL;
@@ -317,6 +327,7 @@ int taio_ring_start(struct taio_ring *ring, unsigned slot, uint64_t token, int o
     ring->prepared = 0;
     int slept = ring->slept;
     ring->slept = 0;
+    ring->held[slot] = n > 0;
     return n < 0 ? (int)n : slept ? TAIO_SUBMITTED_SLEPT : ring_has_event(ring) ? TAIO_SUBMITTED_EVENT : TAIO_SUBMITTED;
 }
 
@@ -345,6 +356,7 @@ int taio_ring_submit(struct taio_ring *ring, struct taio_completion *out, int ro
             ring->pieces_slots[slot].pieces->width = 0;
             ring_continue_pieces(ring, slot, token, n);
         }
+        ring->held[slot] = 0;
         out[refused++] = (struct taio_completion){token, n, 0};
     }
     ring_drop_waiting(ring, 0, next);
@@ -370,6 +382,7 @@ static int ring_take_event(struct taio_ring *ring, struct taio_completion *out, 
         taio_submitter_note_event(ring->owners[slot]);
     if (ring->pieces_slots[slot].pieces != NULL && ring_continue_pieces(ring, slot, event->data, event->res))
         return 0;
+    ring->held[slot] = 0;
     out->token = event->data;
     out->result = event->res;
     out->transferred = event->res > 0 ? event->res : 0;
@@ -405,6 +418,7 @@ static int ring_take_refused(struct taio_ring *ring, struct taio_completion *out
                 ring->pieces_slots[slot].pieces->width = 0; /* it gives up its slots as its pieces complete */
                 ring_continue_pieces(ring, slot, token, error);
             }
+            ring->held[slot] = 0;
             out[taken++] = (struct taio_completion){token, error, 0};
         }
     return taken;

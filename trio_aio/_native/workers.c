@@ -39,6 +39,7 @@ struct slot {
     _Atomic int state;
     uint32_t next;   /* on the stack of finished slots: the slot below, or NONE */
     uint32_t behind; /* in its chain: the slot behind, or NONE */
+    int out;         /* 1 from the hand-over until its completion was returned. The loop's */
     uint64_t token;
     int operation, fd, flags;
     void *memory, *extra;
@@ -123,12 +124,24 @@ void taio_pool_prepare(struct taio_pool *pool, unsigned slot, unsigned before, u
 
 int taio_pool_hand_over(struct taio_pool *pool, unsigned slot)
 {
+    for (uint32_t each = slot; each != NONE; each = pool->slot[each].behind)
+        pool->slot[each].out = 1;
     uint64_t tail = atomic_load_explicit(&pool->tail, memory_order_relaxed);
     atomic_store_explicit(&pool->queue[tail & pool->mask], slot, memory_order_relaxed);
     atomic_store(&pool->tail, tail + 1);
     pool_wake_one(pool);
     int64_t waiting = (int64_t)(tail + 1 - atomic_load(&pool->head));
     return (int)(waiting - (int64_t)atomic_load(&pool->sleepers));
+}
+
+int taio_pool_holds(struct taio_pool *pool, unsigned slot)
+{
+    return pool->slot[slot].out;
+}
+
+unsigned taio_pool_behind(struct taio_pool *pool, unsigned slot)
+{
+    return pool->slot[slot].behind;
 }
 
 int taio_pool_withdraw(struct taio_pool *pool, unsigned slot)
@@ -583,6 +596,7 @@ int taio_pool_reap(struct taio_pool *pool, struct taio_completion *out, int room
     for (; slot != NONE; slot = pool->slot[slot].next) {
         struct slot *s = &pool->slot[slot];
         out[taken++] = (struct taio_completion){s->token, s->result, s->transferred};
+        s->out = 0;
         atomic_store_explicit(&s->state, IDLE, memory_order_relaxed);
     }
     for (int i = 0, j = taken - 1; i < j; i++, j--) { /* the top finished last: return them in the order in which they finished */

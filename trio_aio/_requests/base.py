@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
+from trio_aio._engine.mending import cause_of, torn
 from trio_aio._engine.withdrawal import end_withdrawn, withdraw_prepared, withdraw_without_slot
 from trio_aio._errors import os_error
 from trio_aio._lanes.protocols import State
@@ -33,7 +34,7 @@ class Request:
 
     __slots__ = (
         *("abandoned", "cancel_accepted", "cancel_requested"),
-        *("descriptor", "group", "result", "state", "token", "transferred", "waiter", "__weakref__"),
+        *("descriptor", "group", "outstanding", "result", "state", "token", "transferred", "waiter", "__weakref__"),
     )
 
     # Read by `order`. `ordered` is True if any of the other three is.
@@ -63,6 +64,7 @@ class Request:
         self.cancel_requested: bool = False
         self.cancel_accepted: bool = False
         self.abandoned: bool = False  # no task waits for it any more
+        self.outstanding: bool = False  # it was submitted and has not ended: the engine counts it, and its descriptor is leased
 
     @property
     def finished(self) -> bool:
@@ -81,6 +83,9 @@ class Request:
 
     def error(self) -> BaseException:
         """Return what its caller raises: it ended with a negative result."""
+        cause = cause_of(self)
+        if cause is not None:
+            return torn(cause)
         error = os_error(self.result, self.descriptor.name)
         if self.tells_written:
             error.characters_written = self.transferred  # type: ignore[attr-defined]

@@ -25,8 +25,8 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 from trio_aio._arguments import LARGEST_OFFSET
+from trio_aio._engine.mending import keep_cause, mend
 from trio_aio._engine.new_memory import stop_waiting, wait_for_memory
-from trio_aio._engine.withdrawal import roll_back
 from trio_aio._lanes.kernel import DUE, GATHERED, LOOK, NO_SLOT
 from trio_aio._lanes.protocols import State
 from trio_aio._memory.slabs import LARGEST_SLAB
@@ -115,7 +115,9 @@ class InSlab(Transfer):
         if slab is None:
             try:
                 self.slab = slab = engine.buffers.take(self.nbytes)
-            except (MemoryError, OSError):
+            except (MemoryError, OSError) as error:
+                if isinstance(error, MemoryError):
+                    keep_cause(self, error)
                 engine.finish(self, _ENOMEM)
                 return None
             self.address = slab.address
@@ -156,7 +158,7 @@ class WidenedRead(InSlab, Read):
         self.token = -1
         self.result = self.transferred = 0
         self.waiter = self.group = None
-        self.cancel_requested = self.cancel_accepted = self.abandoned = False
+        self.cancel_requested = self.cancel_accepted = self.abandoned = self.outstanding = False
         self.address = 0
         self.nbytes = (before + size + unit - 1) // unit * unit
         self.offset = offset - before
@@ -171,38 +173,44 @@ class WidenedRead(InSlab, Read):
 
     def start_short(self, engine: Host) -> None:
         """Start: `Engine.submit` and what it calls, in one function, for the usual case. All others go the usual way."""
-        descriptor, lane = self.descriptor, engine.kernel
-        order, device = descriptor.order, descriptor.read_device
-        if lane is None or engine.hook is not None or order.closing or device.skips_left or device.offload or self.nbytes > DIRECT_LIMIT:
-            engine.submit(self)
-            return
-        block_map = descriptor.block_map
-        if not block_map.whole and not block_map.has(self.offset, self.nbytes):
-            engine.submit(self)
-            return
-        self.slab = slab = engine.buffers.take(self.nbytes)
-        self.address = slab.address
-        if not slab.page.warm or lane.queue or not lane.free:
-            engine.submit(self)
-            return
-        self.probing = True
-        engine.outstanding += 1
-        engine.submitted_kernel += 1
-        order.leases += 1
         try:
+            descriptor, lane = self.descriptor, engine.kernel
+            order, device = descriptor.order, descriptor.read_device
+            if (
+                lane is None
+                or engine.hook is not None
+                or order.closing
+                or device.skips_left
+                or device.offload
+                or self.nbytes > DIRECT_LIMIT
+            ):
+                engine.submit(self)
+                return
+            block_map = descriptor.block_map
+            if not block_map.whole and not block_map.has(self.offset, self.nbytes):
+                engine.submit(self)
+                return
+            self.slab = slab = engine.buffers.take(self.nbytes)
+            self.address = slab.address
+            if not slab.page.warm or lane.queue or not lane.free:
+                engine.submit(self)
+                return
+            self.probing = True
+            engine.submitted_kernel += 1
+            order.leases, engine.outstanding, self.outstanding = order.leases + 1, engine.outstanding + 1, True
             answer = lane.start_short(self, _PREAD, descriptor.fd, slab.address, self.nbytes, self.offset)
-        except BaseException:
-            roll_back(engine, self)
+            if answer == NO_SLOT:
+                lane.accept(self)  # too many bytes are in flight: it waits
+            elif answer == GATHERED:
+                if not engine.plugged:
+                    engine.ask_for_flush()
+            elif answer == DUE:
+                engine.flush()
+            elif answer == LOOK:
+                engine.reap(drain=False)
+        except BaseException as error:
+            mend(engine, error, self)
             raise
-        if answer == NO_SLOT:
-            lane.accept(self)  # too many bytes are in flight: it waits
-        elif answer == GATHERED:
-            if not engine.plugged:
-                engine.ask_for_flush()
-        elif answer == DUE:
-            engine.flush()
-        elif answer == LOOK:
-            engine.reap(drain=False)
 
     def complete_kernel(self, engine: Host, token: int, result: int) -> None:
         """Take the completion: what the base classes and `Engine.finish` do, in one function, for the usual case."""
@@ -220,7 +228,6 @@ class WidenedRead(InSlab, Read):
             return
         self.descriptor.read_device.slow = 0
         self.transferred = self.result = result
-        self.state = _COMPLETED
         engine.completed += 1
         engine.bytes_read += result
         slab = self.slab
@@ -232,10 +239,9 @@ class WidenedRead(InSlab, Read):
                 self.result, self.no_memory = _ENOMEM, error
         else:
             self._take_data(slab, result)
-        self.slab = None
         engine.buffers.return_slab(slab)
-        engine.outstanding -= 1
-        order.leases -= 1
+        self.slab, self.state = None, _COMPLETED
+        order.leases, engine.outstanding, self.outstanding = order.leases - 1, engine.outstanding - 1, False
         if self.waiter is not None:
             engine.wake(self)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
+from trio_aio._engine.mending import LOST, keep_cause
 from trio_aio._engine.new_memory import stop_waiting, wait_for_memory
 from trio_aio._engine.withdrawal import end_withdrawn
 from trio_aio._lanes.protocols import State
@@ -222,7 +223,9 @@ class PiecesRequest(Request):
                 return False
             try:
                 self.slab = engine.buffers.take(places * stride)
-            except (MemoryError, OSError):
+            except (MemoryError, OSError) as error:
+                if isinstance(error, MemoryError):
+                    keep_cause(self, error)
                 self.finish(engine, _ENOMEM)
                 return None
             pieces.slab_address, pieces.slab_capacity = self.slab.address, self.slab.capacity
@@ -279,6 +282,8 @@ class PiecesRequest(Request):
 
     def finish(self, engine: Host, error: int) -> None:
         """End with what the pieces say."""
+        if self.result == LOST:  # a step of it was torn
+            error = LOST
         self.transferred: int = self.pieces.moved
         engine.finish(self, error)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trio_aio._engine.mending import mend
 from trio_aio._native import lib
 from trio_aio._requests.base import Request
 
@@ -48,8 +49,16 @@ class Sync(Request):
         lane.prepare(slot, before, self.token, operation, self.descriptor.fd)
 
     def settle(self, engine: Host) -> None:
-        for follower in self.followers:
-            engine.finish(follower, self.result)
+        while self.followers:
+            follower = self.followers[0]
+            try:
+                if not follower.finished:
+                    engine.finish(follower, self.result)
+            except BaseException as error:
+                follower.leader, _ = None, self.followers.pop(0)
+                mend(engine, error, follower)
+                raise
+            self.followers.pop(0)
 
     def cancel(self, engine: Host) -> bool:
         """Withdraw it, unless other tasks wait for it: then it runs on for them, and only its own task leaves."""

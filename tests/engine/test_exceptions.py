@@ -1,0 +1,165 @@
+"""MemoryError before any line of submit, flush and reap: each request ends, and all that it had is given back."""
+
+from __future__ import annotations
+
+import array
+import os
+import select
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from trio_aio._memory.exports import export_buffer
+from trio_aio._requests.direct import BufferedWrite, SlabWrite, WidenedRead
+from trio_aio._requests.opening import Close
+from trio_aio._requests.pieces import Pieces, PiecesRead
+from trio_aio._requests.sync import Sync
+
+from ..support.engine_loop import Loop, loop
+from ..support.files import BLOCK, make_file
+from ..support.requests import DIRECT, read
+from ..support.torn import error_before_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from trio_aio._engine.descriptor import Descriptor
+    from trio_aio._requests.base import Request
+
+    Make = Callable[[Descriptor], list[Request]]
+
+
+def short_reads(descriptor: Descriptor) -> list[Request]:
+    return [WidenedRead(descriptor, BLOCK, BLOCK * i, 0) for i in range(6)]
+
+
+def pieces(descriptor: Descriptor) -> list[Request]:
+    into = export_buffer(bytearray(300), writable=True)
+    return [PiecesRead(descriptor, Pieces.blocks(descriptor, array.array("q", [7, BLOCK, 3 * BLOCK]), 100, into)) for _ in range(2)]
+
+
+def writes(descriptor: Descriptor) -> list[Request]:
+    new = export_buffer(bytes(BLOCK), writable=False)
+    return [
+        SlabWrite(descriptor, [new], BLOCK, 0, 0),
+        BufferedWrite(descriptor, new.address, 10, 5, 0, new),
+        *(Sync(descriptor, data_only=True), Sync(descriptor, data_only=False)),
+        SlabWrite(descriptor, [new], BLOCK, BLOCK, 0),
+        Sync(descriptor, data_only=True),
+    ]
+
+
+def worker_reads(descriptor: Descriptor) -> list[Request]:
+    requests = [read(descriptor, 100, 100 * i) for i in range(5)]
+    for request in requests:
+        request.may_chain = True  # they are gathered
+        request.worker_path = BLOCK
+    return [*requests]
+
+
+def use(made: Loop, requests: list[Request], start: Callable[[Request], None]) -> int:
+    """Submit requests and wait for their end, whatever is raised. Return how many errors were raised."""
+    errors, waiting, poll = 0, [*requests], select.poll()
+    poll.register(made.engine.event_fd, select.POLLIN)
+    while waiting or made.engine.outstanding:
+        try:
+            if waiting:
+                waiting[0].waiter = made
+                start(waiting.pop(0))
+            else:
+                made.flush()
+                assert poll.poll(10_000), "nothing came: a request was lost"
+                made.engine.reap(drain=True)
+        except MemoryError:
+            errors += 1
+            made._wants_flush = True  # as backends do: a flush that has failed is repeated
+    return errors
+
+
+def free_slabs(made: Loop) -> list[int]:
+    pool = made.engine.buffers
+    return sorted(slab.address for slabs in pool._free.values() for slab in slabs)
+
+
+def check_books(made: Loop, descriptor: Descriptor, slabs: list[int], where: str | None) -> None:
+    """Assert that the engine has nothing left of its requests."""
+    engine, order = made.engine, descriptor.order
+    assert (engine.outstanding, engine.occupied, engine.queued, order.leases) == (0, 0, 0, 0), where
+    assert (order.writes, order.syncs, engine.ready) == (set(), set(), []), where
+    for lane in (engine.kernel, engine.workers):
+        if lane is None:
+            continue
+        assert lane.bytes_in_flight == 0, where
+        assert sorted(lane.free) == list(range(lane.slots)), where
+    assert free_slabs(made) == slabs, where
+
+
+def woken_once(made: Loop) -> None:
+    """Let the engine wake as a backend does: a request that was woken has no waiter."""
+
+    def wake(request: Any) -> None:
+        request.waiter = None
+
+    made.engine.wake = wake
+
+
+def sweep(made: Loop, descriptor: Descriptor, make: Make, start: Callable[[Request], None], stride: int) -> int:
+    """Tear the steps of requests at many lines. Return at how many."""
+    use(made, make(descriptor), start)
+    slabs, number, torn = free_slabs(made), 1, 0
+    while True:
+        requests = make(descriptor)
+        with error_before_line(number) as fault:
+            errors = use(made, requests, start)
+        if fault.where is None:
+            return torn
+        assert errors <= 1, fault.where
+        assert all(request.finished or not request.outstanding for request in requests), fault.where
+        check_books(made, descriptor, slabs, fault.where)
+        use(made, again := make(descriptor), start)
+        assert [request.result for request in again if request.result < 0] == [], fault.where
+        check_books(made, descriptor, slabs, fault.where)
+        torn += 1
+        number += stride
+
+
+def run_sweep(disk: Path, make: Make, short: bool, stride: int) -> int:
+    path, _ = make_file(disk)
+    with loop(4, 2, gather=True) as made:
+        woken_once(made)
+        descriptor = made.descriptor(os.open(path, DIRECT))
+        start: Any = made.engine.submit if not short else lambda request: request.start_short(made.engine)
+        torn = sweep(made, descriptor, make, start, stride)
+        use(made, [Close(descriptor)], made.engine.submit)
+    return torn
+
+
+KINDS = pytest.mark.parametrize(
+    ("make", "short"), [(short_reads, True), (short_reads, False), (pieces, False), (writes, False), (worker_reads, False)]
+)
+
+
+@KINDS
+def test_memory_error_before_any_line_of_a_step_loses_nothing(disk: Path, make: Make, short: bool) -> None:
+    assert run_sweep(disk, make, short, 7) > 10
+
+
+def test_memory_error_before_any_line_of_a_close_closes_all_the_same(disk: Path) -> None:
+    path, _ = make_file(disk)
+    number = 1
+    while True:
+        with loop(4, 2, gather=True) as made:
+            woken_once(made)
+            fd = os.open(path, os.O_RDWR)
+            descriptor = made.descriptor(fd)
+            close = Close(descriptor)
+            with error_before_line(number) as fault:
+                use(made, [close], made.engine.submit)
+            if fault.where is None:
+                return
+            if not descriptor.order.closing:  # it was not submitted
+                use(made, [Close(descriptor)], made.engine.submit)
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(fd)
+        number += 1
