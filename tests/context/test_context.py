@@ -15,6 +15,7 @@ from anyio.lowlevel import checkpoint
 from trio_aio import RWF, AIOContext, AIOStatistics, current_context, open_aio
 from trio_aio._errors import setup_error
 from trio_aio._lanes import kernel_context as _kernel_context
+from trio_aio._lanes.threads import living
 
 from ..support.files import BLOCK, make_file, opened
 from ..support.page_cache import attempts, evict, pinned
@@ -202,6 +203,26 @@ async def test_poll_returns_ready_events(engine: Any, disk: Path) -> None:
         for bad in (-1, 1 << 16):
             with pytest.raises(ValueError, match="mask"):
                 await context.poll(0, bad)
+
+
+@pytest.mark.parametrize("engine", ["aio", "workers"])
+async def test_poll_of_a_regular_file_for_what_never_comes_can_be_cancelled_and_ended(engine: Any, disk: Path) -> None:
+    path, _ = make_file(disk)
+    with opened(path, os.O_RDONLY) as fd:
+        async with AIOContext(engine=engine) as context, create_task_group() as group:
+            with move_on_after(0.01) as scope:
+                await context.poll(fd, select.POLLPRI)
+            assert scope.cancelled_caught
+
+            async def fail() -> None:
+                with pytest.raises(OSError, match="canceled"):
+                    await context.poll(fd, select.POLLPRI)
+
+            group.start_soon(fail)
+            await until_blocked()
+            await context.aclose()
+    for thread in [*living]:
+        thread.join()
 
 
 @pytest.mark.parametrize("engine", ["aio", "workers"])

@@ -344,6 +344,31 @@ async def test_poll_of_a_file_with_a_server_is_submitted_elsewhere(device: Misbe
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("engine", ["aio", "workers"])
+async def test_first_poll_on_a_device_whose_server_has_stopped_keeps_nothing_else_waiting(
+    tmp_path_factory: pytest.TempPathFactory, device: Misbehaving, disk: Path, engine: Any
+) -> None:
+    # A server that does not know polls is asked once: so this takes a filesystem that is new.
+    fresh = Misbehaving(tmp_path_factory.mktemp("fresh"))
+    make_file(fresh.source, SIZE)
+    ready: list[int] = []
+    try:
+        async with AIOContext(engine=engine) as context, open_aio(fresh.folder / "file", "r+b", context=context) as file:
+
+            async def poll() -> None:
+                ready.append(await context.poll(file.fileno(), select.POLLIN))
+
+            async with anyio.create_task_group() as group:
+                with fresh.stopped():
+                    group.start_soon(poll)
+                    await work(context, disk)
+                    assert not ready
+            assert ready == [select.POLLIN]
+    finally:
+        fresh.end()
+
+
+@pytest.mark.trio
 async def test_device_with_a_server_is_recognized_by_its_first_direct_read_and_a_local_one_too(device: Misbehaving, disk: Path) -> None:
     local, _ = make_file(disk, SIZE)
     for path, expected in ((device.folder / "file", False), (local, True)):

@@ -114,6 +114,15 @@ class Misbehaving:
         while self.held() < number:
             await trio.lowlevel.checkpoint()
 
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Let the whole server stand still until the end of the block."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
     def end(self) -> None:
         """Unmount. A call that still waits for an answer fails with ENOTCONN or ECONNABORTED."""
         self._process.kill()

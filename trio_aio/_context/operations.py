@@ -10,6 +10,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from trio_aio._arguments import NO_FLAGS, checked_flags, checked_offset, checked_size
+from trio_aio._context import polling
 from trio_aio._context.copying import COPY_STEP, joined, shortened
 from trio_aio._engine.callers_memory import inspect
 from trio_aio._engine.descriptor import Descriptor, describe
@@ -60,7 +61,7 @@ class Operations:
 
     def __init__(self) -> None:
         self._by_fd: dict[int, Descriptor] = {}  # in use by calls with an fd: a sync must find the writes before it
-        self._watches: set[int] = set()  # epoll descriptors of polls without native AIO
+        self._watches: set[int] = set()  # what polls without native AIO wait for
 
     def _check(self) -> Engine:
         """Return the engine. RuntimeError where it may not be used."""
@@ -132,8 +133,8 @@ class Operations:
     async def poll(self, fd: int, events: int) -> int:
         """Wait until one of `events` (a mask of ``select.POLLIN`` and so on) is ready on `fd`, and return those that are.
 
-        ``IOCB_CMD_POLL``; a private epoll(7) where there is no native AIO, and for a FIFO opened O_RDWR or a pty. Regular files are always
-        ready.
+        ``IOCB_CMD_POLL``. Where there is no native AIO, and for a FIFO opened O_RDWR or a pty: a private epoll(7), and for files and
+        directories a thread that calls poll(2). Regular files are always ready.
         Cancelled: raised when the kernel has confirmed the io_cancel.
         OSError: EBADF; ECANCELED if the context is closed meanwhile; EAGAIN if the kernel has no memory for it.
         """
@@ -152,30 +153,13 @@ class Operations:
                     raise
             else:
                 return ready & (events | select.POLLERR | select.POLLHUP)  # the kernel adds related events: POLLRDNORM
-        return await self._poll_by_epoll(number, events)
-
-    async def _poll_by_epoll(self, fd: int, events: int) -> int:
         backend = self._backend
         assert backend is not None
         if self._state == "open":
             await self._checkpoint()
         if self._state != "open":  # it was closed meanwhile
             raise os_error(errno.ECANCELED, fd)
-        with select.epoll() as watch:
-            try:
-                watch.register(fd, events)
-            except PermissionError:  # epoll does not take regular files; poll(2) says that they are ready
-                return events & (select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM)
-            except OSError as error:
-                raise os_error(error.errno or 0, fd) from None
-            self._watches.add(watch.fileno())
-            try:
-                while not (ready := watch.poll(0, 1)):  # another task may have been faster
-                    if not await backend.wait_readable(watch.fileno()):
-                        raise os_error(errno.ECANCELED, fd)
-            finally:
-                self._watches.discard(watch.fileno())
-            return ready[0][1]
+        return await polling.poll(backend, self._watches, number, describe(number).value.mode, events)
 
     def _use(self, fd: int) -> Descriptor:
         """Return the one `Descriptor` that all calls with this fd share while any of them is in progress."""

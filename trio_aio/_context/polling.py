@@ -1,0 +1,90 @@
+"""`poll` where the kernel's AIO does not do it: epoll(7) for what tells when it is ready, a thread for what may ask a server first."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import stat
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+
+from trio_aio._errors import os_error
+from trio_aio._lanes.threads import Background
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trio_aio._backends import Backend
+
+__all__ = ("poll",)
+
+
+async def poll(backend: Backend, watches: set[int], fd: int, mode: int, events: int) -> int:
+    """Wait until one of `events` is ready on `fd`, and return those that are.
+
+    watches: gets the descriptor that is waited for; what is closed by `notify_closing` meanwhile ends the wait with ECANCELED.
+    """
+    try:
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            return await _poll_by_thread(backend, watches, fd, events)
+        return await _poll_by_epoll(backend, watches, fd, events)
+    except OSError as error:
+        raise os_error(error.errno or 0, fd) from None
+
+
+@contextmanager
+def _among(watches: set[int], watch: int) -> Iterator[None]:
+    watches.add(watch)
+    try:
+        yield
+    finally:
+        watches.discard(watch)
+
+
+async def _poll_by_epoll(backend: Backend, watches: set[int], fd: int, events: int) -> int:
+    with select.epoll() as watch:
+        watch.register(fd, events)
+        with _among(watches, watch.fileno()):
+            while not (ready := watch.poll(0, 1)):  # another task may have been faster
+                if not await backend.wait_readable(watch.fileno()):
+                    raise OSError(errno.ECANCELED, "")
+        return ready[0][1]
+
+
+async def _poll_by_thread(backend: Backend, watches: set[int], fd: int, events: int) -> int:
+    """Let a thread call poll(2): a file of FUSE asks its server, and a server may hang.
+
+    Thread and task have an end each of a pipe, and each closes its own: that is how either tells the other to stop waiting. A thread whose
+    server hangs closes its end, and its copy of `fd`, when it is answered.
+    """
+    copy = os.dup(fd)
+    try:
+        end, thread_end = os.pipe2(os.O_CLOEXEC)
+    except OSError:
+        os.close(copy)
+        raise
+    ready: list[int] = []
+    with closing(os.fdopen(end, "rb", 0)):
+        try:
+            Background("trio_aio poll", _poll_blocking, copy, events, thread_end, ready).start()
+        except BaseException:
+            os.close(copy)
+            os.close(thread_end)
+            raise
+        with _among(watches, end):
+            if not await backend.wait_readable(end):
+                raise OSError(errno.ECANCELED, "")
+    return ready[0]
+
+
+def _poll_blocking(fd: int, events: int, end: int, ready: list[int]) -> None:
+    try:
+        waiting = select.poll()
+        waiting.register(fd, events)
+        waiting.register(end, 0)  # POLLERR is always reported: the other end was closed
+        found = dict(waiting.poll())
+        ready.append(found.get(fd, 0))
+    finally:
+        os.close(fd)
+        os.close(end)
