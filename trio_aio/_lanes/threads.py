@@ -3,11 +3,15 @@
 ``threading.Thread.start`` returns when the new thread has run. Beside busy processors that takes milliseconds (p99: 7.9), in which
 the event loop stands still. ``_thread.start_new_thread`` returns at once (0.05 ms). Such a thread is a daemon: the interpreter does not
 wait for it at its end. CPython 3.10 crashes if the interpreter ends before a new thread has run at all, so the end waits for that.
+
+A new thread needs memory before it runs its first line: for its frame, and for what libraries keep for each thread (glibc ends the process
+if there is none). So a thread starts only where that much can be had.
 """
 
 from __future__ import annotations
 
 import atexit
+import mmap
 import os
 from _thread import allocate_lock, start_new_thread
 from typing import TYPE_CHECKING, Any
@@ -16,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ("Background", "living")
+
+NEEDS = 4 << 20  # bytes of address space, beside its stack: Python and glibc take memory by the MiB
 
 living: set[Background] = set()
 
@@ -36,7 +42,8 @@ class Background:
         """Start it, and do not wait for it. RuntimeError if no more threads can be had."""
         try:
             living.add(self)
-            start_new_thread(self._run, ())
+            with _reserved():  # free again when the thread needs it
+                start_new_thread(self._run, ())
         except BaseException:
             living.discard(self)
             raise
@@ -53,6 +60,14 @@ class Background:
         """Wait, blocking, until the function has returned."""
         with self._running:
             pass
+
+
+def _reserved() -> mmap.mmap:
+    """Return memory that nobody touches. RuntimeError if there is none."""
+    try:
+        return mmap.mmap(-1, NEEDS)
+    except OSError as error:
+        raise RuntimeError("there is no memory for a new thread") from error
 
 
 def _wait_until_entered() -> None:

@@ -65,8 +65,9 @@ int taio_buffered_fd_open(int fd)
     return buffered_fd < 0 ? -errno : buffered_fd;
 }
 
-/* Of the calling worker, for the one kind of write that needs it; 0: none. */
-static _Thread_local uint64_t worker_context;
+/* Of the calling worker, for the one kind of write that needs it; 0: none. Initial-exec: it comes with the thread's stack, and no thread asks
+ * malloc for it. */
+static _Thread_local uint64_t worker_context __attribute__((tls_model("initial-exec")));
 
 void taio_transfer_end_worker(void)
 {
