@@ -9,10 +9,11 @@ import select
 import sys
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from trio_aio._context.leasing import Lease
 from trio_aio._engine.drain import drain
 from trio_aio._engine.withdrawal import abandon, cancel_polls, cancel_together
 from trio_aio._memory.exports import export_buffer
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from trio_aio._backends import Backend
     from trio_aio._engine.engine import Engine
 
 
@@ -154,6 +156,41 @@ def test_drain_in_a_thread_completes_all_requests(file: tuple[Path, bytes]) -> N
         pipe.release()
         thread.join()
     assert made.engine.drops.closed
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor.fd)
+
+
+def test_lease_that_ends_while_a_thread_drains_waits_for_its_turn(file: tuple[Path, bytes]) -> None:
+    made = Loop(8, 1)
+    inside, go_on = threading.Event(), threading.Event()
+    with full_pipe() as pipe:
+        descriptor = made.descriptor(os.open(file[0], os.O_RDONLY))
+        lease = Lease(cast("Backend", None), made.engine, descriptor)  # it needs none: the run has ended
+        lease._take()
+        waiting, close = pipe.request(), Close(descriptor)
+        made.submit(waiting, close)
+        reap = made.engine.reap
+
+        def stay(*, drain: bool) -> None:
+            inside.set()
+            go_on.wait()
+            reap(drain=drain)
+
+        made.engine.reap = stay  # type: ignore[method-assign]
+        for request in (waiting, close):
+            request.waiter = None
+        draining = threading.Thread(target=drain, args=(made.engine,))
+        draining.start()
+        pipe.release()
+        inside.wait()
+        ending = threading.Thread(target=lease.end)
+        ending.start()
+        assert made.engine.drops.lock.acquire(blocking=False) is False
+        assert descriptor.order.leases == 1
+        go_on.set()
+        ending.join()
+        draining.join()
+    assert descriptor.order.leases == 0
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor.fd)
 

@@ -199,6 +199,7 @@ class AIOContext(NotCopied, Operations):
         engine = self._engine
         assert engine is not None
         if engine.outstanding:
+            engine.orphaned = True
             Background("trio_aio drain", drain, engine).start()
         else:
             engine.stop()

@@ -50,7 +50,11 @@ class Lease:
 
     def end(self) -> None:
         """Let a close start, if one waits. Nothing if it was not taken, or has ended."""
-        self._backend.step(self._end)
+        if self._engine.orphaned:  # a thread drains it
+            with self._engine.drops.lock:
+                self._end()
+        else:
+            self._backend.step(self._end)
 
     def _end(self) -> None:
         order = self._descriptor.order

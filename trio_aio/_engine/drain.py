@@ -15,15 +15,18 @@ def drain(engine: Host) -> None:
     """Wait, blocking, until nothing is outstanding, and close. For a thread that took the engine over from its event loop."""
     engine.plug = _no_plug
     engine.orphaned = True
-    engine.flush()
     readable = select.poll()
     readable.register(engine.event_fd, select.POLLIN)
+    with engine.drops.lock:
+        engine.flush()
     while engine.outstanding or engine.drops:
-        if engine.plugged:
-            engine.flush()  # from here: `flush` inside `flush` would recurse once for each queued request
-        else:
+        if not engine.plugged:
             readable.poll()
-            engine.reap(drain=True)
+        with engine.drops.lock:
+            if engine.plugged:
+                engine.flush()  # from here: `flush` inside `flush` would recurse once for each queued request
+            else:
+                engine.reap(drain=True)
     engine.stop()
     engine.close()
 

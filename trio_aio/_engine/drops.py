@@ -1,7 +1,8 @@
 """What finalizers leave to the engine: descriptors to be closed, and reads that no task will take.
 
 A finalizer runs at any moment, in any thread, perhaps while the engine closes. So this is the one part of the engine that has a lock. It
-is reentrant, because the collector may run a finalizer inside.
+is reentrant, because the collector may run a finalizer inside. A thread that drains an engine holds it too: meanwhile a coroutine of the
+run that has ended may die, and end its leases.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Drops:
 
     def __init__(self, event_fd: int) -> None:
         self._event_fd: int = event_fd
-        self._lock: threading.RLock = threading.RLock()
+        self.lock: threading.RLock = threading.RLock()
         self._list: deque[tuple[Descriptor | None, Request]] = deque()
         self.closed: bool = False
 
@@ -42,7 +43,7 @@ class Drops:
 
     def call(self, function: Callable[[], object]) -> bool:
         """Call a function and wake the reaper, unless the engine is closed. Return whether it was called."""
-        with self._lock:
+        with self.lock:
             if self.closed:
                 return False
             function()
@@ -52,17 +53,17 @@ class Drops:
     @property
     def oldest(self) -> tuple[Descriptor | None, Request] | None:
         """What was added first; None if there is nothing."""
-        with self._lock:
+        with self.lock:
             return self._list[0] if self._list else None
 
     def remove_oldest(self) -> None:
         """Remove what was added first: the engine has it."""
-        with self._lock:
+        with self.lock:
             self._list.popleft()
 
     def close(self) -> None:
         """Take no more, and close now the descriptors that are left."""
-        with self._lock:
+        with self.lock:
             self.closed = True
         for descriptor, _ in self._list:
             if descriptor is not None:
