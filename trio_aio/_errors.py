@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import NoReturn, SupportsIndex
 
-__all__ = ("NotCopied", "aio_limit", "os_error", "setup_error")
+__all__ = ("NotCopied", "aio_limit", "os_error", "setup_error", "shown")
 
 
 class NotCopied:
@@ -26,10 +26,18 @@ class NotCopied:
 
 
 def os_error(code: int, filename: object = None, detail: str = "") -> OSError:
-    """Return the exception for an errno of either sign: the right subclass of OSError, with ``detail`` after its text."""
+    """Return the exception for an errno of either sign: the right subclass of OSError, with ``detail`` after its text.
+
+    filename: a descriptor is named as `shown` does it.
+    """
     code = abs(code)
     message = f"{os.strerror(code)}: {detail}" if detail else os.strerror(code)
-    return OSError(code, message) if filename is None else OSError(code, message, filename)
+    return OSError(code, message) if filename is None else OSError(code, message, shown(filename))
+
+
+def shown(name: object) -> object:
+    """Return the name of a file as an error has it: ``<fd 3>`` for a descriptor."""
+    return f"<fd {name}>" if isinstance(name, int) else name
 
 
 def setup_error(code: int) -> OSError:

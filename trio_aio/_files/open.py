@@ -180,7 +180,7 @@ def open_aio(
     else:
         for name, value in (("encoding", encoding), ("errors", errors), ("newline", newline)):
             if value is not None:
-                raise ValueError(f"{name} must be None in binary mode, not {value!r}: leave the 'b' out of the mode {mode!r}")
+                raise ValueError(f"{name} must be None in binary mode, not {value!r}: for text, use mode={mode.replace('b', '')!r}")
     flags = parsed.flags | (os.O_DIRECT if direct else 0)
 
     async def open_it() -> AsyncFile | AsyncTextFile:
@@ -329,7 +329,7 @@ def format_of(
     if not parsed.text:
         for name, value in (("encoding", encoding), ("errors", errors), ("newline", newline)):
             if value is not None:
-                raise ValueError(f"{name} must be None in binary mode, not {value!r}: leave the 'b' out of the mode {mode!r}")
+                raise ValueError(f"{name} must be None in binary mode, not {value!r}: for text, use mode={mode.replace('b', '')!r}")
         return None
     if buffering == 0:
         raise ValueError("buffering must not be 0 for text: open the file in binary mode, or leave buffering out")

@@ -27,7 +27,7 @@ from trio_aio._backends import async_resource, shielded_checkpoint
 from trio_aio._bulk.chunks import Chunks
 from trio_aio._bulk.many import read_blocks, read_ranges, write_ranges
 from trio_aio._bulk.writer import Writer
-from trio_aio._errors import NotCopied
+from trio_aio._errors import NotCopied, shown
 from trio_aio._lanes.inline import INLINE_LIMIT
 from trio_aio._memory.slabs import LARGEST_SLAB
 from trio_aio._requests.direct import WidenedRead
@@ -179,12 +179,14 @@ class PositionalFile(NotCopied):
     def _check_readable(self) -> None:
         self._check_open()
         if not self._readable:
-            raise io.UnsupportedOperation(f"{self.name!r} is not open for reading, its mode is {self._mode!r}: open it with 'rb' or 'r+b'")
+            name = shown(self.name)
+            raise io.UnsupportedOperation(f"{name!r} is not open for reading, its mode is {self._mode!r}: open it with 'rb' or 'r+b'")
 
     def _check_writable(self) -> None:
         self._check_open()
         if not self._writable:
-            raise io.UnsupportedOperation(f"{self.name!r} is not open for writing, its mode is {self._mode!r}: open it with 'r+b' or 'wb'")
+            name = shown(self.name)
+            raise io.UnsupportedOperation(f"{name!r} is not open for writing, its mode is {self._mode!r}: open it with 'r+b' or 'wb'")
 
     # ---- positional
 
