@@ -165,7 +165,8 @@ def test_bench_ended_by_signal_removes_its_files(number: int, status: int, on_fi
             assert program.poll() is None, program.communicate()
             os.sched_yield()
         program.send_signal(number)
-        assert program.wait() == status
+        _, said = program.communicate()
+        assert program.returncode == status, said.decode()
     assert not list(folder.iterdir())
 
 
