@@ -160,6 +160,9 @@ async def _warm(file: AsyncFile) -> None:
         pass
 
 
+_SHORT_WAYS = ("start_short", "gather_short")
+
+
 class _cancel_behind_submit:
     """Cancel a scope right behind the next submit, before anybody could reap."""
 
@@ -178,19 +181,22 @@ class _cancel_behind_submit:
         kernel = self._engine.kernel
         if kernel is None:
             return
-        start_short = kernel.start_short
+        for name in _SHORT_WAYS:
+            setattr(kernel, name, self._and_cancel(getattr(kernel, name)))
 
-        def start_short_and_cancel(*arguments: Any) -> int:
-            answer: int = start_short(*arguments)
+    def _and_cancel(self, start: Callable[..., int]) -> Callable[..., int]:
+        def start_and_cancel(*arguments: Any) -> int:
+            answer = start(*arguments)
             self._scope.cancel()
             return answer
 
-        kernel.start_short = start_short_and_cancel
+        return start_and_cancel
 
     def __exit__(self, *_: object) -> None:
         del self._engine.submit
         if self._engine.kernel is not None:
-            self._engine.kernel.__dict__.pop("start_short", None)
+            for name in _SHORT_WAYS:
+                self._engine.kernel.__dict__.pop(name, None)
 
 
 @pytest.mark.anyio

@@ -12,6 +12,7 @@ import pytest
 from trio_aio._memory.exports import export_buffer
 from trio_aio._requests.direct import BufferedWrite, SlabWrite, WidenedRead
 from trio_aio._requests.opening import Close
+from trio_aio._requests.overwrites import Overwrite
 from trio_aio._requests.pieces import Pieces, PiecesRead
 from trio_aio._requests.sync import Sync
 
@@ -46,6 +47,20 @@ def writes(descriptor: Descriptor) -> list[Request]:
         BufferedWrite(descriptor, new.address, 10, 5, 0, new),
         *(Sync(descriptor, data_only=True), Sync(descriptor, data_only=False)),
         SlabWrite(descriptor, [new], BLOCK, BLOCK, 0),
+        Sync(descriptor, data_only=True),
+    ]
+
+
+def overwrites(descriptor: Descriptor) -> list[Request]:
+    return [Overwrite(descriptor, bytes(BLOCK) if i % 2 else bytearray(BLOCK), BLOCK, BLOCK * i) for i in range(6)]
+
+
+def ordered_overwrites(descriptor: Descriptor) -> list[Request]:
+    new = export_buffer(bytes(BLOCK), writable=False)
+    return [
+        *(Overwrite(descriptor, bytearray(BLOCK), BLOCK, BLOCK * i) for i in range(2)),
+        *(Sync(descriptor, data_only=True), BufferedWrite(descriptor, new.address, 10, 5, 0, new)),
+        *(Overwrite(descriptor, bytes(BLOCK), BLOCK, BLOCK * i) for i in range(2)),
         Sync(descriptor, data_only=True),
     ]
 
@@ -129,14 +144,24 @@ def run_sweep(disk: Path, make: Make, short: bool, stride: int) -> int:
     with loop(4, 2, gather=True) as made:
         woken_once(made)
         descriptor = made.descriptor(os.open(path, DIRECT))
-        start: Any = made.engine.submit if not short else lambda request: request.start_short(made.engine)
+
+        def start(request: Any) -> None:
+            if short and hasattr(request, "start_short"):
+                request.start_short(made.engine)
+            else:
+                made.engine.submit(request)
+
         torn = sweep(made, descriptor, make, start, stride)
         use(made, [Close(descriptor)], made.engine.submit)
     return torn
 
 
 KINDS = pytest.mark.parametrize(
-    ("make", "short"), [(short_reads, True), (short_reads, False), (pieces, False), (writes, False), (worker_reads, False)]
+    ("make", "short"),
+    [
+        *((short_reads, True), (short_reads, False), (pieces, False), (writes, False), (worker_reads, False)),
+        *((overwrites, True), (ordered_overwrites, True)),
+    ],
 )
 
 

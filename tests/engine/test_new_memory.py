@@ -14,7 +14,7 @@ from trio_aio._engine.descriptor import Descriptor, describe
 from trio_aio._engine.drain import drain
 from trio_aio._engine.engine import Engine
 from trio_aio._engine.withdrawal import abandon, cancel_together
-from trio_aio._lanes import kernel
+from trio_aio._lanes import kernel, short_ways
 from trio_aio._lanes.workers import Population
 from trio_aio._memory.exports import export_buffer
 from trio_aio._memory.slabs import HUGE_PAGE, Slab
@@ -319,7 +319,8 @@ def test_direct_read_that_cannot_be_started_leaves_nothing(
         assert made.run(WidenedRead(descriptor, BLOCK, 0, 0)) == [BLOCK]
         requests = [WidenedRead(descriptor, BLOCK, 0, 0) for _ in range(3)]
         with monkeypatch.context() as patch:
-            patch.setattr(kernel, "_start", _no_memory)
+            for module in (kernel, short_ways):
+                patch.setattr(module, "_start", _no_memory)
             for request in requests:
                 with pytest.raises(MemoryError):
                     start(made.engine, request)

@@ -337,10 +337,10 @@ async def test_poll_of_a_file_with_a_server_is_submitted_elsewhere(device: Misbe
         for path in (device.folder / "file", file[0]):
             with opened(path, os.O_RDWR) as fd:
                 assert await context.poll(fd, select.POLLIN | select.POLLOUT) == select.POLLIN | select.POLLOUT
-        assert len(context._engine.kernel._submitters) == 2  # type: ignore[union-attr]
+        assert len(context._engine.kernel.submitters) == 2  # type: ignore[union-attr]
         with empty_pipe() as (_, writer):
             assert await context.poll(writer, select.POLLOUT) == select.POLLOUT
-        assert len(context._engine.kernel._submitters) == 2  # type: ignore[union-attr]
+        assert len(context._engine.kernel.submitters) == 2  # type: ignore[union-attr]
 
 
 @pytest.mark.trio

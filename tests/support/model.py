@@ -426,7 +426,7 @@ class Runner:
             for file in files:
                 order = file._descriptor.order
                 assert (order.leases, order.writes, order._syncing, list(order._syncs)) == (0, set(), None, []), file
-                assert order.gate is None or (order.gate._in_flight, list(order.gate._waiting)) == (0, []), file
+                assert order.gate is None or (order.gate._in_flight, list(order.gate.waiting)) == (0, []), file
         in_use = [slab for slabs in engine.buffers._free.values() for slab in slabs if slab.page.in_use]
         assert not in_use, in_use
 

@@ -34,17 +34,17 @@ class Gate:
     A direct write and a write through the page cache of the same block, at one time, may lose either of them.
     """
 
-    __slots__ = ("__weakref__", "_buffered", "_in_flight", "_waiting")
+    __slots__ = ("__weakref__", "_buffered", "_in_flight", "waiting")
 
     def __init__(self) -> None:
         self._buffered: bool = False  # the kind that is in flight
         self._in_flight: int = 0
-        self._waiting: deque[WriteRequest] = deque()
+        self.waiting: deque[WriteRequest] = deque()  # writes that may not start yet
 
     def enter(self, request: WriteRequest) -> bool:
         """Return whether a write may start now. Otherwise it waits, and `ready` will return it."""
-        if self._waiting or (self._in_flight and request.buffered is not self._buffered):
-            self._waiting.append(request)
+        if self.waiting or (self._in_flight and request.buffered is not self._buffered):
+            self.waiting.append(request)
             return False
         request.passed_gate, self._buffered, self._in_flight = True, request.buffered, self._in_flight + 1
         return True
@@ -56,15 +56,15 @@ class Gate:
 
     def withdraw(self, request: WriteRequest) -> None:
         """Forget a write that waits."""
-        self._waiting.remove(request)
+        self.waiting.remove(request)
 
     def holds(self, request: object) -> bool:
         """Return whether a write waits here."""
-        return request in self._waiting
+        return request in self.waiting
 
     def start_ready(self, ready: list[Any]) -> None:
         """Let the writes pass that may start now, and add them to `ready`."""
-        waiting = self._waiting
+        waiting = self.waiting
         while waiting and (not self._in_flight or waiting[0].buffered is self._buffered):
             request, in_flight = waiting[0], self._in_flight + 1
             _, request.passed_gate, self._buffered, self._in_flight = ready.append(waiting.popleft()), True, request.buffered, in_flight

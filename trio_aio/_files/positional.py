@@ -8,7 +8,7 @@ not started is withdrawn. After close(2) an fd number may name another file, so 
 dropped without `aclose` is closed by the engine: `__del__` may run in any thread, and must not block.
 
 `pread` is the call that programs make most, and a page-cache hit takes about a microsecond. So it has two short ways: copy from the page
-cache on the event loop's thread, and submit a plain direct read at once.
+cache on the event loop's thread, and submit a plain direct read at once. `pwrite` has one: give a plain direct overwrite to the submitter.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import stat
 import warnings
 from functools import partial
+from mmap import mmap
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -29,10 +30,13 @@ from trio_aio._bulk.many import read_blocks, read_ranges, write_ranges
 from trio_aio._bulk.writer import Writer
 from trio_aio._errors import NotCopied, shown
 from trio_aio._lanes.inline import INLINE_LIMIT
+from trio_aio._lanes.protocols import State
+from trio_aio._memory.mappings import is_anonymous
 from trio_aio._memory.slabs import LARGEST_SLAB
 from trio_aio._requests.direct import WidenedRead
 from trio_aio._requests.metadata import Allocate, Seek, Stat
 from trio_aio._requests.opening import Close
+from trio_aio._requests.overwrites import LARGEST_OVERWRITE, Overwrite
 from trio_aio._requests.sync import Sync
 
 if TYPE_CHECKING:
@@ -98,11 +102,14 @@ class PositionalFile(NotCopied):
         self._inline: Any = context._inline if readable and not descriptor.direct else None
         # Whether `pread` may submit a direct read without further checks. False after close.
         self._short_way: bool = readable and descriptor.direct and not abandon_on_cancel
+        # The same for `pwrite` and a direct overwrite.
+        self._short_write: bool = writable and descriptor.direct and not descriptor.append
         # Whether this run's library runs the code that calls: see `Backend`.
         self._side: Callable[[], object] = backend.side
         self._own_side: object = backend.own_side
         self._perform: Any = backend.perform
         self._start_read: Any = partial(WidenedRead.start_short, engine=self._engine)
+        self._start_write: Any = partial(Overwrite.start_short, engine=self._engine)
         self._checkpoint_if_cancelled: Any = backend.checkpoint_if_cancelled
         self._cancel_shielded_checkpoint: Any = backend.cancel_shielded_checkpoint
 
@@ -249,6 +256,28 @@ class PositionalFile(NotCopied):
         Cancelled before the write has started: no effect. Later: the result is returned, and Cancelled is raised at the next checkpoint.
         OSError: ``characters_written`` is the number of bytes that were written. UnsupportedOperation if not open for writing.
         """
+        plain: Any = data
+        kind = type(plain)
+        if (
+            self._short_write
+            and flags is NO_FLAGS
+            and type(offset) is int
+            and 0 <= offset < _PLAIN
+            and (kind is bytes or kind is bytearray or (kind is mmap and is_anonymous(plain)))
+        ):
+            size, unit = len(plain), self._descriptor.alignment.offset
+            if 0 < size <= LARGEST_OVERWRITE and not (offset % unit or size % unit):
+                engine = self._context._check()
+                write = Overwrite(self._descriptor, plain, size, offset)
+                try:
+                    await self._perform(self._start_write, write, engine.cancel)
+                except BaseException:
+                    if write.state is State.CREATED:  # it was not submitted: the traceback must not hold the caller's memory
+                        write.release_memory(engine)
+                    raise
+                if write.result < 0:
+                    raise write.error()
+                return write.result
         self._check_writable()
         return await self._context._pwrite(self._descriptor, data, checked_offset(offset), checked_flags(flags))
 
@@ -381,7 +410,7 @@ class PositionalFile(NotCopied):
     def _mark_closed(self) -> None:
         self._closed = True
         self._inline = None
-        self._short_way = False
+        self._short_way = self._short_write = False
 
     async def __aenter__(self) -> Self:
         self._check_open()

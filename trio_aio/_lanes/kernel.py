@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from trio_aio._lanes import kernel_context
 from trio_aio._lanes.protocols import KernelRequest, State
-from trio_aio._lanes.slots import SLOT_MASK, Lane
+from trio_aio._lanes.short_ways import ShortWays
+from trio_aio._lanes.slots import SLOT_MASK
 from trio_aio._lanes.submitter import Submitter
 from trio_aio._native import ffi, lib
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from trio_aio._lanes.many_slots import ManySlots
     from trio_aio._native import CData
 
-__all__ = ("DUE", "GATHERED", "LOOK", "NO_SLOT", "STARTED", "KernelLane")
+__all__ = ("KernelLane",)
 
 # The fixed part of an io_submit may cost each request this share of its own part. Measured on two processors: batches of 4 to 8 are the
 # fastest, by up to 20 %. The best size varied by day, so it is learned.
@@ -44,18 +45,15 @@ SMALLEST_BATCH, LARGEST_BATCH = 4, 64
 _start = lib.taio_ring_start
 _gather = lib.taio_ring_gather
 _PREPARED, _SUBMITTED = lib.TAIO_PREPARED, lib.TAIO_SUBMITTED
-_SUBMITTED_EVENT, _SUBMITTED_SLEPT = lib.TAIO_SUBMITTED_EVENT, lib.TAIO_SUBMITTED_SLEPT
-_NOWAIT = lib.RWF_NOWAIT
+_SUBMITTED_SLEPT = lib.TAIO_SUBMITTED_SLEPT
 _KERNEL_PREPARED, _KERNEL_IN_FLIGHT, _HANDED_OVER = State.KERNEL_PREPARED, State.KERNEL_IN_FLIGHT, State.KERNEL_HANDED_OVER
-NO_SLOT, STARTED, LOOK, GATHERED, DUE = range(5)  # see `KernelLane.start_short`
 
 
-class KernelLane(Lane[KernelRequest]):
+class KernelLane(ShortWays):
     """Requests that the kernel has, or will have at the end of this tick."""
 
     queued_state = State.KERNEL_QUEUED
     byte_limit = 16 << 20
-    bytes_in_flight: int
 
     def __init__(self, first: int, slots: int, context: KernelContext, event_fd: int, refuse: Callable[[KernelRequest, int], None]) -> None:
         super().__init__(first, slots)
@@ -72,7 +70,7 @@ class KernelLane(Lane[KernelRequest]):
         self._refuse: Callable[[KernelRequest, int], None] = refuse  # takes a request, its slot freed, that io_submit refused
         self.gathered: list[Submitter] = []  # those that have something to be handed over
         self.left: dict[KernelRequest, None] = {}  # no thread can be had that submits them
-        self._submitters: dict[object, Submitter] = {}  # by device and direction
+        self.submitters: dict[object, Submitter] = {}  # by device and direction
         self.to_cancel: dict[KernelRequest, None] = {}  # the kernel did not know them yet
         self._many: list[ManySlots] = []  # requests of many pieces that have slots
         self._places: list[int] = [0] * slots  # of each such slot: its part of the aligned memory
@@ -140,9 +138,9 @@ class KernelLane(Lane[KernelRequest]):
 
     def submitter(self, key: object) -> Submitter:
         """Return the submitter of `key`, made when it is first needed."""
-        submitter = self._submitters.get(key)
+        submitter = self.submitters.get(key)
         if submitter is None:
-            submitter = self._submitters[key] = Submitter(self.ring, key)
+            submitter = self.submitters[key] = Submitter(self.ring, key)
         return submitter
 
     def learn(self, device: object) -> None:
@@ -150,45 +148,15 @@ class KernelLane(Lane[KernelRequest]):
         self.submitter(device).learn()
 
     def _note_gathered(self, submitter: Submitter, request: KernelRequest) -> None:
-        if not submitter.gathered:
-            self.gathered.append(submitter)
         submitter.gathered.append(request)
+        if submitter not in self.gathered:
+            self.gathered.append(submitter)
 
     def hand_over(self) -> None:
         """Hand over what is gathered. `left` has then the requests that no submitter can have, because there are no more threads."""
         while self.gathered:
             self.gathered[-1].hand_over(self.left)
             self.gathered.pop()
-
-    def start_short(self, request: KernelRequest, opcode: int, fd: int, memory: int, length: int, offset: int) -> int:
-        """Give a small request with RWF_NOWAIT a slot and start it: `accept` and `start` in one function.
-
-        Return NO_SLOT, and nothing has happened; STARTED; or what the engine has to do: LOOK (an event is there), GATHERED (ask for a flush
-        at the end of the tick) or DUE (flush now).
-        """
-        free = self.free
-        total = self.bytes_in_flight + length
-        if not free or self.queue or total > self.byte_limit:
-            return NO_SLOT
-        slot, weights = free[-1], self.weights
-        request.token = token = self.tokens[slot]
-        self.holders[slot], weights[slot], self.bytes_in_flight, _ = request, length, total, free.pop()
-        prepared = self.prepared
-        lone = len(free) == self.slots - 1
-        answer = _start(self.ring, slot, token, opcode, fd, memory, length, offset, _NOWAIT, lone and not prepared)
-        self._started += 1
-        if answer == _PREPARED:
-            request.state = _KERNEL_PREPARED
-            prepared.append(request)
-            return DUE if len(prepared) >= self.few or lone else GATHERED
-        request.state = _KERNEL_IN_FLIGHT
-        if answer < 0:
-            self.vacate(slot)
-            self._refuse(request, answer)
-        elif answer == _SUBMITTED_SLEPT:
-            request.note_slept()
-            return LOOK
-        return LOOK if answer == _SUBMITTED_EVENT else STARTED
 
     # ---- requests of many pieces: they take the slots that no other request wants
 
@@ -398,7 +366,7 @@ class KernelLane(Lane[KernelRequest]):
         """Free slots as all lanes do. What was not noted of requests that were started is done in the next flush."""
         torn = super().torn(is_completed)
         self.unlisted = True
-        self.gathered = [*self._submitters.values()]
+        self.gathered = [*self.submitters.values()]
         for request in torn:
             if request in self.prepared:
                 self.prepared.remove(request)
@@ -423,17 +391,17 @@ class KernelLane(Lane[KernelRequest]):
 
     def stop(self) -> None:
         """Tell the submitters to leave. Nothing is outstanding. Each signals the eventfd as it leaves."""
-        for submitter in self._submitters.values():
+        for submitter in self.submitters.values():
             submitter.stop()
 
     @property
     def stopped(self) -> bool:
         """Whether all submitters have left: `close` will not wait."""
-        return all(submitter.stopped for submitter in self._submitters.values())
+        return all(submitter.stopped for submitter in self.submitters.values())
 
     def close(self) -> None:
         """Free the ring's memory and release the kernel's context. Nothing is in flight, and `stop` was called."""
-        for submitter in self._submitters.values():
+        for submitter in self.submitters.values():
             submitter.close()
         lib.taio_ring_free(self.ring)
         self.ring = ffi.NULL

@@ -23,16 +23,19 @@ __all__ = ("Submitter",)
 
 _hand_over = lib.taio_submitter_hand_over
 _LOCAL, _SERVER, _SLOW, _FAST, _LONG = lib.TAIO_LOCAL, lib.TAIO_SERVER, lib.TAIO_SLOW, lib.TAIO_FAST, lib.TAIO_LONG
+_RUNS = lib.TAIO_RUNS
 
 
 class Submitter:
     """The thread, the requests that wait for the end of the tick, and the device that it learns about."""
 
-    __slots__ = ("device", "gathered", "native")
+    __slots__ = ("device", "gathered", "native", "started", "unlisted")
 
     def __init__(self, ring: CData, key: object) -> None:
         self.device: DeviceRecord | None = key if isinstance(key, DeviceRecord) else None
         self.gathered: list[Any] = []  # requests that wait for `hand_over`
+        self.started: bool = False  # the thread runs: nothing that is gathered can be refused any more, so it need not be listed
+        self.unlisted: int = 0  # how many such requests wait for `hand_over`
         probing = self.device is not None and self.device.local is None
         self.native: CData = lib.taio_submitter_new(ring, probing)
         if not self.native:
@@ -42,13 +45,16 @@ class Submitter:
         """Hand over what is gathered. Add the requests to `left` for which that was not possible, because no thread can be had."""
         if not self.learn():
             left.update(dict.fromkeys(self.gathered))
-        self.gathered = []
+        self.gathered, self.unlisted = [], 0
 
     def learn(self) -> bool:
         """Hand over, and learn of the device. Return whether that was possible."""
         answer, device = _hand_over(self.native, SLOW_LIMIT), self.device
-        if answer <= 0 or device is None:
-            return answer >= 0
+        if answer < 0:
+            return False
+        self.started = answer & _RUNS != 0
+        if device is None:
+            return True
         if answer & _SLOW:
             device.back_off()
         elif answer & _FAST:

@@ -111,6 +111,7 @@ class Lib:
     TAIO_SLOW: Final[int]
     TAIO_FAST: Final[int]
     TAIO_LONG: Final[int]
+    TAIO_RUNS: Final[int]
     TAIO_UNTRIED: Final[int]
     TAIO_BUFFERED_FD: Final[int]
     TAIO_MAPPED: Final[int]

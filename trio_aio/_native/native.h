@@ -236,6 +236,7 @@ enum taio_place {
 };
 #define TAIO_SLOW 4 /* the last calls of io_submit performed their requests before they returned */
 #define TAIO_FAST 16 /* a call of io_submit has returned before its requests were complete, since the last hand-over */
+#define TAIO_RUNS 32 /* the thread runs: it will take what was handed over */
 #define TAIO_LONG 8 /* a call of io_submit has taken so long since the last hand-over that it may have slept */
 
 /* Return a submitter for requests of `ring`, or NULL without memory. Its thread is started by the first hand-over. `probing`: it finds out
@@ -247,7 +248,8 @@ void taio_submitter_free(struct taio_submitter *submitter);
 void taio_ring_gather(struct taio_ring *ring, struct taio_submitter *submitter, unsigned slot, uint64_t token, int opcode, int fd,
                       uint64_t memory, uint64_t length, int64_t offset, int rw_flags);
 /* Hand over what is gathered, and wake the thread if it sleeps. Requests that are refused come by taio_ring_reap. Returns an enum taio_place,
- * with TAIO_SLOW (after `limit` such calls), TAIO_FAST and TAIO_LONG; or -errno: no thread can be had, and what is gathered remains so. */
+ * with TAIO_SLOW (after `limit` such calls), TAIO_FAST, TAIO_LONG and TAIO_RUNS; or -errno: no thread can be had, and what is gathered remains
+ * so. */
 int taio_submitter_hand_over(struct taio_submitter *submitter, int limit);
 /* Hand over the pieces that were gathered while completions were taken. */
 void taio_submitter_hand_over_pieces(struct taio_submitter *submitter);

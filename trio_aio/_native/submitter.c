@@ -202,7 +202,8 @@ int taio_submitter_hand_over(struct taio_submitter *s, int limit)
     int fast = atomic_load_explicit(&s->fast, memory_order_relaxed);
     if (fast)
         atomic_store_explicit(&s->fast, 0, memory_order_relaxed);
-    return atomic_load_explicit(&s->place, memory_order_relaxed) | (slow ? TAIO_SLOW : 0) | (fast ? TAIO_FAST : 0) | (was_long ? TAIO_LONG : 0);
+    return atomic_load_explicit(&s->place, memory_order_relaxed) | (slow ? TAIO_SLOW : 0) | (fast ? TAIO_FAST : 0) | (was_long ? TAIO_LONG : 0) |
+           (s->started ? TAIO_RUNS : 0);
 }
 
 void taio_submitter_hand_over_pieces(struct taio_submitter *s)

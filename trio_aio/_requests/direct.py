@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 from trio_aio._arguments import LARGEST_OFFSET
 from trio_aio._engine.mending import keep_cause, mend
 from trio_aio._engine.new_memory import stop_waiting, wait_for_memory
-from trio_aio._lanes.kernel import DUE, GATHERED, LOOK, NO_SLOT
 from trio_aio._lanes.protocols import State
+from trio_aio._lanes.short_ways import DUE, GATHERED, LOOK, NO_SLOT
 from trio_aio._memory.slabs import LARGEST_SLAB
 from trio_aio._native import lib
 from trio_aio._requests.transfer import DIRECT_LIMIT, Append, Read, Transfer, Write, WriteVector
