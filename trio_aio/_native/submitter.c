@@ -4,8 +4,8 @@
  * withholds that for as long as a snapshot takes, RWF_NOWAIT or not. On FUSE, io_submit asks a server for attributes, and sleeps when more
  * requests are out than the server takes (max_background). On a file whose map of blocks is not in memory it reads that map first.
  *
- * What we do about it. The loop fills the iocbs as ever, and hands them over, once a tick, to a thread that calls io_submit. Completions come
- * by the ring, so nothing else changes. One thread serves one device in one direction: while a frozen filesystem holds it, all other
+ * What we do about it. The loop fills the iocbs as ever, and hands them over, some at a time and at the end of the tick, to a thread that calls
+ * io_submit. Completions come by the ring, so nothing else changes. One thread serves one device in one direction: while a frozen filesystem holds it, all other
  * devices go on, and so do reads of the frozen one. It is a plain thread: it never holds the GIL, and Python knows nothing of it.
  *
  * A slot goes from the loop to the submitter by its bit in `ready`. The loop sets the bits of a tick, and the submitter clears those that it

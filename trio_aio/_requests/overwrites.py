@@ -100,7 +100,9 @@ class Overwrite(SlabWrite):
             if answer == NO_SLOT:
                 lane.accept(self)  # too many bytes are in flight: it waits
             elif answer == DUE:
-                engine.flush()
+                lane.hand_over()  # the flush of this tick, if there is one, then has less to do
+                if lane.left:  # of another submitter
+                    engine.ask_for_flush()
             elif not engine.plugged:
                 engine.ask_for_flush()
         except BaseException as error:
