@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ("DUE", "GATHERED", "LOOK", "NO_SLOT", "STARTED", "ShortWays")
 
 # Overwrites that are handed to the submitter together, before the end of the tick: the device works on them while others are gathered.
-# Measured on two busy processors, 16 tasks: 21.8 and 24.5 thousand a second with 8, 20.5 and 18.6 with 16, at the same CPU; 4 cost 5 % more.
+# Measured on two busy processors, 16 tasks: 21.8 and 24.5 thousand/s with 8, 20.5 and 18.6 with 16, at the same CPU. 4 cost 5 % more.
 OVERWRITES = 8
 
 _start = lib.taio_ring_start

@@ -5,8 +5,9 @@
  * requests are out than the server takes (max_background). On a file whose map of blocks is not in memory it reads that map first.
  *
  * What we do about it. The loop fills the iocbs as ever, and hands them over, some at a time and at the end of the tick, to a thread that calls
- * io_submit. Completions come by the ring, so nothing else changes. One thread serves one device in one direction: while a frozen filesystem holds it, all other
- * devices go on, and so do reads of the frozen one. It is a plain thread: it never holds the GIL, and Python knows nothing of it.
+ * io_submit. Completions come by the ring, so nothing else changes. One thread serves one device in one direction: while a frozen filesystem
+ * holds it, all other devices go on, and so do reads of the frozen one. It is a plain thread: it never holds the GIL, and Python knows nothing
+ * of it.
  *
  * A slot goes from the loop to the submitter by its bit in `ready`. The loop sets the bits of a tick, and the submitter clears those that it
  * takes. To withdraw a request the loop clears its bit: the thread that clears it has the slot, so there is no lock and no list of stale entries.
@@ -202,8 +203,8 @@ int taio_submitter_hand_over(struct taio_submitter *s, int limit)
     int fast = atomic_load_explicit(&s->fast, memory_order_relaxed);
     if (fast)
         atomic_store_explicit(&s->fast, 0, memory_order_relaxed);
-    return atomic_load_explicit(&s->place, memory_order_relaxed) | (slow ? TAIO_SLOW : 0) | (fast ? TAIO_FAST : 0) | (was_long ? TAIO_LONG : 0) |
-           (s->started ? TAIO_RUNS : 0);
+    return atomic_load_explicit(&s->place, memory_order_relaxed) | (slow ? TAIO_SLOW : 0) | (fast ? TAIO_FAST : 0) |
+           (was_long ? TAIO_LONG : 0) | (s->started ? TAIO_RUNS : 0);
 }
 
 void taio_submitter_hand_over_pieces(struct taio_submitter *s)
