@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from trio_aio._lanes import kernel_context
 from trio_aio._lanes.protocols import KernelRequest, State
 from trio_aio._lanes.short_ways import ShortWays
-from trio_aio._lanes.slots import SLOT_MASK
+from trio_aio._lanes.slots import SLOT_MASK, Lane
 from trio_aio._lanes.submitter import Submitter
 from trio_aio._native import ffi, lib
 
@@ -49,11 +49,12 @@ _SUBMITTED_SLEPT = lib.TAIO_SUBMITTED_SLEPT
 _KERNEL_PREPARED, _KERNEL_IN_FLIGHT, _HANDED_OVER = State.KERNEL_PREPARED, State.KERNEL_IN_FLIGHT, State.KERNEL_HANDED_OVER
 
 
-class KernelLane(ShortWays):
+class KernelLane(Lane[KernelRequest], ShortWays):
     """Requests that the kernel has, or will have at the end of this tick."""
 
     queued_state = State.KERNEL_QUEUED
     byte_limit = 16 << 20
+    bytes_in_flight: int
 
     def __init__(self, first: int, slots: int, context: KernelContext, event_fd: int, refuse: Callable[[KernelRequest, int], None]) -> None:
         super().__init__(first, slots)

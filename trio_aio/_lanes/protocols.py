@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from typing import Any, Protocol
 
-__all__ = ("KernelRequest", "LaneRequest", "State", "WorkerRequest")
+__all__ = ("Gatherer", "KernelRequest", "LaneRequest", "State", "WorkerRequest")
 
 
 class State(enum.IntEnum):
@@ -59,6 +59,13 @@ class KernelRequest(LaneRequest, Protocol):
 
     def leave_kernel(self, engine: Any, result: int) -> None:
         """Leave the lane, for the workers or with an error: io_submit cannot be called for it."""
+
+
+class Gatherer(Protocol):
+    """A submitter, as the short way of an overwrite sees it."""
+
+    native: Any
+    unlisted: int
 
 
 class WorkerRequest(LaneRequest, Protocol):

@@ -6,16 +6,15 @@ lane, a thread that does not run yet, a test's faults) takes the general way, by
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from trio_aio._lanes.protocols import KernelRequest, State
-from trio_aio._lanes.slots import Lane
+from trio_aio._lanes.protocols import Gatherer, KernelRequest, State
 from trio_aio._native import lib
 
 if TYPE_CHECKING:
+    from collections import OrderedDict
     from collections.abc import Callable
 
-    from trio_aio._lanes.submitter import Submitter
     from trio_aio._native import CData
 
 __all__ = ("DUE", "GATHERED", "LOOK", "NO_SLOT", "STARTED", "ShortWays")
@@ -32,17 +31,27 @@ _KERNEL_PREPARED, _KERNEL_IN_FLIGHT, _HANDED_OVER = State.KERNEL_PREPARED, State
 NO_SLOT, STARTED, LOOK, GATHERED, DUE = range(5)  # see `ShortWays.start_short`
 
 
-class ShortWays(Lane[KernelRequest]):
-    """A lane's slots, and two functions that fill one. `KernelLane` is the one subclass."""
+class ShortWays:
+    """Two functions that fill a slot of the kernel lane. `KernelLane` is the one subclass."""
 
+    slots: int
+    byte_limit: int
+    holders: list[KernelRequest | None]
+    weights: list[int]
+    tokens: list[int]
+    free: list[int]
     bytes_in_flight: int
+    queue: OrderedDict[KernelRequest, None]
     ring: CData
     prepared: list[KernelRequest]
-    gathered: list[Submitter]
-    submitters: dict[object, Submitter]
+    gathered: list[Any]
     few: int
     _started: int
     _refuse: Callable[[KernelRequest, int], None]
+
+    def vacate(self, slot: int) -> None:
+        """Free a slot."""
+        raise NotImplementedError
 
     def start_short(self, request: KernelRequest, opcode: int, fd: int, memory: int, length: int, offset: int) -> int:
         """Give a small request with RWF_NOWAIT a slot and start it.
@@ -74,7 +83,7 @@ class ShortWays(Lane[KernelRequest]):
             return LOOK
         return LOOK if answer == _SUBMITTED_EVENT else STARTED
 
-    def gather_short(self, request: KernelRequest, submitter: Submitter, fd: int, memory: int, length: int, offset: int) -> int:
+    def gather_short(self, request: KernelRequest, submitter: Gatherer, fd: int, memory: int, length: int, offset: int) -> int:
         """Give a small overwrite a slot, and gather it for a submitter whose thread runs.
 
         Return NO_SLOT, GATHERED or DUE, as `start_short`.
