@@ -76,7 +76,7 @@ def test_thread_has_memory_to_begin_or_is_an_error(file: tuple[Path, bytes]) -> 
 
         soft, hard = resource.getrlimit(resource.RLIMIT_AS)
         refused = begun = 0
-        for room in range(0, 16 << 20, 1 << 20):
+        for room in range(0, 32 << 20, 1 << 20):
             done = []
             # The first leaves its stack to the second, which then needs nothing but what it takes itself.
             first, second = Background("first", int), Background("second", lambda: done.append(lib.taio_io_destroy(0)))

@@ -11,9 +11,10 @@ if there is none). So a thread starts only where that much can be had.
 from __future__ import annotations
 
 import atexit
-import mmap
 import os
-from _thread import allocate_lock, start_new_thread
+from _thread import allocate_lock, stack_size, start_new_thread
+from mmap import mmap
+from resource import RLIMIT_STACK, getrlimit
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ("Background", "living")
 
 NEEDS = 4 << 20  # bytes of address space, beside its stack: Python and glibc take memory by the MiB
+STACK, _ = getrlimit(RLIMIT_STACK)  # bytes of a stack, unless it is given; glibc took it from here when the program started
 
 living: set[Background] = set()
 
@@ -42,8 +44,8 @@ class Background:
         """Start it, and do not wait for it. RuntimeError if no more threads can be had."""
         try:
             living.add(self)
-            with _reserved():  # free again when the thread needs it
-                start_new_thread(self._run, ())
+            _check_memory()
+            start_new_thread(self._run, ())
         except BaseException:
             living.discard(self)
             raise
@@ -62,10 +64,11 @@ class Background:
             pass
 
 
-def _reserved() -> mmap.mmap:
-    """Return memory that nobody touches. RuntimeError if there is none."""
+def _check_memory() -> None:
+    """Take as much address space as a new thread needs, and give it back. RuntimeError if there is none."""
+    stack = stack_size() or STACK
     try:
-        return mmap.mmap(-1, NEEDS)
+        mmap(-1, NEEDS + (stack if 0 < stack < 1 << 30 else 8 << 20)).close()
     except OSError as error:
         raise RuntimeError("there is no memory for a new thread") from error
 
