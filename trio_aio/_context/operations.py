@@ -168,6 +168,7 @@ class Operations:
         descriptor = self._by_fd.get(number)
         if descriptor is None:
             descriptor = Descriptor(number, number)
+            descriptor.opened = False
             descriptor.load(describe(number).value)
             engine.learn(descriptor)
             self._by_fd[number] = descriptor

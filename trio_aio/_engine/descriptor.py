@@ -78,6 +78,11 @@ class Descriptor:
         self.mode: int = 0  # st_mode
         self.device: int = 0
         self.inode_number: int = 0
+        self.birth: int = 0  # when the file was made, nanoseconds; 0: not known
+        self.opened: bool = True  # False: the caller has passed it
+        self.writable: bool = False
+        self.synchronous: bool = False  # O_DSYNC, which O_SYNC contains: each write is durable when it ends
+        self.known_failures: int = 0  # of syncs, before it was opened: set by `Engine.learn`
         self.shared_file: SharedFile | None = None  # set by `Engine.learn`
         # `o_direct`: the descriptor has the flag O_DIRECT, so the rules for aligned writes hold. `direct`: the filesystem honours it too,
         # so reads and writes go to the device. A filesystem may accept the flag and use the page cache all the same.
@@ -144,6 +149,9 @@ class Descriptor:
         self.mode = description.mode
         self.device = description.device
         self.inode_number = description.inode
+        self.birth = description.birth
+        self.writable = description.open_flags & os.O_ACCMODE != os.O_RDONLY
+        self.synchronous = bool(description.open_flags & os.O_DSYNC)
         # Alignments of 0: the file cannot do it, and the kernel goes through the page cache.
         self.o_direct = bool(description.open_flags & os.O_DIRECT)
         self.direct = self.o_direct and not (description.has_dioalign and not description.dio_offset)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from trio_aio._engine.block_map import BlockMap
+from trio_aio._engine.durability import Durability
 from trio_aio._engine.shared_file import SharedFile
 from trio_aio._lanes.devices import DeviceRecords
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ("KnownFiles",)
 
+# Files that are remembered because they were written and not synced, although no descriptor of them is left.
+MOST_KEPT = 256
+
 
 class KnownFiles:
     """The records of devices, which last as long as the engine, and the shared files, which last as long as a descriptor of them."""
@@ -21,6 +25,8 @@ class KnownFiles:
     def __init__(self) -> None:
         self.devices: DeviceRecords = DeviceRecords()
         self._shared: WeakValueDictionary[tuple[int, int], SharedFile] = WeakValueDictionary()
+        # By device, inode number and birth: a file whose inode number is used again is another one.
+        self._durability: dict[tuple[int, int, int], Durability] = {}
 
     def connect(self, descriptor: Descriptor) -> None:
         """Connect a descriptor with the records of its device, and with all other descriptors of its file."""
@@ -30,16 +36,41 @@ class KnownFiles:
         key = descriptor.device, descriptor.inode_number
         shared = self._shared.get(key)
         if shared is None:
-            shared = self._shared[key] = SharedFile()
+            shared = self._shared[key] = SharedFile(self._durability_of(descriptor))
         descriptor.shared_file = shared
+        durability = shared.durability
+        # One that the caller has passed may have been opened before a sync has failed.
+        descriptor.known_failures = durability.failures if descriptor.opened else 0
+        if descriptor.writable:
+            durability.connect(descriptor)
         if descriptor.direct:
             descriptor.order.gate = shared.gate
             if shared.block_map is None:
                 shared.block_map = BlockMap(descriptor.size)
             descriptor.block_map = shared.block_map
 
-    def note_change(self, device: int, inode_number: int) -> None:
-        """Note that a file was changed by a request that had no descriptor of it."""
+    def _durability_of(self, descriptor: Descriptor) -> Durability:
+        key, kept = (descriptor.device, descriptor.inode_number, descriptor.birth), self._durability
+        if len(kept) > MOST_KEPT:
+            del kept[next((known for known, one in kept.items() if not one.error), next(iter(kept)))]
+        return kept.get(key) or Durability(key, kept)
+
+    def note_change(
+        self, device: int, inode_number: int, start: int = 0, end: int = 0, *, emptied: bool = False, exact: bool = True
+    ) -> None:
+        """Note that a file was changed by a request that had no descriptor of it: emptied first, or written from `start` to `end`.
+
+        exact: it has written just these bytes, and not perhaps fewer.
+        """
         shared = self._shared.get((device, inode_number))
         if shared is not None:
             shared.note_change()
+            if emptied:
+                shared.durability.note_truncated(0)
+            shared.durability.note_written(start, end, exact=exact)
+
+    def note_failed_sync(self, device: int, inode_number: int, error: int) -> None:
+        """Note that a request that had no descriptor of a file could not make it durable."""
+        shared = self._shared.get((device, inode_number))
+        if shared is not None:
+            shared.durability.note_failed(error, 0)

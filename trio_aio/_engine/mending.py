@@ -90,8 +90,9 @@ def _is_placed(engine: Any, request: Any) -> bool:
     """Return whether a request is where its completion, or the end of others, will find it."""
     if (engine.kernel is not None and engine.kernel.holds(request)) or engine.workers.holds(request):
         return True
-    slab = getattr(request, "slab", None)
-    if request in engine.ready or request.descriptor.order.holds(request) or (slab is not None and request in slab.page.waiting):
+    slab, shared = getattr(request, "slab", None), request.descriptor.shared_file
+    held = request.descriptor.order.holds(request) or (shared is not None and shared.durability.holds(request))
+    if held or request in engine.ready or (slab is not None and request in slab.page.waiting):
         request.state = State.HELD
         return True
     return False

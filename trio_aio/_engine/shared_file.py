@@ -10,6 +10,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ref
 
+from trio_aio._engine.durability import Durability
+
 if TYPE_CHECKING:
     from trio_aio._engine.block_map import BlockMap
     from trio_aio._engine.protocols import WriteRequest
@@ -73,9 +75,10 @@ class Gate:
 class SharedFile:
     """One file, by its inode number."""
 
-    __slots__ = ("__weakref__", "_copies", "_sweep_at", "block_map", "gate", "version")
+    __slots__ = ("__weakref__", "_copies", "_sweep_at", "block_map", "durability", "gate", "version")
 
-    def __init__(self) -> None:
+    def __init__(self, durability: Durability | None = None) -> None:
+        self.durability: Durability = durability or Durability(None, {})
         self.gate: Gate = Gate()
         self.version: int = 0  # counts `note_change`
         self.block_map: BlockMap | None = None  # of a file that is open for direct I/O

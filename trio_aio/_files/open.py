@@ -247,7 +247,7 @@ async def _open_with(
             drop_unclaimed(engine, descriptor)
             raise
     if flags & os.O_TRUNC:
-        engine.files.note_change(descriptor.device, descriptor.inode_number)
+        engine.files.note_change(descriptor.device, descriptor.inode_number, emptied=True)
     return descriptor, position
 
 
@@ -284,7 +284,7 @@ async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> Desc
         raise
     finally:
         if flags & os.O_TRUNC:
-            engine.files.note_change(description.device, description.inode)
+            engine.files.note_change(description.device, description.inode, emptied=True)
     return descriptor
 
 
@@ -346,6 +346,7 @@ async def _adopt_number(context: AIOContext, fd: int, mode: _Mode, *, direct: bo
     engine = context._check()
     descriptor = Descriptor(fd, fd)
     descriptor.borrowed = True  # until there is a file: if that fails, the caller keeps it
+    descriptor.opened = False
     try:
         await _adopt(context, descriptor, writable=mode.writable, direct=direct)
         return descriptor, await context._submit_and_wait(_seek_to_start(descriptor, mode.flags))

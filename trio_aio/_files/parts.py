@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from trio_aio._engine.descriptor import Descriptor
+from trio_aio._engine.durability import means_lost
 from trio_aio._files.cached import read_cached
 from trio_aio._files.open import is_file, open_aio, unsupported
 from trio_aio._memory.exports import export_buffer, hold
@@ -58,11 +59,16 @@ async def write_specially(
     except OSError as error:
         raise _explained(error, request.record.stat.mode, shown) from None
     finally:
-        changed = request.record.stat
-        if context._engine is not None and changed.inode:
+        changed, engine = request.record.stat, context._engine
+        if engine is not None and changed.inode:
             # As struct taio_description has it.
             device = os.major(changed.device) << 32 | os.minor(changed.device)
-            context._engine.files.note_change(device, changed.inode)
+            moved, in_place = request.record.moved, not flags & ATOMIC
+            emptied = in_place and not flags & (APPEND_TO | AT_OFFSET)
+            end, exact = (offset + moved if in_place else 0), not flags & APPEND_TO
+            engine.files.note_change(device, changed.inode, offset if exact else 0, end, emptied=emptied, exact=exact)
+            if flags & DURABLE and in_place and moved == request.record.capacity and means_lost(request.result):
+                engine.files.note_failed_sync(device, changed.inode, -request.result)
 
 
 async def read_part(

@@ -342,7 +342,10 @@ class PositionalFile(NotCopied):
         return Writer(self._context, self._descriptor, self._check_open, offset, size, depth)
 
     async def fsync(self) -> None:
-        """Make durable every write of this file that was started before. Calls at the same time share one fsync(2)."""
+        """Make durable every write of this file that was started before. Calls at the same time share one fsync(2).
+
+        OSError: what was written before may be lost. Later calls raise it too, until it was written again or the file is opened anew.
+        """
         await self._sync(data_only=False)
 
     async def fdatasync(self) -> None:

@@ -219,7 +219,7 @@ async def write_bytes(
     finally:
         if context._engine is not None:
             description = request.record.description
-            context._engine.files.note_change(description.device, description.inode)
+            context._engine.files.note_change(description.device, description.inode, 0, request.transferred, emptied=True)
 
 
 async def read_text(

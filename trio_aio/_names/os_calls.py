@@ -276,7 +276,8 @@ async def truncate(path: AnyPath, length: int, *, context: AIOContext | None = N
     finally:
         changed = request.record.stat
         if used._engine is not None and changed.mode:
-            used._engine.files.note_change(os.major(changed.device) << 32 | os.minor(changed.device), changed.inode)
+            device = os.major(changed.device) << 32 | os.minor(changed.device)
+            used._engine.files.note_change(device, changed.inode, emptied=length == 0 and request.result == 0)
 
 
 async def mkfifo(path: NamePath, mode: int = 0o666, *, dir_fd: int | None = None, context: AIOContext | None = None) -> None:

@@ -88,7 +88,7 @@ int taio_describe(int fd, struct taio_description *description)
         return -errno;
     /* Not glibc's statx: it falls back to fstat, which may ask a server. */
     if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC,
-                STATX_BASIC_STATS | STATX_DIOALIGN | STATX_DIO_READ_ALIGN_, &s) < 0)
+                STATX_BASIC_STATS | STATX_BTIME | STATX_DIOALIGN | STATX_DIO_READ_ALIGN_, &s) < 0)
         return -errno;
     description->mode = s.stx_mode;
     description->open_flags = (uint32_t)flags;
@@ -98,6 +98,8 @@ int taio_describe(int fd, struct taio_description *description)
         description->device = (uint64_t)s.stx_dev_major << 32 | s.stx_dev_minor;
     description->inode = s.stx_ino;
     description->size = s.stx_size;
+    if (s.stx_mask & STATX_BTIME)
+        description->birth = (uint64_t)s.stx_btime.tv_sec * 1000000000u + s.stx_btime.tv_nsec;
     if (s.stx_mask & STATX_DIOALIGN) {
         description->has_dioalign = 1;
         description->dio_memory = s.stx_dio_mem_align;

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trio_aio._native import ffi, lib
 from trio_aio._requests.base import Request
 from trio_aio._requests.transfer import Read, Write
+from trio_aio._requests.written import note_write
 
 if TYPE_CHECKING:
     from trio_aio._engine.descriptor import Descriptor
@@ -115,8 +116,10 @@ class CursorWrite(Write):
 
     def settle(self, engine: Host) -> None:
         engine.bytes_written += self.transferred
+        end = self.position.end
         if self.result >= 0:
-            self.descriptor.size = max(self.descriptor.size, self.position.end)
+            self.descriptor.size = max(self.descriptor.size, end)
+        note_write(self, end - self.transferred, end, exact=end >= self.transferred)
 
 
 class CursorSeek(Request):

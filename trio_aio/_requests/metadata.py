@@ -85,6 +85,8 @@ class Truncate(Request):
     def settle(self, engine: Host) -> None:
         if self.result >= 0:
             self._note_size()
+            if self.descriptor.shared_file is not None:
+                self.descriptor.shared_file.durability.note_truncated(self.size)
 
     def _note_size(self) -> None:
         self.descriptor.size = min(self.descriptor.size, self.size)

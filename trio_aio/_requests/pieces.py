@@ -18,6 +18,7 @@ from trio_aio._native import ffi, lib
 from trio_aio._requests.base import Request
 from trio_aio._requests.direct import widened
 from trio_aio._requests.transfer import DIRECT_LIMIT
+from trio_aio._requests.written import note_pieces
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -381,6 +382,7 @@ class PiecesWrite(PiecesRequest):
         engine.bytes_written += self.transferred
         if self.result >= 0 and not self.descriptor.append and self.pieces.whole:
             self.descriptor.size = max(self.descriptor.size, self.pieces.end)
+        note_pieces(self)
 
     def finish(self, engine: Host, error: int) -> None:
         if not error and not self.pieces.native.stop and not self.pieces.whole:

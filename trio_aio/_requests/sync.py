@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trio_aio._engine.durability import means_lost
 from trio_aio._engine.mending import mend
 from trio_aio._native import lib
-from trio_aio._requests.base import Request
+from trio_aio._requests.base import Request, State
 
 if TYPE_CHECKING:
     from trio_aio._engine.descriptor import Descriptor
@@ -18,7 +19,10 @@ __all__ = ("Sync",)
 
 
 class Sync(Request):
-    """Make the writes of a file that were started before it durable. It may serve others, which follow it (`order`)."""
+    """Make the writes of a file that were started before it durable. It may serve others, which follow it (`order`).
+
+    The kernel reports a failure once. So a later sync fails too, as long as something that was lost was not written again (`durability`).
+    """
 
     __slots__ = ("counted", "data_only", "followers", "leader", "waits_for")
 
@@ -48,7 +52,21 @@ class Sync(Request):
         operation = lib.TAIO_FDATASYNC if self.data_only else lib.TAIO_FSYNC
         lane.prepare(slot, before, self.token, operation, self.descriptor.fd)
 
+    def start(self, engine: Host) -> None:
+        shared = self.descriptor.shared_file
+        if shared is None or shared.durability.enter(self):
+            engine.dispatch(self)
+        else:
+            self.state = State.HELD
+
     def settle(self, engine: Host) -> None:
+        descriptor = self.descriptor
+        if self.leader is None and descriptor.shared_file is not None:
+            durability = descriptor.shared_file.durability
+            if self.result >= 0 and not self.cancel_accepted:
+                self.result = durability.note_synced(descriptor.known_failures)
+            elif means_lost(self.result):
+                durability.note_failed(-self.result, descriptor.size)
         while self.followers:
             follower = self.followers[0]
             try:
@@ -59,6 +77,16 @@ class Sync(Request):
                 mend(engine, error, follower)
                 raise
             self.followers.pop(0)
+
+    def release_memory(self, engine: Host) -> None:
+        shared = self.descriptor.shared_file
+        if shared is not None:
+            shared.durability.leave(self, engine.ready)
+
+    def withdraw_held(self) -> None:
+        shared = self.descriptor.shared_file
+        if shared is None or not shared.durability.withdraw(self):
+            Request.withdraw_held(self)
 
     def cancel(self, engine: Host) -> bool:
         """Withdraw it, unless other tasks wait for it: then it runs on for them, and only its own task leaves."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from trio_aio._native import ffi, lib
 from trio_aio._requests.base import Request
+from trio_aio._requests.written import note_append, note_write
 
 if TYPE_CHECKING:
     from trio_aio._engine.descriptor import Descriptor
@@ -328,9 +329,14 @@ class Write(Transfer):
 
     def settle(self, engine: Host) -> None:
         engine.bytes_written += self.transferred
-        descriptor = self.descriptor
-        if self.result >= 0 and not (descriptor.append or self.flags & _APPEND):  # an append goes where the kernel says
-            descriptor.size = max(descriptor.size, self.offset + self.nbytes)
+        descriptor, end = self.descriptor, self.offset + self.nbytes
+        if descriptor.append or self.flags & _APPEND:  # it goes where the kernel says
+            note_append(self, -1, flags=self.flags)
+        elif self.result >= 0:
+            descriptor.size = max(descriptor.size, end)
+            note_write(self, end - self.transferred, end, flags=self.flags)
+        else:  # an earlier lane may have moved a part, and then `offset` lies behind that
+            note_write(self, max(self.offset - self.transferred, 0), self.offset + self.transferred, flags=self.flags)
 
 
 class WriteVector(_Vectored, Write):
@@ -365,3 +371,4 @@ class Append(Write):
 
     def settle(self, engine: Host) -> None:
         engine.bytes_written += self.transferred
+        note_append(self, self.result)
