@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import array
 import os
 from typing import TYPE_CHECKING
 
 import pytest
 
+from trio_aio._lanes.devices import SLEEP_BACKOFF
 from trio_aio._memory.exports import export_buffer
+from trio_aio._native import lib
+from trio_aio._requests.pieces import Pieces
 
 from ..support.files import BLOCK, make_file, opened
-from ..support.page_cache import attempts, evict, pinned
+from ..support.page_cache import attempts, cached_pages, evict, pinned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,3 +59,73 @@ def test_device_without_nowait_is_not_tried_again(engine_loop: Loop, on_filesyst
     with opened(path, os.O_RDONLY) as fd:
         other = engine_loop.descriptor(fd)
         assert other.read_device is descriptor.read_device
+
+
+def test_inline_read_of_missing_page_starts_no_read_ahead(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+    path, _ = file
+    inline = engine_loop.engine.inline
+    memory = bytearray(BLOCK)
+    export = export_buffer(memory, writable=True)
+    with opened(path, os.O_RDONLY) as fd:
+        descriptor = engine_loop.descriptor(fd)
+        for _ in attempts("a file that was not cached before and behind two reads"):
+            evict(path)
+            before = cached_pages(path)
+            found = inline.read(descriptor, BLOCK, 32 * BLOCK), inline.read_into(descriptor, export.address, BLOCK, 16 * BLOCK)
+            if before == 0 and found == (None, -1) and cached_pages(path) == 0:
+                break
+
+
+def test_blocks_that_are_missing_start_no_read_ahead_inline(file: tuple[Path, bytes], engine_loop: Loop) -> None:
+    path, _ = file
+    offsets = array.array("q", [32 * BLOCK, 5 * BLOCK])
+    with opened(path, os.O_RDONLY) as fd:
+        descriptor = engine_loop.descriptor(fd)
+        for _ in attempts("a file that was not cached before and behind the call"):
+            evict(path)
+            before = cached_pages(path)
+            pieces = Pieces.blocks(descriptor, offsets, BLOCK, export_buffer(bytearray(2 * BLOCK), writable=True))
+            if before == 0 and pieces.read_inline(1 << 20) < 0 and cached_pages(path) == 0:
+                break
+
+
+def test_inline_read_at_the_edge_of_a_cached_window_is_left_to_a_worker(engine_loop: Loop, disk: Path) -> None:
+    path, data = make_file(disk, 256 * BLOCK)
+    inline = engine_loop.engine.inline
+    with opened(path, os.O_RDONLY) as fd:
+        descriptor = engine_loop.descriptor(fd)
+        for _ in attempts("a file of which only a window was cached"):
+            evict(path)
+            with pinned(path, 0, 64 * BLOCK):
+                if cached_pages(path) != 64:
+                    continue
+                assert inline.read(descriptor, BLOCK, 0) == data[:BLOCK]
+                assert inline.read(descriptor, BLOCK, 50 * BLOCK) is None  # it may carry the mark of the read-ahead
+                assert cached_pages(path) == 64
+                break
+
+
+def test_inline_read_of_a_page_that_is_cached_alone_is_a_hit(engine_loop: Loop, disk: Path) -> None:
+    path, data = make_file(disk, 256 * BLOCK)
+    with opened(path, os.O_RDONLY) as fd:
+        descriptor = engine_loop.descriptor(fd)
+        for _ in attempts("a file of which only one page was cached"):
+            evict(path)
+            with pinned(path, 100 * BLOCK, BLOCK):
+                if cached_pages(path) != 1:
+                    continue
+                assert engine_loop.engine.inline.read(descriptor, BLOCK, 100 * BLOCK) == data[100 * BLOCK : 101 * BLOCK]
+                break
+
+
+def test_device_where_a_read_slept_is_left_to_the_workers_for_a_while(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+    path, data = file
+    inline = engine_loop.engine.inline
+    with opened(path, os.O_RDONLY) as fd, pinned(path):
+        descriptor = engine_loop.descriptor(fd)
+        assert inline._without_sleep(descriptor, BLOCK + lib.TAIO_SLEPT) == BLOCK
+        skipped = 0
+        while inline.read(descriptor, BLOCK, 0) is None:
+            skipped += 1
+        assert skipped == SLEEP_BACKOFF
+        assert inline.read(descriptor, BLOCK, 0) == data[:BLOCK]

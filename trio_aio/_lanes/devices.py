@@ -78,6 +78,10 @@ class DeviceRecord(Backoff):
         self._offloaded, self._span = self._span, min(2 * self._span, MOST_SLEEP_BACKOFF)
         self.offload = True
 
+    def leave_inline(self) -> None:
+        """Let the next buffered reads go to the workers: one on the event loop's thread has slept. Each time more of them."""
+        self.skips_left, self._span = self._span, min(2 * self._span, MOST_SLEEP_BACKOFF)
+
     def note_slept_elsewhere(self) -> None:
         """Note that io_submit may have slept on a submitter's thread: the loop does not try again yet."""
         if self._offloaded:

@@ -1,12 +1,14 @@
 """The inline lane: ``preadv2(RWF_NOWAIT)`` on the event loop's own thread.
 
-How the kernel works. A page that is in the page cache costs a memory copy. For one that is not, the kernel answers EAGAIN and starts
-read-ahead: the worker that reads it next finds the I/O in flight. A short count has two meanings (only a part is cached, or the file
-ends), so a second call asks for the rest; 0 means the end.
+How the kernel works. A page that is in the page cache costs a memory copy. For one that is not, the kernel answers EAGAIN, but first it
+starts the read-ahead, and for that the filesystem may read the map of the file's blocks, and sleep. So it does for a page that carries the
+mark of the read-ahead, although that page is cached. A short count has two meanings (only a part is cached, or the file ends), so a second
+call asks for the rest; 0 means the end.
 
-What we do about it. A miss is not free: the loop's thread starts the read-ahead, and a worker then waits for it. After many misses in a
-row the workers alone are faster, so the next requests go to them directly, and then one tries again. A read with any flag goes to a worker
-without a try: `Operations._suits_inline`.
+What we do about it. The loop asks first, with ``cachestat(2)``, and a worker starts what is missing (`taio_pread_cached`). Some calls are
+watched. Where one slept all the same, the next reads of the device go to the workers. A miss is not free: after many in a row the next
+requests go to the workers directly, and then one tries again. A read with any flag goes to a worker without a try:
+`Operations._suits_inline`.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ INLINE_LIMIT = 128 << 10  # bytes: a larger copy would keep the loop from its ot
 MISSES = 16  # in a row, before requests go to the workers directly
 BACKOFF = 16  # requests that go to the workers directly before one tries again
 
-_pread_nowait = lib.taio_pread_nowait
+_pread_cached = lib.taio_pread_cached
+_SLEPT: int = lib.TAIO_SLEPT
 
 
 class InlineDescriptor(Protocol):
@@ -52,14 +55,16 @@ class InlineLane:
         self.bytes_read: int = 0
         self._backoff: Backoff = Backoff(MISSES, BACKOFF)  # after misses in a row
         self._hits_before: int = 0  # hits at the last miss
+        self._has_slept: bool = False  # a call, on some device
+        self._guarded: bool = False  # some requests may have to go to the workers directly
         self._view: mmap.mmap = private_memory(INLINE_LIMIT)
         self._memory: CData = ffi.from_buffer("char[]", self._view)
 
     def read(self, descriptor: InlineDescriptor, size: int, offset: int) -> bytes | None:
         """Return `size` bytes, at most INLINE_LIMIT, fewer only at the end of the file. None: another lane must do it."""
-        if self._backoff.skips_left and self._should_skip():
+        if self._guarded and self._should_skip(descriptor):
             return None
-        n = _pread_nowait(descriptor.fd, self._memory, size, offset)
+        n = _pread_cached(descriptor.fd, self._memory, size, offset)
         if n != size:
             n = self._rest(descriptor, self._memory, n, size, offset)
             if n < 0:
@@ -70,10 +75,10 @@ class InlineLane:
 
     def read_into(self, descriptor: InlineDescriptor, address: int, size: int, offset: int) -> int:
         """Read into memory, and return how many bytes were read. -1: another lane must do it; -2: the same, after a part was read."""
-        if self._backoff.skips_left and self._should_skip():
+        if self._guarded and self._should_skip(descriptor):
             return -1
         memory = ffi.cast("char *", address)
-        n = _pread_nowait(descriptor.fd, memory, size, offset)
+        n = _pread_cached(descriptor.fd, memory, size, offset)
         if n != size:
             first, n = n, self._rest(descriptor, memory, n, size, offset)
             if n < 0:
@@ -95,12 +100,16 @@ class InlineLane:
         if answer == -errno.EOPNOTSUPP and descriptor.read_device is not None:
             descriptor.read_device.note_no_nowait()
 
-    def _should_skip(self) -> bool:
+    def _should_skip(self, descriptor: InlineDescriptor) -> bool:
+        if not descriptor.read_device.should_try():
+            return True
+        self._guarded = self._backoff.skips_left > 0 or self._has_slept
         return self._workers.occupied > 0 and not self._backoff.should_try()  # with no worker busy, trying inline is faster
 
     def _rest(self, descriptor: InlineDescriptor, memory: CData, n: int, size: int, offset: int) -> int:
+        n = self._without_sleep(descriptor, n)
         while 0 < n < size:
-            more = _pread_nowait(descriptor.fd, memory + n, size - n, offset + n)
+            more = self._without_sleep(descriptor, _pread_cached(descriptor.fd, memory + n, size - n, offset + n))
             if more == 0:
                 return n
             n = n + more if more > 0 else more
@@ -112,7 +121,16 @@ class InlineLane:
             self._hits_before = self.hits
             self._backoff.note_fast()
         self._backoff.note_slow()
+        self._guarded = self._has_slept or self._backoff.skips_left > 0
         return -1  # if it is an error, the worker meets it too, and reports it
+
+    def _without_sleep(self, descriptor: InlineDescriptor, n: int) -> int:
+        """Return a count as it is without TAIO_SLEPT, and learn from that."""
+        if n < _SLEPT:
+            return n
+        descriptor.read_device.leave_inline()
+        self._has_slept = self._guarded = True
+        return n - _SLEPT
 
     def close(self) -> None:
         """Unmap the buffer."""

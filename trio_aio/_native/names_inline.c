@@ -151,26 +151,15 @@ int64_t taio_inline_open(struct taio_local *local, int dir, const char *path, in
     return watch_end(local, &b, fd);
 }
 
-#ifndef SYS_cachestat
-#define SYS_cachestat 451 /* Linux 6.5; the same number on all architectures */
-#endif
-
-/* Read a file that is in the page cache. Where RWF_NOWAIT does not work (tmpfs), ask cachestat first. */
+/* Read a file that is in the page cache. Where RWF_NOWAIT does not work (tmpfs), the question alone must do. */
 static int64_t read_cached(int fd, char *out, uint64_t size)
 {
-    int64_t n = taio_pread_nowait(fd, out, size + 1, 0);
-    if (n != -EOPNOTSUPP)
-        return n == (int64_t)size ? n : -EAGAIN; /* a part is missing, or the file has another size by now */
-    struct {
-        uint64_t offset, length;
-    } range = {0, size + 1};
-    struct {
-        uint64_t cached, dirty, writeback, evicted, recently_evicted;
-    } pages;
-    if (size > 0 && (syscall(SYS_cachestat, fd, &range, &pages, 0) < 0 || pages.cached * 4096 < size))
+    if (taio_is_cached(fd, 0, size + 1) < 0)
         return -EAGAIN;
-    n = pread(fd, out, size + 1, 0);
-    return n == (int64_t)size ? n : -EAGAIN;
+    int64_t n = taio_pread_nowait(fd, out, size + 1, 0);
+    if (n == -EOPNOTSUPP)
+        n = pread(fd, out, size + 1, 0);
+    return n == (int64_t)size ? n : -EAGAIN; /* a part is missing, or the file has another size by now */
 }
 
 int64_t taio_inline_read_file(struct taio_local *local, int dir, const char *path, int resolve, char *out, uint64_t capacity)

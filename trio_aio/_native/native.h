@@ -54,6 +54,14 @@ long taio_io_getevents(uint64_t context, long min_nr, long nr, struct io_event *
 /* Call preadv2(RWF_NOWAIT) once. Returns the bytes that it copied from the page cache, -EAGAIN if it would have slept, or -EOPNOTSUPP if the
  * filesystem does not know the flag. */
 int64_t taio_pread_nowait(int fd, void *memory, size_t length, int64_t offset);
+/* Return 0 if a read of this range needs nothing but the page cache, and starts no read-ahead; also if it lies behind the end of a regular file, and
+ * on a Linux older than 6.5, which cannot be asked. Otherwise -EAGAIN, or -EPERM: the kernel tells only who may write to the file. Of overlayfs
+ * the kernel says that nothing is cached. Never sleeps. */
+int taio_is_cached(int fd, int64_t offset, uint64_t length);
+/* As taio_pread_nowait, but ask first: RWF_NOWAIT starts the read-ahead of a page that is missing, and for that the filesystem may read the map of
+ * the file's blocks, and sleep. One call in 32 is watched: if it slept all the same, TAIO_SLEPT is added to the count. */
+#define TAIO_SLEPT ((int64_t)1 << 40)
+int64_t taio_pread_cached(int fd, void *memory, size_t length, int64_t offset);
 int64_t taio_preadv_nowait(int fd, const struct iovec *vector, int parts, int64_t offset);
 
 /* What kind of file an fd refers to. The caller owns it; while a request holds its address, the worker that runs the request does. */

@@ -321,21 +321,21 @@ class PiecesRead(PiecesRequest):
         self.offload: bool = False
 
     def can_submit(self, engine: Host) -> bool | None:
-        """Direct ones as all. A submitter submits them where io_submit may sleep, as those of `Read`."""
+        """Direct ones as all. A submitter submits them where io_submit may sleep, as those of `Read`. Of a buffered file it always may."""
         descriptor = self.descriptor
         if descriptor.direct:
             can = PiecesRequest.can_submit(self, engine)
             if can:
                 self.offload = descriptor.read_device.must_offload() or not descriptor.block_map.has_pieces(self.pieces.native)
             return can
-        self.probing = self.device.nowait
+        self.probing, self.offload = self.device.nowait, True
         return engine.may_use_kernel and self.probing and 0 < self.nbytes <= _LARGEST_PROBE and not self.pieces.mapped
 
     def settle(self, engine: Host) -> None:
         engine.bytes_read += self.transferred
 
     def finish(self, engine: Host, error: int) -> None:
-        if self.offload:
+        if self.offload and self.descriptor.direct:
             self.descriptor.block_map.add_pieces(self.pieces.native)
             if self.device.local is None and engine.kernel is not None:
                 engine.kernel.learn(self.device)
