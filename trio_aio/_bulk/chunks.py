@@ -3,6 +3,10 @@
 The kernel reads ahead for a buffered file, but not for a direct one, and never as far as a fast disk needs. So `depth` reads are in flight
 while the consumer works on a chunk. Memory is at most ``depth * size`` bytes.
 
+Files in /proc and /sys are made up while they are read. In order that costs little. A read at another offset makes the kernel begin anew
+and skip, so several reads at once cost as much as the whole file each. Their size is 0, or wrong, and they have no blocks. So reads go
+ahead only up to a size that is known to be right, and behind it one at a time.
+
 A read that is in flight cannot be stopped, and the kernel writes to its memory. So a cancelled step leaves its read in the queue, and the
 next step returns it: no chunk is lost. When the loop is left early, reads that have not started are cancelled. `aclose` waits for the
 others; without it the engine keeps their memory until they complete.
@@ -10,6 +14,7 @@ others; without it the engine keeps their memory until they complete.
 
 from __future__ import annotations
 
+import stat
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +22,7 @@ from trio_aio._arguments import LARGEST_OFFSET, checked_offset, checked_size
 from trio_aio._backends import Deferred, shielded_checkpoint
 from trio_aio._bulk.waiting import checked_depth, wait_for, wait_shielded
 from trio_aio._context.copying import shortened
+from trio_aio._engine.descriptor import describe
 from trio_aio._engine.withdrawal import cancel_or_abandon
 from trio_aio._errors import NotCopied
 from trio_aio._memory.exports import hold, new_bytes
@@ -32,6 +38,8 @@ if TYPE_CHECKING:
     from trio_aio._engine.engine import Engine
 
 __all__ = ("Chunks",)
+
+_PAGE = 4096  # bytes
 
 
 class PendingRead:
@@ -96,6 +104,8 @@ class Chunks(NotCopied):
         self._depth: int = checked_depth(depth)
         self._ended: bool = False
         self._waited_for: bool = False
+        # Bytes. Reads that start below it may be in flight together. None: not looked up yet.
+        self._known_size: int | None = None
 
     def __aiter__(self) -> Chunks:
         return self
@@ -136,15 +146,30 @@ class Chunks(NotCopied):
     def _advance(self, at_end: bool) -> None:
         """Remove the chunk that is about to be returned, and start further reads."""
         self._ahead.popleft()
+        if not self._ahead and not at_end and not self._descriptor.order.closing:
+            self._look_up_size(confirmed=True)
         # When the file was closed while this step waited, the next step raises the error.
         if at_end or self._descriptor.order.closing:
             self._end()
         else:
             self._read_ahead()
 
+    def _look_up_size(self, *, confirmed: bool) -> None:
+        """Find out how far reads may go ahead. confirmed: a read has just returned all that was asked for."""
+        if not stat.S_ISREG(self._descriptor.mode):
+            self._known_size = LARGEST_OFFSET
+            return
+        description = describe(self._descriptor.fd).value
+        # Files in /sys say that they have a page, whatever they have.
+        is_right = description.blocks > 0 or (confirmed and _PAGE < description.size >= self._next)
+        self._known_size = description.size if is_right else 0
+
     def _read_ahead(self) -> None:
-        """Start reads until `depth` are in flight or complete, or the end is reached."""
-        while not self._ended and len(self._ahead) < self._depth:
+        """Start reads until `depth` are in flight or complete, or the end is reached. Behind the known size: one at a time."""
+        if self._known_size is None:
+            self._look_up_size(confirmed=False)
+        assert self._known_size is not None
+        while not self._ended and len(self._ahead) < self._depth and (not self._ahead or self._next < self._known_size):
             size = self._size if self._stop is None else min(self._size, self._stop - self._next)
             if size <= 0 or self._next > LARGEST_OFFSET:
                 self._ended = True

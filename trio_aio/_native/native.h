@@ -71,6 +71,7 @@ struct taio_description {
     uint64_t device;       /* st_dev (st_rdev of a block device) as statx gives it: major << 32 | minor */
     uint64_t inode;
     uint64_t size;
+    uint64_t blocks;       /* st_blocks; 0: the file has none, as those that the kernel makes up while they are read */
     uint64_t birth;        /* when the file was made, nanoseconds; 0: the filesystem does not know */
     uint32_t has_dioalign; /* 1: the alignments below are known, and two zeros mean that O_DIRECT is not supported */
     uint32_t dio_memory;   /* bytes */

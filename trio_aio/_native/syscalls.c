@@ -204,6 +204,7 @@ int taio_describe(int fd, struct taio_description *description)
         description->device = (uint64_t)s.stx_dev_major << 32 | s.stx_dev_minor;
     description->inode = s.stx_ino;
     description->size = s.stx_size;
+    description->blocks = s.stx_blocks;
     if (s.stx_mask & STATX_BTIME)
         description->birth = (uint64_t)s.stx_btime.tv_sec * 1000000000u + s.stx_btime.tv_nsec;
     if (s.stx_mask & STATX_DIOALIGN) {
