@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from typing import TYPE_CHECKING, Any
@@ -193,3 +194,24 @@ def test_copies_of_the_file_are_forgotten_when_it_starts_and_when_it_has_ended(p
     assert shared.version == version + 1
     place.made.wait_for(request)
     assert shared.version == version + 2
+
+
+def test_overwrites_are_lost_by_a_failed_sync_and_heal_when_written_again(place: Place) -> None:
+    shared, known = place.descriptor.shared_file, place.descriptor.known_failures
+    assert shared is not None
+    durability = shared.durability
+    place.made.wait_for(*[place.start(i) for i in (1, 2, 5)])
+    durability.note_failed(errno.EIO, place.descriptor.size)
+
+    def sync() -> int:
+        request = Sync(place.descriptor, data_only=True)
+        place.made.submit(request)
+        place.made.wait_for(request)
+        return request.result
+
+    assert known < durability.failures
+    assert sync() == -errno.EIO
+    place.made.wait_for(*[place.start(i) for i in (1, 5, 63)])
+    assert sync() == -errno.EIO
+    place.made.wait_for(place.start(2))
+    assert sync() == 0

@@ -142,6 +142,7 @@ class Overwrite(SlabWrite):
         engine.buffers.return_slab(slab)
         self.slab, self.state = None, _COMPLETED
         shared.note_change()
+        shared.durability.note_written(self.offset, self.offset + result, self, durable=descriptor.synchronous)
         gate.leave(self)
         order.leases, engine.outstanding, self.outstanding, _ = order.leases - 1, engine.outstanding - 1, False, order.writes.discard(self)
         if self.waiter is not None:
