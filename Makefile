@@ -19,6 +19,10 @@ ifneq ($(PYTHON),)
 VENV := .venv/$(shell "$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 endif
 READY := $(VENV)/.ready
+
+# The suite starts some hundred interpreters. Without bytecode on the disk each of them compiles all that it imports, for a second.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/bytecode
 RUN := $(VENV)/bin/python
 
 # pip builds pyfuse3 from source, with the headers of libfuse 3.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 BLOCK = 4096
 
 
+@functools.lru_cache(maxsize=4)  # most tests want the same bytes
 def content(size: int, seed: int = 0) -> bytes:
     """Return `size` bytes that are different everywhere."""
     return random.Random(seed).randbytes(size)
