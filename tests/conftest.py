@@ -30,6 +30,7 @@ from trio_aio._lanes.threads import living
 
 from .support.engine_loop import Loop, loop
 from .support.files import make_file
+from .support.programs import end_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,6 +65,13 @@ def _threads() -> set[str]:
 def _what_uvloop_keeps() -> None:
     """libuv makes a pipe for signals with a process's first loop, and never closes it."""
     uvloop.new_event_loop().close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _server_of_programs() -> Iterator[None]:
+    """`programs.run` starts it for the first program."""
+    yield
+    end_server()
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +115,7 @@ class _Mounts:
     """Filesystems, each mounted when it is first asked for."""
 
     def __init__(self, base: Path) -> None:
-        """Keep all temporary files in memory, images too: then no fsync waits for the host's disk, and none has to be deleted at the end."""
+        """Keep all temporary files in memory, images too: no fsync waits for the host's disk, and none has to be deleted at the end."""
         _keep_mounts_to_ourselves()
         self._base: Path = base
         self._mounted: dict[str, Path] = {}
