@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.anyio, pytest.mark.backends("trio", "asyncio")]
 
 LINES = b"".join(b"line %04d\n" % i for i in range(3000))
-CHILD = [sys.executable, "-c", "print('child')"]
-FIRST_LINE = [sys.executable, "-c", "import os; os.write(1, os.read(0, 10))"]
+CHILD = ["echo", "child"]
+FIRST_LINE = ["dd", "bs=10", "count=1", "status=none"]
 
 
 def position(fd: int) -> int:
@@ -82,7 +82,7 @@ def test_output_of_a_program_is_in_order_with_print_and_children(disk: Path, red
                     await out.write(text("ours\\n"))
                     os.write(1, b"written\\n")
                     await out.write(text("ours again\\n"))
-                    await trio.run_process([sys.executable, "-c", "print('child')"], stdout=out if {mode!r}[-1] == "b" else out.buffer)
+                    await trio.run_process(["echo", "child"], stdout=out if {mode!r}[-1] == "b" else out.buffer)
                     await out.writelines([text("more\\n"), text("lines\\n")])
                 print("last")
             trio.run(main)

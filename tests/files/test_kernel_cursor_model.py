@@ -264,8 +264,9 @@ async def play(path: Path, seed: int, encoding: str | None, newline: str | None,
 @pytest.mark.parametrize("append", [False, True], ids=["", "append"])
 @pytest.mark.parametrize("direct", [False, True], ids=["buffered", "direct"])
 @pytest.mark.parametrize("adopted", [True, False], ids=["adopted", "given_away"])
+@pytest.mark.parametrize("seeds", [range(2), pytest.param(range(2, 5), marks=pytest.mark.slow)], ids=["two", "more"])
 async def test_shared_file_is_as_its_model(
-    disk: Path, encoding: str | None, newline: str | None, append: bool, direct: bool, adopted: bool
+    disk: Path, encoding: str | None, newline: str | None, append: bool, direct: bool, adopted: bool, seeds: range
 ) -> None:
-    for seed in range(5):
+    for seed in seeds:
         await play(disk / "file", seed, encoding, newline, append=append, direct=direct, adopted=adopted)

@@ -15,16 +15,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@settings(
-    max_examples=40,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
-)
-@given(chance=st.randoms(use_true_random=False))
-def test_random_calls_leave_the_file_equal_to_the_model(filesystem: Path, chance: random.Random) -> None:
-    model.run(model.make_plan(chance, steps=6), filesystem)
+@pytest.mark.parametrize("examples", [15, pytest.param(40, marks=pytest.mark.slow)])
+def test_random_calls_leave_the_file_equal_to_the_model(filesystem: Path, examples: int) -> None:
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    @given(chance=st.randoms(use_true_random=False))
+    def play(chance: random.Random) -> None:
+        model.run(model.make_plan(chance, steps=6), filesystem)
+
+    play()
 
 
 @pytest.mark.parametrize("seed", range(3))
