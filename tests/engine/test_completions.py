@@ -9,7 +9,7 @@ import mmap
 import os
 import random
 import select
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -182,8 +182,21 @@ def test_batch_size_follows_the_cost_of_calls(monkeypatch: pytest.MonkeyPatch, f
 
 def test_batch_size_is_learned_and_limits_each_call(file: tuple[Path, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(KernelLane, "fixed_cost", 4)  # sixteen together
-    with empty_pipe() as (reader, writer), loop(64, gather=True) as made, opened(file[0], DIRECT) as fd:
+    for _ in attempts("a batch for which io_submit did not sleep"):
+        if batches_are_limited(file[0]):
+            break
+
+
+def batches_are_limited(path: Path) -> bool:
+    """Check that 31 reads are submitted by two calls. Return False if the first call slept: a submitter has then the other reads."""
+    with (
+        empty_pipe() as (reader, writer),
+        loop(64, gather=True) as made,
+        opened(path, DIRECT) as fd,
+        ExitStack() as watched,
+    ):
         descriptor = made.descriptor(fd)
+        watched.callback(os.write, writer, b"x")  # in any case, because the loop waits for all requests at its end
         watches = [poll(reader) for _ in range(32)]  # in flight all the time
         made.submit(watches[0])
         lane = made.engine.kernel
@@ -198,12 +211,14 @@ def test_batch_size_is_learned_and_limits_each_call(file: tuple[Path, bytes], mo
         requests = [direct_read(made, descriptor, BLOCK, i * BLOCK) for i in range(31)]
         made.submit(*requests)
         assert made.engine.submit_calls == before + 1  # sixteen in one
-        assert all(request.state is State.KERNEL_PREPARED for request in requests[16:])
         assert not any(request.state is State.KERNEL_PREPARED for request in requests[:16])
+        slept = any(request.state is State.KERNEL_HANDED_OVER for request in requests[16:])
+        assert slept or all(request.state is State.KERNEL_PREPARED for request in requests[16:])
         made.wait_for(*requests)
-        assert made.engine.submit_calls == before + 2
-        os.write(writer, b"x")
+        assert slept or made.engine.submit_calls == before + 2
+        watched.close()
         made.wait_for(*watches)
+    return not slept
 
 
 def test_refused_lone_request_completes_at_once_and_wakes_the_loop(engine_loop: Loop, file: tuple[Path, bytes]) -> None:

@@ -621,4 +621,5 @@ async def test_tell_while_hanging_read_of_child_holds_position_leaves_loop_free(
             assert not told
             assert context.statistics().in_flight == 1
             watchdog.cancel()
+    watchdog.join()  # the leak check counts threads
     assert told == [BLOCK]
