@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import Counter
 from pathlib import Path
@@ -83,18 +84,13 @@ def _leaves_nothing_behind() -> Iterator[None]:
     """
     gc.collect()
     gc.freeze()
-    global _contexts
-    threads, descriptors, before = _threads(), _descriptors(), _contexts
+    threads, descriptors, contexts = _threads(), _descriptors(), _kernel_contexts()
     yield
     gc.collect()
     assert _threads() == threads
     left = {fd: name for fd, name in _descriptors().items() if fd not in descriptors}
     assert not left
-    _contexts = _kernel_contexts()
-    assert _contexts <= max(before, 1)
-
-
-_contexts = 0  # after the last test; the list of the process's memory is long, so it is read once for a test
+    assert _kernel_contexts() <= max(contexts, 1)
 
 
 def need(condition: bool, what: str) -> None:
@@ -120,45 +116,71 @@ class _Mounts:
     """Filesystems, each mounted when it is first asked for."""
 
     def __init__(self, base: Path) -> None:
-        """Keep all temporary files in memory, images too: no fsync waits for the host's disk, and none has to be deleted at the end."""
+        """`base`: the folder of all temporary files of this process."""
         _keep_mounts_to_ourselves()
-        self._base: Path = base
-        self._mounted: dict[str, Path] = {}
-        if os.geteuid() == 0:
-            self._mount("-t", "tmpfs", "-o", "size=8g,nr_inodes=0,mode=700", "tmpfs", str(base))
-            self._mounted["."] = base
+        self._points: list[Path] = []
+        self._folders: dict[str, Path] = {}
         self._root: Path = base / "filesystems"
+        self._images: Path = self._root
+        if os.geteuid() == 0 and shutil.which("mkfs.ext4") is not None:
+            self._keep_in_memory(base)
         self._root.mkdir()
+
+    def _keep_in_memory(self, base: Path) -> None:
+        """Mount ext4 as `base`, and keep its image and those of the others in memory.
+
+        Then no fsync waits for the host's disk, which may be busy, and no file has to be deleted at the end.
+        """
+        memory = Path(tempfile.mkdtemp(prefix="trio_aio-"))
+        if self._try_mount("-t", "tmpfs", "-o", "size=12g,mode=700", "tmpfs", to=memory):
+            memory.rmdir()  # a container may not mount
+            return
+        self._images = memory
+        failed = self._try_mount("-o", "loop", str(self._image("ext4", "base", 8 << 30, "-J", "size=32")), to=base)
+        if not failed:
+            base.chmod(0o700)
 
     def path(self, kind: str) -> Path:
         """Return the mounted filesystem's folder."""
-        if kind not in self._mounted:
+        if kind not in self._folders:
             need(os.geteuid() == 0, f"root, to mount {kind}")
             folder = self._root / kind
             folder.mkdir(exist_ok=True)
             make: Callable[[Path], Path] = getattr(self, f"_mount_{kind}", lambda folder: self._mount_image(kind, folder))
-            self._mounted[kind] = make(folder)
-        return self._mounted[kind]
+            self._folders[kind] = make(folder)
+        return self._folders[kind]
 
-    def _mount(self, *arguments: str) -> None:
-        done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
-        need(done.returncode == 0, f"`mount {' '.join(arguments)}`: {done.stderr.strip()}")
+    def _try_mount(self, *arguments: str, to: Path) -> str:
+        """Mount a filesystem. Return what was wrong, or nothing."""
+        done = subprocess.run(["mount", *arguments, str(to)], capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            self._points.append(to)
+            return ""
+        return f"`mount {' '.join(arguments)}`: {done.stderr.strip()}"
+
+    def _mount(self, *arguments: str, to: Path) -> None:
+        failed = self._try_mount(*arguments, to=to)
+        need(not failed, failed)
+
+    def _image(self, kind: str, name: str, size: int, *options: str) -> Path:
+        """Make an empty filesystem in a file."""
+        image = self._images / f"{name}.img"
+        with image.open("wb") as file:
+            file.truncate(size)
+        subprocess.run([f"mkfs.{kind}", "-q", *options, str(image)], check=True, capture_output=True)
+        return image
 
     def _mount_image(self, kind: str, folder: Path) -> Path:
         need(shutil.which(f"mkfs.{kind}") is not None, f"mkfs.{kind}")
-        image = self._root / f"{folder.name}.img"
-        with image.open("wb") as file:
-            file.truncate(512 << 20)
-        subprocess.run([f"mkfs.{kind}", "-q", str(image)], check=True, capture_output=True)
-        self._mount("-o", "loop", str(image), str(folder))
+        self._mount("-o", "loop", str(self._image(kind, folder.name, 512 << 20)), to=folder)
         return folder
 
     def _mount_tmpfs(self, folder: Path) -> Path:
-        self._mount("-t", "tmpfs", "-o", "size=256m", "tmpfs", str(folder))
+        self._mount("-t", "tmpfs", "-o", "size=256m", "tmpfs", to=folder)
         return folder
 
     def _mount_small_tmpfs(self, folder: Path) -> Path:
-        self._mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder))
+        self._mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", to=folder)
         return folder
 
     def _mount_splintered_xfs(self, folder: Path) -> Path:
@@ -186,12 +208,14 @@ class _Mounts:
         for part in parts.values():
             part.mkdir()
         options = ",".join(f"{name}dir={part}" for name, part in parts.items())
-        self._mount("-t", "overlay", "-o", options, "overlay", str(folder))
+        self._mount("-t", "overlay", "-o", options, "overlay", to=folder)
         return folder
 
     def unmount(self) -> None:
-        for kind in reversed(self._mounted):
-            subprocess.run(["umount", "-l", str(self._mounted[kind])], check=True)
+        for point in reversed(self._points):
+            subprocess.run(["umount", "-l", str(point)], check=True)
+        if self._images in self._points:
+            self._images.rmdir()
 
 
 @pytest.fixture(scope="session", autouse=True)
