@@ -217,6 +217,57 @@ def test_call_beyond_the_memory_limit_fails_and_smaller_calls_work(disk: Path) -
     )
 
 
+def test_thread_has_memory_to_begin_or_is_an_error(disk: Path) -> None:
+    path, _ = make_file(disk)
+    # glibc ends the process if a thread finds no memory for a library's thread-local data, as cffi has it.
+    run(
+        """
+        from trio_aio._lanes.threads import Background
+        from trio_aio._native import lib
+
+        def use_up():
+            kept = []
+            for size in (1 << 20, 1 << 16, 1 << 12, 1 << 10):
+                try:
+                    while True:
+                        kept.append(bytearray(size))
+                except MemoryError:
+                    pass
+            return kept
+
+        def used():
+            with open("/proc/self/statm") as statm:
+                return int(statm.read().split()[0]) * resource.getpagesize()
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        refused = begun = 0
+        for room in range(0, 32 << 20, 1 << 20):
+            done = []
+            # The first leaves its stack to the second, which then needs nothing but what it takes itself.
+            first, second = Background("first", int), Background("second", lambda: done.append(lib.taio_io_destroy(0)))
+            first.start()
+            first.join()
+            full = used()
+            little, limit = (full, hard), (full + room, hard)
+            resource.setrlimit(resource.RLIMIT_AS, little)
+            kept = use_up()
+            resource.setrlimit(resource.RLIMIT_AS, limit)
+            try:
+                second.start()
+            except RuntimeError:
+                refused += 1
+            else:
+                second.join()
+                assert len(done) == 1
+                begun += 1
+            finally:
+                resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        assert refused and begun
+        """,
+        path,
+    )
+
+
 # ---- seccomp, as containers have it
 
 

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from tests.support.engine_loop import loop
-from tests.support.programs import run
 from trio_aio._lanes import threads
 from trio_aio._lanes.threads import Background, living
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 
 def test_workers_are_started_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,53 +49,3 @@ def test_thread_that_cannot_be_had_is_an_error(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(RuntimeError, match="new thread"):
         thread.start()
     assert thread not in living
-
-
-def test_thread_has_memory_to_begin_or_is_an_error(file: tuple[Path, bytes]) -> None:
-    # glibc ends the process if a thread finds no memory for a library's thread-local data, as cffi has it.
-    run(
-        """
-        from trio_aio._lanes.threads import Background
-        from trio_aio._native import lib
-
-        def use_up():
-            kept = []
-            for size in (1 << 20, 1 << 16, 1 << 12, 1 << 10):
-                try:
-                    while True:
-                        kept.append(bytearray(size))
-                except MemoryError:
-                    pass
-            return kept
-
-        def used():
-            with open("/proc/self/statm") as statm:
-                return int(statm.read().split()[0]) * resource.getpagesize()
-
-        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-        refused = begun = 0
-        for room in range(0, 32 << 20, 1 << 20):
-            done = []
-            # The first leaves its stack to the second, which then needs nothing but what it takes itself.
-            first, second = Background("first", int), Background("second", lambda: done.append(lib.taio_io_destroy(0)))
-            first.start()
-            first.join()
-            full = used()
-            little, limit = (full, hard), (full + room, hard)
-            resource.setrlimit(resource.RLIMIT_AS, little)
-            kept = use_up()
-            resource.setrlimit(resource.RLIMIT_AS, limit)
-            try:
-                second.start()
-            except RuntimeError:
-                refused += 1
-            else:
-                second.join()
-                assert len(done) == 1
-                begun += 1
-            finally:
-                resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        assert refused and begun
-        """,
-        file[0],
-    )
