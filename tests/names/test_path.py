@@ -12,7 +12,6 @@ import pathlib
 import pickle
 import shutil
 import sys
-import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -266,9 +265,11 @@ def build(top: pathlib.Path, steps: list[tuple[str, list[str]]]) -> None:
 
 @given(_steps, st.lists(st.tuples(_patterns, st.booleans(), st.booleans()), min_size=1, max_size=6))
 @settings(max_examples=150, deadline=None)
-def test_glob_equals_pathlib_on_random_trees(steps: list[tuple[str, list[str]]], patterns: list[tuple[str, bool, bool]]) -> None:
+def test_glob_equals_pathlib_on_random_trees(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, list[str]]], patterns: list[tuple[str, bool, bool]]
+) -> None:
     # Deep enough that no pattern leads out by "..", to where other programs make files.
-    base = pathlib.Path(tempfile.mkdtemp())
+    base = tmp_path_factory.mktemp("trees")
     top = base / "1/2/3/4/5/6"
     top.mkdir(parents=True)
     try:
@@ -298,8 +299,8 @@ def test_glob_equals_pathlib_on_random_trees(steps: list[tuple[str, list[str]]],
 
 @given(_steps)
 @settings(max_examples=50, deadline=None)
-def test_listing_equals_pathlib_on_random_trees(steps: list[tuple[str, list[str]]]) -> None:
-    top = pathlib.Path(tempfile.mkdtemp())
+def test_listing_equals_pathlib_on_random_trees(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, list[str]]]) -> None:
+    top = tmp_path_factory.mktemp("trees")
     try:
         build(top, steps)
 
