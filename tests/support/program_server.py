@@ -7,6 +7,7 @@ file and started no thread: its child is as a new interpreter is after these imp
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import select
@@ -79,6 +80,7 @@ def serve(listener: socket.socket) -> str:
 
 if __name__ == "__main__":
     _end_with_parent()
+    gc.freeze()
     _program = compile(serve(socket.socket(fileno=int(sys.argv[1]))), "<string>", "exec")
     _main = types.ModuleType("__main__")
     sys.modules["__main__"] = _main
