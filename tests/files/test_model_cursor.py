@@ -20,7 +20,6 @@ from ..support.files import content
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-EXAMPLES = 100
 STEPS = 40
 
 BINARY_MODES = ("rb", "r+b", "wb", "w+b", "ab", "a+b", "xb", "x+b")
@@ -313,7 +312,7 @@ class TextMachine(Machine):
         return True
 
 
-def run(machine: type[Machine], folder: Path, *, direct: bool = False) -> None:
+def run(machine: type[Machine], folder: Path, examples: int, *, direct: bool = False) -> None:
     class Placed(machine):  # type: ignore[valid-type, misc]
         pass
 
@@ -321,7 +320,7 @@ def run(machine: type[Machine], folder: Path, *, direct: bool = False) -> None:
     run_state_machine_as_test(
         Placed,
         settings=settings(
-            max_examples=EXAMPLES,
+            max_examples=examples,
             stateful_step_count=STEPS,
             deadline=None,
             suppress_health_check=list(HealthCheck),
@@ -330,11 +329,16 @@ def run(machine: type[Machine], folder: Path, *, direct: bool = False) -> None:
     )
 
 
-@pytest.mark.parametrize("direct", [False, True])
-def test_binary_file_equals_that_of_open(disk: Path, direct: bool) -> None:
-    run(BinaryMachine, disk, direct=direct)
+EXAMPLES = pytest.mark.parametrize("examples", [50, pytest.param(100, marks=pytest.mark.slow)])
 
 
+@EXAMPLES
 @pytest.mark.parametrize("direct", [False, True])
-def test_text_file_equals_that_of_open(disk: Path, direct: bool) -> None:
-    run(TextMachine, disk, direct=direct)
+def test_binary_file_equals_that_of_open(disk: Path, direct: bool, examples: int) -> None:
+    run(BinaryMachine, disk, examples, direct=direct)
+
+
+@EXAMPLES
+@pytest.mark.parametrize("direct", [False, True])
+def test_text_file_equals_that_of_open(disk: Path, direct: bool, examples: int) -> None:
+    run(TextMachine, disk, examples, direct=direct)

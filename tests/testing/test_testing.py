@@ -700,7 +700,7 @@ async def test_hung_close_that_fails_has_closed_the_descriptor(disk: Path) -> No
             await trio.lowlevel.checkpoint()
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 8))])
 async def test_random_faults_and_cancellations_leave_writes_as_reported(disk: Path, seed: int) -> None:
     size, stride = 97, 1000
     path = disk / "file"
