@@ -10,7 +10,7 @@ from trio_aio.lowlevel import RWF
 if TYPE_CHECKING:
     from typing import SupportsIndex
 
-__all__ = ("LARGEST_OFFSET", "NO_FLAGS", "checked_flags", "checked_integer", "checked_offset", "checked_size")
+__all__ = ("LARGEST_OFFSET", "NO_FLAGS", "checked_flags", "checked_integer", "checked_mode", "checked_offset", "checked_size")
 
 NO_FLAGS = RWF(0)
 LARGEST_OFFSET = (1 << 63) - 1  # off_t
@@ -40,6 +40,14 @@ def checked_flags(value: SupportsIndex) -> int:
     if not 0 <= flags < 1 << 31:
         raise OverflowError(f"flags do not fit 31 bits: {flags:#x}")
     return flags
+
+
+def checked_mode(value: SupportsIndex, name: str = "mode") -> int:
+    """Return a mode. ValueError if it is negative, TypeError, OverflowError."""
+    mode = _not_negative(_plain(value), name)
+    if mode >= 1 << 32:
+        raise OverflowError(f"{name} does not fit 32 bits: {mode:#o}")
+    return mode
 
 
 def _plain(value: SupportsIndex) -> int:

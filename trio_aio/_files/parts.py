@@ -10,6 +10,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from trio_aio._arguments import checked_mode
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._engine.durability import means_lost
 from trio_aio._files.cached import read_cached
@@ -51,7 +52,7 @@ async def write_specially(
     beneath: bool = False,
 ) -> int:
     """Write a file as `flags` say, and return the number of bytes. OSError."""
-    descriptor = Descriptor(dir, shown)
+    descriptor, mode = Descriptor(dir, shown), checked_mode(mode)
     export = export_buffer(data, writable=False)
     request = WriteName(descriptor, path, export, number=offset, flags=flags, mode=mode, beneath=int(beneath))
     try:

@@ -11,6 +11,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
+from trio_aio._arguments import checked_mode
 from trio_aio._context.context import AIOContext
 from trio_aio._context.shared import current_context
 from trio_aio._engine.descriptor import Descriptor
@@ -64,13 +65,15 @@ def encoded(path: NamePath, what: str = "path") -> bytes:
     return plain
 
 
-def name_of(path: AnyPath, dir_fd: int | None = None, *, may_be_fd: bool = True) -> Name:
-    """Return a path, or a descriptor where `may_be_fd`, as a call uses it."""
+def name_of(path: AnyPath, dir_fd: int | None = None, *, may_be_fd: bool = True, follow_symlinks: bool = True) -> Name:
+    """Return a path, or a descriptor where `may_be_fd`, as a call uses it. ValueError for what excludes a descriptor."""
     if isinstance(path, int):
         if not may_be_fd:
             raise TypeError(f"path must be str, bytes or os.PathLike, not {type(path).__name__}")
         if dir_fd is not None:
             raise ValueError("dir_fd must be None if path is a descriptor")
+        if not follow_symlinks:
+            raise ValueError("follow_symlinks must be True if path is a descriptor")
         return Name(_checked_fd(path), None, path)
     return Name(AT_FDCWD if dir_fd is None else _checked_fd(dir_fd), encoded(path), path)
 
@@ -182,7 +185,9 @@ async def request_of(context: AIOContext, request: NameRequest) -> int:
 
 
 async def change(context: AIOContext, call: int, name: Name, second: Name | None = None, **fields: Any) -> None:
-    """Let a worker make a call on a name, or on two. OSError with the names as they were passed."""
+    """Let a worker make a call on a name, or on two. OSError with the names as they were passed. ValueError for a negative mode."""
+    if "mode" in fields:
+        fields["mode"] = checked_mode(fields["mode"])
     if second is not None:
         fields.update(dir2=second.dir, filename2=second.shown)
     request = ChangeName(call, Descriptor(name.dir, name.shown), name.path, None if second is None else second.path, **fields)

@@ -16,7 +16,7 @@ import stat as _stat
 import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from trio_aio._arguments import checked_integer, checked_offset
+from trio_aio._arguments import checked_integer, checked_mode, checked_offset
 from trio_aio._context.leasing import Lease
 from trio_aio._engine.descriptor import DescriptionRecord, Descriptor
 from trio_aio._errors import NotCopied, os_error
@@ -316,7 +316,7 @@ class AsyncDirectory(NotCopied):
 
     async def chmod(self, path: NamePath, mode: int) -> None:
         """Change the mode of a name, which is not followed if it is a link. fchmodat2(2)."""
-        name = self._name(path)
+        name, mode = self._name(path), checked_mode(mode)
         status = await self._guarded(stat_of(self._context, name, follow_symlinks=False))
         if self._resolve and _stat.S_ISLNK(status.st_mode):
             raise os_error(errno.ELOOP, path)

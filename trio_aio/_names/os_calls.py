@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import errno
 import math
+import operator
 import os
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from trio_aio._arguments import checked_offset
+from trio_aio._arguments import checked_mode, checked_offset, checked_size
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import os_error
 from trio_aio._memory.exports import export_buffer
@@ -57,7 +58,7 @@ async def stat(
     path: AnyPath, *, dir_fd: int | None = None, follow_symlinks: bool = True, context: AIOContext | None = None
 ) -> os.stat_result:
     """As ``os.stat``. Inline if the kernel has the name in memory. statx(2)."""
-    return await stat_of(checked_context(context), name_of(path, dir_fd), follow_symlinks=follow_symlinks)
+    return await stat_of(checked_context(context), name_of(path, dir_fd, follow_symlinks=follow_symlinks), follow_symlinks=follow_symlinks)
 
 
 async def lstat(path: NamePath, *, dir_fd: int | None = None, context: AIOContext | None = None) -> os.stat_result:
@@ -66,7 +67,7 @@ async def lstat(path: NamePath, *, dir_fd: int | None = None, context: AIOContex
 
 
 async def access(
-    path: AnyPath,
+    path: NamePath,
     mode: int,
     *,
     dir_fd: int | None = None,
@@ -76,7 +77,7 @@ async def access(
 ) -> bool:
     """As ``os.access``. Inline if the kernel has the name in memory. faccessat2(2)."""
     flags = (AT_EACCESS if effective_ids else 0) | (0 if follow_symlinks else AT_SYMLINK_NOFOLLOW)
-    return await access_of(checked_context(context), name_of(path, dir_fd), mode, flags)
+    return await access_of(checked_context(context), name_of(path, dir_fd, may_be_fd=False), checked_mode(mode), flags)
 
 
 async def readlink(path: NamePath, *, dir_fd: int | None = None, context: AIOContext | None = None) -> Any:
@@ -204,7 +205,7 @@ async def chmod(
     path: AnyPath, mode: int, *, dir_fd: int | None = None, follow_symlinks: bool = True, context: AIOContext | None = None
 ) -> None:
     """As ``os.chmod``. fchmodat2(2)."""
-    flags = 0 if follow_symlinks else AT_SYMLINK_NOFOLLOW
+    flags = 0 if follow_symlinks or isinstance(path, int) else AT_SYMLINK_NOFOLLOW
     await _change(context, Call.CHMOD, name_of(path, dir_fd), mode=mode, flags=flags)
 
 
@@ -215,8 +216,8 @@ async def chown(
     for what, number in (("uid", uid), ("gid", gid)):
         if not -1 <= number < 1 << 32:
             raise OverflowError(f"{what} must be from -1 to 2**32 - 1, not {number}")
-    flags = 0 if follow_symlinks else AT_SYMLINK_NOFOLLOW
-    await _change(context, Call.CHOWN, name_of(path, dir_fd), flags=flags, uid=uid & 0xFFFFFFFF, gid=gid & 0xFFFFFFFF)
+    flags, name = 0 if follow_symlinks else AT_SYMLINK_NOFOLLOW, name_of(path, dir_fd, follow_symlinks=follow_symlinks)
+    await _change(context, Call.CHOWN, name, flags=flags, uid=uid & 0xFFFFFFFF, gid=gid & 0xFFFFFFFF)
 
 
 async def lchown(path: NamePath, uid: int, gid: int, *, context: AIOContext | None = None) -> None:
@@ -235,7 +236,8 @@ async def utime(
 ) -> None:
     """As ``os.utime``: sets the times of access and modification, to now by default. utimensat(2)."""
     fields = time_fields(times, ns)
-    await _change(context, Call.UTIME, name_of(path, dir_fd), flags=0 if follow_symlinks else AT_SYMLINK_NOFOLLOW, **fields)
+    name = name_of(path, dir_fd, follow_symlinks=follow_symlinks)
+    await _change(context, Call.UTIME, name, flags=0 if follow_symlinks else AT_SYMLINK_NOFOLLOW, **fields)
 
 
 def time_fields(times: tuple[float, float] | None, ns: tuple[int, int] | None) -> dict[str, Any]:
@@ -244,7 +246,7 @@ def time_fields(times: tuple[float, float] | None, ns: tuple[int, int] | None) -
         raise ValueError("times and ns must not both be given")
     fields: dict[str, Any] = {}
     if ns is not None:
-        fields["times"] = [part for each in _pair(ns, "ns") for part in divmod(int(each), 10**9)]
+        fields["times"] = [part for each in _pair(ns, "ns") for part in divmod(operator.index(each), 10**9)]
     elif times is not None:
         fields["times"] = [part for each in _pair(times, "times") for part in _seconds(each)]
     else:
@@ -282,14 +284,14 @@ async def truncate(path: AnyPath, length: int, *, context: AIOContext | None = N
 
 async def mkfifo(path: NamePath, mode: int = 0o666, *, dir_fd: int | None = None, context: AIOContext | None = None) -> None:
     """As ``os.mkfifo``. mknodat(2)."""
-    await _change(context, Call.MKNOD, name_of(path, dir_fd, may_be_fd=False), mode=mode & 0o7777 | 0o010000)
+    await _change(context, Call.MKNOD, name_of(path, dir_fd, may_be_fd=False), mode=checked_mode(mode) & 0o7777 | 0o010000)
 
 
 async def mknod(
     path: NamePath, mode: int = 0o600, device: int = 0, *, dir_fd: int | None = None, context: AIOContext | None = None
 ) -> None:
     """As ``os.mknod``. mknodat(2)."""
-    await _change(context, Call.MKNOD, name_of(path, dir_fd, may_be_fd=False), mode=mode, number=device)
+    await _change(context, Call.MKNOD, name_of(path, dir_fd, may_be_fd=False), mode=mode, number=checked_size(device, "device"))
 
 
 async def sync_directory(path: AnyPath, *, context: AIOContext | None = None) -> None:
@@ -306,13 +308,14 @@ async def sync_directory(path: AnyPath, *, context: AIOContext | None = None) ->
 
 async def getxattr(path: AnyPath, attribute: str | bytes, *, follow_symlinks: bool = True, context: AIOContext | None = None) -> bytes:
     """As ``os.getxattr``. getxattr(2)."""
-    name, key = name_of(path), encoded(attribute, "attribute")
+    name, key = name_of(path, follow_symlinks=follow_symlinks), encoded(attribute, "attribute")
     return await _read_attribute(checked_context(context), Call.GETXATTR, name, key, follow_symlinks)
 
 
 async def listxattr(path: AnyPath | None = None, *, follow_symlinks: bool = True, context: AIOContext | None = None) -> list[str]:
     """As ``os.listxattr``; None: the working directory. listxattr(2)."""
-    names = await _read_attribute(checked_context(context), Call.LISTXATTR, name_of("." if path is None else path), None, follow_symlinks)
+    name = name_of("." if path is None else path, follow_symlinks=follow_symlinks)
+    names = await _read_attribute(checked_context(context), Call.LISTXATTR, name, None, follow_symlinks)
     return [os.fsdecode(name) for name in names.split(b"\0")[:-1]]
 
 
@@ -327,7 +330,8 @@ async def setxattr(
 ) -> None:
     """As ``os.setxattr``; flags: ``os.XATTR_CREATE`` or ``os.XATTR_REPLACE``. setxattr(2)."""
     context = checked_context(context)
-    await request_of(context, _setting(name_of(path), encoded(attribute, "attribute"), value, flags, follow_symlinks))
+    name = name_of(path, follow_symlinks=follow_symlinks)
+    await request_of(context, _setting(name, encoded(attribute, "attribute"), value, flags, follow_symlinks))
 
 
 def _setting(name: Name, key: bytes, value: ReadableBuffer, flags: int, follow_symlinks: bool) -> ChangeName:
@@ -347,7 +351,7 @@ def _setting(name: Name, key: bytes, value: ReadableBuffer, flags: int, follow_s
 
 async def removexattr(path: AnyPath, attribute: str | bytes, *, follow_symlinks: bool = True, context: AIOContext | None = None) -> None:
     """As ``os.removexattr``. removexattr(2)."""
-    name, key = name_of(path), encoded(attribute, "attribute")
+    name, key = name_of(path, follow_symlinks=follow_symlinks), encoded(attribute, "attribute")
     request = ChangeName(
         Call.REMOVEXATTR,
         Descriptor(name.dir, name.shown),

@@ -26,11 +26,13 @@ __all__ = (
 _abspath = os.path.abspath
 
 
-async def _status(path: AnyPath, context: AIOContext | None, *, follow_symlinks: bool = True) -> os.stat_result | None:
+async def _status(
+    path: AnyPath, context: AIOContext | None, *, follow_symlinks: bool = True, may_be_fd: bool = True
+) -> os.stat_result | None:
     """Return the status of a name; None after any error, and for a path that cannot be one (a null byte)."""
     used = _calls.checked_context(context)
     try:
-        name = _calls.name_of(path)
+        name = _calls.name_of(path, may_be_fd=may_be_fd)
     except ValueError:
         await used._checkpoint()
         return None
@@ -45,7 +47,7 @@ async def exists(path: AnyPath, *, context: AIOContext | None = None) -> bool:
 
 async def lexists(path: NamePath, *, context: AIOContext | None = None) -> bool:
     """As ``os.path.lexists``."""
-    return await _status(path, context, follow_symlinks=False) is not None
+    return await _status(path, context, follow_symlinks=False, may_be_fd=False) is not None
 
 
 async def isfile(path: AnyPath, *, context: AIOContext | None = None) -> bool:
@@ -54,21 +56,21 @@ async def isfile(path: AnyPath, *, context: AIOContext | None = None) -> bool:
     return status is not None and _stat.S_ISREG(status.st_mode)
 
 
-async def isdir(path: AnyPath, *, context: AIOContext | None = None) -> bool:
+async def isdir(s: AnyPath, *, context: AIOContext | None = None) -> bool:
     """As ``os.path.isdir``."""
-    status = await _status(path, context)
+    status = await _status(s, context)
     return status is not None and _stat.S_ISDIR(status.st_mode)
 
 
 async def islink(path: NamePath, *, context: AIOContext | None = None) -> bool:
     """As ``os.path.islink``."""
-    status = await _status(path, context, follow_symlinks=False)
+    status = await _status(path, context, follow_symlinks=False, may_be_fd=False)
     return status is not None and _stat.S_ISLNK(status.st_mode)
 
 
 async def ismount(path: NamePath, *, context: AIOContext | None = None) -> bool:
     """As ``os.path.ismount``."""
-    status = await _status(path, context, follow_symlinks=False)
+    status = await _status(path, context, follow_symlinks=False, may_be_fd=False)
     if status is None or _stat.S_ISLNK(status.st_mode):
         return False
     plain: Any = os.fspath(path)

@@ -281,7 +281,7 @@ static int64_t with_fd(int dir, const char *path, int flags, int64_t (*call)(int
 {
     int fd = *path ? openat(dir, path, flags | O_CLOEXEC) : dir;
     if (fd < 0)
-        return -errno;
+        return *path ? -errno : -EBADF;
     int64_t rc = call(fd, n);
     if (*path)
         close(fd);
@@ -313,6 +313,8 @@ static int64_t name_xattr(struct taio_name *n, int dir, const char *path)
     void *memory = (void *)(uintptr_t)n->memory;
     int link = (n->flags & AT_SYMLINK_NOFOLLOW) != 0;
     if (*path == 0) {
+        if (fcntl(dir, F_GETFD) < 0)
+            return -errno; /* /proc would say ENOENT */
         snprintf(by_fd, sizeof by_fd, "/proc/self/fd/%d", dir);
         path = by_fd;
         link = 0;
