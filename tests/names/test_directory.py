@@ -54,9 +54,9 @@ async def test_calls_start_from_the_directory(tree: pathlib.Path, beneath: bool)
             assert await directory.read_bytes("a/one.py") == b"a/one.py"
             assert await directory.read_bytes(b"a/one.py", offset=2, size=3) == b"one"
             assert await directory.read_text("link to file") == "one.py"
-        async with await directory.open("a/one.py") as file:
+        async with directory.open("a/one.py") as file:
             assert await file.read() == b"a/one.py"
-        async with await directory.open("made", "w", encoding="utf-8") as file:
+        async with directory.open("made", "w", encoding="utf-8") as file:
             await file.write("täxt")
         assert (tree / "made").read_text(encoding="utf-8") == "täxt"
         assert await directory.write_bytes("made", b"x" * 10) == 10
@@ -203,7 +203,7 @@ async def test_no_byte_comes_from_outside_while_components_are_renamed(tree: pat
                     if i % 2:
                         data = await directory.read_bytes("a/b/c/secret")
                     else:
-                        async with await directory.open("a/b/c/../c/secret") as file:
+                        async with directory.open("a/b/c/../c/secret") as file:
                             data = await file.read()
                 except OSError as error:
                     assert error.errno in (errno.EXDEV, errno.ENOENT, errno.ENOTDIR, errno.EAGAIN)  # noqa: PT017
@@ -230,6 +230,62 @@ async def test_closed_directory_refuses_calls(tree: pathlib.Path) -> None:
             await call()
     with pytest.raises(ValueError, match="closed"):
         directory.fileno()
+
+
+async def test_open_is_a_context_manager(tree: pathlib.Path) -> None:
+    async with open_directory(tree) as directory:
+        async with directory.open("a/one.py") as file:
+            assert await file.read() == b"a/one.py"
+        assert file.closed
+        with pytest.raises(ValueError, match="mode"):
+            directory.open("one.py", "nonsense")
+
+
+async def test_listings_of_a_closed_directory_are_refused(tree: pathlib.Path) -> None:
+    directory = await open_directory(tree)
+    entry = (await directory.scandir())[0]
+    listings: list[Any] = [directory.scandir(), directory.walk(), directory.scandir("a")]
+    fd = directory.fileno()
+    await directory.aclose()
+    other = os.open("/etc", os.O_RDONLY)  # takes the number
+    assert other == fd
+    try:
+        for listing in listings:
+            with pytest.raises(ValueError, match="closed"):
+                await listing
+        with pytest.raises(ValueError, match="closed"):
+            await entry.stat()
+    finally:
+        os.close(other)
+
+
+async def test_listing_that_has_started_outlives_its_directory(tree: pathlib.Path) -> None:
+    for number in range(3000):
+        (tree / f"name {number:05}").touch()
+    wanted = sorted(os.listdir(tree))
+    directory = await open_directory(tree)
+    async with directory.scandir() as listing:
+        names = [(await anext(listing)).name]
+        await directory.aclose()
+        names += [entry.name async for entry in listing]
+    assert sorted(names) == wanted
+
+
+async def test_fifo_below_a_directory_is_refused_and_not_opened(tree: pathlib.Path) -> None:
+    async with open_directory(tree) as directory:
+        calls: list[Callable[[], Any]] = [
+            lambda: directory.read_bytes("fifo"),
+            lambda: directory.read_bytes("fifo", into=bytearray(10)),
+            lambda: directory.read_text("fifo"),
+            lambda: directory.write_bytes("fifo", b""),
+            lambda: directory.open("fifo"),
+        ]
+        for call in calls:
+            with pytest.raises(OSError, match="FIFO"):
+                await call()
+            # No reader ever opened it: a writer still finds none.
+            with pytest.raises(OSError, match=os.strerror(errno.ENXIO)):
+                os.open(tree / "fifo", os.O_WRONLY | os.O_NONBLOCK)
 
 
 async def test_dropped_directory_warns_and_is_closed(tree: pathlib.Path) -> None:

@@ -13,8 +13,10 @@ import pytest
 
 import trio_aio
 from trio_aio import AIOContext, Path, current_context, open_aio, read_bytes
+from trio_aio._engine.descriptor import Descriptor
 from trio_aio._lanes import names as lane_module
 from trio_aio._lanes.names import SAMPLE, UNKNOWN, WATCHED_FIRST, NameLane
+from trio_aio._requests.names import StatName
 from trio_aio.testing import FaultyContext
 
 from ..support.files import make_file
@@ -238,3 +240,19 @@ def test_lane_without_openat2_is_turned_off() -> None:
     assert lane.on
     lane.note_worker_succeeded()
     assert not lane.on
+
+
+async def test_probe_without_a_descriptor_finds_nothing_out(disk: pathlib.Path) -> None:
+    context = current_context()
+    await trio_aio.os.listdir(disk)  # a worker runs
+    request = StatName(Descriptor(-100, disk), os.fsencode(disk), probe=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+    try:
+        await context._submit_and_wait(request)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert request.status() == os.stat(disk)
+    assert request.record.key == 0
+    context._names.note_probe(request.record.key, False)
+    assert context._names.local_mounts == 0

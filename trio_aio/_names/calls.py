@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 from trio_aio._arguments import checked_mode
@@ -29,6 +30,7 @@ __all__ = (
     *("real_path_of", "request_of", "stat_of", "status_or_error"),
 )
 
+Guard = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 NamePath = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 AnyPath = Union[int, str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 
@@ -46,6 +48,8 @@ class Name(NamedTuple):
     """As the caller passed it, for errors."""
     resolve: int = 0
     """More flags of openat2(2)."""
+    guard: Guard | None = None
+    """Makes a call while `dir` stays open, if that is a directory of ours."""
 
 
 def checked_context(context: AIOContext | None) -> AIOContext:

@@ -23,6 +23,7 @@ from trio_aio._errors import NotCopied, os_error
 from trio_aio._files.cached import may_open_cached, open_cached
 from trio_aio._files.coding import decoded, encoded, joined_text
 from trio_aio._files.open import flags_of, format_of, is_file, open_descriptor, unsupported
+from trio_aio._files.opener import FileOpener
 from trio_aio._files.parts import read_into, read_part, write_flags, write_specially
 from trio_aio._files.text import text_format
 from trio_aio._names import os_calls
@@ -95,7 +96,12 @@ class AsyncDirectory(NotCopied):
 
     def _name(self, path: NamePath) -> Name:
         self._check_open()
-        return Name(self._descriptor.fd, encoded_path(path), path, self._resolve)
+        return Name(self._descriptor.fd, encoded_path(path), path, self._resolve, self._guarded_later)
+
+    async def _guarded_later(self, make: Callable[[], Awaitable[_T]]) -> _T:
+        """Make a call and await it as `_guarded` does, some time after its path was checked. ValueError."""
+        self._check_open()
+        return await self._guarded(make())
 
     async def _guarded(self, call: Awaitable[_T]) -> _T:
         """Await a call while the directory stays open, and explain the error of a path that leaves it."""
@@ -135,7 +141,7 @@ class AsyncDirectory(NotCopied):
 
     # ---- contents
 
-    async def open(
+    def open(
         self,
         path: NamePath,
         mode: str = "rb",
@@ -145,13 +151,17 @@ class AsyncDirectory(NotCopied):
         newline: str | None = None,
         *,
         direct: bool = False,
-    ) -> AsyncFile | AsyncTextFile:
-        """Open a regular file or a block device. The arguments are those of `open_aio`. openat2(2)."""
+    ) -> FileOpener[Any]:
+        """Open a regular file or a block device: await it, or use it in ``async with``. The arguments are those of `open_aio`."""
         name = self._name(path)
         format = format_of(mode, buffering, encoding, errors, newline, stacklevel=2)
         flags = flags_of(mode) | (os.O_DIRECT if direct else 0)
-        descriptor = await self._guarded(self._open(name, flags))
-        return await open_descriptor(self._context, descriptor, mode, format, buffering, direct=direct)
+
+        async def open_it() -> AsyncFile | AsyncTextFile:
+            descriptor = await self._guarded_later(lambda: self._open(name, flags))
+            return await open_descriptor(self._context, descriptor, mode, format, buffering, direct=direct)
+
+        return FileOpener(open_it())
 
     async def _open(self, name: Name, flags: int) -> Descriptor:
         context = self._context

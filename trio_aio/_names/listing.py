@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from trio_aio._context.context import AIOContext
-    from trio_aio._names.calls import AnyPath, Name
+    from trio_aio._names.calls import AnyPath, Guard, Name
     from trio_aio._requests.names import Listed
 
 __all__ = ("DT_DIR", "DT_LNK", "DT_REG", "ERROR", "DirEntry", "Directory", "Entries", "Listing", "entries_of", "listdir", "scandir")
@@ -46,8 +46,10 @@ class Listing(NotCopied, Generic[T]):
     happens. A listing that was never used warns (RuntimeWarning).
     """
 
-    def __init__(self, context: AIOContext | None) -> None:
+    def __init__(self, context: AIOContext | None, guard: Guard | None = None) -> None:
         self._given: AIOContext | None = context
+        # For the first requests: they start from a directory that may be closed meanwhile.
+        self._guard: Guard | None = guard
         self._used: bool = False
         self._ended: bool = False
         self._batch: list[T] = []
@@ -110,7 +112,11 @@ class Listing(NotCopied, Generic[T]):
     async def _more(self) -> list[T] | None:
         context = self._given = checked_context(self._given)
         try:
-            batch = await self._next_batch(context)
+            if self._guard is None:
+                batch = await self._next_batch(context)
+            else:
+                batch = await self._guard(lambda: self._next_batch(context))
+                self._guard = None
         except BaseException:
             self._end()
             raise
@@ -182,7 +188,7 @@ class Entries(Listing[T]):
     """The entries of one directory, each made by `make` from what the kernel says."""
 
     def __init__(self, name: Name, make: Callable[[Listed, AIOContext], list[T]], context: AIOContext | None, **flags: Any) -> None:
-        super().__init__(context)
+        super().__init__(context, name.guard)
         if name.resolve:
             flags["beneath"] = 1
         self._directory: Directory = Directory(name.dir, name.path, name.shown, **flags)
@@ -260,6 +266,8 @@ class DirEntry:
             await self._context._checkpoint()
             return status
         name = self._start._replace(path=os.fsencode(self._path), shown=self._path)
+        if name.guard is not None:
+            return await name.guard(lambda: stat_of(self._context, name, follow_symlinks=follow_symlinks))  # type: ignore[no-any-return]
         return await stat_of(self._context, name, follow_symlinks=follow_symlinks)
 
     def _is(self, wanted: int, follow_symlinks: bool) -> bool:

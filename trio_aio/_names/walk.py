@@ -43,7 +43,7 @@ class Walk(Listing[Visit]):
         follow: bool,
         links_are_directories: bool,
     ) -> None:
-        super().__init__(context)
+        super().__init__(context, name.guard)
         self._name: Name = name
         self._descend: Callable[[Any, Any], Any] = descend
         self._as_bytes: bool = isinstance(top, bytes)

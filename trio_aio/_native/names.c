@@ -222,8 +222,10 @@ static void probe(struct taio_name *n, int dir, const char *path)
     struct taio_stat again;
     uint64_t key;
     int fd = openat(dir, path, O_PATH | O_CLOEXEC | (n->flags & AT_SYMLINK_NOFOLLOW ? O_NOFOLLOW : 0));
-    if (fd < 0)
+    if (fd < 0) {
+        n->key = 0; /* nothing was found out: EMFILE, or the name has gone */
         return;
+    }
     taio_statx(fd, "", AT_EMPTY_PATH, &again, &key);
     long before = times_slept();
     taio_statx(fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, &again, &key);

@@ -238,26 +238,38 @@ static int64_t write_atomically(struct taio_name *n, const char *path)
     return error < 0 ? error : (int64_t)n->moved;
 }
 
-/* Make the entry of a new name durable. */
+/* Make the entry of a new name durable, where a link has led to it too. */
 static int sync_parent(struct taio_name *n, const char *path)
 {
-    char last[256];
-    int parent = open_directory_of(n->dir, path, last, n->beneath);
-    if (parent < 0)
-        return parent;
-    int fd = openat(parent, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int error = fd < 0 || fsync(fd) < 0 ? -errno : 0;
+    struct taio_new file;
+    int error = find_place(&file, n->dir, path, 1, n->beneath);
+    if (error < 0)
+        return error;
+    int fd = openat(file.parent, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    error = fd < 0 || fsync(fd) < 0 ? -errno : 0;
     if (fd >= 0)
         close(fd);
-    close(parent);
+    close(file.parent);
     return error;
+}
+
+/* Return whether `path` exists, and what it is: looked at, not opened. */
+static int look(struct taio_name *n, const char *path, struct stat *st)
+{
+    if (!n->beneath)
+        return fstatat(n->dir, path, st, 0) == 0;
+    int fd = taio_open_beneath(n->dir, path, O_PATH, 0);
+    int found = fd >= 0 && fstat(fd, st) == 0;
+    if (fd >= 0)
+        close(fd);
+    return found;
 }
 
 /* Open a regular file or a block device, and nothing else: what `path` was, and what it is once it is open. Returns an fd, or -errno. */
 static int open_file(struct taio_name *n, const char *path, int flags)
 {
     struct stat st;
-    if (!n->beneath && fstatat(n->dir, path, &st, 0) == 0) {
+    if (look(n, path, &st)) {
         n->stat.mode = st.st_mode;
         if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode) && !S_ISDIR(st.st_mode))
             return flags & O_EXCL ? -EEXIST : -EOPNOTSUPP;
@@ -288,7 +300,7 @@ int64_t taio_name_write(struct taio_name *n, const char *path)
     struct stat st;
     if (n->flags & TAIO_ATOMIC)
         return write_atomically(n, path);
-    int was_there = !n->beneath && fstatat(n->dir, path, &st, 0) == 0;
+    int was_there = look(n, path, &st);
     int fd = open_file(n, path, O_WRONLY | O_CREAT | (append ? O_APPEND : at_offset ? 0 : O_TRUNC) | (exclusive ? O_EXCL : 0));
     if (fd < 0)
         return fd;
