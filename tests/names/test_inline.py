@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import trio_aio
-from trio_aio import AIOContext, Path, current_context, open_aio, read_bytes
+from trio_aio import AIOContext, Path, current_context, open_aio, open_directory, read_bytes
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._lanes import names as lane_module
 from trio_aio._lanes.names import SAMPLE, UNKNOWN, WATCHED_FIRST, NameLane
+from trio_aio._native import lib
 from trio_aio._requests.names import StatName
 from trio_aio.testing import FaultyContext
 
@@ -89,6 +90,54 @@ async def test_small_cached_file_is_read_inline(on_filesystem: Callable[[str], p
                     break
             else:
                 raise AssertionError("no read was served inline")
+
+
+async def test_parts_of_a_cached_file_are_read_inline(on_filesystem: Callable[[str], pathlib.Path]) -> None:
+    size = 1 << 20
+    for kind in ("ext4", "tmpfs", "xfs", "btrfs"):
+        path, data = make_file(on_filesystem(kind), size)
+        await known(path)
+        context = current_context()
+        async with open_directory(path.parent) as directory:
+            for offset, most in ((0, 1), (4095, 2), (5000, 128 << 10), (size - 10, 10), (size - 10, 11), (size - 10, -1), (size, 5), (size + 1, 5)):
+                wanted = data[offset:] if most < 0 else data[offset : offset + most]
+                for _ in range(TRIES):
+                    before = context.statistics()
+                    assert await read_bytes(path, offset=offset, size=most) == wanted
+                    assert await directory.read_bytes("file", offset=offset, size=most) == wanted
+                    buffer = bytearray(20)
+                    assert await read_bytes(path, offset=offset, size=most, into=buffer) == len(wanted[:20])
+                    assert buffer[: len(wanted)] == wanted[:20]
+                    now = context.statistics()
+                    if now.submitted_workers == before.submitted_workers:
+                        assert now.bytes_read - before.bytes_read == 2 * len(wanted) + len(wanted[:20])
+                        break
+                else:
+                    raise AssertionError("no read was served inline")
+
+
+async def test_open_below_a_directory_is_inline_or_one_request(disk: pathlib.Path) -> None:
+    path, data = make_file(disk, 4096)
+    async with open_directory(disk) as directory:
+        await known(path)
+        context = current_context()
+        for _ in range(TRIES):
+            before = context.statistics().submitted_workers
+            async with directory.open("file") as file:
+                opened = context.statistics().submitted_workers
+                assert await file.read() == data
+            if opened == before:
+                break
+        else:
+            raise AssertionError("no open was served inline")
+        before = context.statistics().submitted_workers
+        file = await directory.open("file", "r+b", direct=False)
+        await file.aclose()
+        before = context.statistics().submitted_workers
+        file = await directory.open("new", "w+b")
+        assert context.statistics().submitted_workers == before + 1
+        assert os.get_blocking(file.fileno())
+        await file.aclose()
 
 
 async def test_absent_name_is_answered_inline(disk: pathlib.Path) -> None:
@@ -185,7 +234,7 @@ def test_lane_watches_the_first_calls_and_then_samples(disk: pathlib.Path, monke
     watched = []
     for _ in range(WATCHED_FIRST + 10 * SAMPLE):
         lane.stat(-100, path, 0)
-        watched.append(lane._local.watch)
+        watched.append(lane._local.watched)
     assert sum(watched[:WATCHED_FIRST]) == WATCHED_FIRST
     assert sum(watched[WATCHED_FIRST:]) == 10
 
@@ -209,10 +258,8 @@ def test_lane_leaves_a_mount_where_a_call_slept(disk: pathlib.Path) -> None:
     path = os.fsencode(disk)
     lane.stat(-100, path, 0)
     lane.note_probe(lane._local.key, False)
-    lane._begin()
-    lane.stat(-100, path, 0)
-    lane._local.watch = lane._local.slept = 1  # as the C code reports it
-    lane._end(0)
+    assert lane.stat(-100, path, 0) == 0
+    assert lane._judged(lib.TAIO_NAME_SLEPT) == 0  # as the C code reports it
     assert lane.slept == 1
     assert (lane.local_mounts, lane.left_mounts) == (0, 1)
     assert lane.stat(-100, path, 0) == UNKNOWN
@@ -231,12 +278,11 @@ def test_lane_keeps_the_mounts_it_was_told_of_last() -> None:
 
 def test_lane_without_openat2_is_turned_off() -> None:
     lane = NameLane()
-    lane._begin()
-    lane._end(-errno.ENOSYS)
+    lane._judged(-errno.ENOSYS)
     assert not lane.on
     lane = NameLane()
-    lane._begin()
-    lane._end(-errno.EPERM)
+    lane._local.last = -errno.EPERM
+    lane._judged(-errno.EPERM)
     assert lane.on
     lane.note_worker_succeeded()
     assert not lane.on

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from typing import TYPE_CHECKING
 
 from trio_aio._backends import current_backend
 from trio_aio._context.context import AIOContext
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_aio._backends import Backend
 
 __all__ = ("current_context",)
+
+
+class _Last(threading.local):
+    """The context that `current_context` has returned last in this thread. Weak: an open context keeps its event loop alive."""
+
+    context: Callable[[], AIOContext | None] = staticmethod(lambda: None)
+
+
+_last = _Last()
 
 
 def current_context() -> AIOContext:
@@ -18,9 +31,15 @@ def current_context() -> AIOContext:
 
     It ends with the run. RuntimeError outside a run, or if the context is closed.
     """
-    context: AIOContext = current_backend().run_local(_make)
+    context = _last.context()
+    # To ask whether the last one is this run's takes less than to find this run's.
+    if context is not None and context._is_current(context._identity):
+        return context
+    context = current_backend().run_local(_make)
+    assert context is not None
     if context._state == "closed":
         raise RuntimeError("this run's AIOContext is closed: the run is ending, or the program has closed it")
+    _last.context = weakref.ref(context)
     return context
 
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from trio_aio._backends import protect_from_interrupts
 from trio_aio._engine.descriptor import Descriptor
+from trio_aio._lanes.inline import INLINE_LIMIT
 from trio_aio._lanes.names import UNKNOWN
 from trio_aio._requests.names import StatName
 
 if TYPE_CHECKING:
     from trio_aio._context.context import AIOContext
-    from trio_aio._engine.descriptor import DescriptionRecord
 
 __all__ = ("may_open_cached", "open_cached", "probe_mount", "read_cached")
 
@@ -30,21 +30,23 @@ def may_open_cached(context: AIOContext, flags: int) -> bool:
 
 
 @protect_from_interrupts
-def open_cached(context: AIOContext, descriptor: Descriptor, path: bytes, flags: int, record: DescriptionRecord, resolve: int = 0) -> bool:
-    """Open a file from memory, and let `descriptor` own it. False: a worker must do it. FileNotFoundError is final."""
-    answer = context._names.open(descriptor.fd, path, flags, resolve, record.value)
+def open_cached(context: AIOContext, descriptor: Descriptor, path: bytes, flags: int, resolve: int = 0) -> bool:
+    """Open a file from memory, and let `descriptor` own it. False: a worker must do it."""
+    lane = context._names
+    answer = lane.open(descriptor.fd, path, flags, resolve)
     if answer < 0:
         return False
     descriptor.own(answer)
+    descriptor.load(lane.description)
     # A file that was not written has nothing to flush.
     descriptor.closes_inline = flags & os.O_ACCMODE == os.O_RDONLY
     return True
 
 
-def read_cached(context: AIOContext, dir: int, path: bytes, resolve: int = 0) -> bytes | None:
-    """Return the bytes of a small file from memory. None: a worker must read it."""
+def read_cached(context: AIOContext, dir: int, path: bytes, resolve: int = 0, offset: int = 0, size: int = -1) -> bytes | None:
+    """Return `size` bytes of a file from memory; -1: to its end. At most 128 KiB. None: a worker must read them."""
     lane = context._names
-    return lane.read_file(dir, path, resolve) if lane.on else None
+    return lane.read_file(dir, path, resolve, offset, size) if lane.on and size <= INLINE_LIMIT else None
 
 
 async def probe_mount(context: AIOContext, dir: int, path: bytes, shown: object) -> None:

@@ -13,6 +13,7 @@ Users call `open_aio`. `whole.py` calls the other public functions for the files
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import operator
 import os
@@ -53,6 +54,11 @@ class _Mode(NamedTuple):
 def _parse_mode(mode: str) -> _Mode:
     if not isinstance(mode, str):
         raise TypeError(f"mode must be str, not {type(mode).__name__}")
+    return _parsed(str(mode))
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(mode: str) -> _Mode:
     letters = set(mode)
     if len(letters) < len(mode) or letters - set("rwxabt+"):
         raise ValueError(f"invalid mode {mode!r}: it may have each of the letters r, w, x, a, b, t and + once")
@@ -256,17 +262,21 @@ async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> Desc
     engine = context._check()
     descriptor = Descriptor(AT_FDCWD, file)
     path = os.fsencode(file)
+    if may_open_cached(context, flags):
+        assert context._backend is not None
+        await context._backend.checkpoint_if_cancelled()
+        try:
+            if open_cached(context, descriptor, path, flags):
+                engine.learn(descriptor)
+                await context._backend.cancel_shielded_checkpoint()
+                return descriptor
+        except BaseException:
+            drop_unclaimed(engine, descriptor)
+            raise
+        await probe_mount(context, AT_FDCWD, path, file)
     request = Open(descriptor, path, flags)
     description = request.record.value
     try:
-        if may_open_cached(context, flags):
-            assert context._backend is not None
-            await context._backend.checkpoint_if_cancelled()
-            if open_cached(context, descriptor, path, flags, request.record):
-                learn(context, descriptor, description)
-                await context._backend.cancel_shielded_checkpoint()
-                return descriptor
-            await probe_mount(context, AT_FDCWD, path, file)
         await context._submit_and_wait(request)
         learn(context, descriptor, description)
     except OSError as error:
@@ -298,11 +308,17 @@ async def open_descriptor(
     direct: bool = False,
     kind: type[AsyncFile] = AsyncFile,
 ) -> AsyncFile | AsyncTextFile:
-    """Return a file of a new descriptor, which a request has opened. `mode` as for ``open()``. If that fails, the engine closes it."""
+    """Return a file of a new descriptor, which a request has opened, and perhaps described. `mode` as for ``open()``.
+
+    If that fails, the engine closes it.
+    """
     engine = context._check()
     parsed = _parse_mode(mode)
     try:
-        await _adopt(context, descriptor, writable=parsed.writable, direct=direct)
+        if descriptor.mode and not direct:
+            engine.learn(descriptor)
+        else:
+            await _adopt(context, descriptor, writable=parsed.writable, direct=direct)
         start = descriptor.size if parsed.flags & os.O_APPEND else 0
         opened = kind(
             context,

@@ -83,10 +83,10 @@ async def read_part(
     backend = context._backend
     assert backend is not None
     await backend.checkpoint_if_cancelled()
-    whole = read_cached(context, dir, path, resolve)
-    if whole is not None:
+    part = read_cached(context, dir, path, resolve, offset, size)
+    if part is not None:
         await backend.cancel_shielded_checkpoint()
-        return whole[offset:] if size < 0 else whole[offset : offset + size]
+        return part
     if by_descriptor or 0 <= size <= LARGEST_PART:
         memory = bytearray(size if size >= 0 else LARGEST_PART)
         n = await _read(context, dir, path, shown, memory, offset, resolve)
@@ -111,9 +111,8 @@ async def read_into(
     # Memory of a mapped file is touched by workers only.
     if not export.mapped:
         await backend.checkpoint_if_cancelled()
-        whole = read_cached(context, dir, path, resolve)
-        if whole is not None:
-            part = whole[offset : offset + export.length]
+        part = read_cached(context, dir, path, resolve, offset, export.length)
+        if part is not None:
             export.fill(part)
             await backend.cancel_shielded_checkpoint()
             return len(part)

@@ -12,6 +12,8 @@ probed again. A miss costs 1-5 us, so there is no back-off.
 from __future__ import annotations
 
 import errno
+import os
+import struct
 import time
 from typing import TYPE_CHECKING
 
@@ -31,8 +33,13 @@ SAMPLE = 16  # of the later calls, one in so many is watched: watching costs 0.8
 LEFT_FOR = 600.0  # seconds that a mount is left to the workers after a call slept there
 _MOST = lib.TAIO_MOUNTS
 
-_ENOENT, _ENOSYS, _EPERM, _EACCES, _EINVAL = -errno.ENOENT, -errno.ENOSYS, -errno.EPERM, -errno.EACCES, -errno.EINVAL
+_ENOENT, _ENOSYS, _EPERM = -errno.ENOENT, -errno.ENOSYS, -errno.EPERM
 UNKNOWN = lib.TAIO_NAME_UNKNOWN
+_SLEPT = lib.TAIO_NAME_SLEPT
+
+_stat = lib.taio_inline_stat
+_fields = struct.Struct("=6Q4q3d3q3Q").unpack  # struct taio_status
+_stat_result = os.stat_result
 
 
 class NameLane:
@@ -40,18 +47,31 @@ class NameLane:
 
     def __init__(self) -> None:
         self.on: bool = True  # False: the kernel has no openat2, or a sandbox forbids it
-        self.hits: int = 0
-        self.misses: int = 0
         self.slept: int = 0  # calls that slept all the same
-        self.record: CData = ffi.new("struct taio_stat *")  # of the last `stat` that returned 0
-        self._local: CData = ffi.new("struct taio_local *")
+        self._local: CData = ffi.new("struct taio_local *", {"sample": SAMPLE})
+        self._status: CData = ffi.new("struct taio_status *")  # of the last `stat` that returned 0
+        self._status_view: memoryview = memoryview(ffi.buffer(self._status))
+        self.description: CData = ffi.new("struct taio_description *", {"buffered_fd": -1})  # of the last file that `open` has opened
         self._left: dict[int, float] = {}  # mounts that are not local, and until when
-        self._watch: int = 0
         self._link: CData = ffi.new("char[]", 4096)
-        self.last: int = 0  # the result of the last call
         self.bytes_read: int = 0
         self._view: mmap.mmap | None = None  # for small files, made when it is first needed
         self._memory: CData = ffi.NULL
+
+    @property
+    def hits(self) -> int:
+        """How many calls were answered."""
+        return self._local.hits  # type: ignore[no-any-return]
+
+    @property
+    def misses(self) -> int:
+        """How many calls were left to a worker."""
+        return self._local.misses  # type: ignore[no-any-return]
+
+    @property
+    def last(self) -> int:
+        """The result of the last call."""
+        return self._local.last  # type: ignore[no-any-return]
 
     @property
     def local_mounts(self) -> int:
@@ -64,35 +84,43 @@ class NameLane:
         return len(self._left)
 
     def stat(self, dir: int, path: bytes, flags: int, resolve: int = 0) -> int:
-        """Describe a name in `record`. Return 0, or -ENOENT, which is final. After any other negative number a worker must ask."""
-        local = self._begin()
-        return self._end(lib.taio_inline_stat(local, dir, path, flags, resolve, self.record))
+        """Describe a name for `status`. Return 0, or -ENOENT, which is final. After any other negative number a worker must ask."""
+        answer: int = _stat(self._local, dir, path, flags, resolve, self._status)
+        return answer if answer == 0 or answer == _ENOENT else self._judged(answer)
+
+    def status(self) -> os.stat_result:
+        """Return what the last `stat` has found, as ``os.stat`` would."""
+        return _stat_result(_fields(self._status_view))
+
+    @property
+    def mode(self) -> int:
+        """st_mode of what the last `stat` has found."""
+        return self._status.mode  # type: ignore[no-any-return]
 
     def access(self, dir: int, path: bytes, mode: int, flags: int) -> int:
         """Check permissions. Return as `stat`; -EACCES is final too."""
-        local = self._begin()
-        return self._end(lib.taio_inline_access(local, dir, path, mode, flags), _EACCES)
+        return self._judged(lib.taio_inline_access(self._local, dir, path, mode, flags))
 
     def readlink(self, dir: int, path: bytes, resolve: int = 0) -> int | bytes:
         """Return the target of a link; otherwise as `stat`. -EINVAL is final too: it is no link."""
-        local = self._begin()
-        n = self._end(lib.taio_inline_readlink(local, dir, path, resolve, self._link, 4096), _EINVAL)
+        n = self._judged(lib.taio_inline_readlink(self._local, dir, path, resolve, self._link, 4096))
         return ffi.unpack(self._link, n) if n > 0 else n
 
-    def open(self, dir: int, path: bytes, flags: int, resolve: int, description: CData) -> int:
-        """Open and describe a regular file. Return an fd, or as `stat`."""
-        local = self._begin()
-        return self._end(lib.taio_inline_open(local, dir, path, flags, resolve, description))
+    def open(self, dir: int, path: bytes, flags: int, resolve: int) -> int:
+        """Open a regular file, and describe it in `description`. Return an fd, or as `stat`."""
+        return self._judged(lib.taio_inline_open(self._local, dir, path, flags, resolve, self.description))
 
-    def read_file(self, dir: int, path: bytes, resolve: int = 0) -> bytes | None:
-        """Return the bytes of a regular file, at most INLINE_LIMIT. None: a worker must read it."""
+    def read_file(self, dir: int, path: bytes, resolve: int = 0, offset: int = 0, size: int = -1) -> bytes | None:
+        """Return `size` bytes of a regular file, fewer only at its end; -1: to the end. At most INLINE_LIMIT. None: a worker must read it."""
         if self._view is None:
             self._view = private_memory(INLINE_LIMIT + 4096)
             self._memory = ffi.from_buffer("char[]", self._view)
-        local = self._begin()
-        n = self._end(lib.taio_inline_read_file(local, dir, path, resolve, self._memory, INLINE_LIMIT + 1))
+        most, whole = (INLINE_LIMIT, 1) if size < 0 else (size, 0)
+        n = lib.taio_inline_read_file(self._local, dir, path, resolve, self._memory, most, offset, whole)
         if n < 0:
-            return None
+            n = self._judged(n)
+            if n < 0:
+                return None
         self.bytes_read += n
         return self._view[:n]
 
@@ -123,38 +151,26 @@ class NameLane:
         else:
             local.keys[local.count] = key
             local.count += 1
-        self._watch = WATCHED_FIRST
+        local.first = WATCHED_FIRST
 
     def note_worker_succeeded(self) -> None:
         """Note that a worker could make a call that was EPERM here: a sandbox forbids openat2."""
-        if self.last == _EPERM:
+        if self._local.last == _EPERM:
             self.on = False
 
-    def _begin(self) -> CData:
+    def _judged(self, answer: int) -> int:
+        """Return the result of a call, and note what it says of the kernel and the mount."""
         local = self._local
-        if self._watch > 0:
-            self._watch -= 1
-            local.watch = 1
-        else:
-            local.watch = (self.hits + self.misses) % SAMPLE == 0
-        return local
-
-    def _end(self, result: int, also_final: int = 0) -> int:
-        local = self._local
-        if local.watch and local.slept:
+        if answer == _SLEPT:
+            answer = local.last
             self.slept += 1
             if local.key:
                 self._leave(local.key)
-            elif result != UNKNOWN:
+            elif answer != UNKNOWN:
                 self.on = self.slept < WATCHED_FIRST  # no mount can be named: RESOLVE_CACHED itself sleeps here
-        self.last = result
-        if result >= 0 or result == _ENOENT or (also_final and result == also_final):
-            self.hits += 1
-        else:
-            self.misses += 1
-            if result == _ENOSYS:
-                self.on = False
-        return result
+        if answer == _ENOSYS:
+            self.on = False
+        return answer
 
     def _leave(self, key: int) -> None:
         local = self._local

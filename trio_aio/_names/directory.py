@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from trio_aio._arguments import checked_integer, checked_mode, checked_offset
 from trio_aio._context.leasing import Lease
-from trio_aio._engine.descriptor import DescriptionRecord, Descriptor
+from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import NotCopied, os_error
 from trio_aio._files.cached import may_open_cached, open_cached
 from trio_aio._files.coding import decoded, encoded, joined_text
@@ -32,8 +32,8 @@ from trio_aio._names.calls import encoded as encoded_path
 from trio_aio._names.listing import DirEntry, Entries, Listing, entries_of
 from trio_aio._names.removing import remove_named_tree
 from trio_aio._names.walk import Visit, Walk
-from trio_aio._requests.names import AT_REMOVEDIR, EXIST_OK, PARENTS, Call, OpenName, SyncName
-from trio_aio._requests.opening import Close
+from trio_aio._requests.names import AT_REMOVEDIR, EXIST_OK, PARENTS, Call, OpenFile, OpenName, SyncName
+from trio_aio._requests.opening import CREATION_MODE, Close
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -167,16 +167,19 @@ class AsyncDirectory(NotCopied):
         context = self._context
         descriptor = Descriptor(name.dir, name.shown)
         assert name.path is not None
-        if may_open_cached(context, flags) and open_cached(context, descriptor, name.path, flags, DescriptionRecord(), name.resolve):
-            return descriptor
-        # Opening a FIFO or a device may block, or have effects: look at it first.
-        status = await status_or_error(context, name)
-        if not isinstance(status, int) and not is_file(status.st_mode):
-            if _stat.S_ISDIR(status.st_mode):
-                raise os_error(errno.EISDIR, name.shown)
-            raise unsupported(status.st_mode, name.shown)
-        how = flags | os.O_NONBLOCK | os.O_NOCTTY
-        await request_of(context, OpenName(descriptor, name.path, flags=how, mode=0o666, beneath=int(name.resolve != 0)))
+        if may_open_cached(context, flags):
+            backend: Any = context._backend
+            await backend.checkpoint_if_cancelled()
+            if open_cached(context, descriptor, name.path, flags, name.resolve):
+                await backend.cancel_shielded_checkpoint()
+                return descriptor
+        request = OpenFile(descriptor, name.path, flags=flags, mode=CREATION_MODE, beneath=int(name.resolve != 0))
+        try:
+            await request_of(context, request)
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP and request.kind and not is_file(request.kind):
+                raise unsupported(request.kind, name.shown) from None
+            raise
         return descriptor
 
     async def read_bytes(self, path: NamePath, *, offset: int = 0, size: int = -1, into: WriteableBuffer | None = None) -> bytes | int:

@@ -14,7 +14,7 @@ from trio_aio._context.shared import current_context
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import os_error
 from trio_aio._names import os_path
-from trio_aio._names.calls import encoded, link_of, missing, name_of, request_of, stat_of, status_or_error
+from trio_aio._names.calls import encoded, link_of, missing, name_of, request_of, stat_of, status_of_path, status_or_error
 from trio_aio._names.info import PathInfo
 from trio_aio._requests.names import AT_SYMLINK_NOFOLLOW, Call, RealPath, UserName
 from trio_aio._requests.opening import AT_FDCWD
@@ -39,7 +39,10 @@ class PathQuestions(pathlib.PurePosixPath):
 
     async def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
         """As ``pathlib.Path.stat``. statx(2)."""
-        return await stat_of(current_context(), name_of(self), follow_symlinks=follow_symlinks)
+        status = await status_of_path(self, 0 if follow_symlinks else AT_SYMLINK_NOFOLLOW)
+        if isinstance(status, int):
+            raise os_error(status, self)
+        return status
 
     async def lstat(self) -> os.stat_result:
         """As ``pathlib.Path.lstat``. statx(2)."""
@@ -105,13 +108,11 @@ class PathQuestions(pathlib.PurePosixPath):
 
     async def _mode(self, follow_symlinks: bool = True) -> int | None:
         """Return the mode; None if there is no such name, by the errors that the running Python takes for that."""
-        context = current_context()
         try:
-            name = name_of(self)
+            status = await status_of_path(self, 0 if follow_symlinks else AT_SYMLINK_NOFOLLOW)
         except ValueError:
-            await context._checkpoint()
+            await current_context()._checkpoint()
             return None
-        status = await status_or_error(context, name, follow_symlinks=follow_symlinks)
         if not isinstance(status, int):
             return status.st_mode
         if sys.version_info >= (3, 14) or missing(status):

@@ -23,7 +23,7 @@ from trio_aio._lanes.threads import Background
 from trio_aio._names.calls import change, checked_context, encoded, name_of, request_of
 from trio_aio._names.removing import remove_tree
 from trio_aio._requests.contents import TemporaryName
-from trio_aio._requests.names import Call, OpenName
+from trio_aio._requests.names import Call, OpenFile
 from trio_aio._requests.opening import AT_FDCWD
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ async def _make_file(context: AIOContext, suffix: Any, prefix: Any, directory: A
     async def make(path: Any) -> None:
         descriptor = Descriptor(AT_FDCWD, path)
         how = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | flags
-        await request_of(context, OpenName(descriptor, encoded(path), flags=how, mode=0o600))
+        await request_of(context, OpenFile(descriptor, encoded(path), flags=how, mode=0o600))
         made.append(descriptor)
 
     path = await _make(context, suffix, prefix, directory, make)

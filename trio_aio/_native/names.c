@@ -386,6 +386,19 @@ static int64_t name_touch(struct taio_name *n, int dir, const char *path)
 
 static int64_t name_open(struct taio_name *n, int dir, const char *path)
 {
+    struct taio_description *description = (struct taio_description *)(uintptr_t)n->memory;
+    if (description != NULL) {
+        int fd = taio_open_file(n, path, n->flags);
+        int error = fd < 0 ? fd : taio_describe(fd, description);
+        if (error == 0 && fcntl(fd, F_SETFL, description->open_flags & ~(unsigned)O_NONBLOCK) < 0)
+            error = -errno;
+        if (error == 0) {
+            description->open_flags &= ~(uint32_t)O_NONBLOCK;
+            n->fd = fd;
+        } else if (fd >= 0)
+            close(fd);
+        return error;
+    }
     int fd = n->beneath ? taio_open_beneath(dir, path, n->flags, n->mode) : openat(dir, path, n->flags | O_CLOEXEC, n->mode);
     if (fd < 0)
         return n->beneath ? fd : -errno;

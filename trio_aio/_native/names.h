@@ -32,7 +32,8 @@ enum taio_name_call {
     TAIO_NAME_REMOVEXATTR, /* name: path2 */
     TAIO_NAME_REALPATH,    /* flags: TAIO_STRICT; to `memory`; returns the number of bytes. An error's path is there too */
     TAIO_NAME_TOUCH,       /* mode; flags: TAIO_EXIST_OK */
-    TAIO_NAME_OPEN,        /* open; flags, mode; returns 0, and the fd is in `fd` */
+    TAIO_NAME_OPEN,        /* open; flags, mode; returns 0, and the fd is in `fd`. `memory`: only a regular file or a block device, and a struct
+                            * taio_description that is filled; or 0 */
     TAIO_NAME_SYNC,        /* fsync of a directory */
     TAIO_NAME_OWNER,       /* stat, and the user's name to `memory`; returns the number of bytes; 0: unknown, and the id is in `number` */
     TAIO_NAME_GROUP,       /* the same for the group */
@@ -147,25 +148,41 @@ struct taio_list {
 
 #define TAIO_MOUNTS 64
 #define TAIO_NAME_UNKNOWN (-4096) /* no errno */
+#define TAIO_NAME_SLEPT (-4097)   /* no errno: the call slept, or took long without being preempted. Its result is in `last` */
 
 struct taio_local {
     uint32_t count;
-    int32_t watch;      /* 1: find out whether the call slept */
-    int32_t slept;      /* out: 1 if it did, or took long without being preempted */
-    uint64_t key;       /* out: of the last call */
+    uint32_t first;     /* calls that will be watched, one after the other; */
+    uint32_t sample;    /* of the later ones, one in so many */
+    int32_t watched;    /* out: 1 if the last call was */
+    uint64_t hits;      /* calls that were answered */
+    uint64_t misses;
+    int64_t last;       /* out: the result of the last call */
+    uint64_t key;       /* out: the mount of the last call, or 0 */
     uint64_t keys[TAIO_MOUNTS];
 };
 
-/* Describe a name. flags: AT_SYMLINK_NOFOLLOW. resolve: more flags of openat2. */
-int64_t taio_inline_stat(struct taio_local *local, int dir, const char *path, int flags, int resolve, struct taio_stat *out);
+/* A name as os.stat_result has it, in the order of its fields. */
+struct taio_status {
+    uint64_t mode, inode, device, links, uid, gid;
+    int64_t size, seconds[3];  /* of access, modification and change */
+    double times[3];           /* the same, with fractions */
+    int64_t nanoseconds[3];    /* the same, since the epoch */
+    uint64_t block_size, blocks, rdev;
+};
+
+/* Describe a name. flags: AT_SYMLINK_NOFOLLOW. resolve: more flags of openat2. `out`: NULL if it only has to exist. */
+int64_t taio_inline_stat(struct taio_local *local, int dir, const char *path, int flags, int resolve, struct taio_status *out);
 /* Check permissions by the modes of faccessat2. */
 int64_t taio_inline_access(struct taio_local *local, int dir, const char *path, int mode, int flags);
 /* Read a link. Returns the number of bytes. */
 int64_t taio_inline_readlink(struct taio_local *local, int dir, const char *path, int resolve, char *out, uint64_t capacity);
 /* Open and describe a regular file for reading, or for reading and writing. Returns the fd. */
 int64_t taio_inline_open(struct taio_local *local, int dir, const char *path, int flags, int resolve, struct taio_description *out);
-/* Read a regular file of at most `capacity` - 1 bytes that is in the page cache. Returns the number of bytes. */
-int64_t taio_inline_read_file(struct taio_local *local, int dir, const char *path, int resolve, char *out, uint64_t capacity);
+/* Read `size` bytes at `offset` of a regular file, fewer only at its end, if they are in the page cache. Returns the number of bytes.
+ * `whole`: all of it, and if it is longer than `size`, -EAGAIN. `out` has room for `size` + 1 bytes. */
+int64_t taio_inline_read_file(struct taio_local *local, int dir, const char *path, int resolve, char *out, uint64_t size, int64_t offset,
+                              int whole);
 /* Close an fd that was opened by taio_inline_open for reading only. Returns 0; -EAGAIN, and it is still open, if closing it may take long. */
 int taio_inline_close(int fd);
 

@@ -34,19 +34,28 @@ static void look(struct before *b)
 
 static void watch_begin(struct taio_local *local, struct before *b)
 {
-    local->slept = 0;
     local->key = 0;
-    if (local->watch)
+    local->watched = local->first > 0 || (local->hits + local->misses) % local->sample == 0;
+    if (local->first > 0)
+        local->first--;
+    if (local->watched)
         look(b);
 }
 
-static int64_t watch_end(struct taio_local *local, const struct before *b, int64_t result)
+/* Return what the loop is told: the result, unless the call slept. final: an error that is an answer too, as ENOENT is. */
+static int64_t watch_end(struct taio_local *local, const struct before *b, int64_t result, int final)
 {
-    if (local->watch) {
+    local->last = result;
+    if (result >= 0 || result == -ENOENT || result == final)
+        local->hits++;
+    else
+        local->misses++;
+    if (local->watched) {
         struct before now;
         look(&now);
         int64_t took = (int64_t)(now.clock.tv_sec - b->clock.tv_sec) * 1000000000 + now.clock.tv_nsec - b->clock.tv_nsec;
-        local->slept = now.slept != b->slept || (took > LONG_NS && now.preempted == b->preempted);
+        if (now.slept != b->slept || (took > LONG_NS && now.preempted == b->preempted))
+            return TAIO_NAME_SLEPT;
     }
     return result;
 }
@@ -77,14 +86,36 @@ static int open_known(struct taio_local *local, int dir, const char *path, int f
     return error < 0 ? error : TAIO_NAME_UNKNOWN;
 }
 
-int64_t taio_inline_stat(struct taio_local *local, int dir, const char *path, int flags, int resolve, struct taio_stat *out)
+/* Split a time as Python does. */
+static void set_time(struct taio_status *out, int which, int64_t ns)
+{
+    int64_t seconds = ns / 1000000000, rest = ns % 1000000000;
+    if (rest < 0) {
+        seconds--;
+        rest += 1000000000;
+    }
+    out->seconds[which] = seconds;
+    out->times[which] = (double)seconds + 1e-9 * (double)rest;
+    out->nanoseconds[which] = ns;
+}
+
+int64_t taio_inline_stat(struct taio_local *local, int dir, const char *path, int flags, int resolve, struct taio_status *out)
 {
     struct before b;
+    struct taio_stat st;
     watch_begin(local, &b);
-    int fd = open_known(local, dir, path, flags & AT_SYMLINK_NOFOLLOW ? O_NOFOLLOW : 0, resolve, out);
-    if (fd >= 0)
+    int fd = open_known(local, dir, path, flags & AT_SYMLINK_NOFOLLOW ? O_NOFOLLOW : 0, resolve, &st);
+    if (fd >= 0) {
         close(fd);
-    return watch_end(local, &b, fd < 0 ? fd : 0);
+        if (out != NULL) {
+            *out = (struct taio_status){.mode = st.mode, .inode = st.inode, .device = st.device, .links = st.links, .uid = st.uid, .gid = st.gid,
+                                        .size = st.size, .block_size = st.block_size, .blocks = st.blocks, .rdev = st.rdev};
+            set_time(out, 0, st.atime_ns);
+            set_time(out, 1, st.mtime_ns);
+            set_time(out, 2, st.ctime_ns);
+        }
+    }
+    return watch_end(local, &b, fd < 0 ? fd : 0, 0);
 }
 
 int64_t taio_inline_access(struct taio_local *local, int dir, const char *path, int mode, int flags)
@@ -98,7 +129,7 @@ int64_t taio_inline_access(struct taio_local *local, int dir, const char *path, 
         rc = syscall(SYS_faccessat2, fd, "", mode, AT_EMPTY_PATH | (flags & AT_EACCESS)) < 0 ? -errno : 0;
         close(fd);
     }
-    return watch_end(local, &b, rc);
+    return watch_end(local, &b, rc, -EACCES);
 }
 
 int64_t taio_inline_readlink(struct taio_local *local, int dir, const char *path, int resolve, char *out, uint64_t capacity)
@@ -114,7 +145,7 @@ int64_t taio_inline_readlink(struct taio_local *local, int dir, const char *path
             rc = -EAGAIN;
         close(fd);
     }
-    return watch_end(local, &b, rc);
+    return watch_end(local, &b, rc, -EINVAL);
 }
 
 /* Open a regular file of a local mount. Returns an fd that may be used on the loop's thread, or -errno. */
@@ -148,21 +179,25 @@ int64_t taio_inline_open(struct taio_local *local, int dir, const char *path, in
             fd = -EAGAIN;
         }
     }
-    return watch_end(local, &b, fd);
+    return watch_end(local, &b, fd, 0);
 }
 
-/* Read a file that is in the page cache. Where RWF_NOWAIT does not work (tmpfs), the question alone must do. */
-static int64_t read_cached(int fd, char *out, uint64_t size)
+/* Read what is in the page cache: `size` bytes, fewer only at the end of the file. Where RWF_NOWAIT does not work (tmpfs), the question alone
+ * must do. `expected`: how many they will be. Returns their number, or -EAGAIN. */
+static int64_t read_cached(int fd, char *out, uint64_t size, int64_t offset, uint64_t expected)
 {
-    if (taio_is_cached(fd, 0, size + 1) < 0)
+    if (size == 0)
+        return 0;
+    if (taio_is_cached(fd, offset, size) < 0)
         return -EAGAIN;
-    int64_t n = taio_pread_nowait(fd, out, size + 1, 0);
+    int64_t n = taio_pread_nowait(fd, out, size, offset);
     if (n == -EOPNOTSUPP)
-        n = pread(fd, out, size + 1, 0);
-    return n == (int64_t)size ? n : -EAGAIN; /* a part is missing, or the file has another size by now */
+        n = pread(fd, out, size, offset);
+    return n == (int64_t)expected ? n : -EAGAIN; /* a part is missing, or the file has another size by now */
 }
 
-int64_t taio_inline_read_file(struct taio_local *local, int dir, const char *path, int resolve, char *out, uint64_t capacity)
+int64_t taio_inline_read_file(struct taio_local *local, int dir, const char *path, int resolve, char *out, uint64_t size, int64_t offset,
+                              int whole)
 {
     struct before b;
     struct taio_stat st;
@@ -171,16 +206,20 @@ int64_t taio_inline_read_file(struct taio_local *local, int dir, const char *pat
     if (rc >= 0) {
         close((int)rc);
         rc = -EAGAIN;
-        if (S_ISREG(st.mode) && (uint64_t)st.size < capacity) {
+        uint64_t left = st.size > offset ? (uint64_t)(st.size - offset) : 0;
+        if (S_ISREG(st.mode) && (!whole || left <= size)) {
             int fd = open_cached(dir, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, resolve);
             rc = fd;
             if (fd >= 0) {
-                rc = read_cached(fd, out, (uint64_t)st.size);
+                if (left < size || whole)
+                    rc = read_cached(fd, out, left + 1, offset, left); /* a byte more: the file ends there */
+                else
+                    rc = read_cached(fd, out, size, offset, size);
                 close(fd);
             }
         }
     }
-    return watch_end(local, &b, rc);
+    return watch_end(local, &b, rc, 0);
 }
 
 int taio_inline_close(int fd)

@@ -21,6 +21,8 @@ int64_t taio_name_renames(struct taio_name *n);
 int64_t taio_name_realpath(struct taio_name *n);
 int64_t taio_name_write(struct taio_name *n, const char *path);
 int64_t taio_name_read(struct taio_name *n, const char *path);
+/* Open a regular file or a block device, and nothing else; `n->stat` describes it, or what it is instead. Returns an fd, or -errno. */
+int taio_open_file(struct taio_name *n, const char *path, int flags);
 int64_t taio_name_temporary(struct taio_name *n, const char *path);
 int64_t taio_name_copy(struct taio_name *n, const char *path, const char *path2);
 int64_t taio_name_abandon(struct taio_name *n);

@@ -265,8 +265,8 @@ static int look(struct taio_name *n, const char *path, struct stat *st)
     return found;
 }
 
-/* Open a regular file or a block device, and nothing else: what `path` was, and what it is once it is open. Returns an fd, or -errno. */
-static int open_file(struct taio_name *n, const char *path, int flags)
+/* What `path` is, is asked twice: before it is opened, and once it is open. */
+int taio_open_file(struct taio_name *n, const char *path, int flags)
 {
     struct stat st;
     if (look(n, path, &st)) {
@@ -301,7 +301,7 @@ int64_t taio_name_write(struct taio_name *n, const char *path)
     if (n->flags & TAIO_ATOMIC)
         return write_atomically(n, path);
     int was_there = look(n, path, &st);
-    int fd = open_file(n, path, O_WRONLY | O_CREAT | (append ? O_APPEND : at_offset ? 0 : O_TRUNC) | (exclusive ? O_EXCL : 0));
+    int fd = taio_open_file(n, path, O_WRONLY | O_CREAT | (append ? O_APPEND : at_offset ? 0 : O_TRUNC) | (exclusive ? O_EXCL : 0));
     if (fd < 0)
         return fd;
     int error = write_all(n, fd, at_offset ? n->number : -1);
@@ -334,7 +334,7 @@ static int64_t read_all(int fd, char *memory, uint64_t capacity, int64_t offset)
 
 int64_t taio_name_read(struct taio_name *n, const char *path)
 {
-    int fd = open_file(n, path, O_RDONLY);
+    int fd = taio_open_file(n, path, O_RDONLY);
     if (fd < 0)
         return fd;
     int64_t rc = read_all(fd, (char *)(uintptr_t)n->memory, n->capacity, n->number);
@@ -350,7 +350,7 @@ int64_t taio_name_read_many(struct taio_name *n)
     char *data = (char *)(uintptr_t)many->data;
     uint64_t used = 0;
     for (many->done = 0; many->done < many->count; many->done++, name += strlen(name) + 1) {
-        int fd = open_file(n, name, O_RDONLY);
+        int fd = taio_open_file(n, name, O_RDONLY);
         int64_t size = fd;
         if (fd >= 0) {
             uint64_t room = many->capacity - used;

@@ -11,6 +11,7 @@ import enum
 import os
 from typing import TYPE_CHECKING, Any
 
+from trio_aio._engine.descriptor import DescriptionRecord
 from trio_aio._errors import os_error
 from trio_aio._native import ffi, lib
 from trio_aio._requests.base import Request
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from trio_aio._native import CData
 
 __all__ = (
-    *("EXIST_OK", "PARENTS", "UPWARDS", "AccessName", "Attribute", "Call", "ChangeName", "ListNames", "Listed", "NameRequest", "OpenName"),
+    *("EXIST_OK", "PARENTS", "UPWARDS", "AccessName", "Attribute", "Call", "ChangeName", "ListNames", "Listed", "NameRequest", "OpenFile", "OpenName"),
     *("ReadLink", "RealPath", "StatName", "StatVFS", "SyncName", "UserName", "new_listing_memory"),
 )
 
@@ -268,6 +269,26 @@ class OpenName(NameRequest):
 
     def settle(self, engine: Host) -> None:
         self._own_fd(engine)
+
+
+class OpenFile(OpenName):
+    """Open a regular file or a block device, and describe it. EOPNOTSUPP for all others: then `kind` is their st_mode."""
+
+    __slots__ = ("description",)
+
+    def __init__(self, descriptor: Descriptor, path: bytes, **fields: Any) -> None:
+        self.description: DescriptionRecord = DescriptionRecord()
+        NameRequest.__init__(self, descriptor, path, memory=self.description.value, **fields)
+
+    @property
+    def kind(self) -> int:
+        """st_mode of what was found; 0: not known."""
+        return self.record.stat.mode  # type: ignore[no-any-return]
+
+    def settle(self, engine: Host) -> None:
+        if self.result >= 0:
+            self.descriptor.load(self.description.value)
+        OpenName.settle(self, engine)
 
 
 class SyncName(NameRequest):
