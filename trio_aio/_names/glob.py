@@ -74,17 +74,17 @@ class _Place(Node):
 class Glob(Listing[_P]):
     """What `Path.glob` and `Path.rglob` return. make: returns the user's path for one below `top`, and its type."""
 
-    def __init__(self, top: Name, parts: list[Part], make: Callable[[bytes, int, int], _P], *, recurse_symlinks: bool) -> None:
+    def __init__(self, top: Name, parts: list[Part], make: Callable[[str, int, int], _P], *, recurse_symlinks: bool) -> None:
         super().__init__(None)
         self._top: Name = top
         self._parts: list[Part] = parts
-        self._make: Callable[[bytes, int, int], _P] = make
+        self._make: Callable[[str, int, int], _P] = make
         self._recurse_symlinks: bool = recurse_symlinks
         self._reader: TreeReader | None = None
         self._stack: list[_Place] = [_Place(b"", top.shown, frozenset((0,)), exists=False)]
         # Only ".." and several "**" can lead to one path twice.
         several = sum(part.text == "**" for part in parts) > 1 or any(part.text == ".." for part in parts)
-        self._found: set[bytes] | None = set() if several else None
+        self._found: set[str] | None = set() if several else None
 
     async def _next_batch(self, context: AIOContext) -> list[_P] | None:
         if self._reader is None:
@@ -128,9 +128,10 @@ class Glob(Listing[_P]):
             except OSError:
                 self._join(place, states, climbing=False)
             else:
+                prefix = os.fsdecode(place.path) + "/" if place.path else ""
                 for listed in parts:
-                    for name, kind, target in zip(listed.names, listed.types, listed.targets, strict=True):
-                        self._enter(place, states, name, kind, target, found)
+                    for name, text, kind, target in zip(listed.names, listed.texts(), listed.types, listed.targets, strict=True):
+                        self._enter(place, states, name, text, prefix, kind, target, found)
                 self._join(place, states, climbing=True)
         else:
             self._join(place, states, climbing=False)
@@ -147,10 +148,11 @@ class Glob(Listing[_P]):
             exists = place.exists and text == ".." and _VERSION >= (3, 12)
             self._stack.append(_Place(join(place.path, os.fsencode(text)), self._top.shown, frozenset((at + 1,)), exists=exists))
 
-    def _enter(self, place: _Place, states: set[int], name: bytes, kind: int, target: int, found: list[_P]) -> None:
-        """Note what may match at an entry of a directory, and below it."""
+    def _enter(
+        self, place: _Place, states: set[int], name: bytes, text: str, prefix: str, kind: int, target: int, found: list[_P]
+    ) -> None:
+        """Note what may match at an entry of a directory, and below it. text: the name; prefix: that of its directory's names."""
         last = len(self._parts)
-        text = os.fsdecode(name)
         is_directory = kind == DT_DIR or (kind == DT_LNK and target == DT_DIR)
         below: set[int] = set()
         yields = False
@@ -169,11 +171,10 @@ class Glob(Listing[_P]):
                     yields = yields or part.match is not None or _VERSION >= (3, 12) or kind != DT_LNK or 0 < target < ERROR
                 elif is_directory:
                     below.add(at + 1)
-        path = join(place.path, name)
         if yields:
-            self._add(path, kind, target, found)
+            self._add(prefix + text, kind, target, found)
         if below:
-            self._stack.append(_Place(path, self._top.shown, frozenset(below), exists=True, found=yields))
+            self._stack.append(_Place(join(place.path, name), self._top.shown, frozenset(below), exists=True, found=yields))
 
     async def _look_up(self, context: AIOContext, place: _Place, found: list[_P], *, directory: bool) -> None:
         """Yield a path that no listing has shown, if it exists."""
@@ -185,9 +186,9 @@ class Glob(Listing[_P]):
             return
         kind = stat.S_IFMT(status.st_mode) >> 12
         if not directory or kind == DT_DIR:
-            self._add(place.path, kind, 0, found)
+            self._add(os.fsdecode(place.path), kind, 0, found)
 
-    def _add(self, path: bytes, kind: int, target: int, found: list[_P]) -> None:
+    def _add(self, path: str, kind: int, target: int, found: list[_P]) -> None:
         if self._found is not None:
             if path in self._found:
                 return

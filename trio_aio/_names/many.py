@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ("FileContents", "read_files")
 
 # Files of one request at most, and the memory that they share.
-TOGETHER = 16
+TOGETHER = 32
 MEMORY = 1 << 20
 
 Found = tuple[Any, bytes | OSError]
@@ -114,16 +114,14 @@ class FileContents(Listing[Found]):
         contents = part.request.files()
         self._free.append(part.request.data)
         for path, data in zip(part.paths, contents, strict=False):
-            found.append((path, await self._judged(context, path, data)))
+            found.append((path, data if isinstance(data, bytes) else await self._judged(context, path, data)))
         left = part.paths[len(found) :]
         if left:
             self._parts.appendleft(self._submitted(context, left))
         return found
 
-    async def _judged(self, context: AIOContext, path: Any, data: bytes | int) -> bytes | OSError:
-        """Return what a file has, or its error; a long file, and what is no file, is read by `read_bytes`."""
-        if isinstance(data, bytes):
-            return data
+    async def _judged(self, context: AIOContext, path: Any, data: int) -> bytes | OSError:
+        """Return the error of a file, or what `read_bytes` says of a long file, and of what is no file."""
         if data not in (-errno.EFBIG, -errno.EOPNOTSUPP):
             return os_error(data, path)
         try:

@@ -210,7 +210,7 @@ class Path(PathQuestions):
         make = self._child_maker()
 
         def children(listed: Listed, _: object) -> list[Any]:
-            return [make(name, kind, target) for name, kind, target in zip(listed.names, listed.types, listed.targets, strict=True)]
+            return [make(name, kind, target) for name, kind, target in zip(listed.texts(), listed.types, listed.targets, strict=True)]
 
         return Entries(name_of(self), children, None, targets=True)
 
@@ -242,7 +242,7 @@ class Path(PathQuestions):
         compiled = parts_of(parts, case_sensitive)
         make = self._child_maker()
 
-        def found(path: bytes, kind: int, target: int) -> Any:
+        def found(path: str, kind: int, target: int) -> Any:
             return make(path, kind, target) if path else self
 
         return Glob(name_of(self), compiled, found, recurse_symlinks=recurse_symlinks)
@@ -271,9 +271,11 @@ class Path(PathQuestions):
         own = str(self)
         start = "" if own == "." else own if own.endswith("/") else own + "/"
         like = self._like
+        if sys.version_info < (3, 12) or type(self).with_segments is pathlib.PurePath.with_segments:
+            like = type(self)  # the same, in fewer steps
 
-        def make(name: bytes, kind: int, target: int) -> Path:
-            path = like(start + os.fsdecode(name))
+        def make(name: str, kind: int, target: int) -> Path:
+            path = like(start + name)
             path._info = kind, target
             return path
 

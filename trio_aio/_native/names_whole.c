@@ -314,8 +314,9 @@ int64_t taio_name_write(struct taio_name *n, const char *path)
     return error < 0 ? error : (int64_t)n->moved;
 }
 
-/* Read `capacity` bytes, fewer only at the end. Returns their number, or -errno. */
-static int64_t read_all(int fd, char *memory, uint64_t capacity, int64_t offset)
+/* Read `capacity` bytes, fewer only at the end. A read that ends where the file ended when it was opened, at `size`, needs no other one that
+ * returns 0. Returns their number, or -errno. */
+static int64_t read_all(int fd, char *memory, uint64_t capacity, int64_t offset, int64_t size)
 {
     uint64_t done = 0;
     while (done < capacity) {
@@ -325,9 +326,9 @@ static int64_t read_all(int fd, char *memory, uint64_t capacity, int64_t offset)
             continue;
         if (moved < 0)
             return -errno;
-        if (moved == 0)
-            break;
         done += (uint64_t)moved;
+        if (moved == 0 || (size > 0 && (size_t)moved < left && offset + (int64_t)done == size))
+            break;
     }
     return (int64_t)done;
 }
@@ -337,7 +338,7 @@ int64_t taio_name_read(struct taio_name *n, const char *path)
     int fd = taio_open_file(n, path, O_RDONLY);
     if (fd < 0)
         return fd;
-    int64_t rc = read_all(fd, (char *)(uintptr_t)n->memory, n->capacity, n->number);
+    int64_t rc = read_all(fd, (char *)(uintptr_t)n->memory, n->capacity, n->number, S_ISREG(n->stat.mode) ? n->stat.size : 0);
     close(fd);
     return rc;
 }
@@ -354,7 +355,7 @@ int64_t taio_name_read_many(struct taio_name *n)
         int64_t size = fd;
         if (fd >= 0) {
             uint64_t room = many->capacity - used;
-            size = (uint64_t)n->stat.size < room ? read_all(fd, data + used, room, 0) : -EFBIG;
+            size = (uint64_t)n->stat.size < room ? read_all(fd, data + used, room, 0, n->stat.size) : -EFBIG;
             close(fd);
             if (size == (int64_t)room)
                 size = -EFBIG; /* it may be longer: files of /proc have no size */

@@ -303,10 +303,11 @@ class SyncName(NameRequest):
 class Listed:
     """What one request has read of a directory. All sequences have the same length."""
 
-    __slots__ = ("inodes", "names", "stats", "targets", "types")
+    __slots__ = ("_block", "inodes", "names", "stats", "targets", "types")
 
     def __init__(self, memory: CData, stats: CData | None, count: int) -> None:
-        self.names: list[bytes] = bytes(ffi.buffer(memory.names, memory.used)).split(b"\0")[:count]
+        self._block: bytes = bytes(ffi.buffer(memory.names, memory.used))
+        self.names: list[bytes] = self._block.split(b"\0")[:count]
         self.types: bytes = bytes(ffi.buffer(memory.types, count))
         self.targets: bytes = bytes(ffi.buffer(memory.target, count))
         self.inodes: list[int] = ffi.unpack(memory.inodes, count)
@@ -314,6 +315,10 @@ class Listed:
         if stats is not None:
             found = (ffi.addressof(stats, i) for i in range(count))
             self.stats = [status_of(each) if each.mode else None for each in found]
+
+    def texts(self) -> list[str]:
+        """Return the names as str."""
+        return os.fsdecode(self._block).split("\0")[: len(self.names)]
 
 
 def new_listing_memory() -> CData:
