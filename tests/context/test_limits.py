@@ -24,6 +24,7 @@ from ..support.engine_loop import loop
 from ..support.files import BLOCK, make_file, opened
 from ..support.pipes import empty_pipe
 from ..support.programs import run
+from ..support.seccomp import REFUSE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -271,33 +272,10 @@ def test_thread_has_memory_to_begin_or_is_an_error(disk: Path) -> None:
 # ---- seccomp, as containers have it
 
 
-FILTER = """
-import ctypes
-
-def refuse(number, error):
-    \"\"\"Have the kernel answer a system call with an errno, in this process from now on (seccomp(2)).\"\"\"
-    class Instruction(ctypes.Structure):
-        _fields_ = [("code", ctypes.c_ushort), ("jt", ctypes.c_ubyte), ("jf", ctypes.c_ubyte), ("k", ctypes.c_uint)]
-    class Program(ctypes.Structure):
-        _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.POINTER(Instruction))]
-    LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
-    ERRNO, ALLOW = 0x00050000, 0x7fff0000
-    instructions = (Instruction * 4)(
-        (LOAD, 0, 0, 0),  # seccomp_data.nr
-        (JUMP_IF_EQUAL, 0, 1, number),
-        (RETURN, 0, 0, ERRNO | error),
-        (RETURN, 0, 0, ALLOW),
-    )
-    libc = ctypes.CDLL(None, use_errno=True)
-    PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
-    program = ctypes.byref(Program(4, instructions))
-    for arguments in ((PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program, 0, 0)):
-        if libc.prctl(*arguments):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    assert libc.syscall(number, 0, 0) == -1 and ctypes.get_errno() == error
-
+FILTER = f"""
+{REFUSE}
 import platform
-IO_SETUP = {"x86_64": 206, "aarch64": 0}[platform.machine()]
+IO_SETUP = {{"x86_64": 206, "aarch64": 0}}[platform.machine()]
 IO_URING_SETUP = 425
 
 async def use(**arguments):

@@ -99,7 +99,8 @@ async def test_parts_of_a_cached_file_are_read_inline(on_filesystem: Callable[[s
         await known(path)
         context = current_context()
         async with open_directory(path.parent) as directory:
-            for offset, most in ((0, 1), (4095, 2), (5000, 128 << 10), (size - 10, 10), (size - 10, 11), (size - 10, -1), (size, 5), (size + 1, 5)):
+            end = size - 10
+            for offset, most in ((0, 1), (4095, 2), (5000, 128 << 10), (end, 10), (end, 11), (end, -1), (size, 5), (size + 1, 5)):
                 wanted = data[offset:] if most < 0 else data[offset : offset + most]
                 for _ in range(TRIES):
                     before = context.statistics()

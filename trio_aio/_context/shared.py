@@ -35,12 +35,11 @@ def current_context() -> AIOContext:
     # To ask whether the last one is this run's takes less than to find this run's.
     if context is not None and context._is_current(context._identity):
         return context
-    context = current_backend().run_local(_make)
-    assert context is not None
-    if context._state == "closed":
+    shared: AIOContext = current_backend().run_local(_make)
+    if shared._state == "closed":
         raise RuntimeError("this run's AIOContext is closed: the run is ending, or the program has closed it")
-    _last.context = weakref.ref(context)
-    return context
+    _last.context = weakref.ref(shared)
+    return shared
 
 
 def _make(backend: Backend) -> AIOContext:

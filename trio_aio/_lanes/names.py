@@ -111,7 +111,7 @@ class NameLane:
         return self._judged(lib.taio_inline_open(self._local, dir, path, flags, resolve, self.description))
 
     def read_file(self, dir: int, path: bytes, resolve: int = 0, offset: int = 0, size: int = -1) -> bytes | None:
-        """Return `size` bytes of a regular file, fewer only at its end; -1: to the end. At most INLINE_LIMIT. None: a worker must read it."""
+        """Return `size` bytes of a regular file, fewer only at its end; -1: to the end; at most INLINE_LIMIT. None: a worker must."""
         if self._view is None:
             self._view = private_memory(INLINE_LIMIT + 4096)
             self._memory = ffi.from_buffer("char[]", self._view)

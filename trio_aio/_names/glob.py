@@ -148,9 +148,7 @@ class Glob(Listing[_P]):
             exists = place.exists and text == ".." and _VERSION >= (3, 12)
             self._stack.append(_Place(join(place.path, os.fsencode(text)), self._top.shown, frozenset((at + 1,)), exists=exists))
 
-    def _enter(
-        self, place: _Place, states: set[int], name: bytes, text: str, prefix: str, kind: int, target: int, found: list[_P]
-    ) -> None:
+    def _enter(self, place: _Place, states: set[int], name: bytes, text: str, prefix: str, kind: int, target: int, found: list[_P]) -> None:
         """Note what may match at an entry of a directory, and below it. text: the name; prefix: that of its directory's names."""
         last = len(self._parts)
         is_directory = kind == DT_DIR or (kind == DT_LNK and target == DT_DIR)

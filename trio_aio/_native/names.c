@@ -200,6 +200,8 @@ int taio_open_beneath(int dir, const char *path, int flags, unsigned mode)
     fd = openat(walked, name, flags | O_NOFOLLOW | O_CLOEXEC, mode);
     int error = errno;
     struct stat st;
+    if (fd < 0 && error == ENOTDIR && fstatat(walked, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISLNK(st.st_mode))
+        error = ELOOP; /* O_DIRECTORY and O_NOFOLLOW say ENOTDIR of a link */
     if (fd >= 0 && (flags & O_PATH) && !(flags & O_NOFOLLOW) && fstat(fd, &st) == 0 && S_ISLNK(st.st_mode)) {
         close(fd); /* with O_PATH and O_NOFOLLOW the link itself was opened */
         fd = -1;

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from trio_aio._native import CData
 
 __all__ = (
-    *("EXIST_OK", "PARENTS", "UPWARDS", "AccessName", "Attribute", "Call", "ChangeName", "ListNames", "Listed", "NameRequest", "OpenFile", "OpenName"),
-    *("ReadLink", "RealPath", "StatName", "StatVFS", "SyncName", "UserName", "new_listing_memory"),
+    *("EXIST_OK", "PARENTS", "UPWARDS", "AccessName", "Attribute", "Call", "ChangeName", "ListNames", "Listed", "NameRequest"),
+    *("OpenFile", "OpenName", "ReadLink", "RealPath", "StatName", "StatVFS", "SyncName", "UserName", "new_listing_memory"),
 )
 
 AT_SYMLINK_NOFOLLOW, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, AT_EMPTY_PATH = 0x100, 0x200, 0x400, 0x1000  # linux/fcntl.h
