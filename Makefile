@@ -69,10 +69,10 @@ sanitize: build/sanitize/address,undefined build/sanitize/thread ## Run the nati
 # ThreadSanitizer cannot map its memory where newer kernels place programs at random, so switch that off.
 STILL = $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-build/sanitize/%: tests/native/stress.c $(wildcard trio_aio/_native/*.[ch])
+build/sanitize/%: $(wildcard tests/native/stress*.[ch] trio_aio/_native/*.[ch])
 	@mkdir -p $(@D)
 	$(CC) -std=c11 -g -O1 -Wall -Wextra -Werror -fsanitize=$* -fno-sanitize-recover=all -Itrio_aio/_native -o $@ \
-		tests/native/stress.c $(wildcard trio_aio/_native/*.c) -pthread
+		$(wildcard tests/native/stress*.c trio_aio/_native/*.c) -pthread
 
 sanitize-python: $(VENV)-sanitize/.ready ## Run the tests of engine, lowlevel and security on an extension with Address- and UBSanitizer
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" PYTHONMALLOC=malloc \

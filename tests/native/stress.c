@@ -1,6 +1,6 @@
 /* A random test of the native code without Python, for sanitizers. It drives both lanes as the engine does, and checks every result.
  *
- * usage: stress FOLDER SECONDS [SEED]      FOLDER: on a filesystem with O_DIRECT; two files are created there, and removed
+ * usage: stress FOLDER SECONDS [SEED]      FOLDER: on a filesystem with O_DIRECT; two files and a tree are made there, and removed
  *
  * One thread is the event loop: it submits, withdraws, cancels and reaps. Each slot has one request at a time, and its own region of the file
  * and of memory. So each read must return what the slot's last write has written. The rounds differ in
@@ -9,26 +9,15 @@
  * - whether completions are read from the mapped ring or by io_getevents;
  * - whether the workers are stopped while they still have work;
  * - how many submitters there are, each with a thread that calls io_submit. */
-#include "native.h"
+#include "stress.h"
 
-#include <inttypes.h>
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 enum { REGION = 16384, BLOCK = 4096, UNIT = 512, PARTS = 3, PIECES = 12, MOST_SLOTS = 256, MOST_WORKERS = 8, MOST_SUBMITTERS = 3, UNTOUCHED = 0x5a };
-
-#define CHECK(condition)                                                                                       \
-    do                                                                                                         \
-        if (!(condition)) {                                                                                    \
-            fprintf(stderr, "%s:%d: not true: %s (seed %" PRIu64 ")\n", __FILE__, __LINE__, #condition, seed); \
-            abort();                                                                                           \
-        }                                                                                                      \
-    while (0)
 
 enum lane { FREE, RING, POOL, RING_PIECES };
 
@@ -49,6 +38,7 @@ struct holder {
     int64_t expected; /* bytes that the request moves */
     struct taio_description description;
     struct taio_stat stat;
+    struct name_call *name;
     struct holder *leader; /* of a slot that a many-piece request holds in the ring: the holder of that request */
     struct taio_pieces pieces;
     struct taio_piece piece[PIECES];
@@ -57,7 +47,8 @@ struct holder {
     int stopped;  /* 1: pieces may have been left out */
 };
 
-static uint64_t seed, state;
+uint64_t seed;
+static uint64_t state;
 static char path[4096], append_path[4096];
 static int event_fd, direct_fd, buffered_fd, append_fd, quiet_pipe[2];
 static unsigned slots;
@@ -71,7 +62,7 @@ static unsigned chain_first, chain_last, chained; /* the chain that is not hande
 static int chain_reads; /* 1: it has reads, 0: writes */
 static uint64_t next_token, submits, completions, withdrawals, cancels, refusals;
 
-static uint64_t draw(uint64_t below) /* xorshift: a seed gives the same numbers on every machine */
+uint64_t draw(uint64_t below) /* xorshift: a seed gives the same numbers on every machine */
 {
     state ^= state << 13;
     state ^= state >> 7;
@@ -296,6 +287,8 @@ static void to_pool(unsigned slot)
     int64_t offset = place(slot);
     if (operation == TAIO_TRUNCATE || operation == TAIO_CLOSE) /* they would harm the other slots' requests */
         operation = TAIO_READ;
+    if (draw(4) == 0)
+        operation = TAIO_NAME;
     begin(h, POOL, operation);
     h->before = 0;
     h->expected = REGION;
@@ -353,6 +346,10 @@ static void to_pool(unsigned slot)
         offset = 0;
         flags = SEEK_END;
         break;
+    case TAIO_NAME:
+        fd = -1;
+        h->name = names_begin(slot, &extra);
+        break;
     default:
         break;
     }
@@ -388,6 +385,10 @@ static void complete(const struct taio_completion *c)
     if (h->handed_over && few_events && c->result == -EAGAIN) {
         h->lane = FREE; /* the ring was full for long */
         return;
+    }
+    if (h->lane == POOL && h->operation == TAIO_NAME) {
+        names_end(h->name, c->result, !h->withdrawn);
+        h->name = NULL;
     }
     if (h->withdrawn)
         CHECK(c->result == -ECANCELED);
@@ -453,6 +454,8 @@ static void complete(const struct taio_completion *c)
             break;
         case TAIO_POPULATE:
             CHECK(c->result == 0 && is_untouched(h->memory, REGION));
+            break;
+        case TAIO_NAME: /* checked above */
             break;
         default:
             CHECK(c->result == 0);
@@ -578,6 +581,7 @@ static void play_round(double until)
         }
         hand_over_chain();
         submit();
+        names_inline();
         reap(0);
         if (draw(8) == 0) { /* let the polls in flight complete */
             char byte = 0;
@@ -644,6 +648,7 @@ int main(int argc, char **argv)
     append_fd = open(append_path, O_WRONLY | O_APPEND | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     CHECK(buffered_fd >= 0 && direct_fd >= 0 && append_fd >= 0);
     CHECK(pipe(quiet_pipe) == 0);
+    names_make_tree(argv[1]);
     unsigned rounds = 0;
     do {
         play_round(until);
@@ -651,6 +656,7 @@ int main(int argc, char **argv)
     } while (now() < until);
     unlink(path);
     unlink(append_path);
+    names_remove_tree();
     printf("%u rounds, %" PRIu64 " requests, %" PRIu64 " completions, %" PRIu64 " withdrawn, %" PRIu64 " polls cancelled, %" PRIu64
            " refused (seed %" PRIu64 ")\n",
            rounds, submits, completions, withdrawals, cancels, refusals, seed);
