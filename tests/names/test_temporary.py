@@ -28,7 +28,9 @@ from trio_aio import (
     mkdtemp,
     mkstemp,
 )
+from trio_aio._lanes.threads import living
 
+from ..support.programs import run
 from ..support.trees import make_tree
 
 if TYPE_CHECKING:
@@ -159,6 +161,53 @@ async def test_directory_is_removed_with_all_that_is_in_it(tmp_path: pathlib.Pat
     assert os.path.isdir(name)
 
 
+@pytest.mark.parametrize("mode", ["w+b", "w+"])
+@pytest.mark.parametrize("delete_on_close", [True, False])
+async def test_named_file_that_is_dropped_is_removed_by_a_thread(tmp_path: pathlib.Path, mode: str, delete_on_close: bool) -> None:
+    file = await NamedTemporaryFile(mode, dir=tmp_path, delete_on_close=delete_on_close)
+    assert os.listdir(tmp_path) == [os.path.basename(file.name)]
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        del file
+    gc.collect()
+    while os.listdir(tmp_path):
+        await trio_aio.os.getcwd()
+
+
+async def test_named_file_that_is_dropped_stays_without_delete(tmp_path: pathlib.Path) -> None:
+    file = await NamedTemporaryFile(dir=tmp_path, delete=False)
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        del file
+    gc.collect()
+    await trio_aio.os.listdir(tmp_path)
+    assert not [thread for thread in living if "temporary" in thread.name]
+    assert len(os.listdir(tmp_path)) == 1
+
+
+async def test_named_file_that_was_closed_and_is_dropped_is_removed_without_a_warning(tmp_path: pathlib.Path) -> None:
+    file = await NamedTemporaryFile(dir=tmp_path, delete_on_close=False)
+    await file.aclose()
+    assert os.listdir(tmp_path)
+    del file
+    gc.collect()
+    while os.listdir(tmp_path):
+        await trio_aio.os.getcwd()
+
+
+async def test_file_of_another_process_is_not_removed_by_a_child(tmp_path: pathlib.Path) -> None:
+    directory = await TemporaryDirectory(dir=tmp_path)
+    async with NamedTemporaryFile(dir=tmp_path) as file:
+        child = os.fork()
+        if not child:
+            file._closed = True  # the warning is not wanted here
+            del file
+            directory.__del__()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0  # noqa: ASYNC222
+        assert sorted(os.listdir(tmp_path)) == sorted([os.path.basename(file.name), os.path.basename(directory.name)])
+    await directory.cleanup()
+    assert not os.listdir(tmp_path)
+
+
 async def test_directory_that_is_dropped_is_removed_by_a_thread(tmp_path: pathlib.Path) -> None:
     directory = await TemporaryDirectory(dir=tmp_path)
     (tmp_path / directory.name / "file").write_text("")
@@ -249,3 +298,22 @@ async def test_failed_rollover_changes_nothing(on_filesystem: Callable[[str], pa
 def test_classes_can_be_subscribed() -> None:
     for kind in (TemporaryFile, NamedTemporaryFile, SpooledTemporaryFile, TemporaryDirectory):
         assert kind[bytes] is not None
+
+
+def test_what_is_left_at_the_end_of_the_interpreter_is_removed(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "data").touch()
+    (tmp_path / "folder").mkdir()
+    program = """
+    import trio_aio
+    warnings.simplefilter("ignore")
+
+    async def main():
+        global file, directory
+        file = await trio_aio.NamedTemporaryFile(dir=sys.argv[2])
+        directory = await trio_aio.TemporaryDirectory(dir=sys.argv[2])
+
+    trio.run(main)
+    assert len(os.listdir(sys.argv[2])) == 2
+    """
+    run(program, tmp_path / "data", tmp_path / "folder")
+    assert not os.listdir(tmp_path / "folder")

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 CALLS, TASKS = 100_000, 8
 GROWTH = 6 << 20  # bytes: 63 for each call
 
-# Each may use: `name`, a file of 100 bytes; `tree`, a folder of 10 files; `own`, a folder of this task; `directory`, an AsyncDirectory of it.
+# Each may use: `name`, a file of 100 bytes; `tree`, a folder of 10 files; `directory`, an AsyncDirectory of it; `own`, this task's folder.
 KINDS = {
     "stat": "await name.stat()",
     "absent": "await (name / 'x').exists()",

@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import sys
 import tempfile
 import warnings
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, AnyStr, Generic, cast
 
 from trio_aio._engine.descriptor import Descriptor
@@ -197,19 +199,41 @@ class TemporaryFile(_Temporary[AnyStr]):
 
 
 class _NamedFile(AsyncFile):
-    """A file that is removed when it is closed."""
+    """A file that is removed when it is closed, or dropped."""
 
-    # Whether `aclose` removes it.
+    # Whether `aclose` removes it; whether it is still to be removed at all.
     removed_at_close: bool = False
+    to_remove: bool = False
 
     async def aclose(self) -> None:
         """Close it, and remove its name if the arguments say so, also in a cancelled scope."""
         try:
             await super().aclose()
         finally:
-            if self.removed_at_close:
-                self.removed_at_close = False
+            if self.removed_at_close and self.to_remove:
+                self.to_remove = False
                 await _remove(self._context, self.name)
+
+    def __del__(self) -> None:
+        if self.to_remove:
+            self.to_remove = False
+            _remove_later(self._context, os.unlink, self.name)
+        super().__del__()
+
+
+def _remove_later(context: AIOContext, remove: Callable[..., object], path: Any) -> None:
+    """Let a thread remove what was dropped. In a child of fork it is the parent's."""
+    if context._state == "forked":
+        return
+    if sys.is_finalizing():  # no thread runs any more, nor an event loop
+        _remove_quietly(remove, path)
+    else:
+        Background("trio_aio temporary file", _remove_quietly, remove, path).start()
+
+
+def _remove_quietly(remove: Callable[..., object], path: Any) -> None:
+    with suppress(OSError):  # it may be gone, and no caller is left who could be told of anything else
+        remove(path)
 
 
 async def _remove(context: AIOContext, path: Any) -> None:
@@ -224,7 +248,7 @@ class NamedTemporaryFile(_Temporary[AnyStr]):
     """A temporary file with a name, which is the file's `name`. As ``tempfile.NamedTemporaryFile``.
 
     delete: it is removed by `aclose`, and on leaving; with ``delete_on_close=False`` only on leaving. Both happen also in a cancelled
-    scope.
+    scope. One that is dropped is removed by a thread (ResourceWarning).
     """
 
     def __init__(
@@ -258,7 +282,7 @@ class NamedTemporaryFile(_Temporary[AnyStr]):
             raise
         binary = file if isinstance(file, AsyncFile) else file.buffer
         assert isinstance(binary, _NamedFile)
-        binary.removed_at_close = self._delete and self._delete_on_close
+        binary.to_remove, binary.removed_at_close = self._delete, self._delete_on_close
         return file
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
@@ -268,7 +292,10 @@ class NamedTemporaryFile(_Temporary[AnyStr]):
         finally:
             if file is not None and self._delete and not self._delete_on_close:
                 binary = file if isinstance(file, AsyncFile) else file.buffer
-                await _remove(binary._context, file.name)
+                assert isinstance(binary, _NamedFile)
+                if binary.to_remove:
+                    binary.to_remove = False
+                    await _remove(binary._context, file.name)
 
 
 class TemporaryDirectory(NotCopied, Generic[AnyStr]):
@@ -332,8 +359,11 @@ class TemporaryDirectory(NotCopied, Generic[AnyStr]):
 
     def __del__(self) -> None:
         if getattr(self, "_name", None) is not None and self._delete:
-            warnings.warn(f"unclosed {self!r}: use it in `async with`", ResourceWarning, stacklevel=2, source=self)
-            Background("trio_aio temporary directory", shutil.rmtree, self._name, True).start()
+            self._delete = False
+            assert self._context is not None
+            _remove_later(self._context, partial(shutil.rmtree, ignore_errors=True), self._name)
+            if self._context._state != "forked":
+                warnings.warn(f"unclosed {self!r}: use it in `async with`", ResourceWarning, stacklevel=2, source=self)
 
     def __repr__(self) -> str:
         return f"<TemporaryDirectory {self._name!r}>"
