@@ -76,6 +76,13 @@ def test_path_has_the_methods_and_parameters_of_pathlib() -> None:
                 compare(name, model, getattr(Path, name))
 
 
+def test_methods_of_path_are_named_as_users_know_them() -> None:
+    for name, call in inspect.getmembers(Path, inspect.isfunction):
+        if not name.startswith("_") and call.__module__.startswith("trio_aio"):
+            assert call.__qualname__ == f"Path.{name}"
+            assert call.__doc__
+
+
 pytestmark = [pytest.mark.anyio, pytest.mark.backends("trio", "asyncio")]
 
 

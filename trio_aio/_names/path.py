@@ -12,6 +12,7 @@ import os
 import pathlib
 import stat as _stat
 import sys
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, overload
 
 from trio_aio._context.shared import current_context
@@ -280,3 +281,10 @@ class Path(PathQuestions):
             return path
 
         return make
+
+
+# What lies in a base class only for its length is shown as users know it.
+for _name, _call in vars(PathQuestions).items():
+    _function = getattr(_call, "__func__", _call)
+    if isinstance(_function, FunctionType):
+        _function.__qualname__ = f"Path.{_name}"
