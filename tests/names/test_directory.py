@@ -232,6 +232,28 @@ async def test_closed_directory_refuses_calls(tree: pathlib.Path) -> None:
         directory.fileno()
 
 
+async def fail_inside(manager: Any, scope: CancelScope) -> None:
+    async with manager:
+        scope.cancel()
+        raise KeyError
+
+
+async def test_close_in_a_cancelled_scope_closes_and_raises_cancelled(tree: pathlib.Path) -> None:
+    directory = await open_directory(tree)
+    with CancelScope() as scope:
+        scope.cancel()
+        await directory.aclose()
+    assert scope.cancelled_caught
+    assert directory.closed
+    with CancelScope() as scope:
+        async with open_directory(tree) as directory:
+            scope.cancel()
+    assert scope.cancelled_caught
+    assert directory.closed
+    with CancelScope() as scope, pytest.raises(KeyError):  # what the body raised leaves as it is
+        await fail_inside(open_directory(tree), scope)
+
+
 async def test_open_is_a_context_manager(tree: pathlib.Path) -> None:
     async with open_directory(tree) as directory:
         async with directory.open("a/one.py") as file:

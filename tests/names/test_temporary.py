@@ -193,6 +193,27 @@ async def test_named_file_that_was_closed_and_is_dropped_is_removed_without_a_wa
         await trio_aio.os.getcwd()
 
 
+async def fail_inside(manager: Any, scope: CancelScope) -> None:
+    async with manager:
+        scope.cancel()
+        raise KeyError
+
+
+async def test_directory_is_removed_in_a_cancelled_scope_and_cancelled_is_raised(tmp_path: pathlib.Path) -> None:
+    directory = await TemporaryDirectory(dir=tmp_path)
+    with CancelScope() as scope:
+        scope.cancel()
+        await directory.cleanup()
+    assert scope.cancelled_caught
+    with CancelScope() as scope:
+        async with TemporaryDirectory(dir=tmp_path):
+            scope.cancel()
+    assert scope.cancelled_caught
+    with CancelScope() as scope, pytest.raises(KeyError):  # what the body raised leaves as it is
+        await fail_inside(TemporaryDirectory(dir=tmp_path), scope)
+    assert not os.listdir(tmp_path)
+
+
 async def test_file_of_another_process_is_not_removed_by_a_child(tmp_path: pathlib.Path) -> None:
     directory = await TemporaryDirectory(dir=tmp_path)
     async with NamedTemporaryFile(dir=tmp_path) as file:

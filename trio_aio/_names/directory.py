@@ -356,11 +356,20 @@ class AsyncDirectory(NotCopied):
     # ---- its end
 
     async def aclose(self) -> None:
-        """Wait for the directory's own calls, and close it; also in a cancelled scope. A second call has no effect. close(2)."""
+        """Wait for the directory's own calls, and close it; also in a cancelled scope: then Cancelled is raised. close(2).
+
+        A second call has no effect.
+        """
         if self._closed:
             await self._context._checkpoint()
             return
+        await self._close(raise_cancelled=True)
+
+    async def _close(self, *, raise_cancelled: bool) -> None:
         await self._context._submit_close(self._close_request, self._mark_closed, abandon=False)
+        if raise_cancelled:
+            assert self._context._backend is not None
+            await self._context._backend.checkpoint_if_cancelled()
 
     def _mark_closed(self) -> None:
         self._closed = True
@@ -370,7 +379,8 @@ class AsyncDirectory(NotCopied):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
-        await self.aclose()
+        if not self._closed:
+            await self._close(raise_cancelled=value is None)
 
     def __del__(self) -> None:
         if getattr(self, "_closed", True):
@@ -418,7 +428,7 @@ class DirectoryOpener(NotCopied):
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         directory, self._opened = self._opened, None
         if directory is not None:
-            await directory.aclose()
+            await directory.__aexit__(kind, value, traceback)
 
 
 def open_directory(path: NamePath, *, beneath: bool = True, context: AIOContext | None = None) -> DirectoryOpener:

@@ -343,19 +343,24 @@ class TemporaryDirectory(NotCopied, Generic[AnyStr]):
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         if self._delete:
-            await self.cleanup()
+            await self._remove(raise_cancelled=value is None)
 
     async def cleanup(self) -> None:
-        """Remove it and all that is in it, also in a cancelled scope. A second call has no effect. OSError."""
-        context = checked_context(self._context)
+        """Remove it and all that is in it, also in a cancelled scope: then Cancelled is raised. A second call has no effect. OSError."""
         if self._name is None or not self._delete:
-            await context._checkpoint()
+            await checked_context(self._context)._checkpoint()
             return
+        await self._remove(raise_cancelled=True)
+
+    async def _remove(self, *, raise_cancelled: bool) -> None:
+        context = checked_context(self._context)
         self._delete = False
         backend = context._backend
         assert backend is not None
         with backend.shielded():
             await remove_tree(self._name, missing_ok=True, on_error=(lambda _: None) if self._ignore else None, context=context)
+        if raise_cancelled:
+            await backend.checkpoint_if_cancelled()
 
     def __del__(self) -> None:
         if getattr(self, "_name", None) is not None and self._delete:
