@@ -78,10 +78,14 @@ def serve(listener: socket.socket) -> str:
             connection.close()
 
 
+def _run(program: str) -> None:
+    """Run a program as ``__main__``. Nothing else refers to its names, so they die first at the end, as those of any program."""
+    main = types.ModuleType("__main__")
+    sys.modules["__main__"] = main
+    exec(compile(program, "<string>", "exec"), main.__dict__)
+
+
 if __name__ == "__main__":
     _end_with_parent()
     gc.freeze()
-    _program = compile(serve(socket.socket(fileno=int(sys.argv[1]))), "<string>", "exec")
-    _main = types.ModuleType("__main__")
-    sys.modules["__main__"] = _main
-    exec(_program, _main.__dict__)
+    _run(serve(socket.socket(fileno=int(sys.argv[1]))))

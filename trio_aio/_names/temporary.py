@@ -7,15 +7,16 @@ thread.
 
 from __future__ import annotations
 
+import atexit
 import os
 import random
 import shutil
-import sys
 import tempfile
 import warnings
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, AnyStr, Generic, cast
+from weakref import WeakSet
 
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import NotCopied
@@ -214,18 +215,36 @@ class _NamedFile(AsyncFile):
                 self.to_remove = False
                 await _remove(self._context, self.name)
 
-    def __del__(self) -> None:
+    def drop(self) -> None:
+        """Remove it, if that is still to be done."""
         if self.to_remove:
             self.to_remove = False
             _remove_later(self._context, os.unlink, self.name)
+
+    def __del__(self) -> None:
+        if self.to_remove:
+            self.drop()
         super().__del__()
+
+
+# What is to be removed at the end of the interpreter. When modules have been taken apart, a finalizer can do nothing any more.
+_left: WeakSet[_NamedFile | TemporaryDirectory[Any]] = WeakSet()
+_at_the_end: bool = False
+
+
+@atexit.register
+def _remove_left() -> None:
+    global _at_the_end
+    _at_the_end = True
+    for each in list(_left):
+        each.drop()
 
 
 def _remove_later(context: AIOContext, remove: Callable[..., object], path: Any) -> None:
     """Let a thread remove what was dropped. In a child of fork it is the parent's."""
     if context._state == "forked":
         return
-    if sys.is_finalizing():  # no thread runs any more, nor an event loop
+    if _at_the_end:  # no thread runs any more, nor an event loop
         _remove_quietly(remove, path)
     else:
         Background("trio_aio temporary file", _remove_quietly, remove, path).start()
@@ -283,6 +302,8 @@ class NamedTemporaryFile(_Temporary[AnyStr]):
         binary = file if isinstance(file, AsyncFile) else file.buffer
         assert isinstance(binary, _NamedFile)
         binary.to_remove, binary.removed_at_close = self._delete, self._delete_on_close
+        if self._delete:
+            _left.add(binary)
         return file
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
@@ -339,6 +360,7 @@ class TemporaryDirectory(NotCopied, Generic[AnyStr]):
         self._context = checked_context(self._context)
         suffix, prefix, directory = self._place
         self._name = await mkdtemp(suffix, prefix, directory, context=self._context)
+        _left.add(self)
         return cast("AnyStr", self._name)
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
@@ -364,6 +386,11 @@ class TemporaryDirectory(NotCopied, Generic[AnyStr]):
 
     def __del__(self) -> None:
         if getattr(self, "_name", None) is not None and self._delete:
+            self.drop()
+
+    def drop(self) -> None:
+        """Remove it, if that is still to be done, and warn."""
+        if self._name is not None and self._delete:
             self._delete = False
             assert self._context is not None
             _remove_later(self._context, partial(shutil.rmtree, ignore_errors=True), self._name)
