@@ -151,7 +151,7 @@ class _Mounts:
 
         Then no fsync waits for the host's disk, which may be busy, and no file has to be deleted at the end.
         """
-        memory = Path(tempfile.mkdtemp(prefix="trio_aio-"))
+        memory = Path(tempfile.mkdtemp(prefix="memory-", dir=base.parent))
         if self._try_mount("-t", "tmpfs", "-o", "size=12g,mode=700", "tmpfs", to=memory):
             memory.rmdir()  # a container may not mount
             return
