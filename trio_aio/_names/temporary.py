@@ -215,7 +215,7 @@ class _NamedFile(AsyncFile):
                 self.to_remove = False
                 await _remove(self._context, self.name)
 
-    def drop(self) -> None:
+    def _drop(self) -> None:
         """Remove it, if that is still to be done."""
         if self.to_remove:
             self.to_remove = False
@@ -223,7 +223,7 @@ class _NamedFile(AsyncFile):
 
     def __del__(self) -> None:
         if self.to_remove:
-            self.drop()
+            self._drop()
         super().__del__()
 
 
@@ -237,7 +237,7 @@ def _remove_left() -> None:
     global _at_the_end
     _at_the_end = True
     for each in list(_left):
-        each.drop()
+        each._drop()
 
 
 def _remove_later(context: AIOContext, remove: Callable[..., object], path: Any) -> None:
@@ -386,9 +386,9 @@ class TemporaryDirectory(NotCopied, Generic[AnyStr]):
 
     def __del__(self) -> None:
         if getattr(self, "_name", None) is not None and self._delete:
-            self.drop()
+            self._drop()
 
-    def drop(self) -> None:
+    def _drop(self) -> None:
         """Remove it, if that is still to be done, and warn."""
         if self._name is not None and self._delete:
             self._delete = False
