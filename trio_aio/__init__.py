@@ -17,6 +17,7 @@ from trio_aio._bulk.writer import Writer
 from trio_aio._context.context import AIOContext
 from trio_aio._context.shared import current_context
 from trio_aio._context.statistics import AIOStatistics
+from trio_aio._dropin.open_file import open_file, wrap_file
 from trio_aio._engine.descriptor import Alignment
 from trio_aio._files.binary import AsyncFile
 from trio_aio._files.open import open_aio
@@ -76,6 +77,7 @@ __all__ = (
     "mkstemp",
     "open_aio",
     "open_directory",
+    "open_file",
     "os",
     "read_bytes",
     "read_files",
@@ -83,6 +85,7 @@ __all__ = (
     "remove_tree",
     "scandir",
     "walk",
+    "wrap_file",
     "write_bytes",
     "write_text",
 )

@@ -13,12 +13,12 @@ Users call `open_aio`. `whole.py` calls the other public functions for the files
 from __future__ import annotations
 
 import errno
-import functools
 import io
 import operator
 import os
 import stat
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from functools import partial
+from typing import TYPE_CHECKING, Any, overload
 
 from trio_aio._context.context import AIOContext
 from trio_aio._context.shared import current_context
@@ -26,54 +26,20 @@ from trio_aio._engine.descriptor import Descriptor, kind_of
 from trio_aio._errors import os_error
 from trio_aio._files.binary import AsyncFile
 from trio_aio._files.cached import may_open_cached, open_cached, probe_mount
+from trio_aio._files.mode import Mode, parse_mode
 from trio_aio._files.opener import FileOpener
 from trio_aio._files.text import AsyncTextFile, TextFormat, text_format
 from trio_aio._requests.metadata import Seek
 from trio_aio._requests.opening import AT_FDCWD, Close, Describe, Open
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from _typeshed import OpenBinaryMode, OpenTextMode
 
     from trio_aio._engine.engine import Engine
 
-__all__ = ("drop_unclaimed", "flags_of", "format_of", "is_file", "learn", "open_aio", "open_descriptor", "unsupported")
-
-
-class _Mode(NamedTuple):
-    """What a mode string means. flags: for open(2). shown: `AsyncFile.mode`, as ``io.FileIO`` shows it."""
-
-    flags: int
-    shown: str
-    readable: bool
-    writable: bool
-    text: bool
-
-
-def _parse_mode(mode: str) -> _Mode:
-    if not isinstance(mode, str):
-        raise TypeError(f"mode must be str, not {type(mode).__name__}")
-    return _parsed(str(mode))
-
-
-@functools.lru_cache(maxsize=64)
-def _parsed(mode: str) -> _Mode:
-    letters = set(mode)
-    if len(letters) < len(mode) or letters - set("rwxabt+"):
-        raise ValueError(f"invalid mode {mode!r}: it may have each of the letters r, w, x, a, b, t and + once")
-    if "b" in letters and "t" in letters:
-        raise ValueError(f"invalid mode {mode!r}: it must not have both 'b' (binary) and 't' (text)")
-    action = letters & set("rwxa")
-    if len(action) != 1:
-        raise ValueError(f"invalid mode {mode!r}: it must have exactly one of 'r', 'w', 'x' and 'a' (read/write/append mode)")
-    (kind,) = action
-    plus = "+" in letters
-    readable, writable = kind == "r" or plus, kind != "r" or plus
-    flags = os.O_RDWR if readable and writable else os.O_WRONLY if writable else os.O_RDONLY
-    flags |= {"r": 0, "w": os.O_CREAT | os.O_TRUNC, "x": os.O_CREAT | os.O_EXCL, "a": os.O_CREAT | os.O_APPEND}[kind]
-    shown = "rb+" if kind == "w" and plus else kind + "b" + "+" * plus
-    return _Mode(flags | os.O_CLOEXEC, shown, readable, writable, "b" not in letters)
+__all__ = ("drop_unclaimed", "flags_of", "format_of", "is_file", "learn", "make_opener", "open_aio", "open_descriptor", "unsupported")
 
 
 @overload
@@ -164,14 +130,43 @@ def open_aio(
     OSError of open(2) with the file's name: FileNotFoundError, PermissionError, IsADirectoryError, FileExistsError; EINVAL for `direct` if
     the filesystem has no O_DIRECT. ``io.UnsupportedOperation`` for a FIFO, socket, terminal or character device: it never blocks on one.
     """
-    parsed = _parse_mode(mode)
+    return make_opener(
+        "open_aio", file, mode, buffering, encoding, errors, newline, closefd, opener, direct, abandon_on_cancel, context, stacklevel=3
+    )
+
+
+def make_opener(
+    function: str,
+    file: Any,
+    mode: str,
+    buffering: int,
+    encoding: str | None,
+    errors: str | None,
+    newline: str | None,
+    closefd: bool,
+    opener: Callable[[Any, int], int] | None,
+    direct: bool,
+    abandon_on_cancel: bool,
+    context: AIOContext | None,
+    *,
+    stacklevel: int,
+    otherwise: Callable[[Callable[[Any, int], int] | None], Awaitable[Any]] | None = None,
+    limiter: Any = None,
+) -> FileOpener[Any]:
+    """Return what `open_aio` returns. function: its name. stacklevel: as for ``warnings.warn`` in the public function.
+
+    otherwise: opens a file that is neither a regular file nor a block device, and returns it; default: it is refused. It gets an opener for
+    ``open()`` that returns the descriptor of the caller's `opener`, which was called already; None if there was none.
+    limiter: kept as the file's `limiter`.
+    """
+    parsed = parse_mode(mode)
     if context is not None and not isinstance(context, AIOContext):
         raise TypeError(f"context must be an AIOContext, not {type(context).__name__}")
     if not isinstance(file, int):
         file = os.fspath(file)
         if not closefd:
             raise ValueError(f"closefd must be True if file is a path: {file!r}")
-        if ("\0" if isinstance(file, str) else b"\0") in file:  # type: ignore[operator]
+        if ("\0" if isinstance(file, str) else b"\0") in file:
             raise ValueError(f"file must not contain a null byte: {file!r}")
     elif file < 0:
         raise ValueError(f"file must be a path or a descriptor that is not negative, not {file}")
@@ -182,14 +177,14 @@ def open_aio(
     if parsed.text:
         if buffering == 0:
             raise ValueError("buffering must not be 0 for text: open the file in binary mode, or leave buffering out")
-        format = text_format(encoding, errors, newline, readable=parsed.readable, writable=parsed.writable, stacklevel=3)
+        format = text_format(encoding, errors, newline, readable=parsed.readable, writable=parsed.writable, stacklevel=stacklevel + 1)
     else:
         for name, value in (("encoding", encoding), ("errors", errors), ("newline", newline)):
             if value is not None:
                 raise ValueError(f"{name} must be None in binary mode, not {value!r}: for text, use mode={mode.replace('b', '')!r}")
     flags = parsed.flags | (os.O_DIRECT if direct else 0)
 
-    async def open_it() -> AsyncFile | AsyncTextFile:
+    async def open_it() -> Any:
         used = current_context() if context is None else context
         position, descriptor = 0, None
         try:
@@ -208,19 +203,48 @@ def open_aio(
                 writable=parsed.writable,
                 abandon_on_cancel=abandon_on_cancel,
             )
+            if limiter is not None:
+                opened._limiter = limiter
             if isinstance(file, int):
                 descriptor.borrowed = not closefd
                 opened._adopt()
             made = opened if format is None else AsyncTextFile(opened, format, mode, line_buffering=buffering == 1)
             opened._claim()
+        except _OtherKind as other:
+            descriptor, kind = other.opened, other.mode
         except BaseException:
             if descriptor is not None:
                 assert used._engine is not None
                 drop_unclaimed(used._engine, descriptor)
             raise
-        return made
+        else:
+            return made
+        try:
+            if otherwise is None or direct:
+                raise unsupported(kind, file)
+            return await otherwise(None if descriptor is None else partial(_hand_over, descriptor))
+        finally:
+            if descriptor is not None:
+                assert used._engine is not None
+                drop_unclaimed(used._engine, descriptor)
 
-    return FileOpener(open_it())
+    return FileOpener(open_it(), function)
+
+
+class _OtherKind(Exception):
+    """A file is neither a regular file nor a block device. mode: its st_mode. opened: the descriptor, if an opener has opened it."""
+
+    def __init__(self, mode: int) -> None:
+        super().__init__(mode)
+        self.mode: int = mode
+        self.opened: Descriptor | None = None
+
+
+def _hand_over(descriptor: Descriptor, file: object, flags: int) -> int:
+    """Return a descriptor that belongs to the caller from now on, as an opener does. OSError if it was closed meanwhile."""
+    if not descriptor.take_unclaimed():
+        raise os_error(errno.EBADF, descriptor.name)
+    return descriptor.fd
 
 
 async def _open_with(
@@ -249,6 +273,9 @@ async def _open_with(
             os.set_inheritable(fd, False)
             await _adopt(context, descriptor, writable=flags & os.O_ACCMODE != os.O_RDONLY, direct=direct)
             position = await context._submit_and_wait(_seek_to_start(descriptor, flags))
+        except _OtherKind as other:
+            other.opened = descriptor
+            raise
         except BaseException:
             drop_unclaimed(engine, descriptor)
             raise
@@ -281,7 +308,7 @@ async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> Desc
         learn(context, descriptor, description)
     except OSError as error:
         if error.errno == errno.EOPNOTSUPP and not is_file(description.mode):
-            raise unsupported(description.mode, file) from None
+            raise _OtherKind(description.mode) from None
         if error.errno == errno.EINVAL and flags & os.O_DIRECT:
             raise os_error(errno.EINVAL, file, "this filesystem may not support direct I/O (O_DIRECT)") from None
         if description.buffered_error:
@@ -313,7 +340,7 @@ async def open_descriptor(
     If that fails, the engine closes it.
     """
     engine = context._check()
-    parsed = _parse_mode(mode)
+    parsed = parse_mode(mode)
     try:
         if descriptor.mode and not direct:
             engine.learn(descriptor)
@@ -331,8 +358,10 @@ async def open_descriptor(
         )
         made = opened if format is None else AsyncTextFile(opened, format, mode, line_buffering=buffering == 1)
         opened._claim()
-    except BaseException:
+    except BaseException as error:
         drop_unclaimed(engine, descriptor)
+        if isinstance(error, _OtherKind):
+            raise unsupported(error.mode, descriptor.name) from None
         raise
     return made
 
@@ -341,7 +370,7 @@ def format_of(
     mode: str, buffering: int, encoding: str | None, errors: str | None, newline: str | None, *, stacklevel: int
 ) -> TextFormat | None:
     """Return how a mode's text is encoded; None for a binary mode. ValueError, LookupError."""
-    parsed = _parse_mode(mode)
+    parsed = parse_mode(mode)
     if not parsed.text:
         for name, value in (("encoding", encoding), ("errors", errors), ("newline", newline)):
             if value is not None:
@@ -354,10 +383,10 @@ def format_of(
 
 def flags_of(mode: str) -> int:
     """Return the flags of open(2) for a mode. ValueError for an invalid one."""
-    return _parse_mode(mode).flags
+    return parse_mode(mode).flags
 
 
-async def _adopt_number(context: AIOContext, fd: int, mode: _Mode, *, direct: bool) -> tuple[Descriptor, int]:
+async def _adopt_number(context: AIOContext, fd: int, mode: Mode, *, direct: bool) -> tuple[Descriptor, int]:
     """Return the descriptor that the caller passes, and where its cursor is."""
     engine = context._check()
     descriptor = Descriptor(fd, fd)
@@ -389,7 +418,7 @@ async def _adopt(context: AIOContext, descriptor: Descriptor, *, writable: bool,
     if stat.S_ISDIR(mode):
         raise os_error(errno.EISDIR, descriptor.name)
     if not is_file(mode):
-        raise unsupported(mode, descriptor.name)
+        raise _OtherKind(mode)
     learn(context, descriptor, request.record.value)
     if direct and not descriptor.direct:
         raise ValueError(f"direct must be False for {descriptor.name!r}: its descriptor was not opened with O_DIRECT")

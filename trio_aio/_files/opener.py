@@ -1,4 +1,4 @@
-"""`FileOpener`: what `open_aio` returns, a coroutine that is also an async context manager.
+"""`FileOpener`: what `open_aio` and `open_file` return, a coroutine that is also an async context manager.
 
 ``await open_aio(path)`` needs an awaitable, ``async with open_aio(path)`` a context manager, and `asyncio.create_task`,
 `trio.Nursery.start_soon` and ``anyio.from_thread.run`` ask for a coroutine. No coroutine of Python's is all three. So this object stands
@@ -10,7 +10,7 @@ A coroutine runs once. So does this: a second file would have no owner, and the 
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from trio_aio._errors import NotCopied
 
@@ -18,36 +18,41 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from types import CodeType, CoroutineType, FrameType, TracebackType
 
-    from trio_aio._files.binary import AsyncFile
-    from trio_aio._files.text import AsyncTextFile
-
 __all__ = ("FileOpener",)
 
-_File = TypeVar("_File", bound="AsyncFile | AsyncTextFile")
+
+class _Closable(Protocol):
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+
+_File = TypeVar("_File", bound=_Closable)
 
 
 class FileOpener(NotCopied, Coroutine[Any, Any, _File], Generic[_File]):
-    """What `open_aio` returns. Await it for the file, or use it in ``async with``, which closes the file.
+    """What `open_aio` and `open_file` return. Await it for the file, or use it in ``async with``, which closes the file.
 
     It is a coroutine: `asyncio.create_task`, `asyncio.run_coroutine_threadsafe` and others take it, and Python warns if it is dropped
     unused (RuntimeWarning). It opens one file: RuntimeError if it is awaited or entered again.
     """
 
-    def __init__(self, coroutine: Coroutine[Any, Any, _File]) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, _File], function: str = "open_aio") -> None:
         self._coroutine: CoroutineType[Any, Any, _File] = cast("CoroutineType[Any, Any, _File]", coroutine)
         self._used: bool = False
         # Whether `send` has started it.
         self._driven: bool = False
         self._file: _File | None = None
         # For tracebacks and the names of tasks, and for Python's warning.
-        self.__name__: str = "open_aio"
-        self.__qualname__: str = "open_aio"
-        self._coroutine.__name__ = self._coroutine.__qualname__ = "open_aio"
+        self.__name__: str = function
+        self.__qualname__: str = function
+        self._coroutine.__name__ = self._coroutine.__qualname__ = function
 
     def _use(self) -> None:
         """RuntimeError if it was used before."""
         if self._used:
-            raise RuntimeError("this open_aio(...) was awaited or entered before, and opens one file: call open_aio again for another")
+            name = self.__name__
+            raise RuntimeError(f"this {name}(...) was awaited or entered before, and opens one file: call {name} again for another")
         self._used = True
 
     def __await__(self) -> Generator[Any, Any, _File]:
@@ -61,7 +66,7 @@ class FileOpener(NotCopied, Coroutine[Any, Any, _File], Generic[_File]):
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         file, self._file = self._file, None
         if file is not None:
-            await file.aclose()
+            await file.__aexit__(kind, value, traceback)
 
     # ---- as a coroutine: for who drives it without `await`
 

@@ -29,6 +29,7 @@ from trio_aio._bulk.chunks import Chunks
 from trio_aio._bulk.many import read_blocks, read_ranges, write_ranges
 from trio_aio._bulk.writer import Writer
 from trio_aio._errors import NotCopied, shown
+from trio_aio._files.misuse import Misuse
 from trio_aio._lanes.inline import INLINE_LIMIT
 from trio_aio._lanes.protocols import State
 from trio_aio._memory.mappings import is_anonymous
@@ -61,7 +62,7 @@ _SHORT_WAY_LIMIT = LARGEST_SLAB // 2
 
 
 @async_resource
-class PositionalFile(NotCopied):
+class PositionalFile(Misuse, NotCopied):
     """An open file without a cursor.
 
     Every coroutine is a checkpoint. Unless a call says otherwise: cancelled before its request has started, the request never runs, and
@@ -71,6 +72,8 @@ class PositionalFile(NotCopied):
     Errors: OSError with the kernel's errno and the file's name; ValueError for a closed file, or a negative offset or size;
     ``io.UnsupportedOperation`` if the mode does not allow the call; TypeError; RuntimeError in another run, thread or process.
     """
+
+    _limiter: Any = None
 
     def __init__(
         self,
@@ -149,6 +152,11 @@ class PositionalFile(NotCopied):
     def alignment(self) -> Alignment:
         """What direct I/O on it requires, bytes: `offset`, also for sizes, and `memory`. 1 and 1 for a buffered file."""
         return self._descriptor.alignment
+
+    @property
+    def limiter(self) -> Any:
+        """The limiter that `open_file` was called with, or None. It has no effect: no call of this file takes a thread."""
+        return self._limiter
 
     def fileno(self) -> int:
         """Return the descriptor. It belongs to the file: do not close it."""

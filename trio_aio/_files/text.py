@@ -27,6 +27,7 @@ from trio_aio._errors import NotCopied
 from trio_aio._files.coding import PART, decoded, encoded, is_indivisible, joined_text
 from trio_aio._files.cursor import LARGEST
 from trio_aio._files.lines import end_at, end_at_any, end_at_newline, gathered_text, last_end, string_io
+from trio_aio._files.misuse import Misuse
 from trio_aio._files.text_position import TextPosition, find_position
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def text_format(
 
 
 @async_resource
-class AsyncTextFile(NotCopied):
+class AsyncTextFile(Misuse, NotCopied):
     """A text file, made by `open_aio` with a mode that has no "b".
 
     Characters, line ends, byte order marks and positions are those of ``io.TextIOWrapper``, with one difference: `write` has no buffer. The
@@ -180,6 +181,11 @@ class AsyncTextFile(NotCopied):
     def closed(self) -> bool:
         """Whether `aclose` was called."""
         return self._buffer.closed
+
+    @property
+    def limiter(self) -> Any:
+        """The limiter that `open_file` was called with, or None. It has no effect: no call of this file takes a thread."""
+        return self._buffer._limiter
 
     def fileno(self) -> int:
         """Return the descriptor. It belongs to the file: do not close it. See `AsyncFile.fileno` for what changes with the first call."""

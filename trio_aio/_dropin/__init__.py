@@ -1,0 +1,1 @@
+"""The interfaces of trio and anyio, on the files of this package."""
