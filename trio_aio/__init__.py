@@ -17,6 +17,7 @@ from trio_aio._bulk.writer import Writer
 from trio_aio._context.context import AIOContext
 from trio_aio._context.shared import current_context
 from trio_aio._context.statistics import AIOStatistics
+from trio_aio._dropin.install import install, uninstall
 from trio_aio._dropin.open_file import open_file, wrap_file
 from trio_aio._engine.descriptor import Alignment
 from trio_aio._files.binary import AsyncFile
@@ -73,6 +74,7 @@ __all__ = (
     "current_context",
     "gettempdir",
     "gettempdirb",
+    "install",
     "mkdtemp",
     "mkstemp",
     "open_aio",
@@ -84,6 +86,7 @@ __all__ = (
     "read_text",
     "remove_tree",
     "scandir",
+    "uninstall",
     "walk",
     "wrap_file",
     "write_bytes",

@@ -1,4 +1,4 @@
-"""The command line: `python -m trio_aio doctor` and `python -m trio_aio bench`.
+"""The command line: `python -m trio_aio doctor`, `bench` and `run`.
 
 The tools are imported when they are asked for, because `bench` needs packages that the library does not.
 """
@@ -53,7 +53,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="NAME=PYTHON",
         help="measure the trio_aio of another interpreter or environment in the same rounds; may be given more than once",
     )
+    program = commands.add_parser(
+        "run",
+        help="run a program with the files of this package in the places of trio's and anyio's",
+        description="Call trio_aio.install with all options, then run a script or, with -m, a module. What follows PROGRAM is its own.",
+    )
+    program.add_argument("-m", dest="is_module", action="store_true", help="PROGRAM is the name of a module")
+    program.add_argument("program", metavar="PROGRAM")
+    program.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
     options = parser.parse_args(arguments)
+    if options.command == "run":
+        from trio_aio._dropin.run import run
+
+        run(options.program, options.arguments, is_module=options.is_module)
+        return 0
     if options.command == "bench":
         names = [name for name, _ in options.beside]
         if len(set(names)) != len(names):

@@ -4,7 +4,7 @@ Regular files and block devices are files of ours. A FIFO, a socket, a terminal 
 its open may block until another process opens the other side, and so may each call. Our workers look at the kind of a file before they open
 it. So nothing is opened twice, and an `opener` is called once: its descriptor is handed on.
 
-`install` puts functions like it into the places of trio's and anyio's own (`replace`).
+`install` puts functions like it into the places of trio's and anyio's own (`_dropin.places`).
 """
 
 from __future__ import annotations
@@ -114,9 +114,14 @@ def open_file(
     OSError as from ``open()``, with the file's name.
     """
     return opener_of(
-        "open_file", open_with_anyio, file, mode, buffering, encoding, errors, newline, closefd, opener,
+        "open_file", with_anyio, file, mode, buffering, encoding, errors, newline, closefd, opener,
         limiter=limiter, direct=direct, abandon_on_cancel=abandon_on_cancel, context=context,
     )  # fmt: skip
+
+
+def with_anyio(file: Any, *arguments: Any, **limiter: Any) -> Awaitable[Any]:
+    """Open a file of another kind as ``anyio.open_file`` did before `install`."""
+    return open_with_anyio(file, *arguments, **limiter)
 
 
 def opener_of(
@@ -128,15 +133,18 @@ def opener_of(
     encoding: str | None,
     errors: str | None,
     newline: str | None,
-    closefd: bool,
-    opener: Callable[[Any, int], int] | None,
+    closefd: bool = True,
+    opener: Callable[[Any, int], int] | None = None,
     *,
     limiter: Any = None,
     direct: bool = False,
     abandon_on_cancel: bool = False,
     context: AIOContext | None = None,
 ) -> FileOpener[Any]:
-    """Return what the public function `function` returns. original: opens files of the kinds that `open_aio` does not open."""
+    """Return what the public function `function` returns. It is called by that function directly: warnings name its caller.
+
+    original: opens files of the kinds that `open_aio` does not open, with the arguments of ``open()`` and `limiter` if there is one.
+    """
     if limiter is not None and not isinstance(limiter, _limiter_types()):
         raise TypeError(f"limiter must be an anyio.CapacityLimiter or a trio.CapacityLimiter, not {type(limiter).__name__}")
 
