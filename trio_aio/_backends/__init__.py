@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     *("Backend", "Deferred", "Performable", "Waitable", "Waiter", "async_resource", "current_backend"),
-    *("load_backends", "protect_from_interrupts", "protected", "resources", "shielded_checkpoint"),
+    *("load_backends", "protect_from_interrupts", "protected", "raise_if_cancelled", "resources", "shielded_checkpoint"),
 )
 
 _Type = TypeVar("_Type", bound=type)
@@ -210,6 +210,18 @@ def current_backend() -> Backend:
     module = sys.modules.get(name)
     backend: Backend = (_load(name) if module is None else module).current()
     return backend
+
+
+async def raise_if_cancelled() -> None:
+    """Raise Cancelled if the caller's scope is cancelled, in whatever run the caller is. For the end of a close.
+
+    Where no task runs, it does nothing: see `shielded_checkpoint`.
+    """
+    try:
+        backend = current_backend()
+    except RuntimeError:
+        return
+    await backend.checkpoint_if_cancelled()
 
 
 async def shielded_checkpoint() -> None:

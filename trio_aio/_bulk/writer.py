@@ -72,6 +72,8 @@ class Writer(NotCopied):
     If the body raises, Cancelled too, full blocks are written and waited for, and the data after them is dropped. The file then has a
     contiguous first part of the data, unless a write failed.
 
+    Left in a cancelled scope by a body that did not raise: all is written, and then Cancelled is raised.
+
     Leaving also waits for a `write` that another task has started. ValueError if the file was closed before all blocks were submitted.
     """
 
@@ -286,3 +288,6 @@ class Writer(NotCopied):
             value.__context__ = value.__context__ or self._error
         deferred.deliver()
         await backend.cancel_shielded_checkpoint()
+        if value is None:
+            # All is written. The exception of a body leaves as it is instead.
+            await backend.checkpoint_if_cancelled()

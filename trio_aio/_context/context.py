@@ -23,7 +23,7 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from trio_aio._backends import Waiter, async_resource, current_backend, shielded_checkpoint
+from trio_aio._backends import Waiter, async_resource, current_backend, raise_if_cancelled, shielded_checkpoint
 from trio_aio._context.operations import Operations
 from trio_aio._context.statistics import AIOStatistics
 from trio_aio._engine.drain import drain
@@ -118,7 +118,7 @@ class AIOContext(NotCopied, Operations):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
-        await self._close()
+        await (self.aclose() if value is None else self._close())
 
     def _start(self, backend: Backend) -> None:
         """Make the engine, and start the reaper. OSError if the engine must be native and cannot."""
@@ -225,9 +225,10 @@ class AIOContext(NotCopied, Operations):
 
         New requests raise RuntimeError from now on. A `poll` that waits fails with OSError (ECANCELED). Requests that were abandoned
         (``abandon_on_cancel``) are not waited for: a thread keeps their memory until they complete. Other tasks run meanwhile.
-        Cancelled: it closes all the same, and Cancelled is raised at the next checkpoint. A second call has no effect.
+        Cancelled: raised when it is closed. A second call is a checkpoint and no more.
         """
         await self._close()
+        await raise_if_cancelled()
 
     async def _close(self) -> None:
         backend = self._backend

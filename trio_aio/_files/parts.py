@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
     from trio_aio._context.context import AIOContext
+    from trio_aio._files.binary import AsyncFile
 
 __all__ = ("read_into", "read_part", "write_flags", "write_specially")
 
@@ -91,11 +92,15 @@ async def read_part(
         memory = bytearray(size if size >= 0 else LARGEST_PART)
         n = await _read(context, dir, path, shown, memory, offset, resolve)
         return bytes(memoryview(memory)[:n])
-    async with open_aio(shown, context=context) as file:  # type: ignore[call-overload]
+    file: AsyncFile = await open_aio(shown, context=context)  # type: ignore[call-overload]
+    try:
         if size >= 0:
-            return await file.pread(size, offset)  # type: ignore[no-any-return]
+            return await file.pread(size, offset)
         await file.seek(offset)
-        return await file.readall()  # type: ignore[no-any-return]
+        return await file.readall()
+    finally:
+        # What was read is returned, also in a scope that is cancelled by now.
+        await file._close()
 
 
 async def read_into(

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from trio_aio._arguments import NO_FLAGS, checked_flags, checked_offset, checked_size
-from trio_aio._backends import async_resource, shielded_checkpoint
+from trio_aio._backends import async_resource, raise_if_cancelled, shielded_checkpoint
 from trio_aio._bulk.chunks import Chunks
 from trio_aio._bulk.many import read_blocks, read_ranges, write_ranges
 from trio_aio._bulk.writer import Writer
@@ -392,13 +392,18 @@ class PositionalFile(Misuse, NotCopied):
     # ---- its end
 
     async def aclose(self) -> None:
-        """Wait for the file's own requests, and close it; also in a cancelled scope. close(2).
+        """Wait for the file's own requests, and close it, whatever the caller's scope says. close(2).
 
-        New calls raise ValueError from now on. A second call has no effect. Cancelled: it closes all the same. With ``abandon_on_cancel``,
-        it does not wait for requests that were abandoned, nor, cancelled, for any: the engine closes the descriptor when they have
-        completed.
-        OSError: the descriptor is closed all the same.
+        New calls raise ValueError from now on. A second call is a checkpoint and no more. Cancelled: raised when the file is closed. With
+        ``abandon_on_cancel``, it does not wait for requests that were abandoned, nor, cancelled, for any: the engine closes the descriptor
+        when they have completed.
+        OSError: the descriptor is closed all the same. It is raised before Cancelled, which stays due.
         """
+        await self._close()
+        await raise_if_cancelled()
+
+    async def _close(self) -> None:
+        """Do what `aclose` does, and do not raise Cancelled."""
         context = self._context
         if context._state == "forked":
             raise context._refusal()
@@ -429,7 +434,8 @@ class PositionalFile(Misuse, NotCopied):
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         try:
-            await self.aclose()
+            # The exception of the body leaves as it is, also in a cancelled scope.
+            await (self.aclose() if value is None else self._close())
         except BaseException:
             if not self._closed and self._context._state != "forked":  # an exception came before the close was submitted (no memory, say)
                 self._mark_closed()

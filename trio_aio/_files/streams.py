@@ -19,7 +19,7 @@ from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
 from anyio.abc import ByteReceiveStream, ByteSendStream
 from anyio.streams.file import FileStreamAttribute
 
-from trio_aio._backends import current_backend
+from trio_aio._backends import current_backend, raise_if_cancelled
 from trio_aio._context.lock import FairLock
 from trio_aio._errors import NotCopied
 from trio_aio._files.binary import AsyncFile
@@ -28,6 +28,7 @@ from trio_aio._files.text import AsyncTextFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from types import TracebackType
 
     from typing_extensions import Self
 
@@ -69,9 +70,17 @@ class _FileStream(NotCopied):
             return self._opened
 
     async def aclose(self) -> None:
-        """Close the file; also in a cancelled scope. OSError: the file is closed all the same."""
+        """Close the file, also in a cancelled scope, and then raise Cancelled. OSError: the file is closed all the same."""
+        await self._close()
+        await raise_if_cancelled()
+
+    async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        await (self.aclose() if value is None else self._close())
+
+    async def _close(self) -> None:
+        """Do what `aclose` does, and do not raise Cancelled."""
         if isinstance(self._file, AsyncFile):
-            await self._file.aclose()
+            await self._file._close()
             return
         backend = current_backend()
         if self._lock is None:
@@ -82,7 +91,7 @@ class _FileStream(NotCopied):
                 self._closed = True
                 try:
                     if self._opened is not None:
-                        await self._opened.aclose()
+                        await self._opened._close()
                 finally:
                     await backend.run_in_thread(self._file.close)
 

@@ -21,7 +21,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trio_aio._arguments import checked_integer
-from trio_aio._backends import async_resource
+from trio_aio._backends import async_resource, raise_if_cancelled
 from trio_aio._context.pace import Pace
 from trio_aio._errors import NotCopied
 from trio_aio._files.coding import PART, decoded, encoded, is_indivisible, joined_text
@@ -635,11 +635,16 @@ class AsyncTextFile(Misuse, NotCopied):
     # ---- its end
 
     async def aclose(self) -> None:
-        """Close the file, also in a cancelled scope; see `AsyncFile.aclose`."""
+        """Close the file, also in a cancelled scope, and then raise Cancelled; see `AsyncFile.aclose`."""
+        await self._close()
+        await raise_if_cancelled()
+
+    async def _close(self) -> None:
+        """Do what `aclose` does, and do not raise Cancelled."""
         if self._buffer._shared is not None and self._buffer._lock.free:
             self._drop_ahead()
         try:
-            await self._buffer.aclose()
+            await self._buffer._close()
         finally:
             if self._buffer.closed:  # not where the call was refused
                 self._drop_text()
@@ -649,7 +654,7 @@ class AsyncTextFile(Misuse, NotCopied):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
-        await self.aclose()
+        await (self.aclose() if value is None else self._close())
 
 
 class _Transaction:

@@ -153,7 +153,7 @@ async def _read_whole(context: AIOContext, path: _Path) -> bytes:
     learn(context, descriptor, request.record.description)
     file = AsyncFile(context, descriptor, "rb", n, readable=True, writable=False, abandon_on_cancel=False)
     file._claim()
-    async with file:
+    try:
         if 0 < n < len(data):
             n = await _fill(context, descriptor, data, n)
             if n < len(data):
@@ -162,6 +162,9 @@ async def _read_whole(context: AIOContext, path: _Path) -> bytes:
         # The file is longer than its size said.
         rest = await file.readall()
         return await joined(context._backend, (memoryview(data)[:n], rest)) if rest else data[:n]
+    finally:
+        # What was read is returned, also in a scope that is cancelled by now.
+        await file._close()
 
 
 async def _fill(context: AIOContext, descriptor: Descriptor, memory: bytes, start: int) -> int:

@@ -17,6 +17,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trio_aio._arguments import checked_integer, checked_mode, checked_offset
+from trio_aio._backends import raise_if_cancelled, shielded_checkpoint
 from trio_aio._context.leasing import Lease
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import NotCopied, os_error
@@ -356,20 +357,19 @@ class AsyncDirectory(NotCopied):
     # ---- its end
 
     async def aclose(self) -> None:
-        """Wait for the directory's own calls, and close it; also in a cancelled scope: then Cancelled is raised. close(2).
+        """Wait for the directory's own calls, and close it, also in a cancelled scope; then raise Cancelled. close(2).
 
-        A second call has no effect.
+        A second call is a checkpoint.
         """
-        if self._closed:
-            await self._context._checkpoint()
-            return
-        await self._close(raise_cancelled=True)
+        await self._close()
+        await raise_if_cancelled()
 
-    async def _close(self, *, raise_cancelled: bool) -> None:
+    async def _close(self) -> None:
+        """Do what `aclose` does, and do not raise Cancelled."""
+        if self._closed:
+            await shielded_checkpoint()
+            return
         await self._context._submit_close(self._close_request, self._mark_closed, abandon=False)
-        if raise_cancelled:
-            assert self._context._backend is not None
-            await self._context._backend.checkpoint_if_cancelled()
 
     def _mark_closed(self) -> None:
         self._closed = True
@@ -379,8 +379,7 @@ class AsyncDirectory(NotCopied):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
-        if not self._closed:
-            await self._close(raise_cancelled=value is None)
+        await (self.aclose() if value is None else self._close())
 
     def __del__(self) -> None:
         if getattr(self, "_closed", True):

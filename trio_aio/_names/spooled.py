@@ -6,6 +6,7 @@ import io
 import os
 from typing import TYPE_CHECKING, Any, AnyStr, Generic, cast
 
+from trio_aio._backends import raise_if_cancelled
 from trio_aio._errors import NotCopied
 from trio_aio._files.binary import AsyncFile
 from trio_aio._files.open import format_of
@@ -62,7 +63,7 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
-        await self.aclose()
+        await (self.aclose() if value is None else self._close())
 
     @property
     def rolled(self) -> bool:
@@ -104,16 +105,21 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
             await binary.pwrite(self._bytes.getvalue(), 0)
             await file.seek(position)
         except BaseException:
-            await file.aclose()
+            await file._close()
             raise
         self._file = file
         self._memory = self._bytes = io.BytesIO()
 
     async def aclose(self) -> None:
-        """Close it, also in a cancelled scope. A second call has no effect."""
+        """Close it, also in a cancelled scope, and then raise Cancelled. A second call is a checkpoint."""
+        await self._close()
+        await raise_if_cancelled()
+
+    async def _close(self) -> None:
+        """Do what `aclose` does, and do not raise Cancelled."""
         self._closed = True
         if self._file is not None:
-            await self._file.aclose()
+            await self._file._close()
         else:
             self._memory.close()
             backend = checked_context(self._context)._backend

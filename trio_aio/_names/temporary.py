@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, AnyStr, Generic, cast
 from weakref import WeakSet
 
+from trio_aio._backends import raise_if_cancelled, shielded_checkpoint
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import NotCopied
 from trio_aio._files.binary import AsyncFile
@@ -159,7 +160,7 @@ class _Temporary(NotCopied, Generic[AnyStr]):
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         file, self._file = self._file, None
         if file is not None:
-            await file.aclose()
+            await file.__aexit__(kind, value, traceback)
 
 
 class TemporaryFile(_Temporary[AnyStr]):
@@ -206,10 +207,10 @@ class _NamedFile(AsyncFile):
     removed_at_close: bool = False
     to_remove: bool = False
 
-    async def aclose(self) -> None:
+    async def _close(self) -> None:
         """Close it, and remove its name if the arguments say so, also in a cancelled scope."""
         try:
-            await super().aclose()
+            await super()._close()
         finally:
             if self.removed_at_close and self.to_remove:
                 self.to_remove = False
@@ -365,24 +366,24 @@ class TemporaryDirectory(NotCopied, Generic[AnyStr]):
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         if self._delete:
-            await self._remove(raise_cancelled=value is None)
+            await (self.cleanup() if value is None else self._cleanup())
 
     async def cleanup(self) -> None:
-        """Remove it and all that is in it, also in a cancelled scope: then Cancelled is raised. A second call has no effect. OSError."""
-        if self._name is None or not self._delete:
-            await checked_context(self._context)._checkpoint()
-            return
-        await self._remove(raise_cancelled=True)
+        """Remove it and all that is in it, also in a cancelled scope, and then raise Cancelled. A second call is a checkpoint. OSError."""
+        await self._cleanup()
+        await raise_if_cancelled()
 
-    async def _remove(self, *, raise_cancelled: bool) -> None:
+    async def _cleanup(self) -> None:
+        """Do what `cleanup` does, and do not raise Cancelled."""
         context = checked_context(self._context)
+        if self._name is None or not self._delete:
+            await shielded_checkpoint()
+            return
         self._delete = False
         backend = context._backend
         assert backend is not None
         with backend.shielded():
             await remove_tree(self._name, missing_ok=True, on_error=(lambda _: None) if self._ignore else None, context=context)
-        if raise_cancelled:
-            await backend.checkpoint_if_cancelled()
 
     def __del__(self) -> None:
         if getattr(self, "_name", None) is not None and self._delete:
