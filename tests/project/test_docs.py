@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import trio
-import trio.testing
 
 import trio_aio
 import trio_aio.lowlevel
@@ -179,7 +178,6 @@ def test_fragment_in_a_page_runs_among_what_it_names(block: Block, folder: Path)
             names: dict[str, Any] = {name: getattr(trio_aio, name) for name in trio_aio.__all__}
             names |= {"trio": trio, "select": __import__("select"), "file": file, "path": folder / "data.bin", "fd": reader}
             names |= {"offsets": [0, 8192], "array": bytearray(8192), "header": b"header", "block": bytes(4096), "data": b"data"}
-            names |= {"autojump_clock": trio.testing.MockClock()}
             result = eval(block.compile(), names)
             if result is not None:
                 await result

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from anyio.abc import AsyncResource
 
+import trio_aio._backends._clock
 import trio_aio._backends.interrupts
-import trio_aio._backends.scopes  # noqa: F401 -- for the backend of asyncio, which may have to be loaded without its file
+import trio_aio._backends.scopes  # noqa: F401 -- for the backends, which may have to be loaded without their files
 from trio_aio._backends.library import current_library
 
 if TYPE_CHECKING:
@@ -151,6 +152,9 @@ class Backend(Protocol):
 
     def shielded(self) -> Any:
         """Return a context manager in which cancellation is not delivered."""
+
+    def hold_clock(self, is_busy: Callable[[], bool]) -> None:
+        """Let a mock clock stand still while a bound method returns True: trio's, if this run has one."""
 
     async def run_in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call foreign code that may block. It cannot be cancelled once it has started."""

@@ -377,6 +377,9 @@ class AsyncioBackend:
 
     shielded = staticmethod(shielded)
 
+    def hold_clock(self, is_busy: Callable[[], bool]) -> None:
+        pass  # neither asyncio nor anyio has such a clock
+
     async def run_in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         await self.checkpoint_if_cancelled()
         call = Waiter()

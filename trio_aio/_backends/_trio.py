@@ -15,7 +15,7 @@ import logging
 import math
 from functools import partial
 from os import eventfd_write
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import trio
 from trio.lowlevel import (
@@ -24,6 +24,7 @@ from trio.lowlevel import (
     add_instrument,
     cancel_shielded_checkpoint,
     checkpoint_if_cancelled,
+    current_clock,
     current_root_task,
     current_task,
     current_trio_token,
@@ -36,6 +37,7 @@ from trio.lowlevel import (
 )
 
 from trio_aio._backends import protected, resources
+from trio_aio._backends._clock import ClockHold
 from trio_aio._backends.library import asyncio_task, is_inside, sniffed
 
 if TYPE_CHECKING:
@@ -121,6 +123,12 @@ class TrioBackend:
     def __init__(self) -> None:
         self.identity: object = current_trio_token()
         self._end_of_tick: _EndOfTick | None = None
+        # For a mock clock that jumps.
+        self._clock_hold: ClockHold | None = None
+        clock = current_clock()
+        if hasattr(clock, "autojump_threshold"):
+            self._clock_hold = ClockHold(clock)
+            add_instrument(cast("trio.abc.Instrument", self._clock_hold))
         # For each request in flight that could not be cancelled: the function that raises the cancellation.
         self._refused: dict[object, Callable[[], Any]] = {}
         # The task of asyncio that has called ``trio.run``, once it has been seen.
@@ -248,8 +256,19 @@ class TrioBackend:
     def shielded(self) -> trio.CancelScope:
         return trio.CancelScope(shield=True)
 
+    def hold_clock(self, is_busy: Callable[[], bool]) -> None:
+        if self._clock_hold is not None:
+            self._clock_hold.watch(is_busy)
+
     async def run_in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
-        return await trio.to_thread.run_sync(function, *args)
+        hold = self._clock_hold
+        if hold is None:
+            return await trio.to_thread.run_sync(function, *args)
+        try:
+            hold.threads += 1
+            return await trio.to_thread.run_sync(function, *args)
+        finally:
+            hold.threads -= 1
 
     def run_local(self, make: Callable[[Any], Any]) -> Any:
         try:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from trio_aio._backends import Waiter, async_resource, current_backend, raise_if_cancelled, shielded_checkpoint
 from trio_aio._context.operations import Operations
 from trio_aio._context.statistics import AIOStatistics
+from trio_aio._engine.activity import is_busy
 from trio_aio._engine.drain import drain
 from trio_aio._engine.engine import Engine
 from trio_aio._engine.withdrawal import abandon as abandon_request
@@ -143,6 +144,7 @@ class AIOContext(NotCopied, Operations):
         self._thread = threading.get_ident()
         self._state = "open"
         _living.add(self)
+        backend.hold_clock(self._is_busy)
         backend.start_reaper(engine.event_fd, self._reap, self._served, self._close_in_thread)
 
     def _hook(self) -> Hook | None:
@@ -153,6 +155,11 @@ class AIOContext(NotCopied, Operations):
         """Submit the requests of this tick to the kernel. The backend calls this at the end of the tick."""
         if self._engine is not None and not self._stopping:
             self._engine.flush()
+
+    def _is_busy(self) -> bool:
+        """Return whether something is in flight that ends by itself, or threads are about to leave. For a mock clock."""
+        engine = self._engine
+        return engine is not None and self._state in ("open", "closing") and (self._stopping or is_busy(engine))
 
     def _reap(self) -> bool:
         """Take completions, after the eventfd was written to. Return whether the context is closed. The reaper calls this."""

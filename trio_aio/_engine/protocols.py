@@ -128,6 +128,9 @@ class Hook(Protocol):
     def withdraws(self, request: Any) -> bool:
         """Take a prepared request back that the hook, not the ring, holds. False: the ring has it."""
 
+    def holds(self, request: Any) -> bool:
+        """Return whether the hook holds a request back that has a slot."""
+
     def released(self, request: Any) -> None:
         """Note that a request has ended."""
 

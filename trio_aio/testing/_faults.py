@@ -165,6 +165,9 @@ class FaultHook:
         self._forget_cut(request)
         return False
 
+    def holds(self, request: Any) -> bool:
+        return request in self._held
+
     def released(self, request: Any) -> None:
         self._forget_cut(request)
         self._due.pop(request, None)
