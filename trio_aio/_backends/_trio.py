@@ -37,8 +37,8 @@ from trio.lowlevel import (
 )
 
 from trio_aio._backends import protected, resources
-from trio_aio._backends._clock import ClockHold
 from trio_aio._backends.library import asyncio_task, is_inside, sniffed
+from trio_aio._backends.mock_clock import ClockHold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -1,4 +1,4 @@
-"""Whether something is in flight that ends by itself: then a mock clock must not jump (`_backends._clock`)."""
+"""Whether something is in flight that ends by itself: then a mock clock must not jump (`_backends.mock_clock`)."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from trio_aio._engine.descriptor import Descriptor
     from trio_aio._engine.protocols import Request
+    from trio_aio._engine.shared_file import SharedFile
 
 __all__ = ("Drops",)
 
@@ -29,9 +30,10 @@ class Drops:
         self.lock: threading.RLock = threading.RLock()
         self._list: deque[tuple[Descriptor | None, Request]] = deque()
         self.closed: bool = False
+        self._changed: deque[SharedFile] = deque()
 
     def __bool__(self) -> bool:
-        return bool(self._list)
+        return bool(self._list or self._changed)
 
     def add(self, descriptor: Descriptor | None, request: Request) -> None:
         """Leave a close of `descriptor` to the engine, or, without one, a read that no task will take.
@@ -40,6 +42,18 @@ class Drops:
         """
         if not self.call(lambda: self._list.append((descriptor, request))) and descriptor is not None and not descriptor.order.leases:
             descriptor.close_now()
+
+    def note_change(self, shared_file: SharedFile) -> None:
+        """Leave to the engine what a change in another thread means for read-ahead: that belongs to the event loop's thread."""
+        self.call(lambda: self._changed.append(shared_file))
+
+    def forget_changed(self) -> None:
+        """Drop what was read ahead of files that other threads have changed. For the event loop's thread."""
+        while self._changed:
+            shared_file = self._changed[0]
+            if shared_file.changed_in_thread:
+                shared_file.note_change()
+            self._changed.popleft()
 
     def call(self, function: Callable[[], object]) -> bool:
         """Call a function and wake the reaper, unless the engine is closed. Return whether it was called."""

@@ -75,12 +75,13 @@ class Gate:
 class SharedFile:
     """One file, by its inode number."""
 
-    __slots__ = ("__weakref__", "_copies", "_sweep_at", "block_map", "durability", "gate", "version")
+    __slots__ = ("__weakref__", "_copies", "_sweep_at", "block_map", "changed_in_thread", "durability", "gate", "version")
 
     def __init__(self, durability: Durability | None = None) -> None:
         self.durability: Durability = durability or Durability(None, {})
         self.gate: Gate = Gate()
         self.version: int = 0  # counts `note_change`
+        self.changed_in_thread: bool = False  # another thread has changed the file (`BlockingFile`), and it was not noted yet
         self.block_map: BlockMap | None = None  # of a file that is open for direct I/O
         # Plain references and not a WeakSet, which a finalizer in another thread may change during an iteration.
         self._copies: list[ref[Copy]] = []
@@ -98,6 +99,7 @@ class SharedFile:
 
     def note_change(self) -> None:
         """Note that a change starts, or has ended."""
+        self.changed_in_thread = False
         self.version += 1
         if self._copies:
             copies, self._copies = self._copies, []

@@ -216,7 +216,8 @@ def cancel_or_abandon(engine: Host, request: Request) -> None:
 
 
 def take_dropped(engine: Host) -> None:
-    """Do what finalizers have left to the engine."""
+    """Do what finalizers and other threads have left to the engine."""
+    engine.drops.forget_changed()
     while (taken := engine.drops.oldest) is not None:
         descriptor, request = taken
         if descriptor is None:

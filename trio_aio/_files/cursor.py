@@ -77,6 +77,15 @@ class Cursor:
         self._data = b""
 
     @property
+    def is_stale(self) -> bool:
+        """Whether another thread has changed the file, and `refresh` was not called yet."""
+        return self._shared_file.changed_in_thread
+
+    def refresh(self) -> None:
+        """Drop the bytes in memory, of all cursors of the file, after a change in another thread."""
+        self._shared_file.note_change()
+
+    @property
     def file_version(self) -> int:
         """A number that changes when the file is changed."""
         return self._shared_file.version

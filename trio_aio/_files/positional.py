@@ -21,7 +21,7 @@ from functools import partial
 from mmap import mmap
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from trio_aio._arguments import NO_FLAGS, checked_flags, checked_offset, checked_size
 from trio_aio._backends import async_resource, raise_if_cancelled, shielded_checkpoint
@@ -29,6 +29,7 @@ from trio_aio._bulk.chunks import Chunks
 from trio_aio._bulk.many import read_blocks, read_ranges, write_ranges
 from trio_aio._bulk.writer import Writer
 from trio_aio._errors import NotCopied, shown
+from trio_aio._files.blocking import BlockingFile, end_views
 from trio_aio._files.misuse import Misuse
 from trio_aio._lanes.inline import INLINE_LIMIT
 from trio_aio._lanes.protocols import State
@@ -74,6 +75,9 @@ class PositionalFile(Misuse, NotCopied):
     """
 
     _limiter: Any = None
+    # What `blocking` has returned.
+    _views: Sequence[ref[BlockingFile]] = ()
+    _wrapped: BlockingFile | None = None
 
     def __init__(
         self,
@@ -389,6 +393,19 @@ class PositionalFile(Misuse, NotCopied):
         self._check_open()
         return await self._context._submit_and_wait(Seek(self._descriptor, offset, whence))
 
+    # ---- for threads
+
+    def blocking(self, position: int = 0, *, allow_loop: bool = False) -> BlockingFile:
+        """Return a synchronous file on the same open file, for code that runs in a thread: ``zipfile``, ``csv``, PIL and so on.
+
+        position: bytes; where its own cursor starts. It moves no other cursor. allow_loop: its calls may be made on the event loop's thread
+        too, which they block; otherwise they raise RuntimeError there. `aclose` waits for calls in progress; later ones raise ValueError.
+        """
+        self._check_open()
+        view = BlockingFile(self, self._mode, checked_offset(position), allow_loop=allow_loop)
+        self._views = [*(known for known in self._views if known() is not None), ref(view)]
+        return view
+
     # ---- its end
 
     async def aclose(self) -> None:
@@ -413,7 +430,8 @@ class PositionalFile(Misuse, NotCopied):
         if context._state == "closing":
             await context._close()
         if context._state == "closed":
-            # Another task may have closed the file while this one waited for the context.
+            await end_views(self._views)
+            # Another task may have closed the file while this one waited.
             if not self._closed:
                 self._mark_closed()
                 self._engine.drops.add(self._descriptor, self._close_request)
@@ -421,6 +439,10 @@ class PositionalFile(Misuse, NotCopied):
             return
         for chunks in list(self._iterators or ()):
             chunks._leave()
+        if self._views:
+            await end_views(self._views)
+            if self._closed:  # by another task, meanwhile
+                return
         await context._submit_close(self._close_request, self._mark_closed, abandon=self._abandon)
 
     def _mark_closed(self) -> None:

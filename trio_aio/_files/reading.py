@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from trio_aio._backends import Backend
     from trio_aio._context.context import AIOContext
     from trio_aio._engine.descriptor import Descriptor
+    from trio_aio._files.blocking import BlockingFile
     from trio_aio._files.kernel_cursor import KernelCursor
     from trio_aio._memory.exports import Export
 
@@ -69,6 +70,19 @@ class ReadableFile(PositionalFile):
         self._shared: KernelCursor | None = None
         # The lines that `async for` yields next, without a system call.
         self._lines: Iterator[bytes] = self._cursor.split()
+
+    def _check_open(self) -> None:
+        super()._check_open()
+        if self._cursor.is_stale:
+            self._cursor.refresh()
+
+    @property
+    def wrapped(self) -> BlockingFile:
+        """A synchronous file for threads, `blocking`, made at the first access. Its cursor starts at this file's."""
+        view = self._wrapped
+        if view is None:
+            view = self._wrapped = self.blocking(self._cursor.position)
+        return view
 
     # ---- reading
 

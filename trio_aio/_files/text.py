@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from trio_aio._files.binary import AsyncFile
+    from trio_aio._files.blocking import BlockingFile
 
 __all__ = ("AsyncTextFile", "TextFormat", "text_format")
 
@@ -140,6 +141,15 @@ class AsyncTextFile(Misuse, NotCopied):
     def buffer(self) -> AsyncFile:
         """The binary file underneath. Its cursor is after the bytes that have been read cursor."""
         return self._buffer
+
+    def blocking(self, position: int = 0, *, allow_loop: bool = False) -> BlockingFile:
+        """Return a synchronous binary file on the same open file; see `AsyncFile.blocking`. Put it into ``io.TextIOWrapper`` for text."""
+        return self._buffer.blocking(position, allow_loop=allow_loop)
+
+    @property
+    def wrapped(self) -> BlockingFile:
+        """That of `buffer`; see `AsyncFile.wrapped`."""
+        return self._buffer.wrapped
 
     @property
     def encoding(self) -> str:
