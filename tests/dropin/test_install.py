@@ -139,6 +139,14 @@ def test_modules_that_have_imported_the_function_get_ours_and_lose_it(importer: 
     assert importer.imported_later is before["open_file"]
 
 
+def test_module_that_uses_this_package_itself_keeps_it(importer: Any) -> None:
+    for name in trio_aio.__all__:
+        setattr(importer, f"ours_{name}", getattr(trio_aio, name))
+    install(streams=True, whole=True, names=True)
+    uninstall()
+    assert [name for name in trio_aio.__all__ if getattr(importer, f"ours_{name}") is not getattr(trio_aio, name)] == []
+
+
 def test_patch_over_ours_is_left_with_a_warning() -> None:
     def patch() -> None:
         pass

@@ -75,14 +75,15 @@ def uninstall() -> None:
     """
     with _lock:
         places, foreign = _installed[::-1], []
+        public = vars(sys.modules[_OWN]).values()
         _installed.clear()
         for place in places:
             if vars(place.owner).get(place.name) is place.ours:
                 setattr(place.owner, place.name, place.original)
             else:
                 foreign.append(place.shown)
-        # Modules that were imported meanwhile have taken ours.
-        by_ours = {id(place.ours): place for place in places if not isinstance(place.owner, type)}
+        # Modules that were imported meanwhile have taken ours. A public class of ours may have come from this package itself, so it stays.
+        by_ours = {id(place.ours): place for place in places if not isinstance(place.ours, type) and place.ours not in public}
         for module, name, value in _attributes():
             if id(value) in by_ours:
                 setattr(module, name, by_ours[id(value)].original)

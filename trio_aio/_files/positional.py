@@ -13,7 +13,6 @@ cache on the event loop's thread, and submit a plain direct read at once. `pwrit
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 import warnings
@@ -21,16 +20,15 @@ from functools import partial
 from mmap import mmap
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet, ref
+from weakref import WeakSet
 
 from trio_aio._arguments import NO_FLAGS, checked_flags, checked_offset, checked_size
 from trio_aio._backends import async_resource, raise_if_cancelled, shielded_checkpoint
 from trio_aio._bulk.chunks import Chunks
 from trio_aio._bulk.many import read_blocks, read_ranges, write_ranges
 from trio_aio._bulk.writer import Writer
-from trio_aio._errors import NotCopied, shown
-from trio_aio._files.blocking import BlockingFile, end_views
-from trio_aio._files.misuse import Misuse
+from trio_aio._files.blocking import end_views
+from trio_aio._files.opened import OpenedFile
 from trio_aio._lanes.inline import INLINE_LIMIT
 from trio_aio._lanes.protocols import State
 from trio_aio._memory.mappings import is_anonymous
@@ -49,7 +47,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from trio_aio._context.context import AIOContext
-    from trio_aio._engine.descriptor import Alignment, Descriptor
+    from trio_aio._engine.descriptor import Descriptor
     from trio_aio._engine.engine import Engine
 
 __all__ = ("PositionalFile",)
@@ -63,7 +61,7 @@ _SHORT_WAY_LIMIT = LARGEST_SLAB // 2
 
 
 @async_resource
-class PositionalFile(Misuse, NotCopied):
+class PositionalFile(OpenedFile):
     """An open file without a cursor.
 
     Every coroutine is a checkpoint. Unless a call says otherwise: cancelled before its request has started, the request never runs, and
@@ -73,11 +71,6 @@ class PositionalFile(Misuse, NotCopied):
     Errors: OSError with the kernel's errno and the file's name; ValueError for a closed file, or a negative offset or size;
     ``io.UnsupportedOperation`` if the mode does not allow the call; TypeError; RuntimeError in another run, thread or process.
     """
-
-    _limiter: Any = None
-    # What `blocking` has returned.
-    _views: Sequence[ref[BlockingFile]] = ()
-    _wrapped: BlockingFile | None = None
 
     def __init__(
         self,
@@ -124,88 +117,6 @@ class PositionalFile(Misuse, NotCopied):
         """Take over the descriptor, now that nothing else can fail."""
         # In one step: the engine does not close the descriptor any more, and `__del__` does.
         self._closed, self._descriptor.unclaimed = False, False
-
-    # ---- what it is
-
-    @property
-    def name(self) -> Any:
-        """The path as it was given, or the descriptor."""
-        return self._descriptor.name
-
-    @property
-    def mode(self) -> str:
-        """The mode as ``open()`` shows it: "rb", "rb+", "wb", "xb", "ab" and so on."""
-        return self._mode
-
-    @property
-    def closed(self) -> bool:
-        """Whether `aclose` was called."""
-        return self._closed
-
-    @property
-    def context(self) -> AIOContext:
-        """The context that serves it."""
-        return self._context
-
-    @property
-    def direct(self) -> bool:
-        """Whether the descriptor has O_DIRECT and the filesystem honours it."""
-        return self._descriptor.direct
-
-    @property
-    def alignment(self) -> Alignment:
-        """What direct I/O on it requires, bytes: `offset`, also for sizes, and `memory`. 1 and 1 for a buffered file."""
-        return self._descriptor.alignment
-
-    @property
-    def limiter(self) -> Any:
-        """The limiter that `open_file` was called with, or None. It has no effect: no call of this file takes a thread."""
-        return self._limiter
-
-    def fileno(self) -> int:
-        """Return the descriptor. It belongs to the file: do not close it."""
-        self._check_open()
-        return self._descriptor.fd
-
-    def readable(self) -> bool:
-        """Return whether it was opened for reading."""
-        self._check_open()
-        return self._readable
-
-    def writable(self) -> bool:
-        """Return whether it was opened for writing."""
-        self._check_open()
-        return self._writable
-
-    def seekable(self) -> bool:
-        """Return True: regular files and block devices are seekable."""
-        self._check_open()
-        return True
-
-    def isatty(self) -> bool:
-        """Return False."""
-        self._check_open()
-        return False
-
-    def __repr__(self) -> str:
-        state = " closed" if self._closed else ""
-        return f"<trio_aio.{type(self).__name__} name={self.name!r} mode={self._mode!r}{state}>"
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ValueError("I/O operation on closed file")
-
-    def _check_readable(self) -> None:
-        self._check_open()
-        if not self._readable:
-            name = shown(self.name)
-            raise io.UnsupportedOperation(f"{name!r} is not open for reading, its mode is {self._mode!r}: open it with 'rb' or 'r+b'")
-
-    def _check_writable(self) -> None:
-        self._check_open()
-        if not self._writable:
-            name = shown(self.name)
-            raise io.UnsupportedOperation(f"{name!r} is not open for writing, its mode is {self._mode!r}: open it with 'r+b' or 'wb'")
 
     # ---- positional
 
@@ -392,19 +303,6 @@ class PositionalFile(Misuse, NotCopied):
     async def _lseek(self, offset: int, whence: int) -> int:
         self._check_open()
         return await self._context._submit_and_wait(Seek(self._descriptor, offset, whence))
-
-    # ---- for threads
-
-    def blocking(self, position: int = 0, *, allow_loop: bool = False) -> BlockingFile:
-        """Return a synchronous file on the same open file, for code that runs in a thread: ``zipfile``, ``csv``, PIL and so on.
-
-        position: bytes; where its own cursor starts. It moves no other cursor. allow_loop: its calls may be made on the event loop's thread
-        too, which they block; otherwise they raise RuntimeError there. `aclose` waits for calls in progress; later ones raise ValueError.
-        """
-        self._check_open()
-        view = BlockingFile(self, self._mode, checked_offset(position), allow_loop=allow_loop)
-        self._views = [*(known for known in self._views if known() is not None), ref(view)]
-        return view
 
     # ---- its end
 
