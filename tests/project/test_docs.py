@@ -271,6 +271,8 @@ def members(cls: type) -> dict[str, str]:
             thing = inspect.getattr_static(cls, name, None)
             if name in found or name.startswith("_"):
                 continue
+            if name not in annotations and not hasattr(cls, name):  # an attribute that exists only to say what to use instead
+                continue
             if name in annotations:
                 found[name] = annotation_source(annotations[name])
             elif isinstance(thing, enum.Enum):

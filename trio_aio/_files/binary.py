@@ -40,9 +40,9 @@ class AsyncFile(ReadableFile):
     Checkpoints, cancellation and errors are those of `PositionalFile`. Tasks that use the cursor at once are served one after the other, in
     the order of their calls. A task that is cancelled while it waits for the others has had no effect.
 
-    ``async for line in file`` yields lines as `readline` returns them. It is a checkpoint only when it reads from the file, once in 8 to
-    64 KiB: a line that is in memory costs no system call, and no other task runs. The loop may be left at any line. The next call continues
-    after that line.
+    ``async for line in file`` yields lines as `readline` returns them. It is a checkpoint when it reads from the file, once in 8 to 64 KiB,
+    and at the latest one millisecond after the last one, whatever the body of the loop does. A line that is in memory costs no system call.
+    The loop may be left at any line. The next call continues after that line.
     """
 
     # ---- writing

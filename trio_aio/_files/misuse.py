@@ -29,12 +29,6 @@ class Misuse:
 
     __slots__ = ()
 
-    # Called for what is not there only, so that it costs nothing. It is none of the class's type: mypy would take every name for present.
-    def _refuse_attribute(self, name: str) -> NoReturn:
-        advice = _ADVICE.get(name)
-        kind = type(self).__name__
-        raise AttributeError(f"{kind!r} object has no attribute {name!r}" + (f": {advice}" if advice else ""), name=name, obj=self)
-
     def _refuse(self, what: str, instead: str = "") -> NoReturn:
         raise TypeError(f"{type(self).__name__!r} object {what}: {instead}{_BLOCKING}")
 
@@ -57,5 +51,18 @@ class Misuse:
         return True
 
 
-# An ``if TYPE_CHECKING`` around the method would hide it from readers.
-setattr(Misuse, "__getattr__", Misuse._refuse_attribute)  # noqa: B010
+class _Missing:
+    """An attribute that does not exist. Its AttributeError has an advice."""
+
+    def __init__(self, name: str, advice: str) -> None:
+        self._name: str = name
+        self._advice: str = advice
+
+    def __get__(self, instance: object, owner: type) -> NoReturn:
+        text = f"{owner.__name__!r} object has no attribute {self._name!r}: {self._advice}"
+        raise AttributeError(text, name=self._name, obj=owner if instance is None else instance)
+
+
+# Not one ``__getattr__``: with it on the class, Python looks up every attribute of a file the slow way.
+for _name, _advice in _ADVICE.items():
+    setattr(Misuse, _name, _Missing(_name, _advice))

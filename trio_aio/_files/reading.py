@@ -22,13 +22,12 @@ from trio_aio._context.pace import Pace
 from trio_aio._files.cursor import LARGEST, Cursor
 from trio_aio._files.kernel_cursor import EVERYTHING
 from trio_aio._files.lines import split_lines
+from trio_aio._files.paced import PacedLines
 from trio_aio._files.positional import PositionalFile
 from trio_aio._lanes.inline import INLINE_LIMIT
 from trio_aio._memory.exports import export_buffer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from _typeshed import WriteableBuffer
     from typing_extensions import Self
 
@@ -45,7 +44,7 @@ __all__ = ("ReadableFile",)
 _LINES = 256
 
 
-class ReadableFile(PositionalFile):
+class ReadableFile(PacedLines[bytes], PositionalFile):
     """A file with a cursor that can be read."""
 
     def __init__(
@@ -59,7 +58,8 @@ class ReadableFile(PositionalFile):
         writable: bool,
         abandon_on_cancel: bool,
     ) -> None:
-        super().__init__(context, descriptor, mode, readable=readable, writable=writable, abandon_on_cancel=abandon_on_cancel)
+        PacedLines.__init__(self)
+        PositionalFile.__init__(self, context, descriptor, mode, readable=readable, writable=writable, abandon_on_cancel=abandon_on_cancel)
         backend = context._backend
         assert backend is not None
         self._backend: Backend = backend
@@ -68,8 +68,6 @@ class ReadableFile(PositionalFile):
         self._cursor: Cursor = Cursor(position, descriptor.shared_file)
         # The kernel's position, if others may use the descriptor too.
         self._shared: KernelCursor | None = None
-        # The lines that `async for` yields next, without a system call.
-        self._lines: Iterator[bytes] = self._cursor.split()
 
     def _check_open(self) -> None:
         super()._check_open()
@@ -394,6 +392,11 @@ class ReadableFile(PositionalFile):
     async def __anext__(self) -> bytes:
         for line in self._lines:
             return line
+        if self._is_due():
+            await self._context._checkpoint()
+            self._note_checkpoint()
+        for line in self._lines:
+            return line
         line = await self._next_lines()
         if not line:
             raise StopAsyncIteration
@@ -408,7 +411,8 @@ class ReadableFile(PositionalFile):
             self._check_open()
             self._context._check()
             line = await self._line(-1)
-            self._lines = self._cursor.split()
+            self._note_checkpoint()
+            self._hand_out(self._cursor.split())
             return line
         finally:
             self._lock.release()

@@ -127,7 +127,7 @@ class FileReadStream(_FileStream, ByteReceiveStream):
         ``anyio.ClosedResourceError`` if the stream is closed; ``anyio.BrokenResourceError`` instead of OSError, which is its cause.
         """
         if max_bytes < 1:
-            raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
+            raise ValueError(f"max_bytes must be a positive integer, not {max_bytes}")
         try:
             data = await (await self._open_once()).read(max_bytes)
         except OSError as error:

@@ -28,6 +28,7 @@ from trio_aio._files.coding import PART, decoded, encoded, is_indivisible, joine
 from trio_aio._files.cursor import LARGEST
 from trio_aio._files.lines import end_at, end_at_any, end_at_newline, gathered_text, last_end, string_io
 from trio_aio._files.misuse import Misuse
+from trio_aio._files.paced import PacedLines
 from trio_aio._files.text_position import TextPosition, find_position
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def text_format(
 
 
 @async_resource
-class AsyncTextFile(Misuse, NotCopied):
+class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
     """A text file, made by `open_aio` with a mode that has no "b".
 
     Characters, line ends, byte order marks and positions are those of ``io.TextIOWrapper``, with one difference: `write` has no buffer. The
@@ -98,13 +99,14 @@ class AsyncTextFile(Misuse, NotCopied):
     cursor. Tasks that use the file at once, or the cursor of its `buffer`, are served one after the other, in
     the order of their calls.
 
-    ``async for line in file`` is a checkpoint only when it reads from the file, once in 8 to 64 KiB: a line that is in memory costs no
-    system call, and no other task runs. The loop may be left at any line, and `tell` works at each.
+    ``async for line in file`` is a checkpoint when it reads from the file, once in 8 to 64 KiB, and at the latest one millisecond after the
+    last one. A line that is in memory costs no system call. The loop may be left at any line, and `tell` works at each.
 
     Errors: those of `AsyncFile`; UnicodeError.
     """
 
     def __init__(self, buffer: AsyncFile, format: TextFormat, mode: str, *, line_buffering: bool) -> None:
+        PacedLines.__init__(self)
         self._buffer: AsyncFile = buffer
         self._format: TextFormat = format
         self._mode: str = mode
@@ -117,9 +119,7 @@ class AsyncTextFile(Misuse, NotCopied):
         self._text: str = ""
         # How many characters of `_text` were returned, without those that `_lines` has returned since.
         self._used: int = 0
-        # Whole lines that `async for` returns next, without a system call.
-        self._lines: Iterator[str] = _NO_LINES
-        # The source of `_lines`. Its position is the number of characters that they had.
+        # What the lines are read from that `async for` returns next. Its position is the number of characters that they had.
         self._split: io.StringIO | io.BytesIO = _NO_BYTES
         self._keeps_ascii: bool = codecs.lookup(format.encoding).name in _KEEP_ASCII
         # Offset in the file where the bytes of `_text` end, if each character is one byte, and `_text` may reach beyond the chunk of the
@@ -284,6 +284,11 @@ class AsyncTextFile(Misuse, NotCopied):
     async def __anext__(self) -> str:
         for line in self._lines:
             return line
+        if self._is_due():
+            await self._buffer._context._checkpoint()
+            self._note_checkpoint()
+        for line in self._lines:
+            return line
         line = (self._next_lines_in_memory() if self._buffer._lock.free else "") or await self._next_lines()
         if not line:
             raise StopAsyncIteration
@@ -324,9 +329,10 @@ class AsyncTextFile(Misuse, NotCopied):
         self._ratio = len(data) / len(text)
         if plain:
             self._split = cursor.derived = io.BytesIO(data[first:last])
-            self._lines = map(bytes.decode, self._split)
+            self._hand_out(map(bytes.decode, self._split))
         else:
-            self._lines = self._split = string_io(text[first:last], "\n")
+            self._split = string_io(text[first:last], "\n")
+            self._hand_out(self._split)
         return rest + text[:first]
 
     def _drop_surplus(self) -> None:
@@ -353,6 +359,7 @@ class AsyncTextFile(Misuse, NotCopied):
             buffer._context._check()
             if not buffer._cursor.available:
                 await buffer._fill(line=True)
+                self._note_checkpoint()
             line = self._next_lines_in_memory()
             if line:
                 return line
@@ -361,7 +368,8 @@ class AsyncTextFile(Misuse, NotCopied):
             end = last_end(self._text, self._format.newline)
             if end > start:
                 newline = "\n" if self._format.newline is None else self._format.newline
-                self._lines = self._split = string_io(self._text[start:end], newline)
+                self._split = string_io(self._text[start:end], newline)
+                self._hand_out(self._split)
             return line
 
     async def _line(self, limit: int) -> str:
@@ -426,7 +434,7 @@ class AsyncTextFile(Misuse, NotCopied):
         """Return how many characters of `_text` have been returned, and end `_lines`."""
         self._used += self._split.tell()
         self._split = _NO_BYTES
-        self._lines = _NO_LINES
+        self._source = self._lines = _NO_LINES
         return self._used
 
     def _take(self, count: int) -> str:
