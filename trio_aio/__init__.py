@@ -26,6 +26,7 @@ from trio_aio._files.opener import FileOpener
 from trio_aio._files.streams import FileReadStream, FileWriteStream
 from trio_aio._files.text import AsyncTextFile
 from trio_aio._files.whole import read_bytes, read_text, write_bytes, write_text
+from trio_aio._memory.aligned import aligned_buffer
 from trio_aio._names.copying import copy_file, copy_tree
 from trio_aio._names.directory import AsyncDirectory, DirectoryOpener, open_directory
 from trio_aio._names.info import PathInfo
@@ -69,6 +70,7 @@ __all__ = (
     "TemporaryDirectory",
     "TemporaryFile",
     "Writer",
+    "aligned_buffer",
     "copy_file",
     "copy_tree",
     "current_context",

@@ -151,7 +151,7 @@ async def test_dropped_file_warns_and_is_closed(disk: Path, elsewhere: bool) -> 
     path, _ = make_file(disk)
     files = [await open_aio(path)]
     fd, context = files[0].fileno(), files[0].context
-    with pytest.warns(ResourceWarning, match="unclosed file"):
+    with pytest.warns(ResourceWarning, match=r"unclosed file <trio_aio\.AsyncFile name=.* mode='rb'>$"):
         _drop(files, elsewhere=elsewhere)
     while is_open(fd) or context.statistics().in_flight:
         await checkpoint()

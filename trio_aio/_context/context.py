@@ -341,6 +341,7 @@ class AIOContext(NotCopied, Operations):
             retried=engine.retried,
             bytes_read=engine.bytes_read + inline.bytes_read + names.bytes_read,
             bytes_written=engine.bytes_written,
+            bounced_bytes=engine.bounced_bytes,
             names_inline=names.hits,
             names_missed=names.misses,
             names_slept=names.slept,

@@ -37,6 +37,9 @@ class AIOStatistics:
     """By all lanes."""
     bytes_written: int
     """By all lanes."""
+    bounced_bytes: int = 0
+    """Copied through aligned memory, because memory or offset of direct I/O was not aligned. Not counted: `pread` and small overwrites of
+    whole blocks, which are always copied."""
     names_inline: int = 0
     """Calls on names that were answered on the event loop's thread. They are among `submitted_inline` too."""
     names_missed: int = 0

@@ -76,6 +76,7 @@ class Engine:
         self.earlier_submit_calls: int = 0  # of a kernel lane that is closed
         self.bytes_read: int = 0
         self.bytes_written: int = 0
+        self.bounced_bytes: int = 0
         self.outstanding: int = 0  # requests that were submitted and have not ended
         self.abandoned: int = 0  # those of them that no task waits for
         self.ready: list[Request] = []  # nothing holds them back any more: they start next

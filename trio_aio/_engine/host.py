@@ -34,6 +34,7 @@ class Host(Protocol):
     submitted_workers: int
     bytes_read: int
     bytes_written: int
+    bounced_bytes: int
     orphaned: bool
     plugged: bool
     plug: Callable[[], None]

@@ -95,7 +95,9 @@ class OpenedFile(Misuse, NotCopied):
         return False
 
     def __repr__(self) -> str:
-        state = " closed" if self._closed else ""
+        return self._shown(" closed" if self._closed else "")
+
+    def _shown(self, state: str = "") -> str:
         return f"<trio_aio.{type(self).__name__} name={self.name!r} mode={self._mode!r}{state}>"
 
     def _check_open(self) -> None:

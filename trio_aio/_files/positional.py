@@ -377,4 +377,4 @@ class PositionalFile(OpenedFile):
         self._engine.drops.add(descriptor, self._close_request)
         if descriptor.borrowed:
             return
-        warnings.warn(f"unclosed file {self!r}", ResourceWarning, stacklevel=2, source=self)
+        warnings.warn(f"unclosed file {self._shown()}", ResourceWarning, stacklevel=2, source=self)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from trio_aio._context.context import AIOContext
+
 __all__ = ("FileReadStream", "FileWriteStream")
 
 
@@ -116,9 +118,9 @@ class FileReadStream(_FileStream, ByteReceiveStream):
     """
 
     @classmethod
-    async def from_path(cls, path: str | os.PathLike[str]) -> Self:
-        """Open a file for reading, and return its stream. Cancellation and errors as `open_aio`."""
-        return cls(await open_aio(path, "rb"))
+    async def from_path(cls, path: str | os.PathLike[str], *, context: AIOContext | None = None) -> Self:
+        """Open a file for reading, and return its stream. Cancellation and errors as `open_aio`. context: serves it."""
+        return cls(await open_aio(path, "rb", context=context))
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Return the next `max_bytes` bytes, fewer only at the end of the file.
@@ -155,9 +157,9 @@ class FileWriteStream(_FileStream, ByteSendStream):
     """
 
     @classmethod
-    async def from_path(cls, path: str | os.PathLike[str], append: bool = False) -> Self:
+    async def from_path(cls, path: str | os.PathLike[str], append: bool = False, *, context: AIOContext | None = None) -> Self:
         """Open a file for writing, emptied or with `append` for appending. Return its stream. Otherwise as `open_aio`."""
-        return cls(await open_aio(path, "ab" if append else "wb"))
+        return cls(await open_aio(path, "ab" if append else "wb", context=context))
 
     async def send(self, item: bytes) -> None:
         """Write all of `item`.

@@ -390,7 +390,7 @@ class AsyncDirectory(NotCopied):
             self._descriptor.close_now()
             return
         engine.drops.add(self._descriptor, self._close_request)
-        warnings.warn(f"unclosed directory {self!r}", ResourceWarning, stacklevel=2, source=self)
+        warnings.warn(f"unclosed directory <trio_aio.AsyncDirectory name={self.name!r}>", ResourceWarning, stacklevel=2, source=self)
 
 
 class DirectoryOpener(NotCopied):

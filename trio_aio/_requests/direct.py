@@ -238,7 +238,7 @@ class WidenedRead(InSlab, Read):
             except MemoryError as error:  # the caller's, not the reaper's
                 self.result, self.no_memory = _ENOMEM, error
         else:
-            self._take_data(slab, result)
+            self._take_data(engine, slab, result)
         engine.buffers.return_slab(slab)
         self.slab, self.state = None, _COMPLETED
         order.leases, engine.outstanding, self.outstanding = order.leases - 1, engine.outstanding - 1, False
@@ -252,9 +252,9 @@ class WidenedRead(InSlab, Read):
         engine.bytes_read += self.transferred
         if self.result >= 0 and not self.abandoned and not self.cancel_accepted:
             assert self.slab is not None
-            self._take_data(self.slab, self.result)
+            self._take_data(engine, self.slab, self.result)
 
-    def _take_data(self, slab: Slab, result: int) -> None:
+    def _take_data(self, engine: Host, slab: Slab, result: int) -> None:
         """Copy out what was asked for, and make its length the result."""
         count = result - self.before
         if count > self.size:
@@ -262,6 +262,8 @@ class WidenedRead(InSlab, Read):
         elif count < 0:
             count = 0
         self.result = count
+        if self.exports is not None or self.size != self.nbytes:
+            engine.bounced_bytes += count
         if self.exports is None:
             start = slab.start + self.before
             try:
@@ -288,6 +290,7 @@ class SlabWrite(InSlab, Write):
         if can is not None and self.exports is not None:
             assert self.slab is not None
             self.slab.gather(self.exports)
+            engine.bounced_bytes += self.nbytes
             self.exports = None
         return can
 

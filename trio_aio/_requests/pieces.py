@@ -333,6 +333,8 @@ class PiecesRead(PiecesRequest):
 
     def settle(self, engine: Host) -> None:
         engine.bytes_read += self.transferred
+        if self.descriptor.direct and not self.pieces.aligned:
+            engine.bounced_bytes += self.transferred
 
     def finish(self, engine: Host, error: int) -> None:
         if self.offload and self.descriptor.direct:
@@ -380,6 +382,8 @@ class PiecesWrite(PiecesRequest):
 
     def settle(self, engine: Host) -> None:
         engine.bytes_written += self.transferred
+        if self.descriptor.direct and not self.pieces.aligned and not self.buffered:
+            engine.bounced_bytes += self.transferred
         if self.result >= 0 and not self.descriptor.append and self.pieces.whole:
             self.descriptor.size = max(self.descriptor.size, self.pieces.end)
         note_pieces(self)

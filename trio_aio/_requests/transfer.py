@@ -272,6 +272,8 @@ class Read(Transfer):
 
     def settle(self, engine: Host) -> None:
         engine.bytes_read += self.transferred
+        if self.worker_path:
+            engine.bounced_bytes += self.transferred
 
 
 class ReadVector(_Vectored, Read):
@@ -329,6 +331,8 @@ class Write(Transfer):
 
     def settle(self, engine: Host) -> None:
         engine.bytes_written += self.transferred
+        if self.worker_path and not self.buffered:
+            engine.bounced_bytes += self.transferred
         descriptor, end = self.descriptor, self.offset + self.nbytes
         if descriptor.append or self.flags & _APPEND:  # it goes where the kernel says
             note_append(self, -1, flags=self.flags)
