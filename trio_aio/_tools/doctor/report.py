@@ -137,7 +137,8 @@ class Report:
             return "not tried"
         text: str = self.direct or "accepted; whether it takes effect cannot be seen"
         if self.alignment_offset is not None and self.direct != "ignored":
-            text += f"; offsets and sizes in multiples of {self.alignment_offset} bytes, memory of {self.alignment_memory} (aligned_buffer() is; other memory is copied)"
+            text += f"; offsets and sizes in multiples of {self.alignment_offset} bytes, memory of {self.alignment_memory}"
+            text += " (that of aligned_buffer() is; other memory is copied)"
             if self.alignment_enforced is False:
                 text += ", but others are accepted too"
         return text
