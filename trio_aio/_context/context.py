@@ -24,6 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from trio_aio._backends import Waiter, async_resource, current_backend, raise_if_cancelled, shielded_checkpoint
+from trio_aio._context.lock import FairLock
 from trio_aio._context.operations import Operations
 from trio_aio._context.statistics import AIOStatistics
 from trio_aio._engine.activity import is_busy
@@ -139,6 +140,7 @@ class AIOContext(NotCopied, Operations):
         # Faults of a test meet requests, and an inline call makes none.
         self._names.on = engine.hook is None
         self._backend = backend
+        self._allocating = FairLock(backend, lambda: None)
         self._identity = backend.identity
         self._current = backend.current
         self._thread = threading.get_ident()

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
     from trio_aio._backends import Backend
+    from trio_aio._context.lock import FairLock
     from trio_aio._engine.engine import Engine
     from trio_aio._memory.exports import Export
     from trio_aio._requests.base import Request
@@ -61,6 +62,7 @@ class Operations:
 
     def __init__(self) -> None:
         self._by_fd: dict[int, Descriptor] = {}  # in use by calls with an fd: a sync must find the writes before it
+        self._allocating: FairLock | None = None  # held while large memory is made
         self._watches: set[int] = set()  # what polls without native AIO wait for
 
     def _check(self) -> Engine:
@@ -74,6 +76,19 @@ class Operations:
     async def _checkpoint(self) -> None:
         """Let other tasks run, and do nothing else."""
         raise NotImplementedError
+
+    async def _new_memory(self, size: int) -> bytes | bytearray:
+        """Return memory for a result, which a worker touches first. Large memory is made once in a tick.
+
+        It comes from mmap(2), which waits while workers touch memory of theirs: up to milliseconds, on the event loop's thread.
+        """
+        if size <= COPY_STEP or self._allocating is None:
+            return new_bytes(size, for_worker=True)
+        assert self._backend is not None
+        async with self._allocating:
+            memory = new_bytes(size, for_worker=True)
+            await self._backend.cancel_shielded_checkpoint()
+        return memory
 
     # ---- by fd
 
@@ -219,7 +234,7 @@ class Operations:
                     return data
                 left += len(more)
                 return await joined(self._backend, (data, more, await self._pread(descriptor, size - left, offset + left, flags, abandon)))
-        memory = new_bytes(size, for_worker=True)
+        memory = await self._new_memory(size)
         export = hold(memory)
         n = 0
         while True:

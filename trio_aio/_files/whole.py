@@ -33,7 +33,7 @@ from trio_aio._files.open import drop_unclaimed, is_file, learn, unsupported
 from trio_aio._files.parts import read_into, read_part, write_flags, write_specially
 from trio_aio._files.text import text_format
 from trio_aio._lanes.inline import INLINE_LIMIT
-from trio_aio._memory.exports import Export, export_buffer, hold, new_bytes, private_memory
+from trio_aio._memory.exports import Export, export_buffer, hold, private_memory
 from trio_aio._requests.opening import AT_FDCWD, CREATION_MODE
 from trio_aio._requests.transfer import Read
 from trio_aio._requests.whole import ReadWhole, WriteWhole
@@ -141,7 +141,7 @@ async def _read_whole(context: AIOContext, path: _Path) -> bytes:
         data = scratch.view[:n]
         _scratches.release(scratch)
     else:
-        made = new_bytes(size, for_worker=True)
+        made = await context._new_memory(size)
         assert isinstance(made, bytes)
         data = made
         request = ReadWhole(descriptor, encoded, hold(data), size if size <= LARGEST_REQUEST else PART)
