@@ -233,7 +233,8 @@ async def test_names_return_paths_of_their_own_class(tmp_path: Path) -> None:
     class Own(kind):  # type: ignore[misc]
         pass
 
-    for cls in (kind, Own):
+    # trio's class has none of its own before Python 3.12.
+    for cls in (kind, Own) if library() is anyio else (kind,):
         folder = cls(tmp_path / cls.__name__)
         await folder.mkdir()
         await (folder / "a").touch()
