@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-__all__ = ("Mode", "parse_mode")
+from trio_aio._files.text import text_format
+
+if TYPE_CHECKING:
+    from trio_aio._files.text import TextFormat
+
+__all__ = ("Mode", "flags_of", "format_of", "parse_mode")
 
 
 class Mode(NamedTuple):
@@ -43,3 +48,23 @@ def _parsed(mode: str) -> Mode:
     flags |= {"r": 0, "w": os.O_CREAT | os.O_TRUNC, "x": os.O_CREAT | os.O_EXCL, "a": os.O_CREAT | os.O_APPEND}[kind]
     shown = "rb+" if kind == "w" and plus else kind + "b" + "+" * plus
     return Mode(flags | os.O_CLOEXEC, shown, readable, writable, "b" not in letters)
+
+
+def format_of(
+    mode: str, buffering: int, encoding: str | None, errors: str | None, newline: str | None, *, stacklevel: int
+) -> TextFormat | None:
+    """Return how a mode's text is encoded; None for a binary mode. ValueError, LookupError."""
+    parsed = parse_mode(mode)
+    if not parsed.text:
+        for name, value in (("encoding", encoding), ("errors", errors), ("newline", newline)):
+            if value is not None:
+                raise ValueError(f"{name} must be None in binary mode, not {value!r}: for text, use mode={mode.replace('b', '')!r}")
+        return None
+    if buffering == 0:
+        raise ValueError("buffering must not be 0 for text: open the file in binary mode, or leave buffering out")
+    return text_format(encoding, errors, newline, readable=parsed.readable, writable=parsed.writable, stacklevel=stacklevel + 1)
+
+
+def flags_of(mode: str) -> int:
+    """Return the flags of open(2) for a mode. ValueError for an invalid one."""
+    return parse_mode(mode).flags

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from trio_aio._engine.engine import Engine
 
-__all__ = ("drop_unclaimed", "flags_of", "format_of", "is_file", "learn", "make_opener", "open_aio", "open_descriptor", "unsupported")
+__all__ = ("drop_unclaimed", "is_file", "learn", "make_opener", "open_aio", "open_descriptor", "unsupported")
 
 
 @overload
@@ -364,26 +364,6 @@ async def open_descriptor(
             raise unsupported(error.mode, descriptor.name) from None
         raise
     return made
-
-
-def format_of(
-    mode: str, buffering: int, encoding: str | None, errors: str | None, newline: str | None, *, stacklevel: int
-) -> TextFormat | None:
-    """Return how a mode's text is encoded; None for a binary mode. ValueError, LookupError."""
-    parsed = parse_mode(mode)
-    if not parsed.text:
-        for name, value in (("encoding", encoding), ("errors", errors), ("newline", newline)):
-            if value is not None:
-                raise ValueError(f"{name} must be None in binary mode, not {value!r}: for text, use mode={mode.replace('b', '')!r}")
-        return None
-    if buffering == 0:
-        raise ValueError("buffering must not be 0 for text: open the file in binary mode, or leave buffering out")
-    return text_format(encoding, errors, newline, readable=parsed.readable, writable=parsed.writable, stacklevel=stacklevel + 1)
-
-
-def flags_of(mode: str) -> int:
-    """Return the flags of open(2) for a mode. ValueError for an invalid one."""
-    return parse_mode(mode).flags
 
 
 async def _adopt_number(context: AIOContext, fd: int, mode: Mode, *, direct: bool) -> tuple[Descriptor, int]:

@@ -23,7 +23,8 @@ from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import NotCopied, os_error
 from trio_aio._files.cached import may_open_cached, open_cached
 from trio_aio._files.coding import decoded, encoded, joined_text
-from trio_aio._files.open import flags_of, format_of, is_file, open_descriptor, unsupported
+from trio_aio._files.mode import flags_of, format_of
+from trio_aio._files.open import is_file, open_descriptor, unsupported
 from trio_aio._files.opener import FileOpener
 from trio_aio._files.parts import read_into, read_part, write_flags, write_specially
 from trio_aio._files.text import text_format

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, AnyStr, Generic, cast
 from trio_aio._backends import raise_if_cancelled
 from trio_aio._errors import NotCopied
 from trio_aio._files.binary import AsyncFile
-from trio_aio._files.open import format_of
+from trio_aio._files.mode import format_of
 from trio_aio._names.calls import checked_context
 from trio_aio._names.temporary import TemporaryFile
 

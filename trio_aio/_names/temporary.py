@@ -22,7 +22,8 @@ from trio_aio._backends import raise_if_cancelled, shielded_checkpoint
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import NotCopied
 from trio_aio._files.binary import AsyncFile
-from trio_aio._files.open import flags_of, format_of, open_descriptor
+from trio_aio._files.mode import flags_of, format_of
+from trio_aio._files.open import open_descriptor
 from trio_aio._lanes.threads import Background
 from trio_aio._names.calls import change, checked_context, encoded, name_of, request_of
 from trio_aio._names.removing import remove_tree
