@@ -10,6 +10,8 @@ import resource
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from anyio import create_task_group
+from anyio.lowlevel import checkpoint
 
 import trio_aio
 from trio_aio import AIOContext, Path, current_context, open_aio, open_directory, read_bytes
@@ -139,6 +141,20 @@ async def test_open_below_a_directory_is_inline_or_one_request(disk: pathlib.Pat
         assert context.statistics().submitted_workers == before + 1
         assert os.get_blocking(file.fileno())
         await file.aclose()
+
+
+async def test_calls_while_the_context_closes_are_refused(disk: pathlib.Path) -> None:
+    path, _ = make_file(disk, 10)
+    await known(path)
+    context = current_context()
+    calls: list[Callable[[], Any]] = [Path(path).stat, Path(path).exists, Path(path).read_bytes, lambda: trio_aio.os.stat(path)]
+    async with create_task_group() as group:
+        group.start_soon(context.aclose)
+        while context._state == "open":
+            await checkpoint()
+        for call in calls:
+            with pytest.raises(RuntimeError, match=r"AIOContext is clos(ed|ing)"):
+                await call()
 
 
 async def test_absent_name_is_answered_inline(disk: pathlib.Path) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from trio_aio._backends import Backend
 
-__all__ = ("current_context",)
+__all__ = ("current_context", "usable_context")
 
 
 class _Last(threading.local):
@@ -40,6 +40,14 @@ def current_context() -> AIOContext:
         raise RuntimeError("this run's AIOContext is closed: the run is ending, or the program has closed it")
     _last.context = weakref.ref(shared)
     return shared
+
+
+def usable_context() -> AIOContext:
+    """Return what `current_context` returns. RuntimeError also while it is closing."""
+    context = current_context()
+    if context._state != "open":
+        raise context._refusal()
+    return context
 
 
 def _make(backend: Backend) -> AIOContext:

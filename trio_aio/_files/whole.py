@@ -23,7 +23,7 @@ from trio_aio._arguments import checked_integer, checked_offset
 from trio_aio._context.context import AIOContext
 from trio_aio._context.copying import joined, shortened
 from trio_aio._context.group import RequestGroup
-from trio_aio._context.shared import current_context
+from trio_aio._context.shared import usable_context
 from trio_aio._engine.descriptor import Descriptor, cached_size
 from trio_aio._engine.mending import torn
 from trio_aio._files.binary import AsyncFile
@@ -109,6 +109,8 @@ async def read_bytes(
     OSError with errno and file name; ``io.UnsupportedOperation`` if it is neither a regular file nor a block device; ValueError for a null
     byte in the path, and for a negative offset, or size other than -1.
     """
+    if into is None and type(offset) is int is type(size) and offset == 0 and size == -1:
+        return await _read_whole(_context_of(context), path)
     offset, size = checked_offset(offset), checked_integer(size, "size")
     if size < -1:
         raise ValueError(f"size must be -1 or not negative, not {size}")
@@ -121,9 +123,8 @@ async def read_bytes(
 
 
 async def _read_whole(context: AIOContext, path: _Path) -> bytes:
-    """Return the bytes of a file."""
+    """Return the bytes of a file. `_context_of` has checked the context."""
     encoded = _encoded(path)
-    context._check()
     backend = context._backend
     assert backend is not None
     await backend.checkpoint_if_cancelled()
@@ -283,11 +284,12 @@ async def write_text(
 
 
 def _context_of(context: AIOContext | None) -> AIOContext:
-    """Return the context that serves a call: the one passed, or the run's. TypeError."""
+    """Return the context that serves a call: the one passed, or the run's. TypeError; RuntimeError if it cannot be used here."""
     if context is None:
-        return current_context()
+        return usable_context()
     if not isinstance(context, AIOContext):
         raise TypeError(f"context must be an AIOContext, not {type(context).__name__}")
+    context._check()
     return context
 
 

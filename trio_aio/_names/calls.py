@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 from trio_aio._arguments import checked_mode
 from trio_aio._context.context import AIOContext
-from trio_aio._context.shared import current_context
+from trio_aio._context.shared import current_context, usable_context
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import os_error
 from trio_aio._lanes.names import UNKNOWN
@@ -125,7 +125,7 @@ async def status_or_error(context: AIOContext, name: Name, *, follow_symlinks: b
 
 async def status_of_path(path: PurePath, flags: int = 0) -> os.stat_result | int:
     """Return the status of a path, or a negative errno: what `status_or_error` does, in fewer steps. ValueError for a null byte."""
-    context = current_context()
+    context = usable_context()
     text = str(path)  # which the path keeps
     if "\0" in text:
         encoded(path)  # ValueError
