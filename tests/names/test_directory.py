@@ -16,7 +16,7 @@ import pytest
 from anyio import CancelScope
 
 import trio_aio
-from trio_aio import AsyncDirectory, open_directory
+from trio_aio import AIOContext, AsyncDirectory, AsyncFile, open_directory
 
 from ..support.trees import make_tree
 
@@ -291,6 +291,61 @@ async def test_listing_that_has_started_outlives_its_directory(tree: pathlib.Pat
         await directory.aclose()
         names += [entry.name async for entry in listing]
     assert sorted(names) == wanted
+
+
+async def test_each_call_is_one_request(tree: pathlib.Path) -> None:
+    async with AIOContext() as context, open_directory(tree, context=context) as directory:
+        context._names.on = False  # workers only
+        calls: list[Callable[[], Any]] = [
+            lambda: directory.stat("a/one.py"),
+            lambda: directory.exists("a/one.py"),
+            lambda: directory.readlink("link to file"),
+            lambda: directory.read_bytes("a/one.py"),
+            lambda: directory.read_bytes("a/one.py", offset=2),
+            lambda: directory.read_bytes("a/one.py", into=bytearray(3)),
+            lambda: directory.read_text("a/one.py"),
+            lambda: directory.write_bytes("new", b"data"),
+            lambda: directory.write_bytes("new", b"data", atomic=True, durable=True),
+            lambda: directory.listdir(),
+            lambda: directory.mkdir("x/y", parents=True),
+            lambda: directory.rename("x/y", "x/z"),
+            lambda: directory.chmod("new", 0o600),
+            lambda: directory.utime("new"),
+            lambda: directory.symlink("new", "linked"),
+            lambda: directory.unlink("linked"),
+            lambda: directory.sync(),
+            lambda: directory.open("new", "r+b"),
+        ]
+        for call in calls:
+            before = context.statistics().submitted_workers
+            result = await call()
+            assert context.statistics().submitted_workers == before + 1
+            if isinstance(result, AsyncFile):
+                await result.aclose()
+
+
+async def test_long_file_that_is_replaced_meanwhile_is_read_as_one(tree: pathlib.Path) -> None:
+    contents = [bytes([number]) * (2 << 20) for number in (1, 2)]
+    (tree / "long").write_bytes(contents[0])
+    stop = threading.Event()
+
+    def replace() -> None:
+        for data in itertools.cycle(contents):
+            if stop.is_set():
+                return
+            (tree / "other").write_bytes(data)
+            os.replace(tree / "other", tree / "long")
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        async with open_directory(tree) as directory:
+            for size in (-1, 2 << 20, -1, 3 << 20) * 8:
+                assert await directory.read_bytes("long", size=size) in contents
+            assert await directory.read_bytes("long", offset=1 << 20, size=3 << 20) in [data[1 << 20 :] for data in contents]
+    finally:
+        stop.set()
+        thread.join()
 
 
 async def test_fifo_below_a_directory_is_refused_and_not_opened(tree: pathlib.Path) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trio_aio._context.context import AIOContext
     from trio_aio._files.binary import AsyncFile
 
-__all__ = ("read_into", "read_part", "write_flags", "write_specially")
+__all__ = ("LARGEST_PART", "read_into", "read_part", "write_flags", "write_specially")
 
 # Bytes. A larger part is read through an open file, by requests that can be cancelled one by one.
 LARGEST_PART = 1 << 20

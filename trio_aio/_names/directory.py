@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import errno
 import os
-import stat as _stat
 import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from trio_aio._arguments import checked_integer, checked_mode, checked_offset
+from trio_aio._arguments import checked_integer, checked_offset
 from trio_aio._backends import raise_if_cancelled, shielded_checkpoint
 from trio_aio._context.leasing import Lease
 from trio_aio._engine.descriptor import Descriptor
@@ -26,7 +25,7 @@ from trio_aio._files.coding import decoded, encoded, joined_text
 from trio_aio._files.mode import flags_of, format_of
 from trio_aio._files.open import is_file, open_descriptor, unsupported
 from trio_aio._files.opener import FileOpener
-from trio_aio._files.parts import read_into, read_part, write_flags, write_specially
+from trio_aio._files.parts import LARGEST_PART, read_into, read_part, write_flags, write_specially
 from trio_aio._files.text import text_format
 from trio_aio._names import os_calls
 from trio_aio._names.calls import Name, change, checked_context, link_of, name_of, request_of, stat_of, status_or_error
@@ -196,17 +195,18 @@ class AsyncDirectory(NotCopied):
         return await self._read(name, offset, size)
 
     async def _read(self, name: Name, offset: int, size: int) -> bytes:
-        """Return the bytes of a file, in as many requests as it needs."""
+        """Return the bytes of a file: in one request, or of a long one by an open file, so that they are those of one file."""
         assert name.path is not None
-        whole = bytearray()
-        while True:
-            at = offset + len(whole)
-            left = size - len(whole) if size >= 0 else -1
-            call = read_part(self._context, name.dir, name.path, name.shown, at, left, name.resolve, by_descriptor=True)
+        if size <= LARGEST_PART:
+            call = read_part(self._context, name.dir, name.path, name.shown, offset, size, name.resolve, by_descriptor=True)
             part = await self._guarded(call)
-            whole += part
-            if size >= 0 or not part:
-                return bytes(whole)
+            if size >= 0 or len(part) < LARGEST_PART:
+                return part
+        async with self.open(name.shown) as file:
+            if size >= 0:
+                return await file.pread(size, offset)  # type: ignore[no-any-return]
+            await file.seek(offset)
+            return await file.readall()  # type: ignore[no-any-return]
 
     async def read_text(self, path: NamePath, encoding: str | None = None, errors: str | None = None, newline: str | None = None) -> str:
         """Return the text of a file. As `trio_aio.read_text`."""
@@ -331,11 +331,13 @@ class AsyncDirectory(NotCopied):
 
     async def chmod(self, path: NamePath, mode: int) -> None:
         """Change the mode of a name, which is not followed if it is a link. fchmodat2(2)."""
-        name, mode = self._name(path), checked_mode(mode)
-        status = await self._guarded(stat_of(self._context, name, follow_symlinks=False))
-        if self._resolve and _stat.S_ISLNK(status.st_mode):
-            raise os_error(errno.ELOOP, path)
-        await self._guarded(change(self._context, Call.CHMOD, name, mode=mode, flags=0x100 if self._resolve else 0))
+        name = self._name(path)
+        try:
+            await self._guarded(change(self._context, Call.CHMOD, name, mode=mode, flags=0x100 if self._resolve else 0))
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP and self._resolve:  # a link has no mode
+                raise os_error(errno.ELOOP, path) from None
+            raise
 
     async def utime(self, path: NamePath, times: tuple[float, float] | None = None, *, ns: tuple[int, int] | None = None) -> None:
         """Set the times of a name, which is not followed if it is a link. As ``os.utime``. utimensat(2)."""
