@@ -23,6 +23,7 @@ from trio_aio import (
     SpooledTemporaryFile,
     TemporaryDirectory,
     TemporaryFile,
+    current_context,
     gettempdir,
     gettempdirb,
     mkdtemp,
@@ -159,6 +160,17 @@ async def test_directory_is_removed_with_all_that_is_in_it(tmp_path: pathlib.Pat
     async with TemporaryDirectory(dir=tmp_path, delete=False) as name:
         pass
     assert os.path.isdir(name)
+
+
+async def test_temporary_file_is_made_by_one_request(filesystem: pathlib.Path) -> None:
+    context = current_context()
+    for kind in (TemporaryFile, NamedTemporaryFile):
+        before = context.statistics().submitted_workers
+        file = await kind(dir=str(filesystem))
+        assert context.statistics().submitted_workers == before + 1
+        assert await file.write(b"data") == 4
+        await file.aclose()
+    assert not os.listdir(filesystem)
 
 
 @pytest.mark.parametrize("mode", ["w+b", "w+"])

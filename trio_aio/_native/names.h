@@ -49,7 +49,7 @@ enum taio_name_call {
     TAIO_NAME_UNLINK_MANY, /* memory: struct taio_many; remove names in the directory `path` */
     TAIO_NAME_READ_MANY,   /* memory: struct taio_many; read whole files to `data` */
     TAIO_NAME_TEMPORARY    /* make a file and open it, in the directory `path`: O_TMPFILE, otherwise with a name that is removed at once; flags,
-                            * mode; the fd is in `fd` */
+                            * mode; the fd is in `fd`; `memory`: a struct taio_description that is filled, or 0 */
 };
 
 /* Flags of TAIO_NAME_WRITE and TAIO_NAME_COPY. */

@@ -392,6 +392,10 @@ int64_t taio_name_temporary(struct taio_name *n, const char *path)
         if (fd < 0)
             return -error;
     }
-    n->fd = fd;
-    return 0;
+    int error = n->memory ? taio_describe(fd, (struct taio_description *)(uintptr_t)n->memory) : 0;
+    if (error < 0)
+        close(fd);
+    else
+        n->fd = fd;
+    return error;
 }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from trio_aio._errors import os_error
 from trio_aio._native import ffi, lib
-from trio_aio._requests.names import NameRequest, address_of
+from trio_aio._requests.names import NameRequest, OpenFile, address_of
 
 if TYPE_CHECKING:
     from trio_aio._engine.descriptor import Descriptor
@@ -77,16 +77,12 @@ class ReadName(NameRequest):
         self.export = self.memory = None
 
 
-class TemporaryName(NameRequest):
-    """Make a file that has no name, and open it. The descriptor belongs to its `Descriptor` before any task can know of it."""
+class TemporaryName(OpenFile):
+    """Make a file that has no name, open and describe it."""
 
     __slots__ = ()
 
-    fault_name = "open"
     call = lib.TAIO_NAME_TEMPORARY
-
-    def settle(self, engine: Host) -> None:
-        self._own_fd(engine)
 
 
 def abandon_now(record: CData) -> None:
