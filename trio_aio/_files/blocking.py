@@ -35,9 +35,7 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-    from trio_aio._context.context import AIOContext
     from trio_aio._engine.descriptor import Descriptor
-    from trio_aio._engine.engine import Engine
 
 __all__ = ("BlockingFile", "end_views")
 
@@ -63,8 +61,8 @@ class BlockingFile(io.RawIOBase):
     ) -> None:
         # Keeps the file open: a file that is dropped is closed.
         self._owner: Any = owner
-        self._context: AIOContext = owner._context
-        self._engine: Engine = owner._engine
+        self._context: Any = owner._context
+        self._engine: Any = owner._engine
         self._descriptor: Descriptor = owner._descriptor
         self._mode: str = mode
         self._position: int = position
