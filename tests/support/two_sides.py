@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +52,12 @@ async def only_asyncio(path: str) -> None:
 
 
 async def both_at_once(path: str) -> None:
+    # A file for each: a block that one context writes directly and another through the page cache at one time makes fsync fail (EIO).
+    paths = [shutil.copy(path, f"{path}.{number}") for number in range(3)]
     async with trio_asyncio.open_loop(), trio.open_nursery() as nursery:
-        nursery.start_soon(_use, path, TrioBackend)
-        nursery.start_soon(_on_asyncio(_use), path, AsyncioBackend)
-        nursery.start_soon(_on_asyncio(_use), path, AsyncioBackend)
+        nursery.start_soon(_use, paths[0], TrioBackend)
+        nursery.start_soon(_on_asyncio(_use), paths[1], AsyncioBackend)
+        nursery.start_soon(_on_asyncio(_use), paths[2], AsyncioBackend)
 
 
 async def trio_inside_of_asyncio(path: str) -> None:
