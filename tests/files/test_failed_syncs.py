@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from anyio import CancelScope, create_task_group
+from anyio import CancelScope, create_task_group, to_thread
 
 from trio_aio import RWF, AIOContext, open_aio, write_bytes
 from trio_aio.testing import FaultyContext
@@ -43,6 +43,20 @@ def path(disk: Path) -> Path:
     path = disk / "file"
     path.write_bytes(bytes(4 * BLOCK))
     return path
+
+
+@DIRECT
+async def test_bytes_written_by_a_thread_stay_lost_until_the_whole_file_is_written_again(path: Path, direct: bool) -> None:
+    async with FaultyContext() as context, open_aio(path, "r+b", direct=direct, context=context) as file:
+        with file.blocking() as blocking:
+            await to_thread.run_sync(blocking.write, b"t" * BLOCK)
+        await file.pwrite(b"a" * BLOCK, BLOCK)
+        context.fail(errno.EIO, operation="sync", times=1)
+        assert await answer(file.fsync) == errno.EIO
+        await file.pwrite(b"a" * BLOCK, BLOCK)
+        assert await answer(file.fsync) == errno.EIO
+        await file.pwrite(b"a" * (4 * BLOCK), 0)
+        assert await answer(file.fsync) == 0
 
 
 @DIRECT

@@ -80,12 +80,13 @@ class Durability:
 
     __slots__ = (
         *("_descriptors", "_doubtful", "_kept", "_key", "_lost", "_mark", "_sweep_at", "_syncing", "_waiting", "_written"),
-        *("error", "failures"),
+        *("error", "failures", "written_elsewhere"),
     )
 
     def __init__(self, key: object, kept: dict[Any, Durability]) -> None:
         self.error: int = 0  # errno of the last failed sync, while something is lost
         self.failures: int = 0  # syncs that have failed
+        self.written_elsewhere: bool = False  # by threads, and nobody noted what: a sync that fails then loses the whole file
         self._key: object = key
         self._kept: dict[Any, Durability] = kept  # where it is kept while it has something to say
         self._written: list[Range] = []  # and not made durable
@@ -204,7 +205,7 @@ class Durability:
         if writes:
             self._doubtful = WeakSet([*(self._doubtful or ()), *writes])
         self._lost = merged([*self._lost, *self._written])
-        if not self._lost and not writes:
+        if self.written_elsewhere or (not self._lost and not writes):
             self._lost = [(0, max(size, 1))]  # others have written what the kernel could not write back
         self._written.clear()
         self._mark = 0

@@ -228,6 +228,7 @@ class BlockingFile(io.RawIOBase):
         shared = self._descriptor.shared_file
         assert shared is not None
         shared.changed_in_thread = True
+        shared.durability.written_elsewhere = True
         self._engine.drops.note_change(shared)
 
     def truncate(self, size: int | None = None, /) -> int:
