@@ -68,7 +68,8 @@ def used():
 
 async def all_closed():
     gc.collect()
-    while current_context().statistics().in_flight:  # what was released is closed a moment later
+    context = current_context()
+    while context.statistics().in_flight or context._engine.drops:  # what was released is closed a moment later
         await trio.lowlevel.checkpoint()
 
 async def call_many(number, calls, directory):
