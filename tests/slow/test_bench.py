@@ -156,7 +156,7 @@ def test_bench_without_peers_leaves_them_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_bench_ended_by_signal_removes_its_files(number: int, status: int, on_filesystem: Callable[[str], Path]) -> None:
-    # In memory: a contender that is killed inside a sync ends only when the disk is done. A row whose file does not grow until memory is full.
+    # In memory: a contender that is killed inside a sync ends only when the disk is done. The file must not grow until memory is full.
     folder = on_filesystem("tmpfs")
     command = [sys.executable, "-m", "trio_aio", "bench", str(folder), "--only", "names-write", "--seconds", "3600", "--size", "8"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as program:
