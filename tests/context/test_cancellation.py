@@ -528,9 +528,9 @@ def test_keyboard_interrupt_with_requests_in_flight_ends_the_run(run: Callable[.
 
 @pytest.mark.anyio
 async def test_cancelled_read_partly_in_the_buffer_is_waited_for(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def shortened(fd: int, memory: Any, size: int, offset: int) -> int:
+    def shortened(fd: int, residency: Any, memory: Any, size: int, offset: int) -> int:
         # As if the rest was dropped between the question for it and the read.
-        return lib.taio_pread_cached(fd, memory, min(size, BLOCK), offset)
+        return lib.taio_pread_cached(fd, residency, memory, min(size, BLOCK), offset)
 
     monkeypatch.setattr(inline, "_pread_cached", shortened)
     path, data = make_file(disk, 64 * BLOCK)

@@ -71,7 +71,8 @@ def test_doctor_on_each_filesystem_reports_direct_and_nowait(filesystem: Path, c
     assert report["alignment_enforced"] == (kind not in ("tmpfs", "btrfs"))
     assert report["alignment_offset"] >= 512
     assert report["nowait"]["buffered read"] == (kind not in ("tmpfs", "overlay"))
-    assert [line for line in report["advice"] if "RWF_NOWAIT" in line] == [] or kind in ("tmpfs", "overlay")
+    assert [line for line in report["advice"] if "RWF_NOWAIT" in line] == []
+    assert report["cached_reads"] == {"tmpfs": "cachestat", "overlay": "mincore"}.get(kind, "RWF_NOWAIT")
     for _ in attempts("an append seen in flight where it is asynchronous", most=20):
         appends = [line for line in report["advice"] if "appends are not asynchronous" in line]
         assert appends or kind not in ("ext4", "overlay")

@@ -35,7 +35,7 @@ from trio_aio._requests.gather import gather
 from trio_aio._requests.metadata import Seek
 from trio_aio._requests.poll import Poll
 from trio_aio._requests.sync import Sync
-from trio_aio._requests.transfer import Append, Read, ReadVector, Write, WriteVector
+from trio_aio._requests.transfer import Append, ReadVector, Write, WriteVector, read_for_worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -218,7 +218,7 @@ class Operations:
 
     @staticmethod
     def _suits_inline(descriptor: Descriptor, size: int, flags: int) -> bool:
-        return size <= INLINE_LIMIT and not flags and not descriptor.direct and descriptor.read_device.nowait
+        return size <= INLINE_LIMIT and not flags and not descriptor.direct and bool(descriptor.read_device.nowait or descriptor.residency)
 
     async def _pread_by_worker(self, descriptor: Descriptor, size: int, offset: int, flags: int, abandon: bool) -> bytes:
         # A short result has to be copied, so limit the read to the known file size. On a network filesystem that size may be old, so read
@@ -239,8 +239,8 @@ class Operations:
         n = 0
         while True:
             count = min(size - n, LARGEST_READ)
-            request = Read(descriptor, export.address + n, count, offset + n, flags, export, descriptor.read_worker_path)
-            request.may_chain = self._suits_inline(descriptor, size, flags)
+            request = read_for_worker(descriptor, export.address + n, count, offset + n, flags, export, descriptor.read_worker_path)
+            request.may_chain = descriptor.read_device.nowait and self._suits_inline(descriptor, size, flags)
             n += await self._submit_and_wait(request, abandon=abandon)
             if n == size or request.result < count:
                 break
@@ -276,9 +276,9 @@ class Operations:
                 if fits_slab(descriptor, offset, size) and not export.mapped:
                     return await self._submit_and_wait(WidenedRead(descriptor, size, offset, flags, (export,)), abandon=abandon)
                 worker_path = read_worker_path(descriptor, export)
-            request = Read(descriptor, export.address, size, offset, flags, export, worker_path)
+            request = read_for_worker(descriptor, export.address, size, offset, flags, export, worker_path)
             request.partly_read = n == -2
-            request.may_chain = suits_inline
+            request.may_chain = suits_inline and descriptor.read_device.nowait
             return await self._submit_and_wait(request, abandon=abandon)
         finally:
             del export

@@ -40,6 +40,14 @@ class AIOStatistics:
     bounced_bytes: int = 0
     """Copied through aligned memory, because memory or offset of direct I/O was not aligned. Not counted: `pread` and small overwrites of
     whole blocks, which are always copied."""
+    inline_by_cachestat: int = 0
+    """Reads of the inline lane without ``RWF_NOWAIT``, after cachestat(2) (tmpfs). They are among `submitted_inline` too."""
+    inline_by_mincore: int = 0
+    """The same after mincore(2) of a mapping (overlayfs)."""
+    inline_missed: int = 0
+    """Reads that the inline lane could not serve, so another lane did."""
+    inline_slept: int = 0
+    """Inline reads that were seen to sleep all the same. Each takes the lane from its device for the next 1024 reads or more."""
     names_inline: int = 0
     """Calls on names that were answered on the event loop's thread. They are among `submitted_inline` too."""
     names_missed: int = 0

@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from trio_aio._engine.shared_file import SharedFile
     from trio_aio._native import CData
 
-__all__ = ("Alignment", "DescriptionRecord", "Descriptor", "cached_size", "describe", "kind_of")
+__all__ = (
+    "BY_CACHESTAT",
+    "NO_RESIDENCY",
+    "Alignment",
+    "DescriptionRecord",
+    "Descriptor",
+    "cached_size",
+    "describe",
+    "kind_of",
+    "new_residency",
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,23 @@ def kind_of(mode: int) -> str:
 
 
 BUFFERED = Alignment(1, 1)
+
+# How to see that pages of a file are in the page cache where RWF_NOWAIT does not work: a struct taio_residency (native.h). tmpfs needs no
+# more than cachestat(2), the same for all of its files. overlayfs needs a mapping for each open file. A worker makes it with the first
+# read, and it ends before the descriptor is closed. Whoever holds the record last unmaps it.
+# False as a truth value: RWF_NOWAIT works, or a worker must read.
+NO_RESIDENCY: CData = ffi.cast("struct taio_residency *", 0)
+BY_CACHESTAT: CData = ffi.new("struct taio_residency *", {"way": lib.TAIO_BY_CACHESTAT, "place": lib.TAIO_LOCAL})
+
+
+def new_residency(*, is_local: bool, may_map: bool) -> CData:
+    """Return a record that a worker fills in. is_local: of the device, if that is known. may_map: the fd is closed by us alone."""
+    place = lib.TAIO_LOCAL if is_local else lib.TAIO_UNKNOWN
+    record = ffi.new("struct taio_residency *", {"place": place, "may_map": may_map})
+    return ffi.gc(record, lib.taio_residency_release)
+
+
+MOST_ASKS = 16  # each takes a worker some microseconds; a page may be gone again when the worker looks, but not so often
 
 
 # Of `take_unclaimed`: the event loop and a finalizer in any thread may ask for one descriptor. Reentrant: the collector may run inside.
@@ -98,6 +125,8 @@ class Descriptor:
         self.users: int = 0  # calls by fd that share this object
         self.buffered_fd: int = -1  # a second one without O_DIRECT, for writes of parts of blocks; it is closed with the first
         self.closes_inline: bool = False  # opened for reading only, on a mount that is known to be local
+        self.residency: CData = NO_RESIDENCY  # how to see that pages are cached, where RWF_NOWAIT does not work
+        self.asks_left: int = MOST_ASKS  # reads that may try to find that out
         self.order: Order = Order()  # what leases it, and what waits for what
 
     def own(self, fd: int, buffered_fd: int = -1) -> None:
@@ -124,8 +153,38 @@ class Descriptor:
         """The value that makes a worker write through the page cache (native.h, TAIO_KEPT_FD, or TAIO_BUFFERED_FD without a second fd)."""
         return (self.buffered_fd + 1) << 1 | lib.TAIO_BUFFERED_FD
 
+    def new_residency(self) -> CData | None:
+        """Return a record for the worker that reads next, which finds out how to see that pages are cached. None: that is not needed."""
+        device = self.read_device
+        if device.nowait or self.residency or not self.asks_left or not device.may_ask:
+            return None
+        if device.residency is not None:
+            self.residency = device.residency
+            return None
+        self.asks_left -= 1
+        return new_residency(is_local=bool(device.local), may_map=self.opened and not self.users)
+
+    def take_residency(self, found: CData) -> None:
+        """Take over what a worker has found out, for the device too."""
+        device = self.read_device
+        if device.local is None and found.place:
+            device.note_place(local=found.place == lib.TAIO_LOCAL)
+        if found.place == lib.TAIO_SERVER:
+            device.may_ask = False
+        elif found.way == lib.TAIO_BY_CACHESTAT:
+            self.residency = device.residency = BY_CACHESTAT
+        elif found.way == lib.TAIO_BY_MINCORE and not self.residency:
+            self.residency = found
+
+    def release_residency(self) -> None:
+        """Unmap what is mapped, before the fd is closed: the file may have no other use, and the last one frees it."""
+        residency, self.residency = self.residency, NO_RESIDENCY
+        if residency and residency != BY_CACHESTAT:
+            ffi.release(residency)
+
     def close_now(self) -> None:
         """Close now what belongs to us. No request uses it any more."""
+        self.release_residency()
         if self.buffered_fd >= 0:
             os.close(self.buffered_fd)
         if not self.borrowed:

@@ -33,6 +33,8 @@ class KnownFiles:
         find = self.devices.find
         descriptor.read_device = find(descriptor.device, direct=descriptor.direct, writing=False)
         descriptor.write_device = find(descriptor.device, direct=descriptor.direct, writing=True)
+        if descriptor.read_device.residency is not None:
+            descriptor.residency = descriptor.read_device.residency
         key = descriptor.device, descriptor.inode_number
         shared = self._shared.get(key)
         if shared is None:

@@ -136,7 +136,7 @@ class PositionalFile(OpenedFile):
                 and size <= INLINE_LIMIT
                 and get_ident() == context._thread
                 and self._side() == self._own_side
-                and descriptor.read_device.nowait
+                and (descriptor.read_device.nowait or descriptor.residency)
             ):
                 await self._checkpoint_if_cancelled()
                 data: bytes | None = inline.read(descriptor, size, offset)

@@ -12,6 +12,8 @@ after each further time.
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = ("Backoff", "DeviceRecord", "DeviceRecords")
 
 SLOW_LIMIT = 4  # in a row: a single one may be an accident (a busy lock, a timestamp that was due)
@@ -52,11 +54,13 @@ class Backoff:
 class DeviceRecord(Backoff):
     """The kernel lane (direct files) or the inline lane (buffered reads) of one device in one direction."""
 
-    __slots__ = ("_offloaded", "_one_tries", "_span", "local", "nowait", "offload")
+    __slots__ = ("_offloaded", "_one_tries", "_span", "local", "may_ask", "nowait", "offload", "residency")
 
     def __init__(self) -> None:
         super().__init__(SLOW_LIMIT, BACKOFF)
         self.nowait: bool = True  # the filesystem knows RWF_NOWAIT
+        self.may_ask: bool = True  # without RWF_NOWAIT, a worker may find out how else to see that pages are cached (`residency`)
+        self.residency: Any = None  # that of all files, if they need no mapping
         self.local: bool | None = None  # the kernel knows the attributes of files itself, and asks no server; None: not known
         self.offload: bool = True  # io_submit of direct reads may sleep: a submitter calls it
         self._one_tries: bool = False  # a submitter has found it slow, and reports what one request finds some ticks later

@@ -1,13 +1,14 @@
-"""The inline lane: ``preadv2(RWF_NOWAIT)`` on the event loop's own thread.
+"""The inline lane: reads of cached pages on the event loop's own thread, by ``preadv2(RWF_NOWAIT)`` where that works.
 
 How the kernel works. A page that is in the page cache costs a memory copy. For one that is not, the kernel answers EAGAIN, but first it
 starts the read-ahead, and for that the filesystem may read the map of the file's blocks, and sleep. So it does for a page that carries the
 mark of the read-ahead, although that page is cached. A short count has two meanings (only a part is cached, or the file ends), so a second
-call asks for the rest; 0 means the end.
+call asks for the rest; 0 means the end. tmpfs and overlayfs do not know RWF_NOWAIT.
 
 What we do about it. The loop asks first, with ``cachestat(2)``, and a worker starts what is missing (`taio_pread_cached`). Some calls are
 watched. Where one slept all the same, the next reads of the device go to the workers. A miss is not free: after many in a row the next
-requests go to the workers directly, and then one tries again. A read with any flag goes to a worker without a try:
+requests go to the workers directly, and then one tries again. Without RWF_NOWAIT a plain read follows the question, and is always watched:
+the kernel may drop a page in between (`DeviceRecord.residency`). A read with any flag goes to a worker without a try:
 `Operations._suits_inline`.
 """
 
@@ -36,6 +37,8 @@ BACKOFF = 16  # requests that go to the workers directly before one tries again
 
 _pread_cached = lib.taio_pread_cached
 _SLEPT: int = lib.TAIO_SLEPT
+_BY_CACHESTAT: int = lib.TAIO_BY_CACHESTAT
+_NOT_TOLD = (-errno.ERANGE, -errno.EPERM, -errno.ENOMEM)
 
 
 class InlineDescriptor(Protocol):
@@ -43,6 +46,10 @@ class InlineDescriptor(Protocol):
 
     fd: int
     read_device: DeviceRecord
+    residency: CData
+    asks_left: int
+
+    def release_residency(self) -> None: ...
 
 
 class InlineLane:
@@ -53,6 +60,9 @@ class InlineLane:
         self.hits: int = 0
         self.misses: int = 0
         self.bytes_read: int = 0
+        self.hits_by_cachestat: int = 0  # of those without RWF_NOWAIT
+        self.hits_by_mincore: int = 0
+        self.slept: int = 0  # reads that slept all the same, of those that are watched
         self._backoff: Backoff = Backoff(MISSES, BACKOFF)  # after misses in a row
         self._hits_before: int = 0  # hits at the last miss
         self._has_slept: bool = False  # a call, on some device
@@ -64,12 +74,15 @@ class InlineLane:
         """Return `size` bytes, at most INLINE_LIMIT, fewer only at the end of the file. None: another lane must do it."""
         if self._guarded and self._should_skip(descriptor):
             return None
-        n = _pread_cached(descriptor.fd, self._memory, size, offset)
+        residency = descriptor.residency
+        n = _pread_cached(descriptor.fd, residency, self._memory, size, offset)
         if n != size:
             n = self._rest(descriptor, self._memory, n, size, offset)
             if n < 0:
                 return None
         self.hits += 1
+        if residency:
+            self._count_way(residency)
         self.bytes_read += n
         return self._view[:n]
 
@@ -78,12 +91,15 @@ class InlineLane:
         if self._guarded and self._should_skip(descriptor):
             return -1
         memory = ffi.cast("char *", address)
-        n = _pread_cached(descriptor.fd, memory, size, offset)
+        residency = descriptor.residency
+        n = _pread_cached(descriptor.fd, residency, memory, size, offset)
         if n != size:
             first, n = n, self._rest(descriptor, memory, n, size, offset)
             if n < 0:
                 return -1 if first < 0 else -2
         self.hits += 1
+        if residency:
+            self._count_way(residency)
         self.bytes_read += n
         return n
 
@@ -95,10 +111,20 @@ class InlineLane:
             self.misses += 1
             self._learn(descriptor, answer)
 
+    def _count_way(self, residency: CData) -> None:
+        if residency.way == _BY_CACHESTAT:
+            self.hits_by_cachestat += 1
+        else:
+            self.hits_by_mincore += 1
+
     @staticmethod
     def _learn(descriptor: InlineDescriptor, answer: int) -> None:
         if answer == -errno.EOPNOTSUPP and descriptor.read_device is not None:
             descriptor.read_device.note_no_nowait()
+        elif answer in _NOT_TOLD and descriptor.residency:
+            descriptor.release_residency()
+            if answer != -errno.ERANGE:  # behind the end of the mapping, the next reads may ask for another one
+                descriptor.asks_left = 0
 
     def _should_skip(self, descriptor: InlineDescriptor) -> bool:
         if not descriptor.read_device.should_try():
@@ -109,7 +135,7 @@ class InlineLane:
     def _rest(self, descriptor: InlineDescriptor, memory: CData, n: int, size: int, offset: int) -> int:
         n = self._without_sleep(descriptor, n)
         while 0 < n < size:
-            more = self._without_sleep(descriptor, _pread_cached(descriptor.fd, memory + n, size - n, offset + n))
+            more = self._without_sleep(descriptor, _pread_cached(descriptor.fd, descriptor.residency, memory + n, size - n, offset + n))
             if more == 0:
                 return n
             n = n + more if more > 0 else more
@@ -129,6 +155,7 @@ class InlineLane:
         if n < _SLEPT:
             return n
         descriptor.read_device.leave_inline()
+        self.slept += 1
         self._has_slept = self._guarded = True
         return n - _SLEPT
 

@@ -188,7 +188,7 @@ static int64_t read_cached(int fd, char *out, uint64_t size, int64_t offset, uin
 {
     if (size == 0)
         return 0;
-    if (taio_is_cached(fd, offset, size) < 0)
+    if (taio_is_cached(fd, NULL, offset, size) < 0)
         return -EAGAIN;
     int64_t n = taio_pread_nowait(fd, out, size, offset);
     if (n == -EOPNOTSUPP)

@@ -54,15 +54,47 @@ long taio_io_getevents(uint64_t context, long min_nr, long nr, struct io_event *
 /* Call preadv2(RWF_NOWAIT) once. Returns the bytes that it copied from the page cache, -EAGAIN if it would have slept, or -EOPNOTSUPP if the
  * filesystem does not know the flag. */
 int64_t taio_pread_nowait(int fd, void *memory, size_t length, int64_t offset);
-/* Return 0 if a read of this range needs nothing but the page cache, and starts no read-ahead; also if it lies behind the end of a regular file, and
- * on a Linux older than 6.5, which cannot be asked. Otherwise -EAGAIN, or -EPERM: the kernel tells only who may write to the file. Of overlayfs
- * the kernel says that nothing is cached. Never sleeps. */
-int taio_is_cached(int fd, int64_t offset, uint64_t length);
-/* As taio_pread_nowait, but ask first: RWF_NOWAIT starts the read-ahead of a page that is missing, and for that the filesystem may read the map of
- * the file's blocks, and sleep. One call in 32 is watched: if it slept all the same, TAIO_SLEPT is added to the count. */
-#define TAIO_SLEPT ((int64_t)1 << 40)
-int64_t taio_pread_cached(int fd, void *memory, size_t length, int64_t offset);
 int64_t taio_preadv_nowait(int fd, const struct iovec *vector, int parts, int64_t offset);
+
+/* ---- the page cache (page_cache.c) ---- */
+
+/* Where a device's attributes are: what a worker or a submitter has found out. */
+enum taio_place {
+    TAIO_UNKNOWN,
+    TAIO_LOCAL, /* the kernel knows the attributes of files itself */
+    TAIO_SERVER /* it asks a server for them: a plain read may wait for the answer, and io_submit too */
+};
+/* Return whether the attributes of a file's device live with a server: then a question for them sleeps, each time (FUSE, network filesystems).
+ * It may sleep. */
+enum taio_place taio_place_of(int fd);
+
+/* How the page cache is asked about one file where RWF_NOWAIT does not work. The worker that runs a TAIO_READ_AND_ASK owns it, then the loop. */
+struct taio_residency {
+    int32_t way;      /* enum taio_way */
+    int32_t place;    /* enum taio_place; TAIO_UNKNOWN: find it out too */
+    int32_t may_map;  /* 0: the fd may be closed by others, and a mapping would keep the file */
+    uint64_t address, length, start; /* the mapping, and where in the file it starts, bytes; all 0: there is none */
+    uint64_t beyond;  /* a mapping of one page behind the end of every file */
+    uint64_t page;    /* its length */
+};
+enum taio_way {
+    TAIO_NO_WAY,
+    TAIO_BY_CACHESTAT, /* of all files of the device */
+    TAIO_BY_MINCORE
+};
+/* Find out how to ask, by a page at `offset` that was just read. `way` stays TAIO_NO_WAY if there is none, or the page is gone already, or the
+ * kernel is not truthful to this process. It may sleep: for workers. */
+void taio_residency_find(struct taio_residency *residency, int fd, int64_t offset);
+/* Unmap what is mapped, before the fd is closed: then this is not the last use of the file, and does not sleep. */
+void taio_residency_release(struct taio_residency *residency);
+/* Return 0 if a read of this range needs nothing but the page cache, and starts no read-ahead; also if it lies behind the end of a regular file.
+ * Otherwise -EAGAIN; -EPERM: the kernel does not tell this process; -ERANGE: not mapped. `residency`: NULL where RWF_NOWAIT works; then it is
+ * also 0 on a Linux older than 6.5, which cannot be asked. Never sleeps. */
+int taio_is_cached(int fd, const struct taio_residency *residency, int64_t offset, uint64_t length);
+/* Read what is cached: by RWF_NOWAIT, or plainly with a residency. -EAGAIN, -EOPNOTSUPP, or as taio_is_cached. Plain reads are watched, and one
+ * in 32 of the others: if it slept all the same, TAIO_SLEPT is added to the count. */
+#define TAIO_SLEPT ((int64_t)1 << 40)
+int64_t taio_pread_cached(int fd, const struct taio_residency *residency, void *memory, size_t length, int64_t offset);
 
 /* What kind of file an fd refers to. The caller owns it; while a request holds its address, the worker that runs the request does. */
 struct taio_description {
@@ -238,12 +270,6 @@ int taio_ring_cancel(struct taio_ring *ring, unsigned slot);
 
 struct taio_submitter; /* shared by the loop and its thread: submitter.c says how */
 
-/* What a submitter has found out about its device. */
-enum taio_place {
-    TAIO_UNKNOWN,
-    TAIO_LOCAL, /* the kernel knows the attributes of files itself */
-    TAIO_SERVER /* it asks a server for them, and io_submit waits for the answer */
-};
 #define TAIO_SLOW 4 /* the last calls of io_submit performed their requests before they returned */
 #define TAIO_FAST 16 /* a call of io_submit has returned before its requests were complete, since the last hand-over */
 #define TAIO_RUNS 32 /* the thread runs: it will take what was handed over */
@@ -303,7 +329,8 @@ enum taio_operation {
     TAIO_CURSOR_READ,  /* read at the kernel's file position; extra: struct taio_cursor */
     TAIO_CURSOR_WRITE, /* write at the kernel's file position, all or until an error; extra: struct taio_cursor */
     TAIO_CURSOR_SEEK,  /* lseek to `offset`; flags: whence; extra: struct taio_cursor; the result is the position */
-    TAIO_NAME          /* a call on names; extra: struct taio_name */
+    TAIO_NAME,         /* a call on names; extra: struct taio_name */
+    TAIO_READ_AND_ASK  /* as TAIO_READ without `extra`, then taio_residency_find; extra: struct taio_residency */
 };
 
 /* A call that uses the kernel's file position (cursor.c). The caller owns it, and the worker that runs the request. Only `state` crosses. */

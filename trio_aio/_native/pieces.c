@@ -69,7 +69,7 @@ int taio_pieces_inline(struct taio_pieces *pieces, uint64_t limit)
         if (moved >= limit)
             return 1;
         while (done < piece->length) { /* a short count may mean that the rest is not cached; only 0 means the end of the file */
-            int64_t n = taio_pread_cached(pieces->fd, (char *)(uintptr_t)piece->memory + done, piece->length - done, piece->offset + (int64_t)done);
+            int64_t n = taio_pread_cached(pieces->fd, NULL, (char *)(uintptr_t)piece->memory + done, piece->length - done, piece->offset + (int64_t)done);
             if (n < 0)
                 return (int)n;
             n &= ~TAIO_SLEPT;

@@ -36,7 +36,6 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -389,29 +388,13 @@ static void submitter_refuse(struct taio_submitter *s, const struct iocb *iocb, 
     submitter_signal(s);
 }
 
-/* Return whether the device's attributes live with a server: then a question for them sleeps, each time (FUSE, network filesystems). */
-static enum taio_place submitter_probe(int fd)
-{
-    for (int i = 0; i < 2; i++) {
-        struct rusage before, after;
-        struct statx unused;
-        getrusage(RUSAGE_THREAD, &before);
-        if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_SIZE, &unused) < 0)
-            return TAIO_UNKNOWN;
-        getrusage(RUSAGE_THREAD, &after);
-        if (after.ru_nvcsw == before.ru_nvcsw)
-            return TAIO_LOCAL;
-    }
-    return TAIO_SERVER;
-}
-
 /* Submit a batch. Returns 0, or -EAGAIN if the kernel has no room: what is left is ready again, or refused if `last`. */
 static int submitter_submit(struct taio_submitter *s, struct iocb **batch, unsigned count, int last)
 {
     unsigned next = 0;
     long n = 0;
     if (s->probing && atomic_load_explicit(&s->place, memory_order_relaxed) == TAIO_UNKNOWN)
-        atomic_store_explicit(&s->place, submitter_probe((int)batch[0]->aio_fildes), memory_order_relaxed);
+        atomic_store_explicit(&s->place, taio_place_of((int)batch[0]->aio_fildes), memory_order_relaxed);
     while (next < count) {
         n = submitter_call(s, batch + next, count - next);
         if (n > 0)

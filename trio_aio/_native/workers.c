@@ -396,6 +396,15 @@ static void slot_execute_on_fd(struct slot *s, struct taio_scratch *scratch)
     case TAIO_WRITEV:
         slot_transfer(s, scratch);
         return;
+    case TAIO_READ_AND_ASK: {
+        struct taio_residency *residency = s->extra;
+        s->extra = NULL;
+        s->operation = TAIO_READ;
+        slot_transfer(s, scratch);
+        if (s->result >= 0 && s->transferred > 0)
+            taio_residency_find(residency, s->fd, s->offset);
+        return;
+    }
     case TAIO_PIECES:
         ((struct taio_pieces *)s->memory)->fd = s->fd;
         s->transferred = taio_pieces_transfer(s->memory, scratch);

@@ -97,6 +97,7 @@ class Close(Request):
 
     def start(self, engine: Host) -> None:
         descriptor = self.descriptor
+        descriptor.release_residency()
         plain = descriptor.buffered_fd < 0 and self.position is None
         if (plain and descriptor.borrowed) or (plain and descriptor.closes_inline and lib.taio_inline_close(descriptor.fd) == 0):
             engine.finish(self, 0)

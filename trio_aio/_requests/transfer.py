@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from trio_aio._lanes.kernel import KernelLane
     from trio_aio._lanes.workers import WorkerLane
     from trio_aio._memory.exports import Vector
+    from trio_aio._native import CData
 
-__all__ = ("DIRECT_LIMIT", "Append", "Read", "ReadVector", "Transfer", "Write", "WriteVector", "needs_worker")
+__all__ = (
+    *("DIRECT_LIMIT", "Append", "AskingRead", "Read", "ReadVector", "Transfer"),
+    *("Write", "WriteVector", "needs_worker", "read_for_worker"),
+)
 
 # Bytes: io_submit pins every page on the event loop's thread, 60 us for 1 MiB and 300 us for 8 MiB. A larger request goes to a worker.
 # `LARGEST_SLAB` is not larger, so a request that fits a slab is never refused for its size.
@@ -274,6 +278,33 @@ class Read(Transfer):
         engine.bytes_read += self.transferred
         if self.worker_path:
             engine.bounced_bytes += self.transferred
+
+
+class AskingRead(Read):
+    """A read of a buffered file by a worker, which then finds out how the next reads see that pages are cached."""
+
+    __slots__ = ("residency",)
+
+    def __init__(self, residency: CData, descriptor: Descriptor, address: int, nbytes: int, offset: int, owned: object) -> None:
+        Read.__init__(self, descriptor, address, nbytes, offset, 0, owned)
+        self.residency: CData = residency
+
+    def fill_slot(self, lane: WorkerLane, slot: int, before: int) -> None:
+        operation, residency = lib.TAIO_READ_AND_ASK, int(ffi.cast("uintptr_t", self.residency))
+        lane.prepare(slot, before, self.token, operation, self.descriptor.fd, self.address, self.nbytes, self.offset, 0, residency)
+
+    def complete_worker(self, engine: Host, result: int, transferred: int) -> None:
+        self.descriptor.take_residency(self.residency)
+        super().complete_worker(engine, result, transferred)
+
+
+def read_for_worker(descriptor: Descriptor, address: int, nbytes: int, offset: int, flags: int, owned: object, worker_path: int) -> Read:
+    """Return a read that the inline lane has not served. Where RWF_NOWAIT does not work, it may be an `AskingRead`."""
+    may_ask = not flags and not worker_path and not descriptor.direct and not descriptor.read_device.nowait
+    residency = descriptor.new_residency() if may_ask else None
+    if residency is None:
+        return Read(descriptor, address, nbytes, offset, flags, owned, worker_path)
+    return AskingRead(residency, descriptor, address, nbytes, offset, owned)
 
 
 class ReadVector(_Vectored, Read):

@@ -42,7 +42,7 @@ class _PastInline(DeviceRecords):
     def find(self, device: int, *, direct: bool, writing: bool) -> DeviceRecord:
         record = super().find(device, direct=direct, writing=writing)
         if not direct and not writing:
-            record.nowait = False
+            record.nowait = record.may_ask = False
         return record
 
 

@@ -1,8 +1,9 @@
 """`python -m trio_aio doctor`: what this kernel, its limits and a place on a disk provide, and what to do about it.
 
 The doctor tries things instead of looking names up, because a filesystem's name, its mount options and the kernel's version do not
-say whether a request is asynchronous. Each module has one subject: the engine (engine.py), the place and its page cache (place.py,
-cachestat.py), names (names.py), asynchronous requests (asynchronous.py), advice (advice.py), and what is shown (report.py).
+say whether a request is asynchronous. Each module has one subject: the engine (engine.py), the place (place.py) and its page cache
+(cachestat.py, cached_reads.py), names (names.py), asynchronous requests (asynchronous.py), advice (advice.py), and what is shown
+(report.py).
 
 All trials use a temporary file that loses its name as soon as it is open, so nothing is left behind. The doctor uses the public
 interface of trio_aio, as a user's program would. The one exception is `aio_limit`, which error messages of `io_setup` use too.
@@ -19,6 +20,7 @@ from contextlib import ExitStack
 from trio_aio._errors import aio_limit
 from trio_aio._tools.doctor.advice import advice
 from trio_aio._tools.doctor.asynchronous import examine_requests, examine_waits
+from trio_aio._tools.doctor.cached_reads import examine_cached_reads
 from trio_aio._tools.doctor.cachestat import has_cachestat
 from trio_aio._tools.doctor.engine import examine_engine, kernel_context
 from trio_aio._tools.doctor.names import examine_names
@@ -55,6 +57,7 @@ def examine(path: str) -> Report:
         place = find_place(report, mode, stack)
         if place is not None and examine_direct(report, place, stack):
             examine_nowait(report, place)
+            examine_cached_reads(report, place)
             if context is not None:
                 examine_requests(report, place, context)
                 examine_waits(report, place, context)

@@ -38,10 +38,10 @@ def advice(report: Report) -> Iterator[str]:
     else:
         yield from _advice_on_direct(report.requests)
         yield from _advice_on_waits(report)
-    if report.nowait.get("buffered read") is False:
+    if report.nowait.get("buffered read") is False and report.cached_reads == "workers":
         yield (
-            "RWF_NOWAIT does not work for buffered reads here, so workers serve even cached ones: "
-            "keep files that are read often on a separate volume (ext4, xfs, btrfs), not in a container's image."
+            "RWF_NOWAIT does not work for buffered reads here, and nothing else says what is cached, so workers serve even cached ones: "
+            "keep files that are read often on a local volume (ext4, xfs, btrfs, tmpfs), and let the reader own them."
         )
 
 

@@ -86,6 +86,8 @@ class Report:
     waits: dict[str, Waits] = field(default_factory=dict)
     """Where `io_submit` sleeps, for one request and for many."""
     nowait: dict[str, bool | None] = field(default_factory=dict)
+    cached_reads: Literal["RWF_NOWAIT", "cachestat", "mincore", "workers"] | None = None
+    """How the event loop's thread sees that bytes are in the page cache; workers: it does not read."""
     cachestat: bool = False
     names: Literal["inline", "workers"] | None = None
     """Which lane answers for names that the kernel has in memory."""
@@ -120,6 +122,8 @@ class Report:
         yield _row("O_DIRECT", self._direct_in_words())
         for name, answer in self.nowait.items():
             yield _row(f"RWF_NOWAIT, {name}", _yes(answer))
+        if self.cached_reads is not None:
+            yield _row("cached reads", "by workers" if self.cached_reads == "workers" else f"inline, by {self.cached_reads}")
         for name, tried in self.requests.items():
             yield _row(f"asynchronous: {name}", tried.verdict)
         for name, waits in self.waits.items():
