@@ -191,8 +191,11 @@ static int64_t read_cached(int fd, char *out, uint64_t size, int64_t offset, uin
     if (taio_is_cached(fd, NULL, offset, size) < 0)
         return -EAGAIN;
     int64_t n = taio_pread_nowait(fd, out, size, offset);
-    if (n == -EOPNOTSUPP)
-        n = pread(fd, out, size, offset);
+    if (n == -EOPNOTSUPP) { /* then a kernel that cannot be asked is no answer */
+        static const struct taio_residency by_cachestat = {.way = TAIO_BY_CACHESTAT};
+        n = taio_pread_cached(fd, &by_cachestat, out, size, offset);
+        n = n < 0 ? n : n & ~TAIO_SLEPT; /* the caller watches */
+    }
     return n == (int64_t)expected ? n : -EAGAIN; /* a part is missing, or the file has another size by now */
 }
 
