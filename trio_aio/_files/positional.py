@@ -33,6 +33,7 @@ from trio_aio._lanes.inline import INLINE_LIMIT
 from trio_aio._lanes.protocols import State
 from trio_aio._memory.mappings import is_anonymous
 from trio_aio._memory.slabs import LARGEST_SLAB
+from trio_aio._requests.cold import ColdRead
 from trio_aio._requests.direct import WidenedRead
 from trio_aio._requests.metadata import Allocate, Seek, Stat
 from trio_aio._requests.opening import Close
@@ -93,11 +94,10 @@ class PositionalFile(OpenedFile):
         self._abandon: bool = abandon_on_cancel
         # With `abandon_on_cancel`: what reads ahead. No task waits for that.
         self._iterators: WeakSet[Chunks] | None = WeakSet() if abandon_on_cancel else None
-        self._closed: bool
         # Made now, so that a finalizer needs no memory.
         self._close_request: Close = Close(descriptor)
         # Until `_claim` the descriptor belongs to the request that opened it.
-        self._closed = True
+        self._closed: bool = True
         # The inline lane, for the short way of `pread`. None if the file cannot use it: direct, write-only or closed.
         self._inline: Any = context._inline if readable and not descriptor.direct else None
         # Whether `pread` may submit a direct read without further checks. False after close.
@@ -108,6 +108,7 @@ class PositionalFile(OpenedFile):
         self._side: Callable[[], object] = backend.side
         self._own_side: object = backend.own_side
         self._perform: Any = backend.perform
+        self._start_cold: Any = partial(ColdRead.start_short, engine=self._engine)
         self._start_read: Any = partial(WidenedRead.start_short, engine=self._engine)
         self._start_write: Any = partial(Overwrite.start_short, engine=self._engine)
         self._checkpoint_if_cancelled: Any = backend.checkpoint_if_cancelled
@@ -143,6 +144,10 @@ class PositionalFile(OpenedFile):
                 if data is not None:
                     await self._cancel_shielded_checkpoint()
                     return data
+                if size > 1 and descriptor.read_device.nowait and not self._abandon:
+                    cold = ColdRead(descriptor, size, offset)
+                    await self._perform(self._start_cold, cold, context._check().cancel)
+                    return cold.take()
                 return await context._pread_by_worker(descriptor, size, offset, 0, self._abandon)
             if self._short_way and size <= _SHORT_WAY_LIMIT:
                 engine = context._check()

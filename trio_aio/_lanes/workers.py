@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ("Inspection", "Population", "WorkerLane")
 
 _hand_over = lib.taio_pool_hand_over
+_prepare = lib.taio_pool_prepare
+_READ: int = lib.TAIO_READ
+_IN_FLIGHT = State.WORKER_IN_FLIGHT
 _numbers = itertools.count(1)
 
 NICENESS = 5  # more than the event loop's
@@ -130,6 +133,7 @@ class WorkerLane(Lane[WorkerRequest]):
     """Requests that a worker has, or will take next."""
 
     queued_state = State.WORKER_QUEUED
+    bytes_in_flight: int
 
     def __init__(self, first: int, slots: int, max_workers: int, event_fd: int) -> None:
         super().__init__(first, slots)
@@ -166,6 +170,32 @@ class WorkerLane(Lane[WorkerRequest]):
         self.gathered[key] = chain
         if chain.length == _CHAIN:
             self._hand_over_chain(chain)
+
+    def start_read(self, request: WorkerRequest, key: object, fd: int, memory: int, length: int, offset: int) -> bool:
+        """Give a small read a slot and start it, as `accept` and `start_in_slot` do. A slot must be free, and no request may be queued.
+
+        Return whether something is gathered: ask for a flush at the end of the tick.
+        """
+        free = self.free
+        slot, weights, total = free[-1], self.weights, self.bytes_in_flight + length
+        request.token = token = self.tokens[slot]
+        self.holders[slot], weights[slot], self.bytes_in_flight, _ = request, length, total, free.pop()
+        if self.slots - len(free) <= GATHER:
+            _prepare(self.pool, slot, _NONE, token, _READ, fd, memory, length, offset, 0, 0)
+            request.state = _IN_FLIGHT
+            self._hire_if(_hand_over(self.pool, slot))
+            return False
+        chain = self.gathered.get(key)
+        if chain is None:
+            chain = _Chain(key)
+        _prepare(self.pool, slot, chain.last, token, _READ, fd, memory, length, offset, 0, 0)
+        request.state = _IN_FLIGHT
+        chain.add(slot)
+        self.gathered[key] = chain
+        if chain.length == _CHAIN:
+            self._hand_over_chain(chain)
+            return False
+        return True
 
     def prepare(
         self,

@@ -142,6 +142,8 @@ int taio_is_cached(int fd, const struct taio_residency *r, int64_t offset, uint6
     uint64_t size = S_ISREG(s.stx_mode) ? (s.stx_size + page - 1) / page : UINT64_MAX;
     if (S_ISREG(s.stx_mode) && (uint64_t)offset >= s.stx_size)
         return 0; /* the kernel looks at the size first */
+    if (cached == 0)
+        return -EAGAIN;
     if (in_region && all_cached(fd, r, region * (AHEAD / page), last, size, page)) {
         __atomic_store_n(&known[place], key | now, __ATOMIC_RELAXED);
         return 0;

@@ -164,20 +164,30 @@ static uint32_t pool_take(struct taio_pool *pool)
     }
 }
 
-/* Return a slot to the loop: push it on the stack, and signal the eventfd if the stack was empty. */
-static void pool_finish(struct taio_pool *pool, uint32_t slot)
+/* Return a slot to the loop: push it on the stack. Returns 1 if the stack was empty. Then the caller owes a signal, before it may sleep: those
+ * that push the next slots rely on it. */
+static int pool_push(struct taio_pool *pool, uint32_t slot)
 {
-    uint64_t one = 1;
     uint32_t below = atomic_load_explicit(&pool->finished, memory_order_relaxed);
     do
         pool->slot[slot].next = below;
     while (!atomic_compare_exchange_weak_explicit(&pool->finished, &below, slot, memory_order_release, memory_order_relaxed));
-    if (below == NONE) { /* otherwise the worker that pushed the first slot signals, or has done so */
-        ssize_t n;
-        do
-            n = write(pool->event_fd, &one, sizeof one);
-        while (n < 0 && errno == EINTR);
-    }
+    return below == NONE;
+}
+
+static void pool_signal(struct taio_pool *pool)
+{
+    uint64_t one = 1;
+    ssize_t n;
+    do
+        n = write(pool->event_fd, &one, sizeof one);
+    while (n < 0 && errno == EINTR);
+}
+
+static void pool_finish(struct taio_pool *pool, uint32_t slot)
+{
+    if (pool_push(pool, slot))
+        pool_signal(pool);
 }
 
 /* Read or write, as `extra` says: native.h, enum taio_operation. */
@@ -528,6 +538,30 @@ static void pool_serve_one(struct taio_pool *pool, uint32_t slot, struct taio_sc
     }
 }
 
+/* Run reads whose pages are on their way. Those that are there by now are copied one after the other, and the loop gets them together: each time
+ * that it is woken costs it more than a copy. Before the worker waits for one that is not there, the loop gets all that are. */
+static void pool_serve_started(struct taio_pool *pool, const uint32_t *slots, uint32_t count, struct taio_scratch *scratch)
+{
+    int owed = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        struct slot *s = &pool->slot[slots[i]];
+        if (!pool_claim(pool, slots[i]))
+            continue;
+        s->result = taio_pread_nowait(s->fd, s->memory, s->length, s->offset);
+        if (s->result == (int64_t)s->length) {
+            s->transferred = s->result;
+        } else {
+            if (owed)
+                pool_signal(pool);
+            owed = 0;
+            slot_execute(s, scratch);
+        }
+        owed |= pool_push(pool, slots[i]);
+    }
+    if (owed)
+        pool_signal(pool);
+}
+
 /* Run a chain of slots. Writes run in order.
  * Of reads, first copy what the page cache has; RWF_NOWAIT also starts the read-ahead of pages that are not cached. Then wait for the others,
  * so that the device works on all of them at once. Until a worker waits for one it is READY again, and the loop may withdraw it. */
@@ -556,8 +590,7 @@ static void pool_serve(struct taio_pool *pool, uint32_t first, struct taio_scrat
         atomic_store(&s->state, READY);
         left[count++] = slot;
     }
-    for (uint32_t i = 0; i < count; i++)
-        pool_serve_one(pool, left[i], scratch);
+    pool_serve_started(pool, left, count, scratch);
 }
 
 void taio_pool_work(struct taio_pool *pool)
