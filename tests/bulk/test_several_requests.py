@@ -330,6 +330,8 @@ def test_unstarted_writes_are_withdrawn_together(disk: Path) -> None:
         assert (first.state, second.state, sync.state) == (State.KERNEL_QUEUED, State.WORKER_QUEUED, State.HELD)
         assert batch.cancel()
         assert {first.state, second.state} == {State.WITHDRAWN}
+        lp.engine.flush()
+        lp.engine.flush()  # a sync that becomes ready starts a tick later
         assert sync.state is State.KERNEL_QUEUED  # it waits for no other request
         pipe.release()
 

@@ -18,6 +18,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from trio_aio import _requests, open_aio
 from trio_aio._engine.descriptor import Descriptor
+from trio_aio._engine.mending import start_ready
 from trio_aio._engine.withdrawal import cancel_polls
 from trio_aio._lanes.threads import living
 from trio_aio._requests.base import Request, State
@@ -816,6 +817,8 @@ async def test_close_returns_when_the_last_request_is_cancelled(disk: Path) -> N
             first, last = (Sync(file._descriptor, data_only=False), WidenedRead(file._descriptor, BLOCK, 0, 0))
             flush, engine.flush = engine.flush, lambda: None  # type: ignore[method-assign]
             engine.submit(first)
+            engine.syncs.release()  # as the end of a tick does
+            start_ready(engine)
             engine.submit(last)
             assert (first.state, last.state) == (State.KERNEL_PREPARED, State.KERNEL_QUEUED)
             nursery.start_soon(context.aclose)

@@ -17,7 +17,7 @@ def is_busy(engine: Host) -> bool:
     """
     if not engine.outstanding:
         return False
-    if engine.ready:
+    if engine.ready or engine.syncs.due:  # or starts a sync at the end of this tick, or of the next one
         return True
     hook = engine.hook
     workers, kernel = engine.workers, engine.kernel

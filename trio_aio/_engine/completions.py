@@ -52,6 +52,8 @@ class Completions:
             engine.kernel.note_turn()
         if drain:
             self._serving = False  # it may be left from an exception
+        if drain:
+            engine.syncs.note_tick()
         if drain and self._resting:
             self._resume_groups()
         return self.serve()

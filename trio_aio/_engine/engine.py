@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from trio_aio._backends import protect_from_interrupts
 from trio_aio._engine.completions import Completions
 from trio_aio._engine.drops import Drops
+from trio_aio._engine.gathered_syncs import GatheredSyncs
 from trio_aio._engine.kernel_lane import set_up_kernel, tear_down_kernel
 from trio_aio._engine.known_files import KnownFiles
 from trio_aio._engine.mending import mend, start_ready
@@ -43,8 +44,7 @@ __all__ = ("Engine",)
 
 _POOLED = 16 << 20  # bytes of aligned memory kept for the next direct request
 
-_ECANCELED = -errno.ECANCELED
-_WITHDRAWN, _COMPLETED = State.WITHDRAWN, State.COMPLETED
+_ECANCELED, _WITHDRAWN, _COMPLETED = -errno.ECANCELED, State.WITHDRAWN, State.COMPLETED
 _NOT_SUBMITTED = (State.KERNEL_PREPARED, State.KERNEL_HANDED_OVER)
 
 
@@ -80,7 +80,8 @@ class Engine:
         self.outstanding: int = 0  # requests that were submitted and have not ended
         self.abandoned: int = 0  # those of them that no task waits for
         self.ready: list[Request] = []  # nothing holds them back any more: they start next
-        self.files: KnownFiles = KnownFiles()
+        self.syncs: GatheredSyncs = GatheredSyncs(self)
+        self.files: KnownFiles = KnownFiles(self.syncs.add)
         self.kernel: KernelLane | None = None
         self.may_use_kernel: bool = use_kernel
         self.hook: Hook | None = hook
@@ -204,6 +205,7 @@ class Engine:
         """Hand over what is gathered for the workers, submit what is prepared for the kernel, and take what is complete already."""
         try:
             self.plugged = False
+            self.syncs.release()
             if self.ready:
                 start_ready(self)
             if self.workers.gathered:

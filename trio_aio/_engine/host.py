@@ -45,6 +45,7 @@ class Host(Protocol):
     buffers: BufferPool
     hook: Hook | None
     drops: Any
+    syncs: Any
     completions: Any
 
     def submit(self, request: Any) -> None: ...

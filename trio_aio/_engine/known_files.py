@@ -11,6 +11,8 @@ from trio_aio._engine.shared_file import SharedFile
 from trio_aio._lanes.devices import DeviceRecords
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_aio._engine.descriptor import Descriptor
 
 __all__ = ("KnownFiles",)
@@ -22,7 +24,8 @@ MOST_KEPT = 256
 class KnownFiles:
     """The records of devices, which last as long as the engine, and the shared files, which last as long as a descriptor of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, gather: Callable[..., None]) -> None:
+        self._gather: Callable[..., None] = gather  # see `Order`
         self.devices: DeviceRecords = DeviceRecords()
         self._shared: WeakValueDictionary[tuple[int, int], SharedFile] = WeakValueDictionary()
         # By device, inode number and birth: a file whose inode number is used again is another one.
@@ -31,6 +34,7 @@ class KnownFiles:
     def connect(self, descriptor: Descriptor) -> None:
         """Connect a descriptor with the records of its device, and with all other descriptors of its file."""
         find = self.devices.find
+        descriptor.order.gather = self._gather
         descriptor.read_device = find(descriptor.device, direct=descriptor.direct, writing=False)
         descriptor.write_device = find(descriptor.device, direct=descriptor.direct, writing=True)
         if descriptor.read_device.residency is not None:

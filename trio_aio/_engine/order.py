@@ -4,8 +4,9 @@ How the kernel works. Nothing orders the requests in flight: a sync may overtake
 requests that were not submitted yet.
 
 What we do about it. A sync is held until the writes before it have ended. One that has not started serves all that are asked for
-meanwhile (group commit): at most one is in flight, and one waits. A close is held until all other requests have ended. Of a file that is
-open for direct I/O either direct writes are in flight or writes through the page cache, never both (`shared_file.Gate`).
+meanwhile (group commit): at most one is in flight, and one waits. It starts at the end of a tick (`gathered_syncs`). A close is held until
+all other requests have ended. Of a file that is open for direct I/O either direct writes are in flight or writes through the page cache,
+never both (`shared_file.Gate`).
 
 An exception (no memory) may come between any two lines. So each step that counts a lease also notes its request, in one statement, and
 `leave` may be called again.
@@ -14,27 +15,30 @@ An exception (no memory) may come between any two lines. So each step that count
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from trio_aio._engine.protocols import CloseRequest, Request, SyncRequest, WriteRequest
     from trio_aio._engine.shared_file import Gate
 
 __all__ = ("Order",)
 
+_SMALL = 128 << 10  # bytes: to write them to the page cache takes some microseconds, to sync them milliseconds
+
 
 class Order:
     """Of one descriptor: how many requests lease it, and which of them wait for others."""
 
-    __slots__ = ("_close", "_syncing", "_syncs", "abandoned", "closing", "gate", "leases", "syncs", "writes")
+    __slots__ = ("_close", "_syncing", "_syncs", "abandoned", "closing", "gate", "gather", "leases", "syncs", "writes")
 
     def __init__(self) -> None:
         self.leases: int = 0  # requests that are not over, and calls between two requests
         self.abandoned: int = 0  # those of the leases that are of requests that no task waits for
         self.closing: bool = False  # a close was asked for: nothing may be submitted any more
         self.gate: Gate | None = None  # of a direct file
+        self.gather: Callable[..., None] | None = None  # lets the first sync start at the end of a tick; None: at once
         self.writes: set[Request] = set()  # not over: the next sync waits for them
         self.syncs: set[Request] = set()  # not over
         self._syncing: SyncRequest | None = None  # in flight
@@ -68,6 +72,10 @@ class Order:
                 self.leases, request.leader, _, _ = self.leases + 1, leader, self.syncs.add(request), leader.followers.append(request)
                 return False
         elif self._syncing is None and not self.writes:
+            if self.gather is not None:
+                self.gather(self, later=False)  # first: what is on the list and not there does no harm
+                self.leases, _, _ = self.leases + 1, self.syncs.add(request), self._syncs.append(request)
+                return False
             self.leases, self._syncing, _ = self.leases + 1, request, self.syncs.add(request)
             return True
         request.waits_for = set(self.writes)
@@ -122,9 +130,29 @@ class Order:
             syncing = None if request is self._syncing else self._syncing
             self.leases, self._syncing, _ = self.leases - 1, syncing, self.syncs.discard(request)
         if self._syncs and self._syncing is None and not self._syncs[0].waits_for:
-            self._syncing, _ = self._syncs[0], ready.append(self._syncs.popleft())
+            if self.gather is not None:
+                self.gather(self, later=True)
+            else:
+                self._start_sync(ready)
         self.close_if_idle(ready)
         return ready
+
+    def release_sync(self, ready: list[Any]) -> None:
+        """Add the first sync to `ready`, if it waits for nothing any more.
+
+        If small writes through the page cache have begun meanwhile, it waits for them too, once: their tasks will ask for a sync next. The
+        workers have these writes, and the sync would come behind them anyway.
+        """
+        if not self._syncs or self._syncing is not None or self._syncs[0].waits_for:
+            return
+        sync = self._syncs[0]
+        if not sync.has_waited and not sync.descriptor.direct:
+            sync.has_waited, sync.waits_for = True, {write for write in self.writes if write.nbytes <= _SMALL}
+        if not sync.waits_for:
+            self._start_sync(ready)
+
+    def _start_sync(self, ready: list[Any]) -> None:
+        self._syncing, _ = self._syncs[0], ready.append(self._syncs.popleft())
 
     def holds(self, request: Request) -> bool:
         """Return whether a request waits here for others."""

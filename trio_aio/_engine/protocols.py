@@ -102,6 +102,7 @@ class SyncRequest(Request, Protocol):
     """A sync, as the order of its descriptor sees it."""
 
     data_only: bool
+    has_waited: bool
     waits_for: set[Request]
     leader: SyncRequest | None
     followers: list[SyncRequest]

@@ -24,7 +24,7 @@ class Sync(Request):
     The kernel reports a failure once. So a later sync fails too, as long as something that was lost was not written again (`durability`).
     """
 
-    __slots__ = ("counted", "data_only", "followers", "leader", "waits_for")
+    __slots__ = ("counted", "data_only", "followers", "has_waited", "leader", "waits_for")
 
     syncs = ordered = True
     fault_name = "sync"
@@ -33,6 +33,7 @@ class Sync(Request):
         Request.__init__(self, descriptor)
         self.data_only: bool = data_only
         self.waits_for: set[Request] = set()  # the writes before it
+        self.has_waited: bool = False  # for writes that began when it could have started
         self.leader: Sync | None = None  # the sync that serves it
         self.followers: list[Sync] = []  # the syncs that it serves
         self.counted: bool = False
