@@ -32,6 +32,7 @@ def answer(engine: Engine, request: Request, result: int) -> None:
     engine.outstanding, request.outstanding = engine.outstanding + 1, True
     order = request.descriptor.order
     if request.ordered:
+        order.gather = None  # a sync starts at once, and not at the end of the tick
         order.enter(request)
     else:
         order.leases += 1
