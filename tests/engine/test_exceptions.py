@@ -125,8 +125,11 @@ def sweep(made: Loop, descriptor: Descriptor, make: Make, start: Callable[[Reque
     slabs, number, torn = free_slabs(made), 1, 0
     while True:
         requests = make(descriptor)
-        with error_before_line(number) as fault:
-            errors = use(made, requests, start)
+        try:
+            with error_before_line(number) as fault:
+                errors = use(made, requests, start)
+        except AssertionError:
+            raise AssertionError(f"after an error at {fault.where}, {made.engine.outstanding} outstanding") from None
         if fault.where is None:
             return torn
         assert errors <= 1, fault.where

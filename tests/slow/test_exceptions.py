@@ -17,6 +17,5 @@ pytestmark = pytest.mark.slow
 
 
 @KINDS
-@pytest.mark.parametrize("again", range(5))
-def test_memory_error_before_each_line_of_a_step_loses_nothing(disk: Path, make: Make, short: bool, again: int) -> None:
+def test_memory_error_before_each_line_of_a_step_loses_nothing(disk: Path, make: Make, short: bool) -> None:
     assert run_sweep(disk, make, short, 1) > 100

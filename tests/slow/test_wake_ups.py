@@ -50,7 +50,7 @@ async def test_single_reads_of_a_file_miss_no_wake_up(disk: Path, lane: str, cou
     async with open_aio(path, direct=lane == "kernel") as file:
         assert file._descriptor.read_device is not None
         if lane == "workers":
-            file._descriptor.read_device.nowait = False
+            file._descriptor.read_device.nowait = file._descriptor.read_device.may_ask = False
         with cached:
             for i in range(count):
                 assert await file.pread(512, i % 512 * 512) == data[i % 512 * 512 :][:512]
