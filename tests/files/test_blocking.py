@@ -299,3 +299,10 @@ async def test_error_names_the_file_and_what_was_written(disk: Path, file_size_l
             await to_thread.run_sync(view.write, bytes(100))
         assert caught.value.characters_written == 10  # type: ignore[attr-defined]
         assert view.tell() == file_size_limit
+
+
+async def test_error_of_an_adopted_file_names_its_descriptor(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with open_aio(os.open(path, os.O_RDONLY)) as file:
+        with file.blocking(allow_loop=True) as view, pytest.raises(io.UnsupportedOperation, match=rf"'<fd {file.fileno()}>' is not open"):
+            view.write(b"x")

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from trio_aio._arguments import checked_integer
 from trio_aio._backends import current_backend
-from trio_aio._errors import os_error
+from trio_aio._errors import os_error, shown
 from trio_aio._memory.exports import private_memory
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class BlockingFile(io.RawIOBase):
         self._check_thread()
         if not (self._writable if writing else self._readable):
             raise io.UnsupportedOperation(
-                f"{self.name!r} is not open for {'writing' if writing else 'reading'}: its mode is {self._mode!r}"
+                f"{shown(self.name)!r} is not open for {'writing' if writing else 'reading'}: its mode is {self._mode!r}"
             )
 
     def _check_thread(self) -> None:

@@ -26,9 +26,9 @@ from trio_aio._engine.descriptor import Descriptor, kind_of
 from trio_aio._errors import os_error
 from trio_aio._files.binary import AsyncFile
 from trio_aio._files.cached import may_open_cached, open_cached, probe_mount
-from trio_aio._files.mode import Mode, parse_mode
+from trio_aio._files.mode import Mode, format_of, parse_mode
 from trio_aio._files.opener import FileOpener
-from trio_aio._files.text import AsyncTextFile, TextFormat, text_format
+from trio_aio._files.text import AsyncTextFile, TextFormat
 from trio_aio._requests.metadata import Seek
 from trio_aio._requests.opening import AT_FDCWD, Close, Describe, Open
 
@@ -173,15 +173,7 @@ def make_opener(
     elif file >= 1 << 31:
         raise OverflowError(f"file must be a path or a descriptor below 2**31, not {file}")
     buffering = operator.index(buffering)
-    format = None
-    if parsed.text:
-        if buffering == 0:
-            raise ValueError("buffering must not be 0 for text: open the file in binary mode, or leave buffering out")
-        format = text_format(encoding, errors, newline, readable=parsed.readable, writable=parsed.writable, stacklevel=stacklevel + 1)
-    else:
-        for name, value in (("encoding", encoding), ("errors", errors), ("newline", newline)):
-            if value is not None:
-                raise ValueError(f"{name} must be None in binary mode, not {value!r}: for text, use mode={mode.replace('b', '')!r}")
+    format = format_of(mode, buffering, encoding, errors, newline, stacklevel=stacklevel + 1)
     flags = parsed.flags | (os.O_DIRECT if direct else 0)
 
     async def open_it() -> Any:

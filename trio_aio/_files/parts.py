@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from trio_aio._context.context import AIOContext
     from trio_aio._files.binary import AsyncFile
+    from trio_aio._memory.exports import Export
 
 __all__ = ("LARGEST_PART", "read_into", "read_part", "write_flags", "write_specially")
 
@@ -90,7 +91,7 @@ async def read_part(
         return part
     if by_descriptor or 0 <= size <= LARGEST_PART:
         memory = bytearray(size if size >= 0 else LARGEST_PART)
-        n = await _read(context, dir, path, shown, memory, offset, resolve)
+        n = await _read(context, dir, path, shown, hold(memory), offset, resolve)
         return bytes(memoryview(memory)[:n])
     file: AsyncFile = await open_aio(shown, context=context)  # type: ignore[call-overload]
     try:
@@ -121,15 +122,11 @@ async def read_into(
             export.fill(part)
             await backend.cancel_shielded_checkpoint()
             return len(part)
+    return await _read(context, dir, path, shown, export, offset, resolve)
+
+
+async def _read(context: AIOContext, dir: int, path: bytes, shown: object, export: Export, offset: int, resolve: int) -> int:
     request = ReadName(Descriptor(dir, shown), path, export, offset, beneath=int(resolve != 0))
-    try:
-        return await context._submit_and_wait(request)
-    except OSError as error:
-        raise _explained(error, request.record.stat.mode, shown) from None
-
-
-async def _read(context: AIOContext, dir: int, path: bytes, shown: object, memory: bytearray, offset: int, resolve: int) -> int:
-    request = ReadName(Descriptor(dir, shown), path, hold(memory), offset, beneath=int(resolve != 0))
     try:
         return await context._submit_and_wait(request)
     except OSError as error:
