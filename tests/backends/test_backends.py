@@ -6,6 +6,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING
 
+import anyio.lowlevel
 import pytest
 import trio
 
@@ -40,6 +41,22 @@ async def test_current_backend_matches_the_event_loop(anyio_backend_name: str) -
 def test_backends_have_the_same_calls() -> None:
     calls = {name for name in dir(TrioBackend) if not name.startswith("_")}
     assert calls == {name for name in dir(AsyncioBackend) if not name.startswith("_")}
+
+
+@pytest.mark.anyio
+async def test_flush_that_asks_for_a_flush_of_another_engine_gets_it() -> None:
+    backend, flushed = current_backend(), []
+
+    def flush() -> None:
+        if not flushed:
+            backend.at_end_of_tick(lambda: flushed.append(2))
+        flushed.append(1)
+
+    backend.at_end_of_tick(flush)
+    while 2 not in flushed:
+        assert flushed in ([], [1])
+        await anyio.lowlevel.checkpoint()
+    assert flushed == [1, 2]
 
 
 def test_guest_run_and_its_host_each_use_their_files(disk: Path) -> None:

@@ -96,6 +96,25 @@ def test_dropped_descriptor_is_closed_by_a_worker(engine_loop: Loop, file: tuple
         os.fstat(descriptor.fd)
 
 
+def test_descriptor_dropped_just_before_eventfd_is_emptied_is_closed(
+    engine_loop: Loop, file: tuple[Path, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_loop.engine
+    descriptor, take = engine_loop.descriptor(os.open(file[0], os.O_RDONLY)), engine.completions.take
+
+    def take_after_drop(*, drain: bool) -> bool:
+        monkeypatch.undo()
+        engine.drops.add(descriptor, Close(descriptor))
+        return take(drain=drain)
+
+    monkeypatch.setattr(engine.completions, "take", take_after_drop)
+    engine.wake_loop()
+    engine_loop.turn()
+    engine_loop.settle()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor.fd)
+
+
 def test_descriptor_dropped_after_engine_stop_is_closed_at_once(file: tuple[Path, bytes]) -> None:
     with loop() as made:
         descriptor = made.descriptor(os.open(file[0], os.O_RDONLY))

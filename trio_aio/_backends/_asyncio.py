@@ -109,8 +109,9 @@ def _ticks(gate: MutableSequence[int], flushes: list[Callable[[], None]]) -> Gen
             error = interrupt
         try:
             while flushes:
-                flushes[-1]()
-                flushes.pop()
+                flush = flushes[-1]
+                flush()
+                flushes.remove(flush)  # it may have added others
         except BaseException:
             while flushes:  # once more, or no later tick would flush
                 flushes.pop()()

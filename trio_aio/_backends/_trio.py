@@ -106,8 +106,9 @@ def before_io_wait(flushes: list[Callable[[], None]]) -> Generator[None, float]:
             while True:  # inside: no line of the usual way is outside the `try`
                 yield
                 while flushes:
-                    flushes[-1]()
-                    flushes.pop()
+                    flush = flushes[-1]
+                    flush()
+                    flushes.remove(flush)  # it may have added others
         except GeneratorExit:
             raise
         except BaseException:

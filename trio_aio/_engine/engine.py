@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 __all__ = ("Engine",)
 
 _POOLED = 16 << 20  # bytes of aligned memory kept for the next direct request
-
 _ECANCELED, _WITHDRAWN, _COMPLETED = -errno.ECANCELED, State.WITHDRAWN, State.COMPLETED
 _NOT_SUBMITTED = (State.KERNEL_PREPARED, State.KERNEL_HANDED_OVER)
 
@@ -234,12 +233,12 @@ class Engine:
     def reap(self, *, drain: bool) -> None:
         """Take all completions, and wake their waiters. `drain`: the eventfd was readable, so empty it first."""
         try:
-            if self.drops and not self._stopping:  # otherwise `close` closes them: the workers may have left
-                take_dropped(self)
             if self.completions.take(drain=drain) or drain:
                 self.start_queued()
             elif self.kernel is not None and self.kernel.is_stuck:  # otherwise a completion will follow, and ask for the flush
                 self.ask_for_flush()
+            if self.drops and not self._stopping:  # asked behind the emptying of the eventfd, because other threads add drops at any time
+                take_dropped(self)
             if self.kernel is not None and self.kernel.to_cancel:
                 cancel_again(self, self.kernel)
             if self.hook is not None:
