@@ -23,7 +23,7 @@ from trio_aio._requests.names import StatName
 from trio_aio.testing import FaultyContext
 
 from ..support.files import make_file
-from ..support.page_cache import attempts
+from ..support.page_cache import attempts, cached_pages
 
 if TYPE_CHECKING:
     import pathlib
@@ -102,7 +102,8 @@ async def test_parts_of_a_cached_file_are_read_inline(on_filesystem: Callable[[s
     end = size - 10
     for offset, most in ((0, 1), (4095, 2), (5000, 128 << 10), (end, 10), (end, 11), (end, -1), (size, 5), (size + 1, 5)):
         wanted = data[offset:] if most < 0 else data[offset : offset + most]
-        for _ in attempts("a read that was served inline"):  # on a busy machine a call sleeps, and the lane leaves the device for long
+        # On a busy machine a call sleeps, and the lane leaves the device for long.
+        for _ in attempts(f"an inline read of {most} at {offset}", seen=lambda: (before, now, cached_pages(path))):  # noqa: B023
             async with AIOContext() as context, open_directory(path.parent, context=context) as directory:
                 await known(path, context)
                 before = context.statistics()

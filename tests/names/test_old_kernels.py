@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ..conftest import need
+from ..support.page_cache import attempts
 from ..support.programs import check
 
 if TYPE_CHECKING:
@@ -30,7 +31,11 @@ def test_without_openat2_workers_serve_everything(on_filesystem: Callable[[str],
 
 
 def test_with_openat2_the_same_program_runs_inline(filesystem: Path) -> None:
-    assert check([*PROGRAM, str(filesystem)]).split() == ["inline", "local"]
+    for _ in attempts("a mount that is local at the end", 20):  # on a busy machine a call sleeps, and the lane leaves the mount for long
+        served, mounts = check([*PROGRAM, str(filesystem)]).split()
+        assert served == "inline"
+        if mounts == "local":
+            break
 
 
 # ---- a libc whose `syscall` answers as older kernels do

@@ -89,7 +89,8 @@ def test_cold_read_that_no_worker_has_started_is_cancelled(file: tuple[Path, byt
         lp.settle()
         assert [read.take() for read in reads[:-1]] == [data[i * BLOCK : (i + 1) * BLOCK] for i in range(GATHER + 1)]
         assert (lp.engine.completed, lp.engine.cancelled) == (GATHER + 1, 1)
-        assert len(lp.engine.workers.free) == 8
+        while len(lp.engine.workers.free) < 8:  # that of the cancelled one comes back by a worker
+            lp.turn()
 
 
 def test_cold_reads_without_a_free_slot_are_queued(file: tuple[Path, bytes]) -> None:

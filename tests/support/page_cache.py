@@ -18,7 +18,7 @@ import pytest
 from .files import BLOCK, opened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -77,10 +77,10 @@ def evict(path: Path, offset: int = 0, size: int = 0) -> None:
         os.posix_fadvise(fd, offset, size, os.POSIX_FADV_DONTNEED)
 
 
-def attempts(situation: str, most: int = 200) -> Iterator[int]:
+def attempts(situation: str, most: int = 200, seen: Callable[[], object] | None = None) -> Iterator[int]:
     """Yield the number of each attempt to bring about a situation; the test leaves the loop when it sees the situation.
 
-    Fails after the last attempt: chance spoils one attempt or two, a bug spoils all.
+    Fails after the last attempt, and shows what `seen` returns: chance spoils one attempt or two, a bug spoils all.
     """
     yield from range(most)
-    pytest.fail(f"in {most} attempts there never was {situation}")
+    pytest.fail(f"in {most} attempts there never was {situation}" + (f": {seen()}" if seen is not None else ""))

@@ -34,6 +34,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trio_aio._backends import Waiter
+from trio_aio._backends.flushes import call_last
 from trio_aio._backends.interrupts import CLOSED, GUARD_AGAIN, WAITING, deliver, deliver_late, guard, open_gate
 from trio_aio._backends.library import is_inside, sniffed
 from trio_aio._backends.scopes import find_scopes, sent_by_scope, shielded
@@ -109,9 +110,7 @@ def _ticks(gate: MutableSequence[int], flushes: list[Callable[[], None]]) -> Gen
             error = interrupt
         try:
             while flushes:
-                flush = flushes[-1]
-                flush()
-                flushes.remove(flush)  # it may have added others
+                call_last(flushes)
         except BaseException:
             while flushes:  # once more, or no later tick would flush
                 flushes.pop()()

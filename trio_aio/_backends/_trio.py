@@ -37,6 +37,7 @@ from trio.lowlevel import (
 )
 
 from trio_aio._backends import protected, resources
+from trio_aio._backends.flushes import call_last
 from trio_aio._backends.library import asyncio_task, is_inside, sniffed
 from trio_aio._backends.mock_clock import ClockHold
 
@@ -106,9 +107,7 @@ def before_io_wait(flushes: list[Callable[[], None]]) -> Generator[None, float]:
             while True:  # inside: no line of the usual way is outside the `try`
                 yield
                 while flushes:
-                    flush = flushes[-1]
-                    flush()
-                    flushes.remove(flush)  # it may have added others
+                    call_last(flushes)
         except GeneratorExit:
             raise
         except BaseException:
