@@ -98,6 +98,7 @@ def test_bench_of_row_measures_each_contender_or_says_why_not(row: dict[str, Any
             "cpu_seconds",
             "checkpoints",
             "late_seconds",
+            "late_seconds_beside",
             "peak_bytes",
             "waited_for_processor",
             "left_out",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 import trio
 
@@ -30,6 +31,7 @@ from trio_aio._tools.bench.rows import ROWS, Row, Wanted
 from ..support.bench import bench, environment
 from ..support.files import BLOCK, make_file
 from ..support.page_cache import attempts, cached_pages
+from ..support.programs import check
 
 
 def test_bench_of_unknown_row_returns_2_and_names_rows(tmp_path: Path) -> None:
@@ -179,6 +181,42 @@ def test_drive_with_stalling_task_counts_each_tick_due_meanwhile(tmp_path: Path)
     assert max(work.measured.late) >= 0.018
 
 
+def test_work_tells_when_ticks_begin_and_end(tmp_path: Path) -> None:
+    async def one(work: Work) -> None:
+        async def task(phase: measure.Phase) -> None:
+            told.append(phase.kind.value)
+            phase.operations += 1
+            await anyio.lowlevel.checkpoint()
+
+        await measure.drive(work, task)
+
+    told: list[object] = []
+    anyio.run(one, Work(load(tmp_path), told.append), backend="trio")
+    assert told == ["warm-up", "rate", True, "lateness", False]
+
+
+BYSTANDERS = """
+import sys
+from trio_aio._tools.bench.bystander import bystanders
+
+with bystanders() as idle:
+    for kind in ("trio", "asyncio"):
+        assert idle[kind].tick(False) == []
+        for _ in range(2):
+            late = []
+            while not late:  # it takes the time until its first tick
+                assert idle[kind].tick(True) == []
+                assert idle[kind].tick(True) == []
+                late = idle[kind].tick(False)
+            assert min(late) >= 0
+            print(kind)
+"""
+
+
+def test_bystander_ticks_between_begin_and_end() -> None:
+    assert check([sys.executable, "-c", BYSTANDERS]).split() == ["trio", "trio", "asyncio", "asyncio"]
+
+
 # ---- contenders
 
 
@@ -227,8 +265,8 @@ def test_overwrite_of_whole_load_replaces_each_piece(disk: Path) -> None:
 # ---- what the figures mean
 
 
-def result(name: str, *rates: float, ours: bool = False, cpu: float = 0.5, late: tuple[float, ...] = ()) -> Result:
-    rounds = [Measured(operations=int(rate * 2), seconds=2.0, cpu=cpu * 2, late=list(late)) for rate in rates]
+def result(name: str, *rates: float, ours: bool = False, cpu: float = 0.5) -> Result:
+    rounds = [Measured(operations=int(rate * 2), seconds=2.0, cpu=cpu * 2) for rate in rates]
     return Result(Contender(name, print, ours=ours), rounds)
 
 
@@ -252,6 +290,23 @@ def test_outcomes_of_cpu_time_compare_with_fastest_not_cheapest() -> None:
     compared = row_of(result("ours", 100, ours=True, cpu=0.5), result("cheap", 10, cpu=0.001), result("quick", 100, cpu=1.0), wanted=wanted)
     (cpu,) = compared.outcomes()
     assert (cpu.against, cpu.reached) == ("quick", True)
+
+
+def test_outcomes_of_lateness_are_what_goes_beyond_that_of_another_process() -> None:
+    late = result("ours", 100, 100, ours=True)
+    late.contender = replace(late.contender, loop="trio")
+    late.rounds[0].late, late.rounds[0].beside = [0.001] * 99 + [0.005, 0.020], [0.001] * 99 + [0.002, 0.002]
+    late.rounds[1].late, late.rounds[1].beside = [0.001] * 99 + [0.006, 0.014], [0.001] * 99 + [0.002, 0.002]
+    p99, most = row_of(late).outcomes()
+    assert p99.found is not None
+    assert most.found is not None
+    assert (round(p99.found.median, 6), p99.reached) == (0.0035, False)
+    assert (round(most.found.median, 6), most.reached) == (0.018, False)
+    late.rounds[1].beside[-1] = 0.012
+    assert row_of(late).outcomes()[1].reached
+    late.rounds[0].beside.clear()
+    late.rounds[1].beside.clear()
+    assert row_of(late).outcomes()[0].reached is None
 
 
 def test_winners_are_peers_that_do_better() -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trio_aio._tools.bench import builds
+from trio_aio._tools.bench.bystander import bystanders
 from trio_aio._tools.bench.children import Failed, Start, prepare, started
 from trio_aio._tools.bench.files import Files
 from trio_aio._tools.bench.measure import Load
@@ -160,7 +161,7 @@ def _measure(
 ) -> RowResult:
     results = [result for result, _ in entries]
     piece = min(row.piece, max(sizes.of(row.file) // 4, 4096))
-    with started([start for _, start in entries]) as children:
+    with started([start for _, start in entries]) as children, bystanders() as idle:
         for number in range(rounds):
             # Each round starts with another contender, and every second round goes backwards: the disk's cache, and what else runs, favour
             # some places, and nothing should always come right before or right after the same other one.
@@ -173,7 +174,7 @@ def _measure(
                 step(f"{row.name}: {result.contender.name}", 0)
                 if result.failed is None:
                     load = _load(row, result, files, sizes, piece, seconds, seed=number * len(order) + place)
-                    answer = child.measure(load)
+                    answer = child.measure(load, idle[result.contender.loop])
                     if isinstance(answer, Failed):
                         result.failed = answer
                         result.rounds.clear()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from trio_aio._tools.bench.builds import Build
+    from trio_aio._tools.bench.bystander import Bystander
     from trio_aio._tools.bench.measure import Load
 
 __all__ = ("Child", "Failed", "Start", "prepare", "serve_on", "started")
@@ -60,7 +61,7 @@ class Start:
 
 def prepare() -> None:
     """Make the server of processes import everything when it starts."""
-    multiprocessing.set_forkserver_preload(["trio", "asyncio", "anyio", "trio_aio", __name__])
+    multiprocessing.set_forkserver_preload(["trio", "asyncio", "anyio", "trio_aio", __name__, "trio_aio._tools.bench.bystander"])
 
 
 class _Process(Protocol):
@@ -131,19 +132,27 @@ class Child:
         self._process.join()
         self._process.close()
 
-    def measure(self, load: Load) -> Measured | Failed:
-        """Return the figures of one round."""
+    def measure(self, load: Load, bystander: Bystander) -> Measured | Failed:
+        """Return the figures of one round. The bystander ticks while the process does."""
+        beside: list[float] = []
         try:
             self._pipe.send(load)
             patience = PATIENCE + 10 * load.seconds
-            if not self._pipe.poll(patience):
-                self._process.kill()
-                return Failed(f"no answer for {patience:.0f} seconds")
-            answer: Measured | Failed = self._pipe.recv()
+            while self._pipe.poll(patience):
+                answer: Measured | Failed | bool = self._pipe.recv()
+                if isinstance(answer, bool):
+                    beside += bystander.tick(answer)
+                    continue
+                if isinstance(answer, Measured):
+                    answer.beside = beside
+                return answer
+            self._process.kill()
+            return Failed(f"no answer for {patience:.0f} seconds")
         except (EOFError, ConnectionError):
             self._process.join(5)
             return Failed(f"its process ended with status {self._process.exitcode}")
-        return answer
+        finally:
+            bystander.tick(False)
 
 
 @contextmanager
@@ -183,7 +192,7 @@ def _serve(pipe: Connection[Any, Any], row: str, contender: str) -> None:
             return
         answer: Measured | Failed
         try:
-            answer = measure(chosen, Work(load))
+            answer = measure(chosen, Work(load, pipe.send))
         except Unavailable as error:
             answer = Failed(str(error), unavailable=True)
         except Exception as error:

@@ -1,8 +1,9 @@
-"""How a contender is measured: phases of a load, the clocks around them, and a loop that ticks beside it.
+"""How a contender is measured: phases of a load, the clocks around them, and a task that ticks beside it.
 
 A load runs in phases: a short one to start threads and fill pools, one for the rate and the CPU time, one for the event loop's
 lateness. The ticks of the last phase would cost a fast contender some percent, so they do not run in the one before. A load that is
-read or written just once (`Load.whole`) has a single phase, where a tick each millisecond costs next to nothing.
+read or written just once (`Load.whole`) has a single phase, where a tick each millisecond costs next to nothing. Meanwhile an idle loop
+in another process ticks too (bystander.py).
 
 Cold loads are evicted from the page cache before each phase. CPU time is that of the whole process with all its threads, including a
 polling thread of io_uring.
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskStatus
 
-__all__ = ("Load", "Measured", "Phase", "Unavailable", "Work", "drive", "evict")
+__all__ = ("Load", "Measured", "Phase", "Unavailable", "Work", "drive", "evict", "tick")
 
 # Seconds between two ticks of the loop beside a load.
 TICK = 0.001
@@ -81,6 +82,8 @@ class Measured:
     """Seconds, of all threads."""
     late: list[float] = field(default_factory=list)
     """Seconds by which each tick was late; empty if there was no loop to tick."""
+    beside: list[float] = field(default_factory=list)
+    """The same of an idle loop in another process, meanwhile."""
     peak: int = 0
     """The most bytes that were resident since the process started."""
     waited: float = 0.0
@@ -164,10 +167,11 @@ class Phase:
 
 
 class Work:
-    """A load, and its figures."""
+    """A load, and its figures. `tell` is called with True when ticks begin, and with False when they end."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, tell: Callable[[bool], None] | None = None) -> None:
         self.load: Load = load
+        self._tell: Callable[[bool], None] | None = tell
         self.measured: Measured = Measured()
 
     def phases(self) -> Iterator[Phase]:
@@ -186,13 +190,19 @@ class Work:
             self.measured.late += phase.late
         self.measured.peak = _peak()
 
+    def tell(self, ticking: bool) -> None:
+        """Say that ticks begin or end."""
+        if self._tell is not None:
+            self._tell(ticking)
+
 
 async def drive(work: Work, task: Callable[[Phase], Coroutine[Any, Any, None]], tasks: int | None = None) -> None:
     """Run a load's tasks through all phases, on the current event loop. tasks: how many, if not as many as the load says."""
     for phase in work.phases():
         async with anyio.create_task_group() as beside:
             if phase.ticking:
-                await beside.start(_tick, phase.late)
+                work.tell(True)
+                await beside.start(tick, phase.late)
             with phase:
                 async with anyio.create_task_group() as group:
                     for number in range(work.load.tasks if tasks is None else tasks):
@@ -200,9 +210,12 @@ async def drive(work: Work, task: Callable[[Phase], Coroutine[Any, Any, None]], 
                         if number % TOGETHER == TOGETHER - 1:
                             await anyio.lowlevel.checkpoint()
             beside.cancel_scope.cancel()
+        if phase.ticking:
+            work.tell(False)
 
 
-async def _tick(late: list[float], *, task_status: TaskStatus[None]) -> None:
+async def tick(late: list[float], *, task_status: TaskStatus[None]) -> None:
+    """Sleep for `TICK` again and again, and add by how many seconds each sleep was too long."""
     # Each tick is due a millisecond after the last one, not on a fixed grid. Both loops round their sleeps up to milliseconds, and on a
     # grid this alone would make ticks late by up to one. Ticks that fell due while the loop was busy are late as well, each by its own
     # time. Otherwise a stall of a second would be one late tick among a thousand good ones.

@@ -17,7 +17,10 @@ __all__ = ("as_json", "print_row")
 MIB = 1 << 20
 # The share of the time that a loop waited for a processor. More than this is reported.
 DISTURBED = 0.05
-COLUMNS = ("operations/s", "lowest-highest", "MiB/s", "CPU us/operation", "checkpoints", "late p99 ms", "late max ms", "peak MiB")
+COLUMNS = (
+    *("operations/s", "lowest-highest", "MiB/s", "CPU us/operation", "checkpoints"),
+    *("late p99 ms", "beside", "late max ms", "beside", "peak MiB"),
+)
 
 
 # ---- tables
@@ -66,7 +69,8 @@ def _cells(result: Result, row: RowResult) -> list[str]:
         cells = [_number(rates.median), f"{_number(rates.low)}-{_number(rates.high)}", _number(rates.median * row.piece / MIB)]
     cells.append(_number(cpu.median * 1e6) if cpu is not None else "")
     cells.append(_number(checkpoints.median) if checkpoints is not None else "")
-    cells += [f"{seconds * 1000:.2f}" for seconds in late] if late is not None else ["", ""]
+    for which in (0, 1):
+        cells += [f"{each[which] * 1000:.2f}" if each is not None else "" for each in (late, result.late_beside())]
     cells.append(_number(result.peak / MIB) if result.peak else "")
     return cells
 
@@ -114,6 +118,7 @@ def _beside_in_words(beside: Beside) -> str:
 
 def _described(wanted: Wanted) -> str:
     names = {"rate": "rate", "cost": "time an operation", "cpu": "CPU time an operation", "peak": "memory"}
+    names |= {"late p99": "late more than beside, p99", "late max": "late more than beside, at worst"}
     name = names.get(wanted.measure, wanted.measure)
     limit = f"{'at least' if wanted.at_least else 'at most'} {_shown(wanted, wanted.limit)}"
     if len(wanted.against) > 1:
@@ -152,7 +157,7 @@ def as_json(result: RowResult) -> dict[str, Any]:
 
 
 def _contender_as_json(result: Result, row: RowResult) -> dict[str, Any]:
-    late = result.late()
+    late, beside = result.late(), result.late_beside()
     return {
         "name": result.contender.name,
         "loop": result.contender.loop,
@@ -163,6 +168,7 @@ def _contender_as_json(result: Result, row: RowResult) -> dict[str, Any]:
         "cpu_seconds": _spread_as_json(Spread.of(result.cpus())),
         "checkpoints": _spread_as_json(row.checkpoints(result)),
         "late_seconds": {"p99": late[0], "max": late[1]} if late is not None else None,
+        "late_seconds_beside": {"p99": beside[0], "max": beside[1]} if beside is not None else None,
         "peak_bytes": result.peak or None,
         "waited_for_processor": result.waited,
         "left_out": result.failed.reason if result.failed is not None else None,

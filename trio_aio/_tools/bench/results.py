@@ -64,10 +64,11 @@ class Result:
 
     def late(self) -> tuple[float, float] | None:
         """Return by how many seconds ticks were late: the median of the rounds' 99th percentiles, and the maximum. None without ticks."""
-        rounds = [sorted(each.late) for each in self.rounds if each.late]
-        return (
-            (statistics.median(ticks[-1 - len(ticks) // 100] for ticks in rounds), max(ticks[-1] for ticks in rounds)) if rounds else None
-        )
+        return _late([each.late for each in self.rounds])
+
+    def late_beside(self) -> tuple[float, float] | None:
+        """Return the same of the idle loop in another process."""
+        return _late([each.beside for each in self.rounds])
 
     @property
     def waited(self) -> float:
@@ -142,10 +143,11 @@ class RowResult:
         if not wanted.against:
             if wanted.measure == "peak":
                 return Outcome(wanted, Spread.of([float(ours.peak)]))
-            late = ours.late()
-            if late is None:
+            late, beside = ours.late(), ours.late_beside()
+            if late is None or beside is None:
                 return Outcome(wanted, None, why_not="nothing ticked")
-            return Outcome(wanted, Spread.of([late[wanted.measure == "late max"]]))
+            which = wanted.measure == "late max"
+            return Outcome(wanted, Spread.of([late[which] - beside[which]]))
         rivals = [by_name[name] for name in wanted.against if by_name[name].rounds]
         if not rivals:
             return Outcome(wanted, None, why_not=f"not here: {', '.join(wanted.against)}")
@@ -198,6 +200,11 @@ class RowResult:
             )
             found.append(Beside(ours.contender.name, build, _ratio("rate", ours, result), _ratio("cpu", ours, result)))
         return found
+
+
+def _late(of_rounds: Sequence[list[float]]) -> tuple[float, float] | None:
+    rounds = [sorted(late) for late in of_rounds if late]
+    return (statistics.median(ticks[-1 - len(ticks) // 100] for ticks in rounds), max(ticks[-1] for ticks in rounds)) if rounds else None
 
 
 def beside_name(contender: str, build: str) -> str:

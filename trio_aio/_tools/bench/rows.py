@@ -51,7 +51,8 @@ class Wanted:
     """What is wanted of one of ours: a measure, divided by that of the fastest of `against` if there are any."""
 
     measure: Measure
-    """rate: operations a second. cost, cpu: seconds and CPU seconds for each operation. late: seconds. peak: bytes."""
+    """rate: operations a second. cost, cpu: seconds and CPU seconds for each operation. peak: bytes. late: by how many seconds ticks were
+    later than those of an idle loop in another process, at the same time."""
     limit: float
     against: tuple[str, ...] = ()
     ours: str = "trio_aio"

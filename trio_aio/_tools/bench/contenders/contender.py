@@ -18,7 +18,7 @@ from trio_aio._tools.bench.measure import Measured, Unavailable, Work
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ("BATCH", "DEPTH", "Contender", "File", "imported", "measure", "opened", "scratch_path", "small_file")
+__all__ = ("BATCH", "DEPTH", "Contender", "File", "Loop", "imported", "measure", "opened", "scratch_path", "small_file")
 
 Loop = Literal["trio", "asyncio"]
 File = Literal["small", "large", "overwritten", "lines", "sparse", "long sparse", "none"]
