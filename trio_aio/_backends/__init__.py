@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from anyio.abc import AsyncResource
 
+import trio_aio._backends.flushes
 import trio_aio._backends.interrupts
 import trio_aio._backends.mock_clock
 import trio_aio._backends.scopes  # noqa: F401 -- for the backends, which may have to be loaded without their files
