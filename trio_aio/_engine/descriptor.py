@@ -109,6 +109,7 @@ class Descriptor:
         self.opened: bool = True  # False: the caller has passed it
         self.writable: bool = False
         self.synchronous: bool = False  # O_DSYNC, which O_SYNC contains: each write is durable when it ends
+        self.watched: bool = False  # a listener is asked about each read, and the reader sleeps meanwhile
         self.known_failures: int = 0  # of syncs, before it was opened: set by `Engine.learn`
         self.shared_file: SharedFile | None = None  # set by `Engine.learn`
         # `o_direct`: the descriptor has the flag O_DIRECT, so the rules for aligned writes hold. `direct`: the filesystem honours it too,
@@ -216,6 +217,7 @@ class Descriptor:
         self.direct = self.o_direct and not (description.has_dioalign and not description.dio_offset)
         self.append = bool(description.open_flags & os.O_APPEND)
         self.size = description.size
+        self.watched = bool(description.watched)
         if self.direct and description.has_dioalign:
             self.alignment = Alignment(description.dio_offset, description.dio_memory)
             self.read_unit = description.dio_read_offset or description.dio_offset

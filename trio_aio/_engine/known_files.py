@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 from trio_aio._engine.block_map import BlockMap
 from trio_aio._engine.durability import Durability
 from trio_aio._engine.shared_file import SharedFile
-from trio_aio._lanes.devices import DeviceRecords
+from trio_aio._lanes.devices import DeviceRecords, record_of_watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +35,9 @@ class KnownFiles:
         """Connect a descriptor with the records of its device, and with all other descriptors of its file."""
         find = self.devices.find
         descriptor.order.gather = self._gather
-        descriptor.read_device = find(descriptor.device, direct=descriptor.direct, writing=False)
-        descriptor.write_device = find(descriptor.device, direct=descriptor.direct, writing=True)
+        direct = descriptor.direct
+        descriptor.read_device = find(descriptor.device, direct=direct, writing=False) if not descriptor.watched else record_of_watched()
+        descriptor.write_device = find(descriptor.device, direct=direct, writing=True)
         if descriptor.read_device.residency is not None:
             descriptor.residency = descriptor.read_device.residency
         key = descriptor.device, descriptor.inode_number

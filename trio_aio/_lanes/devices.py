@@ -8,13 +8,16 @@ io_submit itself may sleep too. A write always may (a frozen filesystem), so a s
 answers for the filesystem, and where RWF_NOWAIT is not known. The submitter finds that out with the first read of the device. Elsewhere
 the event loop calls io_submit, watched by ring.c. When a call is seen to sleep, the submitter gets the next 1024 reads, and twice as many
 after each further time.
+
+A virus scanner, and others that listen by fanotify(7), may have every read of a file wait for their answer, RWF_NOWAIT or not. The worker
+that opens a file tries that with a read of nothing (`watched`).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ("Backoff", "DeviceRecord", "DeviceRecords")
+__all__ = ("Backoff", "DeviceRecord", "DeviceRecords", "record_of_watched")
 
 SLOW_LIMIT = 4  # in a row: a single one may be an accident (a busy lock, a timestamp that was due)
 BACKOFF = 64  # requests that go elsewhere before one tries again
@@ -120,6 +123,16 @@ class DeviceRecord(Backoff):
 
     def _update(self) -> None:
         self.offload = not self.local or not self.nowait or self._offloaded > 0
+
+
+def record_of_watched() -> DeviceRecord:
+    """Return the record of one file whose reads wait for a listener (fanotify(7)): none is started on the event loop's thread.
+
+    Other files of its device may have no listener.
+    """
+    record = DeviceRecord()
+    record.nowait = record.may_ask = False
+    return record
 
 
 class DeviceRecords:

@@ -88,11 +88,11 @@ void taio_residency_find(struct taio_residency *residency, int fd, int64_t offse
 /* Unmap what is mapped, before the fd is closed: then this is not the last use of the file, and does not sleep. */
 void taio_residency_release(struct taio_residency *residency);
 /* Return 0 if a read of this range needs nothing but the page cache, and starts no read-ahead; also if it lies behind the end of a regular file.
- * Otherwise -EAGAIN; -EPERM: the kernel does not tell this process; -ERANGE: not mapped. `residency`: NULL where RWF_NOWAIT works; then it is
+ * 1: the same, and so it was some moments ago for all around it. Otherwise -EAGAIN; -EPERM: the kernel does not tell this process; -ERANGE: not mapped. `residency`: NULL where RWF_NOWAIT works; then it is
  * also 0 on a Linux older than 6.5, which cannot be asked. Never sleeps. */
 int taio_is_cached(int fd, const struct taio_residency *residency, int64_t offset, uint64_t length);
-/* Read what is cached: by RWF_NOWAIT, or plainly with a residency. -EAGAIN, -EOPNOTSUPP, or as taio_is_cached. Plain reads are watched, and one
- * in 32 of the others: if it slept all the same, TAIO_SLEPT is added to the count. */
+/* Read what is cached: by RWF_NOWAIT, or plainly with a residency. -EAGAIN, -EOPNOTSUPP, or as taio_is_cached. Plain reads are watched, and of
+ * the others the first around an offset and then one in 32: if it slept all the same, TAIO_SLEPT is added to the count. */
 #define TAIO_SLEPT ((int64_t)1 << 40)
 int64_t taio_pread_cached(int fd, const struct taio_residency *residency, void *memory, size_t length, int64_t offset);
 
@@ -111,10 +111,12 @@ struct taio_description {
     uint32_t dio_read_offset; /* bytes, for reads; 0: the same as dio_offset */
     int32_t buffered_fd;   /* a second fd of the same file without O_DIRECT, or -1 */
     int32_t buffered_error; /* errno: the second fd is needed, and cannot be had; 0 otherwise */
+    uint32_t watched;      /* 1: a read of nothing has slept. A listener is asked about each read (fanotify(7), FAN_ACCESS_PERM) */
 };
 /* Describe an fd from memory alone (AT_STATX_DONT_SYNC). Never sleeps, so the loop may call it. */
 int taio_describe(int fd, struct taio_description *description);
-/* Describe an fd. If the kernel does not report the alignment of direct I/O, find it out by reading. May sleep: for workers. */
+/* Describe an fd, and find out whether its reads are watched. If the kernel does not report the alignment of direct I/O, find it out by reading.
+ * May sleep: for workers. */
 int taio_describe_and_probe(int fd, struct taio_description *description);
 /* Return the size of a file whose name and attributes are in memory, otherwise -errno. Never sleeps: O_PATH does not call the filesystem's
  * open, and RESOLVE_CACHED (Linux 5.12) fails with EAGAIN if the disk would have to be read for a name. */

@@ -130,7 +130,7 @@ int taio_is_cached(int fd, const struct taio_residency *r, int64_t offset, uint6
     int in_region = end <= (region + 1) * (AHEAD / page);
     if (in_region && is_known(place, key, now)) {
         if (cached_pages(fd, r, first, end - first, page) >= (int64_t)(end - first))
-            return 0;
+            return 1;
         __atomic_store_n(&known[place], 0, __ATOMIC_RELAXED);
     }
     int64_t cached = cached_pages(fd, r, first, 1, page);
@@ -165,12 +165,12 @@ static int64_t pread_plainly(int fd, void *memory, size_t length, int64_t offset
 int64_t taio_pread_cached(int fd, const struct taio_residency *r, void *memory, size_t length, int64_t offset)
 {
     static unsigned calls; /* of all threads */
-    int error = taio_is_cached(fd, r, offset, length);
-    if (error < 0 && r != NULL)
-        return error;
-    if (error < 0) /* a read behind the end of everything: it does nothing, but says whether the filesystem knows RWF_NOWAIT */
-        return taio_pread_nowait(fd, memory, 1, INT64_MAX - 1) == -EOPNOTSUPP ? -EOPNOTSUPP : error;
-    if (r == NULL && __atomic_fetch_add(&calls, 1, __ATOMIC_RELAXED) % WATCH_EVERY != 0)
+    int answer = taio_is_cached(fd, r, offset, length);
+    if (answer < 0 && r != NULL)
+        return answer;
+    if (answer < 0) /* a read behind the end of everything: it does nothing, but says whether the filesystem knows RWF_NOWAIT */
+        return taio_pread_nowait(fd, memory, 1, INT64_MAX - 1) == -EOPNOTSUPP ? -EOPNOTSUPP : answer;
+    if (r == NULL && answer == 1 && __atomic_fetch_add(&calls, 1, __ATOMIC_RELAXED) % WATCH_EVERY != 0)
         return taio_pread_nowait(fd, memory, length, offset);
     long before = times_slept();
     int64_t n = r == NULL ? taio_pread_nowait(fd, memory, length, offset) : pread_plainly(fd, memory, length, offset);

@@ -5,6 +5,7 @@
 
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -111,10 +112,25 @@ int taio_describe(int fd, struct taio_description *description)
     return 0;
 }
 
+/* Return whether a listener is asked about each read of a file: then even a read of nothing sleeps. */
+static uint32_t is_watched(int fd, const struct taio_description *description)
+{
+    struct rusage usage;
+    if (!S_ISREG(description->mode) || (description->open_flags & O_ACCMODE) == O_WRONLY || getrusage(RUSAGE_THREAD, &usage) < 0)
+        return 0;
+    long before = usage.ru_nvcsw;
+    char nothing;
+    if (pread(fd, &nothing, 0, 0) < 0 || getrusage(RUSAGE_THREAD, &usage) < 0)
+        return 0;
+    return usage.ru_nvcsw != before;
+}
+
 int taio_describe_and_probe(int fd, struct taio_description *description)
 {
     enum { LARGEST = 4096 };
     int error = taio_describe(fd, description);
+    if (error == 0)
+        description->watched = is_watched(fd, description);
     if (error != 0 || !(description->open_flags & O_DIRECT) || description->has_dioalign)
         return error;
     /* Try ever larger alignments until a read succeeds. An empty file returns 0 for any of them and a write-only fd fails for all: then we
