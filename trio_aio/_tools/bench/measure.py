@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskStatus
 
-__all__ = ("Load", "Measured", "Phase", "Unavailable", "Work", "drive", "evict", "tick")
+__all__ = ("Load", "Measured", "Phase", "Unavailable", "Work", "drive", "evict", "forget_names", "tick")
 
 # Seconds between two ticks of the loop beside a load.
 TICK = 0.001
@@ -196,9 +196,19 @@ class Work:
             self._tell(ticking)
 
 
-async def drive(work: Work, task: Callable[[Phase], Coroutine[Any, Any, None]], tasks: int | None = None) -> None:
-    """Run a load's tasks through all phases, on the current event loop. tasks: how many, if not as many as the load says."""
+async def drive(
+    work: Work,
+    task: Callable[[Phase], Coroutine[Any, Any, None]],
+    tasks: int | None = None,
+    prepare: Callable[[], None] | None = None,
+) -> None:
+    """Run a load's tasks through all phases, on the current event loop. tasks: how many, if not as many as the load says.
+
+    prepare: is called before each phase.
+    """
     for phase in work.phases():
+        if prepare is not None:
+            prepare()
         async with anyio.create_task_group() as beside:
             if phase.ticking:
                 work.tell(True)
@@ -248,6 +258,16 @@ def _peak() -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) << 10
     return 0
+
+
+def forget_names() -> None:
+    """Remove from memory all names, attributes and cached pages that nobody uses. `Unavailable` without the rights of root."""
+    os.sync()
+    try:
+        with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as file:
+            file.write("3")
+    except OSError as error:
+        raise Unavailable(f"cannot be had here: only root may remove names from memory ({error.strerror})") from None
 
 
 def evict(path: str) -> None:

@@ -332,6 +332,29 @@ ROWS: tuple[Row, ...] = (
         random=False,
     ),
     Row(
+        "names-stat-cold",
+        "stat of 1,000 names that are not in memory, 16 tasks",
+        names.paths(names.stat_cold),
+        (Wanted("rate", 2, ("anyio.Path",)),),
+        tasks=16,
+        whole=True,
+    ),
+    Row(
+        "names-files-cold",
+        "read_files of 500 files of 4 KiB that are not cached, by file",
+        names.READ_FILES,
+        (Wanted("rate", 2, ("blocking loop",)),),
+        whole=True,
+    ),
+    Row(
+        "names-walk-cold",
+        "walk of a tree of up to 30,000 files that is not in memory, by file",
+        names.WALKS,
+        (Wanted("rate", 1, ("os.walk in a thread",)),),
+        whole=True,
+        most_rounds=3,
+    ),
+    Row(
         "memory",
         "a file in pieces of 1 MiB, 8 ahead: memory",
         (

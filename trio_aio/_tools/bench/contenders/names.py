@@ -13,19 +13,27 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio
+import anyio.to_thread
+
 import trio_aio
 from trio_aio._tools.bench.contenders.contender import Contender, imported, scratch_path, small_file
-from trio_aio._tools.bench.measure import Unavailable, drive
+from trio_aio._tools.bench.measure import Unavailable, drive, forget_names
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from trio_aio._tools.bench.measure import Phase, Work
 
-__all__ = ("READ_FILES", "exists", "iterdir", "open_read_close", "paths", "read_small", "rglob", "stat", "write_small")
+__all__ = (
+    *("READ_FILES", "WALKS", "exists", "iterdir", "open_read_close", "paths", "read_small", "rglob", "stat"),
+    *("stat_cold", "write_small"),
+)
 
 # Entries of the directory that is listed; directories and files in each of the tree; files of `read_files`.
 ENTRIES, WIDTH, MANY = 1000, 30, 500
+# Files in each directory of the tree that is walked, and how many in all at most.
+WALK_WIDTH, WALK_MOST = 100, 30_000
 
 
 def _ours() -> Any:
@@ -77,6 +85,22 @@ async def stat(work: Work, path_class: Callable[[], Any]) -> None:
     """`stat` of a file."""
     with small_file(work) as name:
         await _repeat(work, path_class()(name).stat)
+
+
+async def stat_cold(work: Work, path_class: Callable[[], Any]) -> None:
+    """`stat` of many names that are not in memory, once each."""
+    with _folder(work) as folder:
+        names = [folder / f"entry {number}" for number in range(ENTRIES)]
+        for name in names:
+            name.touch()
+        left = iter([path_class()(name) for name in names])
+
+        async def task(phase: Phase) -> None:
+            for path in left:
+                await path.stat()
+                phase.operations += 1
+
+        await drive(work, task, prepare=forget_names)
 
 
 async def exists(work: Work, path_class: Callable[[], Any]) -> None:
@@ -157,6 +181,15 @@ def _files(work: Work) -> Iterator[list[str]]:
         yield names
 
 
+def _goes_on(work: Work, phase: Phase) -> bool:
+    """Return whether a task goes through all names once more. Cold ones are used once."""
+    return not phase.operations if work.load.whole else not (phase.over and phase.operations)
+
+
+def _prepared(work: Work) -> Callable[[], None] | None:
+    return forget_names if work.load.whole else None
+
+
 async def _read_files(work: Work) -> None:
     """`read_files`. An operation is a file."""
     if not hasattr(trio_aio, "read_files"):
@@ -164,13 +197,13 @@ async def _read_files(work: Work) -> None:
     with _files(work) as names:
 
         async def task(phase: Phase) -> None:
-            while not (phase.over and phase.operations):
+            while _goes_on(work, phase):
                 async for _ in trio_aio.read_files(names):
                     phase.operations += 1
                     if phase.over:
                         break
 
-        await drive(work, task)
+        await drive(work, task, prepare=_prepared(work))
 
 
 async def _read_files_by_hops(work: Work, path_class: Callable[[], Any]) -> None:
@@ -179,14 +212,14 @@ async def _read_files_by_hops(work: Work, path_class: Callable[[], Any]) -> None
         made = [path_class()(name) for name in names]
 
         async def task(phase: Phase) -> None:
-            while not (phase.over and phase.operations):
+            while _goes_on(work, phase):
                 for path in made:
                     await path.read_bytes()
                     phase.operations += 1
                     if phase.over:
                         break
 
-        await drive(work, task)
+        await drive(work, task, prepare=_prepared(work))
 
 
 async def _read_files_blocking(work: Work) -> None:
@@ -194,7 +227,7 @@ async def _read_files_blocking(work: Work) -> None:
     with _files(work) as names:
 
         async def task(phase: Phase) -> None:
-            while not (phase.over and phase.operations):
+            while _goes_on(work, phase):
                 for name in names:
                     with open(name, "rb") as file:  # noqa: ASYNC230
                         file.read()
@@ -202,7 +235,7 @@ async def _read_files_blocking(work: Work) -> None:
                     if phase.over:
                         break
 
-        await drive(work, task)
+        await drive(work, task, prepare=_prepared(work))
 
 
 READ_FILES = (
@@ -210,4 +243,47 @@ READ_FILES = (
     Contender("trio_aio (asyncio)", _read_files, "asyncio", ours=True),
     Contender("anyio.Path", partial(_read_files_by_hops, path_class=_anyio), "trio"),
     Contender("blocking loop", _read_files_blocking, "trio", same_work=False),
+)
+
+
+@contextmanager
+def _tree(work: Work) -> Iterator[Path]:
+    """Provide a tree with many files until the end of the block."""
+    with _folder(work) as folder:
+        for number in range(min(work.load.size // 2048, WALK_MOST)):
+            directory = folder / f"directory {number // WALK_WIDTH}"
+            if number % WALK_WIDTH == 0:
+                directory.mkdir()
+            (directory / f"file {number % WALK_WIDTH}").touch()
+        yield folder
+
+
+async def _walk(work: Work) -> None:
+    """`walk` of a tree. An operation is a file."""
+    if not hasattr(trio_aio, "walk"):
+        raise Unavailable("this build has no walk")
+    with _tree(work) as folder:
+
+        async def task(phase: Phase) -> None:
+            async for _, _, files in trio_aio.walk(folder):
+                phase.operations += len(files)
+
+        await drive(work, task, prepare=forget_names)
+
+
+async def _walk_in_thread(work: Work) -> None:
+    """`os.walk` of a tree, all of it in one thread. An operation is a file."""
+    with _tree(work) as folder:
+
+        async def task(phase: Phase) -> None:
+            phase.operations += await anyio.to_thread.run_sync(lambda: sum(len(files) for _, _, files in os.walk(folder)))
+
+        await drive(work, task, prepare=forget_names)
+
+
+WALKS = (
+    Contender("trio_aio", _walk, "trio", ours=True),
+    Contender("trio_aio (asyncio)", _walk, "asyncio", ours=True),
+    Contender("os.walk in a thread", _walk_in_thread, "trio"),
+    Contender("os.walk in a thread (asyncio)", _walk_in_thread, "asyncio"),
 )
