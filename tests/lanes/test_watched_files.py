@@ -91,5 +91,6 @@ async def test_other_files_of_the_device_may_be_read_inline(disk: Path, tmp_path
             assert watched._descriptor.watched
             assert not other._descriptor.watched
             assert not watched._descriptor.read_device.nowait
+            assert watched._descriptor.read_device is not other._descriptor.read_device
             assert other._descriptor.read_device.nowait
             assert await watched.pread(BLOCK, 0) == await other.pread(BLOCK, 0) == data[:BLOCK]

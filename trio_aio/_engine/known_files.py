@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 from trio_aio._engine.block_map import BlockMap
 from trio_aio._engine.durability import Durability
 from trio_aio._engine.shared_file import SharedFile
-from trio_aio._lanes.devices import DeviceRecords, record_of_watched
+from trio_aio._lanes.devices import DeviceRecords
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ class KnownFiles:
         find = self.devices.find
         descriptor.order.gather = self._gather
         direct = descriptor.direct
-        descriptor.read_device = find(descriptor.device, direct=direct, writing=False) if not descriptor.watched else record_of_watched()
+        descriptor.read_device = find(descriptor.device, direct=direct, writing=False, watched=descriptor.watched)
         descriptor.write_device = find(descriptor.device, direct=direct, writing=True)
         if descriptor.read_device.residency is not None:
             descriptor.residency = descriptor.read_device.residency

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ("Backoff", "DeviceRecord", "DeviceRecords", "record_of_watched")
+__all__ = ("Backoff", "DeviceRecord", "DeviceRecords")
 
 SLOW_LIMIT = 4  # in a row: a single one may be an accident (a busy lock, a timestamp that was due)
 BACKOFF = 64  # requests that go elsewhere before one tries again
@@ -125,26 +125,21 @@ class DeviceRecord(Backoff):
         self.offload = not self.local or not self.nowait or self._offloaded > 0
 
 
-def record_of_watched() -> DeviceRecord:
-    """Return the record of one file whose reads wait for a listener (fanotify(7)): none is started on the event loop's thread.
-
-    Other files of its device may have no listener.
-    """
-    record = DeviceRecord()
-    record.nowait = record.may_ask = False
-    return record
-
-
 class DeviceRecords:
     """All records, by device, kind of file and direction."""
 
     def __init__(self) -> None:
-        self._records: dict[tuple[int, bool, bool], DeviceRecord] = {}
+        self._records: dict[tuple[int, bool, bool, bool], DeviceRecord] = {}
 
-    def find(self, device: int, *, direct: bool, writing: bool) -> DeviceRecord:
-        """Return the record of `device`: the same object each time."""
-        key = (device, direct, writing)
+    def find(self, device: int, *, direct: bool, writing: bool, watched: bool = False) -> DeviceRecord:
+        """Return the record of `device`: the same object each time.
+
+        watched: that of the files whose reads wait for a listener. None of these is started on the event loop's thread.
+        """
+        key = (device, direct, writing, watched)
         record = self._records.get(key)
         if record is None:
             record = self._records[key] = DeviceRecord()
+            if watched:
+                record.nowait = record.may_ask = False
         return record

@@ -112,7 +112,7 @@ int taio_describe(int fd, struct taio_description *description)
     return 0;
 }
 
-/* Return whether a listener is asked about each read of a file: then even a read of nothing sleeps. */
+/* Return whether a listener is asked about each read of a file: then even a read of nothing sleeps. So it may where a server has the file. */
 static uint32_t is_watched(int fd, const struct taio_description *description)
 {
     struct rusage usage;
@@ -122,7 +122,7 @@ static uint32_t is_watched(int fd, const struct taio_description *description)
     char nothing;
     if (pread(fd, &nothing, 0, 0) < 0 || getrusage(RUSAGE_THREAD, &usage) < 0)
         return 0;
-    return usage.ru_nvcsw != before;
+    return usage.ru_nvcsw != before && taio_place_of(fd) == TAIO_LOCAL;
 }
 
 int taio_describe_and_probe(int fd, struct taio_description *description)

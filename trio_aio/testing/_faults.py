@@ -39,8 +39,8 @@ __all__ = ("FaultHook",)
 class _PastInline(DeviceRecords):
     """Device records that keep reads out of the inline lane, which makes no request that a fault could meet."""
 
-    def find(self, device: int, *, direct: bool, writing: bool) -> DeviceRecord:
-        record = super().find(device, direct=direct, writing=writing)
+    def find(self, device: int, *, direct: bool, writing: bool, watched: bool = False) -> DeviceRecord:
+        record = super().find(device, direct=direct, writing=writing, watched=watched)
         if not direct and not writing:
             record.nowait = record.may_ask = False
         return record
