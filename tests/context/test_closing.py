@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import select
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,14 +26,17 @@ from trio_aio import (
     open_file,
     read_bytes,
 )
+from trio_aio._context.leasing import Lease
 from trio_aio.testing import FaultyContext
 
-from ..support.files import is_open, make_file
+from ..support.files import is_open, make_file, opened
 from ..support.tasks import until_blocked
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+    from trio_aio._engine.engine import Engine
 
 pytestmark = pytest.mark.anyio
 
@@ -260,3 +264,33 @@ async def test_native_cancel_closes_and_raises_cancelled(disk: Path, name: str) 
         await close
     await checkpoint()
     assert closed(thing._file if name.endswith("Stream") else thing, path)
+
+
+async def until_reaped(engine: Engine) -> None:
+    """Wait until every other task waits, and the reaper has seen all signals."""
+    await until_blocked()
+    while select.select([engine.event_fd], (), (), 0)[0]:
+        await checkpoint()
+    await until_blocked()
+
+
+async def test_context_closes_when_the_lease_of_a_closing_file_ends_last(disk: Path) -> None:
+    path, _ = make_file(disk)
+    with opened(path, os.O_RDONLY) as fd:
+        context = await AIOContext().__aenter__()
+        file = await open_aio(fd, "rb", closefd=False, context=context)
+        backend, engine = context._backend, context._engine
+        assert backend is not None
+        assert engine is not None
+        lease = Lease(backend, engine, file._descriptor)
+        lease.take()
+        async with create_task_group() as group:
+            group.start_soon(file.aclose)
+            await until_blocked()
+            group.start_soon(context.aclose)
+            await until_reaped(engine)
+            assert not context._stopping
+            lease.end()  # the close needs no worker, so no completion follows it
+            signalled, _, _ = select.select([engine.event_fd], (), (), 0)
+            engine.wake_loop()  # a test that fails must end too
+    assert signalled

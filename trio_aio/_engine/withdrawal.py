@@ -203,6 +203,7 @@ def resume_close(engine: Host, order: Order) -> None:
         order.close_if_idle(engine.ready)
         start_ready(engine)
         leave_close(engine, order)
+        _wake_closing(engine)  # a close that needs no worker has no completion
     except BaseException as error:
         order.close_if_idle(engine.ready)
         mend(engine, error)
