@@ -160,7 +160,7 @@ def test_drain_in_a_thread_completes_all_requests(file: tuple[Path, bytes]) -> N
         os.fstat(descriptor.fd)
 
 
-def test_lease_that_ends_while_a_thread_drains_waits_for_its_turn(file: tuple[Path, bytes]) -> None:
+def test_lease_that_ends_while_a_thread_drains_is_left_to_that_thread(file: tuple[Path, bytes]) -> None:
     made = Loop(8, 1)
     inside, go_on = threading.Event(), threading.Event()
     with full_pipe() as pipe:
@@ -183,14 +183,51 @@ def test_lease_that_ends_while_a_thread_drains_waits_for_its_turn(file: tuple[Pa
         draining.start()
         pipe.release()
         inside.wait()
-        ending = threading.Thread(target=lease.end)
-        ending.start()
-        assert made.engine.drops.lock.acquire(blocking=False) is False
+        lease.end()  # it does not wait for the thread, which may sleep
         assert descriptor.order.leases == 1
         go_on.set()
-        ending.join()
         draining.join()
     assert descriptor.order.leases == 0
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor.fd)
+
+
+def test_lease_that_the_collector_ends_in_the_middle_of_a_step_tears_nothing(file: tuple[Path, bytes]) -> None:
+    made = Loop(8, 1)
+    with full_pipe() as pipe:
+        descriptor = made.descriptor(os.open(file[0], os.O_RDONLY))
+        lease = Lease(cast("Backend", None), made.engine, descriptor)
+        lease._take()
+        waiting, close = pipe.request(), Close(descriptor)
+        made.submit(waiting, close)
+
+        class Free(list[int]):
+            """The free slots; a coroutine of the run dies while one is added."""
+
+            def append(self, slot: int) -> None:
+                super().append(slot)
+                lease.end()
+
+        made.engine.workers.free = Free(made.engine.workers.free)
+        for request in (waiting, close):
+            request.waiter = None
+        pipe.release()
+        drain(made.engine)
+    assert (waiting.finished, close.state) == (True, State.COMPLETED)
+    assert made.engine.outstanding == 0
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor.fd)
+
+
+def test_lease_that_ends_after_the_drain_is_counted(file: tuple[Path, bytes]) -> None:
+    made = Loop(8, 1)
+    descriptor = made.descriptor(os.open(file[0], os.O_RDONLY))
+    lease = Lease(cast("Backend", None), made.engine, descriptor)
+    lease._take()
+    drain(made.engine)
+    lease.end()
+    assert descriptor.order.leases == 0
+    made.engine.drops.add(descriptor, Close(descriptor))
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor.fd)
 

@@ -50,11 +50,10 @@ class Lease:
 
     def end(self) -> None:
         """Let a close start, if one waits. Nothing if it was not taken, or has ended."""
-        if self._engine.orphaned:  # a thread drains it
-            with self._engine.drops.lock:
-                self._end()
-        else:
+        if not self._engine.orphaned:
             self._backend.step(self._end)
+        elif not self._engine.drops.end_lease(self._end):  # otherwise a thread drains it, and may be in the middle of a step
+            self._end()
 
     def _end(self) -> None:
         order = self._descriptor.order

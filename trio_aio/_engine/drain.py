@@ -17,16 +17,13 @@ def drain(engine: Host) -> None:
     engine.orphaned = True
     readable = select.poll()
     readable.register(engine.event_fd, select.POLLIN)
-    with engine.drops.lock:
-        engine.flush()
+    engine.flush()
     while engine.outstanding or engine.drops:
-        if not engine.plugged:
+        if engine.plugged:
+            engine.flush()  # from here: `flush` inside `flush` would recurse once for each queued request
+        else:
             readable.poll()
-        with engine.drops.lock:
-            if engine.plugged:
-                engine.flush()  # from here: `flush` inside `flush` would recurse once for each queued request
-            else:
-                engine.reap(drain=True)
+            engine.reap(drain=True)
     engine.stop()
     engine.close()
 

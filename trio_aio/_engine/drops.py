@@ -1,8 +1,8 @@
-"""What finalizers leave to the engine: descriptors to be closed, and reads that no task will take.
+"""What finalizers leave to the engine: descriptors to be closed, reads that no task will take, and leases of a run that has ended.
 
-A finalizer runs at any moment, in any thread, perhaps while the engine closes. So this is the one part of the engine that has a lock. It
-is reentrant, because the collector may run a finalizer inside. A thread that drains an engine holds it too: meanwhile a coroutine of the
-run that has ended may die, and end its leases.
+A finalizer runs at any moment, in any thread, perhaps while the engine closes, or in the middle of one of its steps. So this is the one
+part of the engine that has a lock, and a finalizer changes nothing else. The lock is reentrant, because the collector may run a finalizer
+inside.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ class Drops:
         self._list: deque[tuple[Descriptor | None, Request]] = deque()
         self.closed: bool = False
         self._changed: deque[SharedFile] = deque()
+        self._leases: deque[Callable[[], object]] = deque()
 
     def __bool__(self) -> bool:
-        return bool(self._list or self._changed)
+        return bool(self._list or self._changed or self._leases)
 
     def add(self, descriptor: Descriptor | None, request: Request) -> None:
         """Leave a close of `descriptor` to the engine, or, without one, a read that no task will take.
@@ -46,6 +47,16 @@ class Drops:
     def note_change(self, shared_file: SharedFile) -> None:
         """Leave to the engine what a change in another thread means for read-ahead: that belongs to the event loop's thread."""
         self.call(lambda: self._changed.append(shared_file))
+
+    def end_lease(self, end: Callable[[], object]) -> bool:
+        """Leave the end of a lease to the thread that drains the engine. False: the engine is closed. end: may be called twice."""
+        return self.call(lambda: self._leases.append(end))
+
+    def end_leases(self) -> None:
+        """End the leases that are left here."""
+        while self._leases:
+            self._leases[0]()
+            self._leases.popleft()
 
     def forget_changed(self) -> None:
         """Drop what was read ahead of files that other threads have changed. For the event loop's thread."""
@@ -79,6 +90,7 @@ class Drops:
         """Take no more, and close now the descriptors that are left."""
         with self.lock:
             self.closed = True
+        self.end_leases()
         for descriptor, _ in self._list:
             if descriptor is not None:
                 descriptor.close_now()

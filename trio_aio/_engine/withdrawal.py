@@ -219,6 +219,7 @@ def cancel_or_abandon(engine: Host, request: Request) -> None:
 def take_dropped(engine: Host) -> None:
     """Do what finalizers and other threads have left to the engine."""
     engine.drops.forget_changed()
+    engine.drops.end_leases()
     while (taken := engine.drops.oldest) is not None:
         descriptor, request = taken
         if descriptor is None:
