@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import threading
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,36 @@ async def test_bytes_written_by_a_thread_stay_lost_until_the_whole_file_is_writt
         await file.pwrite(b"a" * BLOCK, BLOCK)
         context.fail(errno.EIO, operation="sync", times=1)
         assert await answer(file.fsync) == errno.EIO
+        await file.pwrite(b"a" * BLOCK, BLOCK)
+        assert await answer(file.fsync) == errno.EIO
+        await file.pwrite(b"a" * (4 * BLOCK), 0)
+        assert await answer(file.fsync) == 0
+
+
+@DIRECT
+async def test_write_of_a_thread_that_has_not_returned_when_a_sync_fails_is_lost(
+    path: Path, direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwrite, written, go_on = os.pwrite, threading.Event(), threading.Event()
+
+    def stay(fd: int, data: memoryview, offset: int) -> int:
+        count = pwrite(fd, data, offset)
+        written.set()
+        go_on.wait()
+        return count
+
+    monkeypatch.setattr(os, "pwrite", stay)
+    async with FaultyContext() as context, open_aio(path, "r+b", direct=direct, context=context) as file:
+        with file.blocking() as blocking:
+            async with create_task_group() as group:
+                group.start_soon(to_thread.run_sync, blocking.write, b"t" * BLOCK)
+                await to_thread.run_sync(written.wait)
+                try:
+                    await file.pwrite(b"a" * BLOCK, BLOCK)
+                    context.fail(errno.EIO, operation="sync", times=1)
+                    assert await answer(file.fsync) == errno.EIO
+                finally:
+                    go_on.set()
         await file.pwrite(b"a" * BLOCK, BLOCK)
         assert await answer(file.fsync) == errno.EIO
         await file.pwrite(b"a" * (4 * BLOCK), 0)

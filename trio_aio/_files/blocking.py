@@ -125,6 +125,9 @@ class BlockingFile(io.RawIOBase):
             raise io.UnsupportedOperation(
                 f"{shown(self.name)!r} is not open for {'writing' if writing else 'reading'}: its mode is {self._mode!r}"
             )
+        if writing and self._descriptor.shared_file is not None:
+            # Before the first byte: a sync of the event loop's may fail at any moment.
+            self._descriptor.shared_file.durability.written_elsewhere = True
 
     def _check_thread(self) -> None:
         if not self._allow_loop and self._context._thread == threading.get_ident():
@@ -228,7 +231,6 @@ class BlockingFile(io.RawIOBase):
         shared = self._descriptor.shared_file
         assert shared is not None
         shared.changed_in_thread = True
-        shared.durability.written_elsewhere = True
         self._engine.drops.note_change(shared)
 
     def truncate(self, size: int | None = None, /) -> int:
