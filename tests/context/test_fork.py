@@ -185,3 +185,66 @@ def test_garbage_collection_of_parent_objects_in_the_child_has_no_effect(disk: P
         """,
         path,
     )
+
+
+POLLS = """
+from trio_aio._context import polling
+from trio_aio._lanes.threads import living
+reader, writer = os.pipe()
+
+def wait():
+    os.close(writer)
+    os.read(reader, 1)  # until the parent has closed the other end
+
+poll_blocking = polling._poll_blocking
+children = []
+
+def poll_beside_child(*arguments):
+    children.append(in_child(wait))
+    poll_blocking(*arguments)
+
+polling._poll_blocking = poll_beside_child
+"""
+
+
+def test_child_that_lives_on_does_not_hold_up_a_poll_by_a_thread(disk: Path) -> None:
+    path, _ = make_file(disk)
+    run(
+        POLLS
+        + textwrap.dedent("""
+        async def main():
+            with open(path, "rb") as plain:
+                async with AIOContext(engine="workers") as context:
+                    with trio.fail_after(30):
+                        assert await context.poll(plain.fileno(), select.POLLIN) == select.POLLIN
+
+        trio.run(main)
+        os.close(writer)
+        check(*children)
+        """),
+        path,
+    )
+
+
+def test_child_that_lives_on_does_not_keep_the_thread_of_a_cancelled_poll(disk: Path) -> None:
+    path, _ = make_file(disk)
+    run(
+        POLLS
+        + textwrap.dedent("""
+        async def main():
+            from trio_aio._backends import current_backend
+            ends = os.pipe()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(polling._poll_by_thread, current_backend(), set(), ends[0], select.POLLIN)
+                while not children:
+                    await trio.lowlevel.checkpoint()
+                thread, = living
+                nursery.cancel_scope.cancel()
+            assert thread._running.acquire(timeout=30)
+
+        trio.run(main)
+        os.close(writer)
+        check(*children)
+        """),
+        path,
+    )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import select
+import socket
 import stat
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from trio_aio._errors import os_error
@@ -55,36 +56,41 @@ async def _poll_by_epoll(backend: Backend, watches: set[int], fd: int, events: i
 async def _poll_by_thread(backend: Backend, watches: set[int], fd: int, events: int) -> int:
     """Let a thread call poll(2): a file of FUSE asks its server, and a server may hang.
 
-    Thread and task have an end each of a pipe, and each closes its own: that is how either tells the other to stop waiting. A thread whose
-    server hangs closes its end, and its copy of `fd`, when it is answered.
+    Task and thread have an end each of a connection, and each shuts it down: that is how either tells the other to stop waiting. To close
+    an end would not do: a child of fork has copies of both. A thread whose server hangs closes its end, and its copy of `fd`, when it is
+    answered.
     """
     copy = os.dup(fd)
     try:
-        end, thread_end = os.pipe2(os.O_CLOEXEC)
+        end, thread_end = socket.socketpair()
     except OSError:
         os.close(copy)
         raise
     ready: list[int] = []
-    with closing(os.fdopen(end, "rb", 0)):
+    with end:
         try:
             Background("trio_aio poll", _poll_blocking, copy, events, thread_end, ready).start()
         except BaseException:
             os.close(copy)
-            os.close(thread_end)
+            thread_end.close()
             raise
-        with _among(watches, end):
-            if not await backend.wait_readable(end):
-                raise OSError(errno.ECANCELED, "")
+        try:
+            with _among(watches, end.fileno()):
+                if not await backend.wait_readable(end.fileno()):
+                    raise OSError(errno.ECANCELED, "")
+        finally:
+            end.shutdown(socket.SHUT_RDWR)
     return ready[0]
 
 
-def _poll_blocking(fd: int, events: int, end: int, ready: list[int]) -> None:
+def _poll_blocking(fd: int, events: int, end: socket.socket, ready: list[int]) -> None:
     try:
         waiting = select.poll()
         waiting.register(fd, events)
-        waiting.register(end, 0)  # POLLERR is always reported: the other end was closed
+        waiting.register(end, 0)  # POLLHUP is always reported: the task has shut down its end
         found = dict(waiting.poll())
         ready.append(found.get(fd, 0))
     finally:
         os.close(fd)
-        os.close(end)
+        with end:
+            end.shutdown(socket.SHUT_RDWR)
