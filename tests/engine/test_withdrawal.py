@@ -20,6 +20,7 @@ from trio_aio._memory.exports import export_buffer
 from trio_aio._requests.base import Request, State
 from trio_aio._requests.direct import BufferedWrite
 from trio_aio._requests.opening import Close
+from trio_aio._requests.poll import Poll
 from trio_aio._requests.sync import Sync
 from trio_aio._requests.transfer import Read
 
@@ -246,6 +247,29 @@ def test_drain_of_long_queue_does_not_recurse(on_filesystem: Callable[[str], Pat
         os.write(writer, b"x")
         drain(made.engine)
     assert {request.result for request in requests[1:]} == {BLOCK}
+
+
+def test_cancelled_poll_that_its_submitter_gave_back_lets_the_next_request_start(
+    file: tuple[Path, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with loop(1, gather=True) as made:
+        assert made.engine.has_kernel_lane()
+        lane = made.engine.kernel
+        assert lane is not None
+        with opened(file[0], DIRECT) as fd:
+            descriptor = made.descriptor(fd)
+            waiting, queued = Poll(descriptor, select.POLLIN), direct_read(made, descriptor, BLOCK, 0)
+            with monkeypatch.context() as patch:
+                patch.setattr(lane, "hand_over", lambda: None)
+                patch.setattr(lane, "withdraw_prepared", lambda _: False)  # its submitter has taken it
+                made.submit(waiting, queued)
+                assert not made.engine.cancel(waiting)
+            made.engine.reap(drain=True)  # the kernel had no room for it, and the submitter has given it back
+            still_queued = made.engine.queued
+            made.engine.start_queued()  # a test that fails must end too
+            made.wait_for(queued)
+            assert (still_queued, waiting.took_no_effect) == (0, True)
+            assert queued.result == BLOCK
 
 
 def test_close_fails_polls_in_every_state() -> None:

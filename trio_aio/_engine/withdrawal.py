@@ -143,12 +143,15 @@ def leave_submitters(engine: Host, lane: KernelLane) -> None:
 
 def cancel_again(engine: Host, lane: KernelLane) -> None:
     """Try again to cancel the polls that were being submitted when that was asked for."""
-    for request in lane.cancel_again():
+    withdrawn = lane.cancel_again()
+    for request in withdrawn:
         try:
             request.complete_kernel(engine, request.token, 0)  # type: ignore[attr-defined]
         except BaseException as error:
             mend(engine, error, request)
             raise
+    if withdrawn:
+        engine.start_queued()  # their slots are free, and perhaps no completion follows that would do it
 
 
 def end_withdrawn(engine: Host, request: Request) -> None:
