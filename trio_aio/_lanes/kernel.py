@@ -271,8 +271,10 @@ class KernelLane(Lane[KernelRequest], ShortWays):
         the ring has no room for stays prepared.
         """
         tried, kept = self.prepared, []
-        if self._answer is None:  # otherwise an exception came before it was reported
+        if self._answer is None:
             self._answer = lib.taio_ring_submit(self.ring, self._refused, self.slots)
+        else:  # an exception came before it was reported, and some may have completed since
+            tried = [request for request in tried if request.state is _KERNEL_PREPARED]
         answer = self._answer
         refused = answer & ~lib.TAIO_RING_SLEPT
         left = lib.taio_ring_prepared(self.ring)
