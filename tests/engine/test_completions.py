@@ -17,6 +17,7 @@ import pytest
 from trio_aio._context.group import RequestGroup
 from trio_aio._engine import completions
 from trio_aio._engine.descriptor import Descriptor
+from trio_aio._lanes.devices import DeviceRecord
 from trio_aio._lanes.kernel import KernelLane
 from trio_aio._memory.exports import export_buffer
 from trio_aio._native import lib
@@ -352,3 +353,23 @@ def test_reaper_tick_is_bounded_in_time(file: tuple[Path, bytes], monkeypatch: p
             for _ in range(2):
                 made.engine.reap(drain=False)  # as `flush` does within a turn
             assert made.woken == writes[:done]
+
+
+def test_flush_of_a_late_tick_does_not_ask_for_itself_while_the_kernel_has_no_room(
+    file: tuple[Path, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DeviceRecord, "note_slept", lambda _: None)  # a call may sleep on a busy machine, and the next go elsewhere
+    with loop(gather=True) as made, opened(file[0], DIRECT) as fd:
+        descriptor = made.descriptor(fd)
+        late, request = (direct_read(made, descriptor, BLOCK, offset) for offset in (0, BLOCK))
+        assert made.engine.has_kernel_lane()
+        lane: Any = made.engine.kernel
+        made.engine.completions._late = True
+        made.submit(late, request)
+        with monkeypatch.context() as patch:
+            patch.setattr(lane, "submit", lambda _: ([], False))  # the kernel has no room
+            made.flush()
+        assert (late.finished, request.state) == (False, State.KERNEL_PREPARED)
+        asked_again = made.engine.plugged
+        made.wait_for(late, request)
+        assert not asked_again

@@ -46,7 +46,7 @@ class Completions:
         engine = self._engine
         self._buffer.take(engine.kernel, engine.workers, engine.event_fd if drain else -1, self.unserved)
         if self._late and not drain:
-            return True
+            return False  # nothing is free yet, and the next turn will ask for all that is due
         self._late = False
         if drain and engine.kernel is not None:
             engine.kernel.note_turn()
