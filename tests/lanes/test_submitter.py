@@ -469,6 +469,28 @@ def test_writes_of_a_tick_are_handed_over_together_and_a_bad_one_fails_alone(wri
     assert path.read_bytes() == 6 * data[BLOCK : 2 * BLOCK] + data[6 * BLOCK :]
 
 
+def test_what_a_submitter_found_is_kept_while_completions_are_taken(write_file: tuple[Path, bytes]) -> None:
+    path, data = write_file
+    with loop(gather=True) as made, opened(path, DIRECT) as fd:
+        descriptor = made.descriptor(fd)
+        assert made.engine.has_kernel_lane()
+        lane = made.engine.kernel
+        assert lane is not None
+        lib.taio_ring_use_getevents(lane.ring)  # so the submitter sees no event, and finds each call fast
+        made.run(direct_write(made, descriptor, data[BLOCK : 2 * BLOCK], 0))
+        submitter = lane.submitters[descriptor.write_device]
+        submitter.stop()
+        readable = select.poll()
+        readable.register(made.engine.event_fd, select.POLLIN)
+        while not submitter.stopped:  # then it has stored what it found
+            assert readable.poll(60_000)
+            made.engine.reap(drain=True)
+        made.engine.reap(drain=False)
+        descriptor.write_device.back_off()
+        assert submitter.learn()
+        assert descriptor.write_device.skips_left == 0
+
+
 def test_gathered_write_is_withdrawn_and_its_slot_is_free(write_file: tuple[Path, bytes]) -> None:
     path, data = write_file
     with loop(1, gather=True) as made, opened(path, DIRECT) as fd:

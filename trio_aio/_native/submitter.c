@@ -179,7 +179,8 @@ static int submitter_start(struct taio_submitter *s)
     return -error;
 }
 
-int taio_submitter_hand_over(struct taio_submitter *s, int limit)
+/* Hand over what is gathered. Returns 0; or -errno: no thread can be had. */
+static int submitter_hand_over(struct taio_submitter *s)
 {
     int any = 0, error;
     for (unsigned w = 0; w < s->words; w++)
@@ -193,6 +194,14 @@ int taio_submitter_hand_over(struct taio_submitter *s, int limit)
         }
     if (any)
         submitter_wake(s);
+    return 0;
+}
+
+int taio_submitter_hand_over(struct taio_submitter *s, int limit)
+{
+    int error = submitter_hand_over(s);
+    if (error < 0)
+        return error;
     int slow = atomic_load_explicit(&s->slow, memory_order_relaxed) >= limit;
     if (slow) /* the next one decides */
         atomic_store_explicit(&s->slow, limit - 1, memory_order_relaxed);
@@ -209,7 +218,7 @@ int taio_submitter_hand_over(struct taio_submitter *s, int limit)
 void taio_submitter_hand_over_pieces(struct taio_submitter *s)
 {
     if (s->started) /* otherwise the loop hands over at the end of the tick, and sees whether a thread can be had */
-        taio_submitter_hand_over(s, INT_MAX);
+        submitter_hand_over(s);
 }
 
 int taio_submitter_has(struct taio_submitter *s, unsigned slot)
