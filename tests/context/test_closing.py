@@ -294,3 +294,46 @@ async def test_context_closes_when_the_lease_of_a_closing_file_ends_last(disk: P
             signalled, _, _ = select.select([engine.event_fd], (), (), 0)
             engine.wake_loop()  # a test that fails must end too
     assert signalled
+
+
+async def test_file_closes_though_its_context_begins_to_close_while_a_thread_uses_it(disk: Path) -> None:
+    path, _ = make_file(disk)
+    context = await AIOContext().__aenter__()
+    file = await open_aio(path, context=context)
+    fd, blocking = file.fileno(), file.blocking()
+    async with create_task_group() as group:
+        blocking.lock.acquire()  # as a call in a thread does
+        try:
+            group.start_soon(file.aclose)
+            await until_blocked()
+            group.start_soon(context.aclose)
+            await until_blocked()
+            assert (file.closed, context._state == "open") == (False, False)
+        finally:
+            blocking.lock.release()
+    assert file.closed
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    blocking.close()
+
+
+@pytest.mark.parametrize("context_closes", [False, True])
+async def test_blocking_file_that_is_made_while_its_file_closes_ends_too(disk: Path, context_closes: bool) -> None:
+    path, _ = make_file(disk)
+    async with AIOContext() as context:
+        file = await open_aio(path, context=context)
+        first = file.blocking(allow_loop=True)
+        async with create_task_group() as group:
+            first.lock.acquire()  # as a call in a thread does
+            try:
+                group.start_soon(file.aclose)
+                await until_blocked()
+                if context_closes:
+                    group.start_soon(context.aclose)
+                    await until_blocked()
+                second = file.blocking(allow_loop=True)
+            finally:
+                first.lock.release()
+        assert file.closed
+        with pytest.raises(ValueError, match="closed file"):
+            second.read(1)

@@ -30,8 +30,6 @@ from trio_aio._memory.exports import private_memory
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Iterable
-    from weakref import ref
 
     from _typeshed import ReadableBuffer, WriteableBuffer
 
@@ -281,12 +279,15 @@ class BlockingFile(io.RawIOBase):
         return self._position
 
 
-async def end_views(views: Iterable[ref[BlockingFile]]) -> None:
-    """Let the later calls of blocking files raise ValueError, and wait for those in progress. Never raises Cancelled."""
-    for known in views:
-        view = known()
+async def end_views(file: Any) -> None:
+    """Let the later calls of a file's blocking files raise ValueError, and wait for those in progress. Never raises Cancelled.
+
+    No task runs between the end of the last one and the return of this.
+    """
+    while True:
+        view = next((view for known in file._views if (view := known()) is not None and not view.ended), None)
         if view is None:
-            continue
+            return
         if not view.lock.acquire(blocking=False):
             backend = current_backend()
             with backend.shielded():

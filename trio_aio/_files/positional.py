@@ -330,10 +330,13 @@ class PositionalFile(OpenedFile):
         if self._closed:
             await shielded_checkpoint()
             return
+        await end_views(self)  # first: the context may be closed while this waits
+        if self._closed:  # by another task, meanwhile
+            return
         if context._state == "closing":
             await context._close()
+            await end_views(self)  # those that were made while this waited
         if context._state == "closed":
-            await end_views(self._views)
             # Another task may have closed the file while this one waited.
             if not self._closed:
                 self._mark_closed()
@@ -342,10 +345,6 @@ class PositionalFile(OpenedFile):
             return
         for chunks in list(self._iterators or ()):
             chunks._leave()
-        if self._views:
-            await end_views(self._views)
-            if self._closed:  # by another task, meanwhile
-                return
         await context._submit_close(self._close_request, self._mark_closed, abandon=self._abandon)
 
     def _mark_closed(self) -> None:
