@@ -337,3 +337,23 @@ async def test_blocking_file_that_is_made_while_its_file_closes_ends_too(disk: P
         assert file.closed
         with pytest.raises(ValueError, match="closed file"):
             second.read(1)
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+@pytest.mark.parametrize("when", ["closing", "closed"])
+async def test_aclose_while_or_after_the_context_closes_closes_all_the_same(disk: Path, kind: str, when: str) -> None:
+    path, _ = make_file(disk)
+    context = await AIOContext().__aenter__()
+    thing: Any = await (open_aio(path, context=context) if kind == "file" else open_directory(disk, context=context))
+    fd = thing.fileno()
+    if when == "closed":
+        await context.aclose()
+    async with create_task_group() as group:
+        group.start_soon(context.aclose)
+        if when == "closing":
+            while context._state == "open":
+                await checkpoint()
+        await thing.aclose()
+        await thing.aclose()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)

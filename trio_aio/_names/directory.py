@@ -369,10 +369,16 @@ class AsyncDirectory(NotCopied):
 
     async def _close(self) -> None:
         """Do what `aclose` does, and do not raise Cancelled."""
-        if self._closed:
+        context: Any = self._context
+        if context._state == "closing" and not self._closed:
+            await context._close()
+        if self._closed or context._state == "closed":
+            if not self._closed:
+                self._mark_closed()
+                context._engine.drops.add(self._descriptor, self._close_request)
             await shielded_checkpoint()
             return
-        await self._context._submit_close(self._close_request, self._mark_closed, abandon=False)
+        await context._submit_close(self._close_request, self._mark_closed, abandon=False)
 
     def _mark_closed(self) -> None:
         self._closed = True
