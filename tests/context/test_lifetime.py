@@ -23,8 +23,9 @@ from anyio.lowlevel import checkpoint
 from trio_aio import AIOContext, AsyncFile, current_context, open_aio
 from trio_aio._context.context import MAX_WORKERS
 from trio_aio._context.leasing import Lease
+from trio_aio._engine.drain import drain
 from trio_aio._engine.withdrawal import abandon as abandon_request
-from trio_aio._lanes.threads import living
+from trio_aio._lanes.threads import Background, living
 from trio_aio._lanes.workers import WorkerLane
 from trio_aio._memory.slabs import BufferPool
 
@@ -554,6 +555,52 @@ async def test_engine_name_of_context_draining_in_a_thread_is_kept(disk: Path) -
             for thread in [*living]:
                 if thread.name == "trio_aio drain":
                     await anyio.to_thread.run_sync(thread.join)
+
+
+def no_more_threads(_: Background) -> None:
+    raise RuntimeError("there is no memory for a new thread")
+
+
+@pytest.mark.anyio
+async def test_aclose_waits_for_abandoned_requests_itself_where_no_thread_can_be_had(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = make_file(disk)
+    context = await AIOContext(max_workers=1).__aenter__()
+    file = await open_aio(path, context=context, abandon_on_cancel=True)
+    engine: Any = context._engine
+    with full_pipe() as pipe:
+        request = pipe.request()
+        engine.submit(request)
+        abandon_request(engine, request)
+        monkeypatch.setattr(Background, "start", no_more_threads)
+        async with create_task_group() as group:
+            group.start_soon(context.aclose)
+            for _ in range(3):
+                await until_blocked()
+            state = context._state
+            pipe.release()
+    assert (state, context._state, request.finished, engine.outstanding) == ("closing", "closed", True, 0)
+    await file.aclose()
+
+
+def test_run_that_ends_without_a_thread_for_abandoned_requests_keeps_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with full_pipe() as pipe:
+        request = pipe.request()
+
+        async def main() -> Any:
+            engine: Any = current_context()._engine
+            engine.submit(request)
+            abandon_request(engine, request)
+            monkeypatch.setattr(Background, "start", no_more_threads)
+            return engine
+
+        engine = run(main)
+        assert (engine.outstanding, engine.drops.closed, engine.workers.kept) == (1, False, engine)
+        monkeypatch.undo()
+        pipe.release()
+        drain(engine)  # or its threads would outlive the test
+    assert request.finished
 
 
 def test_finished_run_leaves_no_thread_and_no_descriptor(run: Run, disk: Path) -> None:

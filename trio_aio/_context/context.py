@@ -181,8 +181,7 @@ class AIOContext(NotCopied, Operations):
         """Close, if nothing is outstanding any more. Return whether the context is closed."""
         if not self._stopping and engine.outstanding == engine.abandoned:
             if engine.outstanding:
-                self._close_in_thread()
-                return True
+                return self._drain_in_thread(engine)
             self._stopping = True
         if self._stopping:
             engine.stop()
@@ -204,20 +203,31 @@ class AIOContext(NotCopied, Operations):
         """Close now. A thread waits for abandoned requests, and keeps their memory and descriptors until they complete."""
         if self._state == "forked":
             return
-        self._stopping = True
         engine = self._engine
         assert engine is not None
-        if engine.outstanding:
-            engine.orphaned = True
-            Background("trio_aio drain", drain, engine).start()
-        else:
+        if not engine.outstanding:
             engine.stop()
             # All threads are idle, so this does not wait.
             engine.close()
+            self._ended()
+        elif not self._drain_in_thread(engine):
+            engine.workers.keep_until_exit(engine)
+            self._ended()
+
+    def _drain_in_thread(self, engine: Engine) -> bool:
+        """Let a thread wait for abandoned requests. False: no more threads can be had."""
+        try:
+            engine.orphaned = True
+            Background("trio_aio drain", drain, engine).start()
+        except RuntimeError:
+            engine.orphaned = False
+            return False
         self._ended()
+        return True
 
     def _ended(self) -> None:
         """Mark the context as closed, and wake the tasks in `aclose`."""
+        self._stopping = True
         self._state = "closed"
         self._identity = self
         self._thread = 0
