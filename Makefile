@@ -60,7 +60,7 @@ lint: $(VENV)/.lint ## Check style and types
 	$(VENV)/bin/lint-imports --no-cache
 	$(RUN) -m mypy
 	$(RUN) -m mypy --strict tests/typed_usage.py
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" PYTHONPATH=. pyright --verifytypes trio_aio --ignoreexternal
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" PYTHONPATH=.:typings pyright --verifytypes trio_aio --ignoreexternal
 
 # When a check fails, the message has the seed. Pass it to the program as the third argument to repeat the failure.
 sanitize: build/sanitize/address,undefined build/sanitize/thread ## Run the native code under Address-, UB- and ThreadSanitizer

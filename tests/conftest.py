@@ -114,6 +114,15 @@ def _count_anew(fixturedef: pytest.FixtureDef[Any]) -> None:
         _Between.contexts = _kernel_contexts()
 
 
+@pytest.fixture
+def fsspec_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """Return an event loop in the place of fsspec's own."""
+    from .support.fsspec_loop import running_fsspec_loop  # fsspec takes a third of a second
+
+    with running_fsspec_loop() as made:
+        yield made
+
+
 def need(condition: bool, what: str) -> None:
     """Skip a test that needs `what`; under CI, where it has to be there, fail."""
     if not condition:

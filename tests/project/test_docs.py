@@ -161,6 +161,8 @@ def folder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> P
     (path / "data.bin").write_bytes(bytes(range(256)) * 4096)
     (path / "log.txt").write_text("a line\n" * 1000, encoding="utf-8")
     monkeypatch.chdir(path)
+    if "fsspec" in request.getfixturevalue("block").text:
+        request.getfixturevalue("fsspec_loop")
     return path
 
 

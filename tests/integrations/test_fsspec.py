@@ -1,0 +1,378 @@
+"""`AioFileSystem`: what fsspec's suites leave out. The model is `LocalFileSystem`."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import io
+import os
+import pickle
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import pytest
+from fsspec.asyn import AsyncFileSystem, async_methods
+from fsspec.callbacks import Callback
+from fsspec.implementations.local import LocalFileSystem
+
+import trio_aio
+from trio_aio.integrations import fsspec as integration
+from trio_aio.integrations.fsspec import AioFileSystem, register
+
+from ..support.files import content
+from ..support.programs import check
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PAGE = Path(__file__).parents[2] / "docs" / "integrations.md"
+SIZE = 300_000
+LIMITS = (None, 0, 7, 4096, SIZE - 5, SIZE, SIZE + 10, 1 << 40, -1, -4096, -SIZE, -SIZE - 10)
+
+
+@pytest.fixture
+def fs(fsspec_loop: object) -> AioFileSystem:
+    return AioFileSystem()
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, bytes]:
+    """Return paths of files, with their contents: empty, small, and of some pages."""
+    made = {}
+    for index, size in enumerate((0, 10, 4096, SIZE)):
+        path = tmp_path / f"file{index}"
+        made[str(path)] = content(size, seed=index)
+        path.write_bytes(made[str(path)])
+    return made
+
+
+def threads_of_calls(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
+    """Note in which threads a function of `trio_aio` is called."""
+    used = []
+    original: Callable[..., Any] = getattr(trio_aio, name)
+
+    def noting(*args: Any, **options: Any) -> Any:
+        used.append(threading.get_ident())
+        return original(*args, **options)
+
+    monkeypatch.setattr(trio_aio, name, noting)
+    return used
+
+
+# ---- reading
+
+
+def test_cat_of_many_files_is_one_read_files_on_the_loop(
+    fs: AioFileSystem, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = threads_of_calls(monkeypatch, "read_files")
+    assert fs.cat([*files]) == files
+    assert len(used) == 1
+    assert used != [threading.get_ident()]
+
+
+def test_calls_of_one_file_do_not_go_to_the_loop(fs: AioFileSystem, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: Any, **options: Any) -> None:
+        raise AssertionError("went to the loop")
+
+    monkeypatch.setattr(integration, "sync", refused)
+    path, data = list(files.items())[-1]
+    assert fs.cat_file(path, 5, -5) == data[5:-5]
+    assert fs.cat(path) == fs.cat([path])[path] == data
+    assert fs.cat_ranges([path], [5], [9], max_gap=1) == [data[5:9]]
+    assert fs.info(path)["size"] == fs.size(path) == SIZE
+    assert fs.exists(path)
+    assert fs.find(os.path.dirname(path)) == sorted(files)
+    with fs.open(path) as file:
+        assert file.read() == data
+    fs.pipe(path, b"new")
+    fs.copy(path, path + "2")
+    fs.get(path, path + "3")
+    fs.put(path, path + "4")
+    assert {fs.cat(path + end) for end in "234"} == {b"new"}
+    fs.rm(path)
+    assert not fs.exists(path)
+
+
+@pytest.mark.parametrize("on_error", ["raise", "omit", "return"])
+def test_cat_of_a_missing_file_is_as_local(fs: AioFileSystem, files: dict[str, bytes], tmp_path: Path, on_error: str) -> None:
+    paths = [*files, str(tmp_path / "missing"), str(tmp_path)]
+
+    def outcome(system: LocalFileSystem) -> Any:
+        try:
+            found = system.cat(paths, on_error=on_error)
+        except OSError as error:
+            return type(error), error.filename
+        return {path: type(data) if isinstance(data, Exception) else data for path, data in found.items()}
+
+    assert outcome(fs) == outcome(LocalFileSystem())
+
+
+def test_cat_reads_a_device_as_local(fs: AioFileSystem, files: dict[str, bytes]) -> None:
+    assert fs.cat([*files, "/dev/null"]) == {**files, "/dev/null": b""}
+
+
+@pytest.mark.parametrize("max_gap", [None, 0, 10_000])
+def test_cat_ranges_returns_slices(fs: AioFileSystem, files: dict[str, bytes], max_gap: int | None) -> None:
+    wanted = [(path, start, end) for path in files for start in LIMITS for end in LIMITS]
+    paths, starts, ends = (list(column) for column in zip(*wanted, strict=True))
+    assert fs.cat_ranges(paths, starts, ends, max_gap=max_gap) == [files[path][start:end] for path, start, end in wanted]
+
+
+def test_cat_ranges_takes_numbers_for_all(fs: AioFileSystem, files: dict[str, bytes]) -> None:
+    assert fs.cat_ranges([*files], 3, 8) == [data[3:8] for data in files.values()]
+    assert fs.cat_ranges([*files], -3, None) == [data[-3:] for data in files.values()]
+
+
+def test_cat_ranges_opens_a_file_once(fs: AioFileSystem, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = threads_of_calls(monkeypatch, "open_aio")
+    path, data = list(files.items())[-1]
+    assert fs.cat_ranges([path] * 50, list(range(50)), 100) == [data[start:100] for start in range(50)]
+    assert len(opened) == 1
+
+
+def test_cat_ranges_returns_or_raises_errors(fs: AioFileSystem, files: dict[str, bytes], tmp_path: Path) -> None:
+    path, data = list(files.items())[-1]
+    missing = str(tmp_path / "missing")
+    found = fs.cat_ranges([path, missing, path, missing], [0, 0, 5, None], [5, 5, 9, None])
+    assert [found[0], found[2]] == [data[:5], data[5:9]]
+    assert [type(found[1]), type(found[3])] == [FileNotFoundError] * 2
+    with pytest.raises(FileNotFoundError):
+        fs.cat_ranges([path, missing], 0, 5, on_error="raise")
+    with pytest.raises(TypeError, match="must be a list"):
+        fs.cat_ranges(path, 0, 5)
+    with pytest.raises(ValueError, match="starts must have one number for each of the 2 paths, not 1"):
+        fs.cat_ranges([path, path], [0], 5)
+
+
+def test_descriptors_of_many_files_are_at_most_the_depth(fs: AioFileSystem, tmp_path: Path) -> None:
+    paths = [str(tmp_path / f"{i}") for i in range(500)]
+    for path in paths:
+        Path(path).write_bytes(b"0123456789")
+    most, opened, original = 0, 0, trio_aio.open_aio
+
+    class Counting:
+        def __init__(self, path: str) -> None:
+            self.opener = original(path)
+
+        async def __aenter__(self) -> Any:
+            nonlocal most, opened
+            opened += 1
+            most = max(most, opened)
+            return await self.opener.__aenter__()
+
+        async def __aexit__(self, *exception: Any) -> None:
+            nonlocal opened
+            await self.opener.__aexit__(*exception)
+            opened -= 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trio_aio, "open_aio", Counting)
+        assert fs.cat_ranges(paths, 2, 5) == [b"234"] * 500
+    assert 1 < most <= integration.DEPTH
+
+
+# ---- writing, copying, removing
+
+
+def test_pipe_of_many_writes_each(fs: AioFileSystem, tmp_path: Path) -> None:
+    values = {str(tmp_path / f"{i}"): content(i * 100) for i in range(100)}
+    fs.pipe(values)
+    assert fs.cat([*values]) == values
+    with pytest.raises(FileExistsError):
+        fs.pipe(values, mode="create")
+
+
+@pytest.mark.parametrize("auto_mkdir", [False, True])
+def test_folder_that_is_missing_is_made_with_auto_mkdir(fsspec_loop: object, tmp_path: Path, auto_mkdir: bool) -> None:
+    fs = AioFileSystem(auto_mkdir=auto_mkdir)
+    values = {str(tmp_path / "folder" / name): b"data" for name in "ab"}
+    if auto_mkdir:
+        fs.pipe(values)
+        assert fs.cat([*values]) == values
+    else:
+        with pytest.raises(FileNotFoundError):
+            fs.pipe(values)
+
+
+@pytest.mark.parametrize("call", ["get", "put", "copy"])
+def test_copies_report_each_file_to_the_callback(fs: AioFileSystem, files: dict[str, bytes], call: str) -> None:
+    callback = Callback()
+    targets = [path + "copy" for path in files]
+    options = {} if call == "copy" else {"callback": callback}
+    getattr(fs, call)([*files], targets, **options)
+    assert fs.cat(targets) == {path + "copy": data for path, data in files.items()}
+    if options:
+        assert (callback.size, callback.value) == (len(files), len(files))
+
+
+def test_copy_of_missing_files_raises_or_ignores(fs: AioFileSystem, files: dict[str, bytes], tmp_path: Path) -> None:
+    sources = [str(tmp_path / "missing"), *files]
+    targets = [str(tmp_path / f"target{i}") for i in range(len(sources))]
+    with pytest.raises(FileNotFoundError):
+        fs.copy(sources, targets)
+    fs.copy(sources, targets, on_error="ignore")
+    assert [fs.cat(path) for path in targets[1:]] == [*files.values()]
+
+
+def test_get_writes_to_file_objects(fs: AioFileSystem, files: dict[str, bytes]) -> None:
+    targets = [io.BytesIO() for _ in files]
+    fs.get([*files], targets)
+    assert [target.getvalue() for target in targets] == [*files.values()]
+
+
+def test_rm_of_many_removes_files_links_and_trees(fs: AioFileSystem, files: dict[str, bytes], tmp_path: Path) -> None:
+    tree = tmp_path / "tree" / "below"
+    tree.mkdir(parents=True)
+    (tree / "file").write_bytes(b"")
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(kept)
+    with pytest.raises(ValueError, match="recursive=True"):
+        fs.rm([str(tree.parent), str(link)])
+    link.unlink(missing_ok=True)
+    link.symlink_to(kept)
+    fs.rm([*files, str(tree.parent), str(link)], recursive=True)
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_rm_of_a_missing_file_raises(fs: AioFileSystem, files: dict[str, bytes], tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        fs.rm([*files, str(tmp_path / "missing")])
+
+
+# ---- the caller's loop
+
+
+def test_coroutines_run_on_the_callers_loop(files: dict[str, bytes], tmp_path: Path) -> None:
+    async def main() -> None:
+        fs = AioFileSystem(asynchronous=True, skip_instance_cache=True)
+        path, data = list(files.items())[-1]
+        assert await fs._cat([*files]) == files
+        assert await fs._cat(path) == await fs._cat_file(path) == data
+        assert await fs._cat_file(path, -10, None) == data[-10:]
+        assert await fs._cat_ranges([path, path], [0, -5], [5, None], max_gap=0) == [data[:5], data[-5:]]
+        assert await fs._info(path) == fs.info(path)
+        assert await fs._ls(str(tmp_path)) == fs.ls(str(tmp_path), detail=True)
+        assert await fs._find(str(tmp_path)) == fs.find(str(tmp_path))
+        assert await fs._glob(f"{tmp_path}/f*") == fs.glob(f"{tmp_path}/f*")
+        assert (await fs._exists(path), await fs._isfile(path), await fs._isdir(path), await fs._size(path)) == (True, True, False, SIZE)
+        folder = str(tmp_path / "folder")
+        await fs._mkdir(folder)
+        await fs._makedirs(folder, exist_ok=True)
+        await fs._pipe({f"{folder}/a": b"a", f"{folder}/b": b"b"})
+        with pytest.raises(FileExistsError):
+            await fs._pipe_file(f"{folder}/a", b"", mode="create")
+        await fs._copy(f"{folder}/a", f"{folder}/c")
+        await fs._get(folder, f"{folder}2", recursive=True)
+        await fs._put(f"{folder}2", f"{folder}3", recursive=True)
+        with pytest.raises(FileExistsError):
+            await fs._put_file(f"{folder}/a", f"{folder}/b", mode="create")
+        assert await fs._cat(f"{folder}3", recursive=True, on_error="omit") == {
+            f"{folder}3/{name}": name.replace("c", "a").encode() for name in "abc"
+        }
+        await fs._rm_file(f"{folder}/a")
+        await fs._rm([folder, f"{folder}2", f"{folder}3"], recursive=True)
+        with pytest.raises(FileNotFoundError):
+            await fs._cat_file(folder)
+        with pytest.raises(RuntimeError, match="asynchronous=True: await its coroutines"):
+            fs.cat([*files])
+
+    asyncio.run(main())
+    assert sorted(files) == sorted(map(str, tmp_path.iterdir()))
+
+
+# ---- fsspec around it
+
+
+def test_fsspec_finds_it_by_entry_point_and_url(fsspec_loop: object, tmp_path: Path) -> None:
+    assert fsspec.get_filesystem_class("aio") is AioFileSystem
+    with fsspec.open(f"aio://{tmp_path}/file", "wb") as file:
+        file.write(b"data")
+    with fsspec.open(f"aio://{tmp_path}/file", "rb") as file:
+        assert file.read() == b"data"
+    assert fsspec.filesystem("aio").unstrip_protocol("/x") == "aio:///x"
+
+
+def test_register_with_clobber_replaces_file_and_local() -> None:
+    program = """
+import fsspec
+from trio_aio.integrations.fsspec import AioFileSystem, register
+register()
+assert type(fsspec.filesystem("file")) is not AioFileSystem
+register(clobber=True)
+assert type(fsspec.filesystem("file")) is type(fsspec.filesystem("local")) is type(fsspec.filesystem("aio")) is AioFileSystem
+fs, path = fsspec.core.url_to_fs("file:///etc/hostname")
+assert path == "/etc/hostname"
+"""
+    check([sys.executable, "-X", "dev", "-c", program])
+    assert register is not None
+
+
+def test_pickled_object_is_the_same_filesystem(fs: AioFileSystem) -> None:
+    assert pickle.loads(pickle.dumps(fs)) is fs
+    assert AioFileSystem.from_json(fs.to_json()) == fs
+
+
+def test_new_object_works_after_fork_and_an_old_one_is_refused(tmp_path: Path) -> None:
+    program = """
+import os, sys, warnings, fsspec
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+path = sys.argv[1]
+paths = [f"{path}/{i}" for i in range(5)]
+fs = fsspec.filesystem("aio")
+fs.pipe({path: b"data" for path in paths})
+child = os.fork()
+if not child:
+    try:
+        fs.cat(paths)
+    except RuntimeError as error:
+        assert "before a fork" in str(error), error
+    else:
+        os._exit(2)
+    new = fsspec.filesystem("aio")
+    os._exit(0 if new is not fs and new.cat(paths) == {path: b"data" for path in paths} else 3)
+assert os.waitpid(child, 0)[1] == 0
+assert len(fs.cat(paths)) == 5
+"""
+    check([sys.executable, "-X", "dev", "-c", program, str(tmp_path)])
+
+
+def test_missing_package_is_an_import_error_that_names_the_extra() -> None:
+    program = "import sys; sys.modules['fsspec'] = None; import trio_aio.integrations.fsspec"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert re.search(r"ImportError: .*pip install 'trio-aio\[fsspec\]'", done.stderr)
+
+
+def test_trio_aio_imports_no_integration() -> None:
+    program = """
+import sys, trio_aio, trio_aio.testing, trio_aio.lowlevel
+names = {"fsspec", "zarr", "starlette", "trio_aio.integrations"}
+assert not names & sys.modules.keys(), names & sys.modules.keys()
+"""
+    check([sys.executable, "-c", program])
+
+
+# ---- the table of docs/integrations.md
+
+
+def table() -> dict[str, str]:
+    """Return which class serves each name, as the page says."""
+    text = PAGE.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(AioFileSystem|LocalFileSystem|AsyncFileSystem)` \| (.*?) \|$", text, re.MULTILINE)
+    return {name: owner for owner, names in rows for name in re.findall(r"`(\w+)`", names)}
+
+
+def test_table_says_which_class_serves_each_name() -> None:
+    names = {name for name in dir(AioFileSystem) if not name.startswith("_") and callable(getattr(AioFileSystem, name))}
+    coroutines = {name for name in dir(AsyncFileSystem) if inspect.iscoroutinefunction(getattr(AsyncFileSystem, name))}
+    names |= coroutines - {name for name in coroutines if name.startswith("__")}
+    served = {name: next(cls.__name__ for cls in AioFileSystem.__mro__ if name in vars(cls)) for name in names | {*async_methods}}
+    # The page says that all names without a row are AbstractFileSystem's.
+    assert table() == {name: owner for name, owner in served.items() if owner != "AbstractFileSystem"}

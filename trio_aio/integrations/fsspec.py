@@ -1,0 +1,435 @@
+"""`AioFileSystem`: local files for fsspec, many at once.
+
+fsspec's `LocalFileSystem` reads one file after the other, in the caller's thread. `AsyncFileSystem` runs coroutines on an event loop, and a
+synchronous caller pays two thread switches for each call. Here a call of one file (`info`, `cat_file`, `open`) stays what
+`LocalFileSystem` makes of it. A call of many files (`cat`, `cat_ranges`, `get`, `put`, `pipe`, `copy`, `rm`) goes to the event loop once,
+and all its requests are in flight together.
+
+The loop is fsspec's own thread, or the caller's with ``asynchronous=True``. No file is kept open between two calls.
+
+fsspec finds the class by its entry point: ``fsspec.open("aio:///data/file")``.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+
+import trio_aio
+from trio_aio.integrations import missing
+
+try:
+    import fsspec
+    from fsspec.asyn import AsyncFileSystem, sync
+    from fsspec.callbacks import DEFAULT_CALLBACK
+    from fsspec.implementations.local import LocalFileSystem
+    from fsspec.utils import isfilelike
+except ImportError as _error:
+    raise missing("fsspec", _error) from _error
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from typing_extensions import Buffer
+
+__all__ = ("AioFileSystem", "register")
+
+# Files that are open at the same time, at most.
+DEPTH = 64
+# A longer range is compared with the size of the file first, so that no memory is made for what is not there.
+LONG = 1 << 20
+
+Range = tuple["int | None", "int | None"]
+
+
+def register(*, clobber: bool = False) -> None:
+    """Register `AioFileSystem` with fsspec for "aio", as its entry point does; with `clobber` also for "file" and "local"."""
+    for protocol in ("aio", "file", "local") if clobber else ("aio",):
+        fsspec.register_implementation(protocol, AioFileSystem, clobber=True)
+
+
+class AioFileSystem(LocalFileSystem, AsyncFileSystem):
+    """Local files for fsspec. Calls of many files have all their requests in flight together.
+
+    ``AioFileSystem(auto_mkdir=False, asynchronous=False, loop=None)``, or ``fsspec.filesystem("aio")``. auto_mkdir: make the folder of a
+    file that is written. asynchronous: the coroutines (`_cat`, `_cat_ranges`, ...) run on the caller's asyncio loop. loop: the loop that
+    serves synchronous callers; default: fsspec's. RuntimeError for calls of many files in a child of fork: make a new object there.
+    """
+
+    protocol: str | tuple[str, ...] = ("aio", "file", "local")
+    # Each synchronous call is defined here or by LocalFileSystem. Mirrored ones would go to the loop for a single file.
+    mirror_sync_methods: bool = False
+
+    def __init__(self, auto_mkdir: bool = False, **options: Any) -> None:
+        super().__init__(auto_mkdir=auto_mkdir, **options)
+
+    @property
+    def loop(self) -> Any:
+        """Return the event loop of synchronous calls. RuntimeError in a child of fork, and with ``asynchronous=True``."""
+        if self._pid != os.getpid():
+            raise RuntimeError("this AioFileSystem was made before a fork, and its event loop is the parent's: make a new one in the child")
+        if self._loop is None:
+            raise RuntimeError("this AioFileSystem was made with asynchronous=True: await its coroutines (_cat, ...), or make another")
+        return self._loop
+
+    # ---- contents
+
+    def cat(self, path: Any, recursive: bool = False, on_error: str = "raise", **options: Any) -> Any:
+        """Return the contents of a file, or those of several by path. As `LocalFileSystem.cat`; several files are read together."""
+        if options:
+            # What `open` is to do with each file, or which part of it is wanted.
+            return super().cat(path, recursive=recursive, on_error=on_error, **options)
+        paths = self.expand_path(path, recursive=recursive)
+        if not isinstance(path, list) and paths == [self._strip_protocol(path)]:
+            return self.cat_file(paths[0])
+        found = sync(self.loop, self._read_files, paths) if len(paths) > 1 else [_result_of(self.cat_file, paths[0])]
+        # A character device or a FIFO. This thread may wait for it.
+        found = [_result_of(self.cat_file, name) if _is_special(data) else data for name, data in zip(paths, found, strict=True)]
+        return _by_path(paths, found, on_error)
+
+    async def _cat(self, path: Any, recursive: bool = False, on_error: str = "raise", batch_size: int | None = None, **options: Any) -> Any:
+        if options:
+            return await super()._cat(path, recursive=recursive, on_error=on_error, batch_size=batch_size, **options)
+        paths = await self._expand_path(path, recursive=recursive)
+        found = await self._read_files(paths)
+        if not isinstance(path, list) and paths == [self._strip_protocol(path)]:
+            if isinstance(found[0], Exception) and on_error == "raise":
+                raise found[0]
+            return found[0]
+        return _by_path(paths, found, on_error)
+
+    async def _read_files(self, paths: list[str]) -> list[bytes | OSError]:
+        found: list[bytes | OSError] = await trio_aio.read_files(paths, depth=DEPTH, on_error="return")
+        return found
+
+    async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
+        path = self._strip_protocol(path)
+        if options:
+            return await anyio.to_thread.run_sync(partial(self.cat_file, path, start, end, **options))
+        if not start and end is None:
+            return await trio_aio.read_bytes(path)
+        [data] = await _read_parts(path, [(start, end)], 0)
+        if isinstance(data, Exception):
+            raise data
+        return data
+
+    def cat_ranges(
+        self, paths: list[str], starts: Any, ends: Any, max_gap: int | None = None, on_error: str = "return", **options: Any
+    ) -> list[Any]:
+        """Return ranges of bytes of files, in the order of `paths`. The ranges of a file are read together, and the files too.
+
+        starts, ends: bytes; one for all, or a list. None is the beginning or the end, and a negative number counts from the end, as in a
+        slice. max_gap: ranges of a file that are at most so far apart share a request. on_error: "return" has an exception in the place
+        of what it prevented, "raise" raises the first.
+        """
+        batch_size = options.pop("batch_size", None)
+        if options or (isinstance(paths, list) and len(paths) == 1):
+            found: list[Any] = super().cat_ranges(paths, starts, ends, on_error=on_error, **options)
+        else:
+            found = sync(self.loop, self._cat_ranges, paths, starts, ends, max_gap, batch_size, on_error)
+        return found
+
+    async def _cat_ranges(
+        self,
+        paths: list[str],
+        starts: Any,
+        ends: Any,
+        max_gap: int | None = None,
+        batch_size: int | None = None,
+        on_error: str = "return",
+        **options: Any,
+    ) -> list[Any]:
+        if options:
+            return await super()._cat_ranges(paths, starts, ends, None, batch_size, on_error, **options)
+        if not isinstance(paths, list):
+            raise TypeError(f"paths must be a list, not {type(paths).__name__}")
+        ranges = list(zip(_as_list(starts, len(paths), "starts"), _as_list(ends, len(paths), "ends"), strict=True))
+        wanted: dict[str, list[int]] = {}
+        for index, path in enumerate(paths):
+            wanted.setdefault(self._strip_protocol(path), []).append(index)
+        whole = [
+            path for path, indices in wanted.items() if len(indices) == 1 and not ranges[indices[0]][0] and ranges[indices[0]][1] is None
+        ]
+        results: list[Any] = [None] * len(paths)
+        for path, data in zip(whole, await self._read_files(whole), strict=True):
+            [index] = wanted.pop(path)
+            results[index] = data
+        parts = [(path, [ranges[index] for index in indices], max_gap or 0) for path, indices in wanted.items()]
+        for indices, found in zip(wanted.values(), await _together(_read_parts, parts), strict=True):
+            for position, index in enumerate(indices):
+                results[index] = found if isinstance(found, Exception) else found[position]
+        if on_error != "return":
+            _raise_first(results)
+        return results
+
+    def pipe(self, path: Any, value: Any = None, **options: Any) -> None:
+        """Write `value` to a file, or each value of a dict to its path. As `LocalFileSystem.pipe`; several files are written together."""
+        if isinstance(path, dict) and len(path) > 1 and not options.keys() - {"mode"}:
+            sync(self.loop, self._pipe, path, **options)
+        else:
+            super().pipe(path, value, **options)
+
+    async def _pipe(self, path: Any, value: Any = None, batch_size: int | None = None, **options: Any) -> None:
+        items = path.items() if isinstance(path, dict) else [(path, value)]
+        _raise_first(await _together(partial(self._pipe_file, **options), list(items), stop=True))
+
+    async def _pipe_file(self, path: str, value: Buffer, mode: str = "overwrite", **options: Any) -> None:
+        path = self._strip_protocol(path)
+        if options:
+            await anyio.to_thread.run_sync(partial(self.pipe_file, path, value, mode=mode, **options))
+            return
+        await self._make_parent(path)
+        await trio_aio.write_bytes(path, value, exclusive=mode == "create")
+
+    # ---- copies
+
+    def get(
+        self, rpath: Any, lpath: Any, recursive: bool = False, callback: Any = DEFAULT_CALLBACK, maxdepth: Any = None, **options: Any
+    ) -> None:
+        """Copy files to paths outside of fsspec. As `LocalFileSystem.get`; several files are copied together."""
+        self._copy_pairs(partial(LocalFileSystem.get, recursive=recursive, maxdepth=maxdepth, **options), rpath, lpath, callback)
+
+    async def _get(self, rpath: Any, lpath: Any, recursive: bool = False, callback: Any = DEFAULT_CALLBACK, **options: Any) -> None:
+        await self._copy_pairs_async(partial(LocalFileSystem.get, recursive=recursive, **_plain(options)), rpath, lpath, callback)
+
+    def put(
+        self, lpath: Any, rpath: Any, recursive: bool = False, callback: Any = DEFAULT_CALLBACK, maxdepth: Any = None, **options: Any
+    ) -> None:
+        """Copy files from paths outside of fsspec. As `LocalFileSystem.put`; several files are copied together."""
+        self._copy_pairs(partial(LocalFileSystem.put, recursive=recursive, maxdepth=maxdepth, **options), lpath, rpath, callback)
+
+    async def _put(self, lpath: Any, rpath: Any, recursive: bool = False, callback: Any = DEFAULT_CALLBACK, **options: Any) -> None:
+        await self._copy_pairs_async(partial(LocalFileSystem.put, recursive=recursive, **_plain(options)), lpath, rpath, callback)
+
+    def copy(self, path1: Any, path2: Any, recursive: bool = False, maxdepth: Any = None, on_error: Any = None, **options: Any) -> None:
+        """Copy files. As `LocalFileSystem.copy`; several files are copied together."""
+        ignore = on_error == "ignore" or (on_error is None and recursive)
+        self._copy_pairs(partial(LocalFileSystem.copy, recursive=recursive, maxdepth=maxdepth, **options), path1, path2, ignore=ignore)
+
+    async def _copy(self, path1: Any, path2: Any, recursive: bool = False, on_error: Any = None, **options: Any) -> None:
+        ignore = on_error == "ignore" or (on_error is None and recursive)
+        plan = partial(LocalFileSystem.copy, recursive=recursive, **_plain(options))
+        await self._copy_pairs_async(plan, path1, path2, ignore=ignore)
+
+    def _copy_pairs(
+        self, plan: Callable[..., None], sources: Any, targets: Any, callback: Any = DEFAULT_CALLBACK, ignore: bool = False
+    ) -> None:
+        """Copy what `plan`, a call of LocalFileSystem, would copy: one file in this thread, several on the loop."""
+        pairs, options = _Plan.of(plan, sources, targets)
+        if len(pairs) > 1 and not options and not any(isfilelike(target) for _, target in pairs):
+            sync(self.loop, self._copy_all, pairs, callback, ignore)
+            return
+        callback.set_size(len(pairs))
+        for source, target in callback.wrap(pairs):
+            with callback.branched(source, target) as child:
+                try:
+                    self.get_file(source, target, callback=child, **options)
+                except FileNotFoundError:
+                    if not ignore:
+                        raise
+
+    async def _copy_pairs_async(
+        self, plan: Callable[..., None], sources: Any, targets: Any, callback: Any = DEFAULT_CALLBACK, ignore: bool = False
+    ) -> None:
+        pairs, _ = await anyio.to_thread.run_sync(_Plan.of, plan, sources, targets)
+        await self._copy_all(pairs, callback, ignore)
+
+    async def _copy_all(self, pairs: list[tuple[Any, Any]], callback: Any, ignore: bool) -> None:
+        async def copy_next(source: str, target: str) -> None:
+            with callback.branched(source, target) as child:
+                await self._cp_file(source, target, callback=child)
+            callback.relative_update(1)
+
+        callback.set_size(len(pairs))
+        # A folder has to be there before what is copied into it.
+        kinds = [await trio_aio.os.path.isdir(source) for source, _ in pairs]
+        for (source, target), is_folder in zip(pairs, kinds, strict=True):
+            if is_folder:
+                await copy_next(source, target)
+        files = [pair for pair, is_folder in zip(pairs, kinds, strict=True) if not is_folder]
+        results = await _together(copy_next, files, stop=not ignore)
+        _raise_first(result for result in results if not (ignore and isinstance(result, FileNotFoundError)))
+
+    async def _cp_file(self, path1: str, path2: str, *, exclusive: bool = False, **options: Any) -> None:
+        path1, path2 = self._strip_protocol(path1), self._strip_protocol(path2)
+        await self._make_parent(path2)
+        if await trio_aio.os.path.isdir(path1):
+            await trio_aio.os.makedirs(path2, exist_ok=True)
+        else:
+            await trio_aio.copy_file(path1, path2, exclusive=exclusive)
+
+    async def _get_file(self, rpath: str, lpath: Any, **options: Any) -> None:
+        if isfilelike(lpath):
+            await anyio.to_thread.run_sync(partial(self.get_file, rpath, lpath))
+        else:
+            await self._cp_file(rpath, lpath)
+
+    async def _put_file(self, lpath: str, rpath: str, mode: str = "overwrite", **options: Any) -> None:
+        await self._cp_file(lpath, rpath, exclusive=mode == "create")
+
+    # ---- removal
+
+    def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
+        """Remove files, and with `recursive` folders. As `LocalFileSystem.rm`; several are removed together."""
+        if isinstance(path, list) and len(path) > 1:
+            sync(self.loop, self._rm, path, recursive=recursive)
+        else:
+            super().rm(path, recursive=recursive, maxdepth=maxdepth)
+
+    async def _rm(
+        self, path: Any, recursive: bool = False, batch_size: int | None = None, maxdepth: int | None = None, **options: Any
+    ) -> None:
+        paths = [self._strip_protocol(name) for name in (path if isinstance(path, list) else [path])]
+        _raise_first(await _together(self._remove, [(name, recursive) for name in paths], stop=True))
+
+    async def _remove(self, path: str, recursive: bool) -> None:
+        if not await trio_aio.os.path.isdir(path) or await trio_aio.os.path.islink(path):
+            await trio_aio.os.unlink(path)
+        elif not recursive:
+            raise ValueError("Cannot delete directory, set recursive=True")
+        elif path == os.getcwd():
+            raise ValueError("Cannot delete current working directory")
+        else:
+            await trio_aio.remove_tree(path)
+
+    async def _rm_file(self, path: str, **options: Any) -> None:
+        await trio_aio.os.unlink(self._strip_protocol(path))
+
+    # ---- names
+
+    async def _info(self, path: Any, **options: Any) -> dict[str, Any]:
+        return await anyio.to_thread.run_sync(self.info, path)
+
+    async def _ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
+        return await anyio.to_thread.run_sync(partial(self.ls, path, detail=detail))
+
+    async def _exists(self, path: str, **options: Any) -> bool:
+        return await trio_aio.os.path.exists(self._strip_protocol(path))
+
+    async def _isfile(self, path: str) -> bool:
+        return await trio_aio.os.path.isfile(self._strip_protocol(path))
+
+    async def _isdir(self, path: str) -> bool:
+        return await trio_aio.os.path.isdir(self._strip_protocol(path))
+
+    async def _size(self, path: str) -> int:
+        return await trio_aio.os.path.getsize(self._strip_protocol(path))
+
+    async def _mkdir(self, path: str, create_parents: bool = True, **options: Any) -> None:
+        await anyio.to_thread.run_sync(partial(self.mkdir, path, create_parents=create_parents, **options))
+
+    async def _makedirs(self, path: str, exist_ok: bool = False) -> None:
+        await trio_aio.os.makedirs(self._strip_protocol(path), exist_ok=exist_ok)
+
+    async def _make_parent(self, path: str) -> None:
+        if self.auto_mkdir:
+            await trio_aio.os.makedirs(self._parent(path), exist_ok=True)
+
+
+class _Plan(LocalFileSystem):
+    """A LocalFileSystem that notes what it would copy: fsspec's own rules say which source goes to which target."""
+
+    protocol: str | tuple[str, ...] = AioFileSystem.protocol
+    cachable: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pairs: list[tuple[Any, Any]] = []
+        self.kwargs: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, call: Callable[..., None], sources: Any, targets: Any) -> tuple[list[tuple[Any, Any]], dict[str, Any]]:
+        """Return pairs (source, target), and the options that the copy of a file would get."""
+        plan = cls()
+        call(plan, sources, targets)
+        return plan.pairs, plan.kwargs
+
+    def cp_file(self, path1: Any, path2: Any, **options: Any) -> None:
+        options.pop("callback", None)
+        self.pairs.append((path1, path2))
+        self.kwargs = options
+
+    get_file = put_file = cp_file
+
+
+async def _read_parts(path: str, ranges: Sequence[Range], max_gap: int) -> list[bytes | Exception]:
+    """Return ranges of one file, each as of a slice of its bytes. An OSError takes the place of what it prevented."""
+    async with trio_aio.open_aio(path) as file:
+        size = None
+        parts = []
+        for start, end in ranges:
+            if size is None and (end is None or end < 0 or (start or 0) < 0 or end - (start or 0) > LONG):
+                size = await file.size()
+            first, last = (start or 0, end) if size is None else slice(start, end).indices(size)[:2]
+            assert last is not None
+            parts.append((first, max(last - first, 0)))
+        try:
+            return [*await file.read_ranges(parts, max_gap=max_gap)]
+        except OSError:
+            return await _together(file.pread, [(length, offset) for offset, length in parts])
+
+
+async def _together(function: Callable[..., Awaitable[Any]], calls: Sequence[tuple[Any, ...]], *, stop: bool = False) -> list[Any]:
+    """Return what each call returns or raises, in order. At most `DEPTH` run at once. stop: start no more after an error."""
+    results: list[Any] = [None] * len(calls)
+    waiting = iter(enumerate(calls))
+    failed = False
+
+    async def take() -> None:
+        nonlocal failed
+        for index, arguments in waiting:
+            try:
+                results[index] = await function(*arguments)
+            except Exception as error:
+                results[index], failed = error, True
+            if failed and stop:
+                return
+
+    if len(calls) < 2:
+        await take()
+        return results
+    async with anyio.create_task_group() as tasks:
+        for _ in range(min(DEPTH, len(calls))):
+            tasks.start_soon(take)
+    return results
+
+
+def _as_list(values: Any, count: int, name: str) -> list[Any]:
+    """Return one value for each path. ValueError if there are more or fewer."""
+    listed = list(values) if hasattr(values, "__iter__") else [values] * count
+    if len(listed) != count:
+        raise ValueError(f"{name} must have one number for each of the {count} paths, not {len(listed)}")
+    return listed
+
+
+def _by_path(paths: list[str], found: list[Any], on_error: str) -> dict[str, Any]:
+    if on_error == "raise":
+        _raise_first(found)
+    return {path: data for path, data in zip(paths, found, strict=True) if on_error == "return" or not isinstance(data, Exception)}
+
+
+def _raise_first(results: Iterable[Any]) -> None:
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+def _is_special(data: Any) -> bool:
+    return isinstance(data, io.UnsupportedOperation)
+
+
+def _result_of(function: Callable[[str], Any], path: str) -> Any:
+    try:
+        return function(path)
+    except OSError as error:
+        return error
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options without `batch_size`: `DEPTH` says how many files are open at once."""
+    return {name: value for name, value in options.items() if name != "batch_size"}

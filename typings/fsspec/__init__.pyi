@@ -1,0 +1,3 @@
+# What trio_aio uses of fsspec, which has no types of its own.
+
+def register_implementation(name: str, cls: type, clobber: bool = False) -> None: ...
