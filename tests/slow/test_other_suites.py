@@ -1,8 +1,9 @@
 """The tests of trio, anyio and Starlette that use files, with our files in the places of theirs.
 
 Their tests are in their source archives, which pip fetches with what the tests need. Without a package index there is nothing to run. Each
-suite runs as it is, with `open_file` in the place of theirs, and under `install`, without and with its options. The failures are listed
-here, each with its reason; a test that fails and is not listed, or no longer fails, is an error.
+suite runs as it is, with `open_file` in the place of theirs, and under `install`, without and with its options. Starlette's also run with
+our `FileResponse` and `StaticFiles`. The failures are listed here, each with its reason; a test that fails and is not listed, or no longer
+fails, is an error.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ import trio._tests
 
 pytestmark = pytest.mark.slow
 
-STARLETTE = "1.10.0"
+STARLETTE = version("starlette")
 NEEDED = ("trustme", "psutil", "pytest-mock", "pytest-timeout", "blockbuster", "httpx2[zstd]", "itsdangerous", "jinja2", "python-multipart")
 # Here already. Another copy would be imported instead.
-HERE = ("anyio", "pytest", "_pytest", "pluggy", "iniconfig", "packaging", "py.py", "typing_extensions.py", "cffi", "pygments")
+HERE = ("anyio", "pytest", "_pytest", "pluggy", "iniconfig", "packaging", "py.py", "typing_extensions.py", "cffi", "pygments", "starlette")
 
 PLUGIN = """
 import os
@@ -39,6 +40,11 @@ def pytest_configure(config):
         trio_aio.install()
     elif how == "install, all":
         trio_aio.install(streams=True, whole=True, names=True)
+    elif how == "integration":
+        import starlette.responses, starlette.staticfiles
+        from trio_aio.integrations.starlette import FileResponse, StaticFiles
+        starlette.responses.FileResponse = starlette.staticfiles.FileResponse = FileResponse
+        starlette.staticfiles.StaticFiles = StaticFiles
 """
 RUN = """
 import sys
@@ -63,7 +69,7 @@ KNOWN: dict[tuple[str, str], dict[str, str]] = {
     },
 }
 if os.geteuid() == 0:
-    for way in ("as it is", "install", "install, all"):
+    for way in ("as it is", "install", "install, all", "integration"):
         KNOWN["starlette", way] = {"test_staticfiles_with_invalid_dir_permissions_returns_401": ROOT}
 
 
@@ -91,7 +97,6 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
         with tarfile.open(archive) as packed:
             packed.extractall(archives, filter="data")
     pip("install", "--target", str(needed), *NEEDED)
-    pip("install", "--target", str(needed), "--no-deps", f"starlette=={STARLETTE}")
     for name in HERE:
         path = needed / name
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
@@ -129,7 +134,7 @@ def test_anyio_file_tests_pass(sources: Sources, how: str) -> None:
     assert failed == KNOWN.get(("anyio", how), {}).keys()
 
 
-@pytest.mark.parametrize("how", ["as it is", "install", "install, all"])
+@pytest.mark.parametrize("how", ["as it is", "install", "install, all", "integration"])
 def test_starlette_tests_of_files_pass(sources: Sources, how: str) -> None:
     files = ("tests/test_responses.py", "tests/test_staticfiles.py", "tests/test_formparsers.py", "tests/test_requests.py")
     failed = run_suite(sources, f"starlette-{STARLETTE}", how, "-p", "no:pytest_trio", "-p", "no:trio", "-p", "no:timeout", *files)

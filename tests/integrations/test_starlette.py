@@ -1,0 +1,292 @@
+"""`FileResponse` and `StaticFiles`: what Starlette's own tests leave out. The model is Starlette's class."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import anyio
+import pytest
+import starlette.responses
+import starlette.staticfiles
+
+from trio_aio.integrations.starlette import FileResponse, StaticFiles
+
+from ..support.files import content
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+SIZE = 3_000_000
+SPEC = {"spec_version": "2.4"}
+
+
+class Answer(NamedTuple):
+    """What a response sent."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    messages: list[dict[str, Any]]
+
+
+async def answer(app: Any, headers: dict[str, str] | None = None, *, method: str = "GET", path: str = "/", **scope: Any) -> Answer:
+    """Call an ASGI application once, and return what it sent."""
+    messages: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return await anyio.sleep_forever()  # type: ignore[return-value]
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    raw = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+    await app({"type": "http", "method": method, "path": path, "headers": raw, "asgi": SPEC, **scope}, receive, send)
+    body = b"".join(message.get("body", b"") for message in messages)
+    sent = {name.decode(): value.decode() for name, value in messages[0]["headers"]}
+    assert [message.get("more_body") for message in messages[1:-1]] == [True] * (len(messages) - 2)
+    assert not messages[-1].get("more_body")
+    return Answer(messages[0]["status"], sent, body, messages)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    made = tmp_path / "file.bin"
+    made.write_bytes(content(SIZE))
+    return made
+
+
+def both(path: Path, headers: dict[str, str] | None = None, method: str = "GET", **scope: Any) -> tuple[Answer, Answer]:
+    """Return the answers of our class and of Starlette's."""
+
+    async def main() -> tuple[Answer, Answer]:
+        ours = await answer(FileResponse(path), headers, method=method, **scope)
+        return ours, await answer(starlette.responses.FileResponse(path), headers, method=method, **scope)
+
+    return anyio.run(main)
+
+
+def comparable(given: Answer) -> tuple[int, dict[str, str], bytes]:
+    """Return an answer without its boundary, which is random."""
+    boundary = re.search(r"boundary=(\w+)", given.headers.get("content-type", ""))
+    if boundary is None:
+        return given[:3]
+    headers = {name: value.replace(boundary[1], "") for name, value in given.headers.items()}
+    return given.status, headers, given.body.replace(boundary[1].encode(), b"")
+
+
+RANGES = [
+    "bytes=0-",
+    "bytes=0-0",
+    "bytes=5-9",
+    "bytes=-5",
+    "bytes=-99999999",
+    f"bytes={SIZE - 1}-",
+    f"bytes=10-{SIZE * 2}",
+    "bytes=0-9,20-29",
+    "bytes=0-9,5-29,100-",
+    "bytes=100-109,0-9",
+    "bytes=0-2000000,2500000-2500010",
+    "bytes=" + ",".join(f"{i * 1000}-{i * 1000 + 9}" for i in range(100)),
+    "bytes=" + ",".join(f"{i * 1000}-{i * 1000 + 9}" for i in range(101)),
+    f"bytes={SIZE}-",
+    "bytes=-0",
+    "bytes=9-5",
+    "bytes=",
+    "bytes=a-b",
+    "bytes=0-9,x",
+    "bytes",
+    "lines=0-9",
+    "Bytes = 0-9",
+]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("wanted", [None, *RANGES])
+def test_answer_is_starlettes(path: Path, wanted: str | None, method: str) -> None:
+    ours, theirs = both(path, {} if wanted is None else {"range": wanted}, method)
+    assert comparable(ours) == comparable(theirs)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 18, (1 << 18) + 1, (1 << 20) + 1])
+def test_whole_file_is_sent(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content(size))
+    ours, theirs = both(path)
+    assert ours.body == content(size)
+    assert comparable(ours) == comparable(theirs)
+
+
+@pytest.mark.parametrize("condition", ["etag", "last-modified", "other", "weak"])
+def test_range_with_if_range_is_starlettes(path: Path, condition: str) -> None:
+    headers = both(path)[1].headers
+    values = {"other": '"other"', "weak": f"W/{headers['etag']}", **headers}
+    ours, theirs = both(path, {"range": "bytes=0-9", "if-range": values[condition]})
+    assert comparable(ours) == comparable(theirs)
+    assert ours.status == (206 if condition in headers else 200)
+
+
+def test_ranges_that_can_be_served_are(path: Path) -> None:
+    ours, theirs = both(path, {"range": f"bytes=0-9,{SIZE + 5}-{SIZE + 9}"})
+    assert (ours.status, ours.body, ours.headers["content-range"]) == (206, content(SIZE)[:10], f"bytes 0-9/{SIZE}")
+    assert theirs.status == 416
+
+
+def test_background_task_runs_after_a_response_and_not_after_an_error(path: Path) -> None:
+    done: list[str] = []
+
+    async def main() -> None:
+        for cls in (FileResponse, starlette.responses.FileResponse):
+            for wanted in ("bytes=0-9", "bytes=x", f"bytes={SIZE}-"):
+
+                async def background(note: str = f"{cls.__module__}: {wanted}") -> None:
+                    done.append(note)
+
+                await answer(cls(path, background=background), {"range": wanted})  # type: ignore[arg-type]
+
+    anyio.run(main)
+    assert done == ["trio_aio.integrations.starlette: bytes=0-9", "starlette.responses: bytes=0-9"]
+
+
+def test_number_of_many_digits_is_beyond_the_end(path: Path) -> None:
+    ours, _ = both(path, {"range": f"bytes=0-{'9' * 5000}"})
+    assert (ours.status, len(ours.body)) == (206, SIZE)
+
+
+def test_pathsend_sends_the_path_unless_a_range_is_wanted(path: Path) -> None:
+    extensions = {"http.response.pathsend": {}}
+    for headers in ({}, {"range": "bytes=0-9"}, {"range": "bytes=0-9", "if-range": '"other"'}):
+        ours, theirs = both(path, headers, extensions=extensions)
+        assert comparable(ours) == comparable(theirs)
+        assert [message["type"] for message in ours.messages] == [message["type"] for message in theirs.messages]
+    assert ours.messages[1] == {"type": "http.response.pathsend", "path": str(path)}
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("ranges", [None, "bytes=0-2500000", "bytes=0-9,2000000-2500000", "bytes=0-9,2500000-2500010"])
+@pytest.mark.parametrize("change", ["shrinks", "grows"])
+def test_file_that_changes_after_it_was_described(path: Path, change: str, ranges: str | None, backend: str) -> None:
+    described = path.stat()
+    if change == "shrinks":
+        os.truncate(path, SIZE // 2)
+    else:
+        with path.open("ab") as file:
+            file.write(bytes(1000))
+
+    async def main() -> Answer:
+        return await answer(FileResponse(path, stat_result=described), {} if ranges is None else {"range": ranges})
+
+    if change == "shrinks":
+        with pytest.raises(RuntimeError, match="is shorter than expected"):
+            anyio.run(main, backend=backend)
+    else:
+        ours = anyio.run(main, backend=backend)
+        assert len(ours.body) == int(ours.headers["content-length"])
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"), [(lambda path: None, "does not exist"), (os.mkdir, "is not a file"), (os.mkfifo, "is not a file")]
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_no_file_is_a_runtime_error_before_the_response_starts(
+    tmp_path: Path, make: Callable[[Path], None], reason: str, method: str
+) -> None:
+    path = tmp_path / "other"
+    make(path)
+    messages: list[Any] = []
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    async def main() -> None:
+        await FileResponse(path)({"type": "http", "method": method, "headers": [], "asgi": SPEC}, anyio.sleep_forever, send)  # type: ignore[arg-type]
+
+    with pytest.raises(RuntimeError, match=reason):
+        anyio.run(main)
+    assert not messages
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("spec", ["2.0", "2.4"])
+def test_client_that_goes_ends_the_response_and_closes_the_file(path: Path, spec: str, backend: str) -> None:
+    sent = 0
+    done = []
+
+    async def background() -> None:
+        done.append(True)
+
+    async def main() -> None:
+        gone = anyio.Event()
+
+        async def receive() -> dict[str, str]:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            nonlocal sent
+            sent += len(message.get("body", b""))
+            if sent:
+                gone.set()
+                if spec == "2.4":
+                    raise OSError("the client has gone")
+                await anyio.sleep_forever()
+
+        response = FileResponse(path, background=background)  # type: ignore[arg-type]
+        await response({"type": "http", "method": "GET", "headers": [], "asgi": {"spec_version": spec}}, receive, send)
+
+    if spec == "2.4":
+        with pytest.raises(OSError, match="the client has gone"):
+            anyio.run(main, backend=backend)
+    else:
+        anyio.run(main, backend=backend)
+        assert done
+    assert 0 < sent < SIZE
+
+
+@pytest.mark.parametrize("spec", ["2.0", "2.4"])
+def test_error_of_send_is_raised_as_it_is(path: Path, spec: str) -> None:
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            raise ZeroDivisionError
+
+    async def main() -> None:
+        await FileResponse(path)(
+            {"type": "http", "method": "GET", "headers": [], "asgi": {"spec_version": spec}}, anyio.sleep_forever, send
+        )  # type: ignore[arg-type]
+
+    with pytest.raises(ZeroDivisionError):
+        anyio.run(main)
+
+
+# ---- StaticFiles
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_static_files_answers_are_starlettes(path: Path, tmp_path: Path, backend: str) -> None:
+    (tmp_path / "404.html").write_text("no such file")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "index.html").write_text("index")
+    options: dict[str, Any] = {"directory": tmp_path, "html": True}
+
+    async def main() -> None:
+        ours, theirs = StaticFiles(**options), starlette.staticfiles.StaticFiles(**options)
+        for name in ("/file.bin", "/missing", "/folder/", "/folder", "/../x"):
+            found = [await answer(app, path=name, root_path="", query_string=b"", server=None) for app in (ours, theirs)]
+            assert comparable(found[0]) == comparable(found[1])
+        etag = (await answer(ours, path="/file.bin", root_path="")).headers["etag"]
+        assert (await answer(ours, {"if-none-match": etag}, path="/file.bin", root_path="")).status == 304
+        response = await ours.get_response("missing", {"type": "http", "method": "GET", "headers": [], "path": "/missing"})
+        assert type(response) is FileResponse
+        assert type(await ours.get_response("file.bin", {"type": "http", "method": "GET", "headers": []})) is FileResponse
+
+    anyio.run(main, backend=backend)
+
+
+def test_missing_package_is_an_import_error_that_names_the_extra() -> None:
+    program = "import sys; sys.modules['starlette'] = None; import trio_aio.integrations.starlette"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert re.search(r"ImportError: .*pip install 'trio-aio\[starlette\]'", done.stderr)
