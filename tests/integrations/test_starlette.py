@@ -130,6 +130,14 @@ def test_range_with_if_range_is_starlettes(path: Path, condition: str) -> None:
     assert ours.status == (206 if condition in headers else 200)
 
 
+def test_range_with_the_files_own_weak_tag_is_the_whole_file(path: Path) -> None:
+    async def main() -> Answer:
+        response = FileResponse(path, headers={"etag": 'W/"weak"'})
+        return await answer(response, {"range": "bytes=0-9", "if-range": 'W/"weak"'})
+
+    assert anyio.run(main).status == 200
+
+
 def test_ranges_that_can_be_served_are(path: Path) -> None:
     ours, theirs = both(path, {"range": f"bytes=0-9,{SIZE + 5}-{SIZE + 9}"})
     assert (ours.status, ours.body, ours.headers["content-range"]) == (206, content(SIZE)[:10], f"bytes 0-9/{SIZE}")

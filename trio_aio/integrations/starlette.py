@@ -40,9 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ("FileResponse", "StaticFiles")
 
-# Ranges up to this size are read together. bytes.
-TOGETHER = 1 << 20
-# Chunks that are read ahead of the client.
+# Chunks that are read ahead of the client; short ranges with as many bytes are read together.
 DEPTH = 4
 
 
@@ -58,7 +56,7 @@ class FileResponse(starlette.responses.FileResponse):
     """Send a file. As `starlette.responses.FileResponse`, read by trio_aio.
 
     RuntimeError if the file is missing or no regular file, before the response starts, and if it is shorter than was promised. chunk_size:
-    bytes of a message of the body; four of them are read ahead.
+    bytes of the file in a message of the body, at most; four times as many are read ahead.
     """
 
     chunk_size: int = 1 << 18
@@ -130,7 +128,8 @@ class FileResponse(starlette.responses.FileResponse):
         wanted, condition = headers.get("range"), headers.get("if-range")
         if wanted is None or self.status_code != 200 or scope["method"].upper() not in ("GET", "HEAD"):
             return []
-        if condition is not None and condition not in (self.headers["last-modified"], self.headers["etag"]):
+        # A weak tag does not say that the bytes are the same.
+        if condition is not None and (condition.startswith("W/") or condition not in (self.headers["last-modified"], self.headers["etag"])):
             return []
         unit, equals, listed = wanted.partition("=")
         if not equals:
@@ -177,11 +176,10 @@ class _Body:
     async def send_parts(self, parts: list[tuple[bytes, int, int, bytes]], end: bytes) -> None:
         """Send the parts and the end. Short parts are read together, long ones in chunks."""
         while parts:
-            together = 0
-            count = 0
+            chunk, together, count = self._response.chunk_size, 0, 0
             for _, start, stop, _ in parts:
                 together += stop - start
-                if together > min(TOGETHER, self._response.chunk_size * DEPTH):
+                if stop - start > chunk or together > chunk * DEPTH:
                     break
                 count += 1
             if count:
