@@ -123,6 +123,17 @@ def fsspec_loop() -> Iterator[asyncio.AbstractEventLoop]:
         yield made
 
 
+@pytest.fixture
+def zarr_loop() -> Iterator[None]:
+    """End zarr's thread, which it keeps until the process ends."""
+    if sys.version_info < (3, 12):
+        pytest.skip("zarr 3.4 needs Python 3.12")
+    import zarr.core.sync
+
+    yield
+    zarr.core.sync.cleanup_resources()
+
+
 def need(condition: bool, what: str) -> None:
     """Skip a test that needs `what`; under CI, where it has to be there, fail."""
     if not condition:

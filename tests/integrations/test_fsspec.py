@@ -22,6 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 import trio_aio
 from trio_aio.integrations import fsspec as integration
+from trio_aio.integrations.batches import DEPTH
 from trio_aio.integrations.fsspec import AioFileSystem, register
 
 from ..support.files import content
@@ -174,7 +175,7 @@ def test_descriptors_of_many_files_are_at_most_the_depth(fs: AioFileSystem, tmp_
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trio_aio, "open_aio", Counting)
         assert fs.cat_ranges(paths, 2, 5) == [b"234"] * 500
-    assert 1 < most <= integration.DEPTH
+    assert 1 < most <= DEPTH
 
 
 # ---- writing, copying, removing
@@ -303,6 +304,7 @@ def test_fsspec_finds_it_by_entry_point_and_url(fsspec_loop: object, tmp_path: P
 def test_register_with_clobber_replaces_file_and_local() -> None:
     program = """
 import fsspec
+from trio_aio.integrations.batches import DEPTH
 from trio_aio.integrations.fsspec import AioFileSystem, register
 register()
 assert type(fsspec.filesystem("file")) is not AioFileSystem

@@ -161,8 +161,11 @@ def folder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> P
     (path / "data.bin").write_bytes(bytes(range(256)) * 4096)
     (path / "log.txt").write_text("a line\n" * 1000, encoding="utf-8")
     monkeypatch.chdir(path)
-    if "fsspec" in request.getfixturevalue("block").text:
+    text = request.getfixturevalue("block").text
+    if "fsspec" in text:
         request.getfixturevalue("fsspec_loop")
+    if "zarr" in text:
+        request.getfixturevalue("zarr_loop")
     return path
 
 

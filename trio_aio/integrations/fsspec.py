@@ -22,6 +22,7 @@ import anyio.to_thread
 
 import trio_aio
 from trio_aio.integrations import missing
+from trio_aio.integrations.batches import DEPTH, read_parts, together
 
 try:
     import fsspec
@@ -33,18 +34,11 @@ except ImportError as _error:
     raise missing("fsspec", _error) from _error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from typing_extensions import Buffer
 
 __all__ = ("AioFileSystem", "register")
-
-# Files that are open at the same time, at most.
-DEPTH = 64
-# A longer range is compared with the size of the file first, so that no memory is made for what is not there.
-LONG = 1 << 20
-
-Range = tuple["int | None", "int | None"]
 
 
 def register(*, clobber: bool = False) -> None:
@@ -113,7 +107,7 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
             return await anyio.to_thread.run_sync(partial(self.cat_file, path, start, end, **options))
         if not start and end is None:
             return await trio_aio.read_bytes(path)
-        [data] = await _read_parts(path, [(start, end)], 0)
+        [data] = await read_parts(path, [(start, end)], 0)
         if isinstance(data, Exception):
             raise data
         return data
@@ -160,7 +154,7 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
             [index] = wanted.pop(path)
             results[index] = data
         parts = [(path, [ranges[index] for index in indices], max_gap or 0) for path, indices in wanted.items()]
-        for indices, found in zip(wanted.values(), await _together(_read_parts, parts), strict=True):
+        for indices, found in zip(wanted.values(), await together(read_parts, parts), strict=True):
             for position, index in enumerate(indices):
                 results[index] = found if isinstance(found, Exception) else found[position]
         if on_error != "return":
@@ -176,7 +170,7 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
 
     async def _pipe(self, path: Any, value: Any = None, batch_size: int | None = None, **options: Any) -> None:
         items = path.items() if isinstance(path, dict) else [(path, value)]
-        _raise_first(await _together(partial(self._pipe_file, **options), list(items), stop=True))
+        _raise_first(await together(partial(self._pipe_file, **options), list(items), stop=True))
 
     async def _pipe_file(self, path: str, value: Buffer, mode: str = "overwrite", **options: Any) -> None:
         path = self._strip_protocol(path)
@@ -252,7 +246,7 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
             if is_folder:
                 await copy_next(source, target)
         files = [pair for pair, is_folder in zip(pairs, kinds, strict=True) if not is_folder]
-        results = await _together(copy_next, files, stop=not ignore)
+        results = await together(copy_next, files, stop=not ignore)
         _raise_first(result for result in results if not (ignore and isinstance(result, FileNotFoundError)))
 
     async def _cp_file(self, path1: str, path2: str, *, exclusive: bool = False, **options: Any) -> None:
@@ -285,7 +279,7 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
         self, path: Any, recursive: bool = False, batch_size: int | None = None, maxdepth: int | None = None, **options: Any
     ) -> None:
         paths = [self._strip_protocol(name) for name in (path if isinstance(path, list) else [path])]
-        _raise_first(await _together(self._remove, [(name, recursive) for name in paths], stop=True))
+        _raise_first(await together(self._remove, [(name, recursive) for name in paths], stop=True))
 
     async def _remove(self, path: str, recursive: bool) -> None:
         if not await trio_aio.os.path.isdir(path) or await trio_aio.os.path.islink(path):
@@ -355,48 +349,6 @@ class _Plan(LocalFileSystem):
         self.kwargs = options
 
     get_file = put_file = cp_file
-
-
-async def _read_parts(path: str, ranges: Sequence[Range], max_gap: int) -> list[bytes | Exception]:
-    """Return ranges of one file, each as of a slice of its bytes. An OSError takes the place of what it prevented."""
-    async with trio_aio.open_aio(path) as file:
-        size = None
-        parts = []
-        for start, end in ranges:
-            if size is None and (end is None or end < 0 or (start or 0) < 0 or end - (start or 0) > LONG):
-                size = await file.size()
-            first, last = (start or 0, end) if size is None else slice(start, end).indices(size)[:2]
-            assert last is not None
-            parts.append((first, max(last - first, 0)))
-        try:
-            return [*await file.read_ranges(parts, max_gap=max_gap)]
-        except OSError:
-            return await _together(file.pread, [(length, offset) for offset, length in parts])
-
-
-async def _together(function: Callable[..., Awaitable[Any]], calls: Sequence[tuple[Any, ...]], *, stop: bool = False) -> list[Any]:
-    """Return what each call returns or raises, in order. At most `DEPTH` run at once. stop: start no more after an error."""
-    results: list[Any] = [None] * len(calls)
-    waiting = iter(enumerate(calls))
-    failed = False
-
-    async def take() -> None:
-        nonlocal failed
-        for index, arguments in waiting:
-            try:
-                results[index] = await function(*arguments)
-            except Exception as error:
-                results[index], failed = error, True
-            if failed and stop:
-                return
-
-    if len(calls) < 2:
-        await take()
-        return results
-    async with anyio.create_task_group() as tasks:
-        for _ in range(min(DEPTH, len(calls))):
-            tasks.start_soon(take)
-    return results
 
 
 def _as_list(values: Any, count: int, name: str) -> list[Any]:
