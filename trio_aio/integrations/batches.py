@@ -22,7 +22,12 @@ Range = tuple["int | None", "int | None"]
 
 
 async def read_parts(path: str, ranges: Sequence[Range], max_gap: int) -> list[bytes | Exception]:
-    """Return ranges of one file, each as of a slice of its bytes. An OSError takes the place of what it prevented."""
+    """Return ranges of one file, each as of a slice of its bytes. An OSError takes the place of one of several ranges that it prevented."""
+    if len(ranges) == 1:
+        from_, to = ranges[0][0] or 0, ranges[0][1]
+        if from_ >= 0 and (to is None or 0 <= to <= from_ + LONG):
+            # One request opens the file and reads it.
+            return [await trio_aio.read_bytes(path, offset=from_, size=-1 if to is None else max(to - from_, 0))]
     async with trio_aio.open_aio(path) as file:
         size = None
         parts = []
@@ -32,6 +37,8 @@ async def read_parts(path: str, ranges: Sequence[Range], max_gap: int) -> list[b
             first, last = (start or 0, end) if size is None else slice(start, end).indices(size)[:2]
             assert last is not None
             parts.append((first, max(last - first, 0)))
+        if len(parts) == 1:
+            return [await file.pread(parts[0][1], parts[0][0])]
         try:
             return [*await file.read_ranges(parts, max_gap=max_gap)]
         except OSError:

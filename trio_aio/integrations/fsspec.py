@@ -2,8 +2,8 @@
 
 fsspec's `LocalFileSystem` reads one file after the other, in the caller's thread. `AsyncFileSystem` runs coroutines on an event loop, and a
 synchronous caller pays two thread switches for each call. Here a call of one file (`info`, `cat_file`, `open`) stays what
-`LocalFileSystem` makes of it. A call of many files (`cat`, `cat_ranges`, `get`, `put`, `pipe`, `copy`, `rm`) goes to the event loop once,
-and all its requests are in flight together.
+`LocalFileSystem` makes of it. A call of many files (`cat`, `cat_ranges`, `get`, `put`, `pipe`, `copy`, `rm` of trees) goes to the event
+loop once, and all its requests are in flight together.
 
 The loop is fsspec's own thread, or the caller's with ``asynchronous=True``. No file is kept open between two calls.
 
@@ -105,8 +105,6 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
         path = self._strip_protocol(path)
         if options:
             return await anyio.to_thread.run_sync(partial(self.cat_file, path, start, end, **options))
-        if not start and end is None:
-            return await trio_aio.read_bytes(path)
         [data] = await read_parts(path, [(start, end)], 0)
         if isinstance(data, Exception):
             raise data
@@ -269,9 +267,10 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
     # ---- removal
 
     def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
-        """Remove files, and with `recursive` folders. As `LocalFileSystem.rm`; several are removed together."""
-        if isinstance(path, list) and len(path) > 1:
-            sync(self.loop, self._rm, path, recursive=recursive)
+        """Remove files, and with `recursive` folders. As `LocalFileSystem.rm`; with `recursive`, several are removed together."""
+        # A file is removed in less time than its request takes on the way to a worker and back. A tree is not.
+        if recursive and isinstance(path, list) and len(path) > 1:
+            sync(self.loop, self._rm, path, recursive=True)
         else:
             super().rm(path, recursive=recursive, maxdepth=maxdepth)
 
@@ -282,14 +281,17 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
         _raise_first(await together(self._remove, [(name, recursive) for name in paths], stop=True))
 
     async def _remove(self, path: str, recursive: bool) -> None:
-        if not await trio_aio.os.path.isdir(path) or await trio_aio.os.path.islink(path):
+        try:
             await trio_aio.os.unlink(path)
-        elif not recursive:
+            return
+        except (IsADirectoryError, PermissionError):
+            if not await trio_aio.os.path.isdir(path) or await trio_aio.os.path.islink(path):
+                raise
+        if not recursive:
             raise ValueError("Cannot delete directory, set recursive=True")
-        elif path == os.getcwd():
+        if path == os.getcwd():
             raise ValueError("Cannot delete current working directory")
-        else:
-            await trio_aio.remove_tree(path)
+        await trio_aio.remove_tree(path)
 
     async def _rm_file(self, path: str, **options: Any) -> None:
         await trio_aio.os.unlink(self._strip_protocol(path))

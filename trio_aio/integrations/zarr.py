@@ -60,8 +60,6 @@ class AioStore(LocalStore):
         try:
             if byte_range is None:
                 data: bytes | Exception = await trio_aio.read_bytes(path)
-            elif isinstance(byte_range, OffsetByteRequest):
-                data = await trio_aio.read_bytes(path, offset=byte_range.offset)
             else:
                 [data] = await read_parts(path, [_limits(byte_range)], 0)
         except _ABSENT:
