@@ -10,7 +10,7 @@ import resource
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from anyio import create_task_group
+from anyio import CancelScope, create_task_group
 from anyio.lowlevel import checkpoint
 
 import trio_aio
@@ -76,6 +76,40 @@ async def test_cached_names_need_no_worker(on_filesystem: Callable[[str], pathli
         assert closes_inline
         assert context.statistics().names_inline > before
         assert context.statistics().names_slept == 0
+
+
+@pytest.mark.parametrize("kind", ["ext4", "tmpfs", "xfs", "btrfs", "overlay"])
+@pytest.mark.parametrize("mode", ["rb", "r+b"])
+async def test_stat_of_an_open_file_needs_no_worker(on_filesystem: Callable[[str], pathlib.Path], kind: str, mode: str) -> None:
+    path, _ = make_file(on_filesystem(kind), 4096)
+    for _ in attempts("a stat that was answered inline"):  # on a busy machine a call sleeps, and the lane leaves the device for long
+        async with AIOContext() as context:
+            await known(path, context)
+            async with open_aio(path, mode, context=context) as file:
+                before = context.statistics()
+                found = await file.stat()
+                assert await file.size() == 4096
+                now = context.statistics()
+                assert tuple(found) == tuple(os.stat(path))
+                assert found.st_mtime_ns == os.stat(path).st_mtime_ns
+                if mode == "r+b":
+                    await file.pwrite(b"more", 4096)
+                    assert await file.size() == 4100
+                    await file.truncate(4096)
+        if now.submitted_workers == before.submitted_workers:
+            break
+    with pytest.raises(ValueError, match="closed file"):
+        await file.stat()
+
+
+async def test_stat_of_an_open_file_that_is_cancelled_raises_cancelled(disk: pathlib.Path) -> None:
+    path, _ = make_file(disk, 10)
+    await known(path)
+    async with open_aio(path) as file:
+        with CancelScope() as scope:
+            scope.cancel()
+            await file.stat()
+        assert scope.cancelled_caught
 
 
 async def test_small_cached_file_is_read_inline(on_filesystem: Callable[[str], pathlib.Path]) -> None:

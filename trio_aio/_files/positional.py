@@ -295,8 +295,18 @@ class PositionalFile(OpenedFile):
     async def stat(self) -> os.stat_result:
         """Return what ``os.fstat`` returns. fstat(2)."""
         self._check_open()
+        context = self._context
+        if context._names.on:
+            context._check()
+            backend = context._backend
+            assert backend is not None
+            await backend.checkpoint_if_cancelled()
+            if not self._descriptor.order.closing and context._names.stat_open(self._descriptor.fd):
+                status = context._names.status()
+                await backend.cancel_shielded_checkpoint()
+                return status
         request = Stat(self._descriptor)
-        await self._context._submit_and_wait(request)
+        await context._submit_and_wait(request)
         return request.status()
 
     async def size(self) -> int:

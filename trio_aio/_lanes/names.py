@@ -88,6 +88,10 @@ class NameLane:
         answer: int = _stat(self._local, dir, path, flags, resolve, self._status)
         return answer if answer == 0 or answer == _ENOENT else self._judged(answer)
 
+    def stat_open(self, fd: int) -> bool:
+        """Describe an open fd for `status`. False: a worker must ask."""
+        return self._judged(lib.taio_inline_fstat(self._local, fd, self._status)) == 0
+
     def status(self) -> os.stat_result:
         """Return what the last `stat` has found, as ``os.stat`` would."""
         return _stat_result(_fields(self._status_view))

@@ -173,6 +173,8 @@ struct taio_status {
 
 /* Describe a name. flags: AT_SYMLINK_NOFOLLOW. resolve: more flags of openat2. `out`: NULL if it only has to exist. */
 int64_t taio_inline_stat(struct taio_local *local, int dir, const char *path, int flags, int resolve, struct taio_status *out);
+/* Describe an open fd. */
+int64_t taio_inline_fstat(struct taio_local *local, int fd, struct taio_status *out);
 /* Check permissions by the modes of faccessat2. */
 int64_t taio_inline_access(struct taio_local *local, int dir, const char *path, int mode, int flags);
 /* Read a link. Returns the number of bytes. */

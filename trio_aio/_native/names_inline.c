@@ -99,6 +99,15 @@ static void set_time(struct taio_status *out, int which, int64_t ns)
     out->nanoseconds[which] = ns;
 }
 
+static void fill(struct taio_status *out, const struct taio_stat *st)
+{
+    *out = (struct taio_status){.mode = st->mode, .inode = st->inode, .device = st->device, .links = st->links, .uid = st->uid, .gid = st->gid,
+                                .size = st->size, .block_size = st->block_size, .blocks = st->blocks, .rdev = st->rdev};
+    set_time(out, 0, st->atime_ns);
+    set_time(out, 1, st->mtime_ns);
+    set_time(out, 2, st->ctime_ns);
+}
+
 int64_t taio_inline_stat(struct taio_local *local, int dir, const char *path, int flags, int resolve, struct taio_status *out)
 {
     struct before b;
@@ -107,15 +116,23 @@ int64_t taio_inline_stat(struct taio_local *local, int dir, const char *path, in
     int fd = open_known(local, dir, path, flags & AT_SYMLINK_NOFOLLOW ? O_NOFOLLOW : 0, resolve, &st);
     if (fd >= 0) {
         close(fd);
-        if (out != NULL) {
-            *out = (struct taio_status){.mode = st.mode, .inode = st.inode, .device = st.device, .links = st.links, .uid = st.uid, .gid = st.gid,
-                                        .size = st.size, .block_size = st.block_size, .blocks = st.blocks, .rdev = st.rdev};
-            set_time(out, 0, st.atime_ns);
-            set_time(out, 1, st.mtime_ns);
-            set_time(out, 2, st.ctime_ns);
-        }
+        if (out != NULL)
+            fill(out, &st);
     }
     return watch_end(local, &b, fd < 0 ? fd : 0, 0);
+}
+
+int64_t taio_inline_fstat(struct taio_local *local, int fd, struct taio_status *out)
+{
+    struct before b;
+    struct taio_stat st;
+    watch_begin(local, &b);
+    int64_t rc = taio_statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, &st, &local->key);
+    if (rc == 0 && !is_local(local))
+        rc = TAIO_NAME_UNKNOWN;
+    if (rc == 0)
+        fill(out, &st);
+    return watch_end(local, &b, rc, 0);
 }
 
 int64_t taio_inline_access(struct taio_local *local, int dir, const char *path, int mode, int flags)
