@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import re
+import stat
 import subprocess
 import sys
 import threading
@@ -29,7 +30,7 @@ from ..support.files import content
 from ..support.programs import check
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 PAGE = Path(__file__).parents[2] / "docs" / "integrations.md"
 SIZE = 300_000
@@ -153,6 +154,43 @@ def test_cat_ranges_returns_or_raises_errors(fs: AioFileSystem, files: dict[str,
         fs.cat_ranges([path, path], [0], 5)
 
 
+def outcomes(found: Iterable[Any]) -> list[Any]:
+    """Return results with the class of each error in its place."""
+    return [type(part) if isinstance(part, Exception) else part for part in found]
+
+
+def test_path_that_no_file_can_have_fails_alone(fs: AioFileSystem, files: dict[str, bytes]) -> None:
+    paths = [*files, "/null\0byte", "/lone\ud800surrogate"]
+    expected = [*files.values(), ValueError, UnicodeEncodeError]
+    found = fs.cat(paths, on_error="return")
+    assert outcomes(found[path] for path in paths) == expected
+    assert outcomes(fs.cat_ranges(paths, None, None)) == expected
+    assert fs.cat(paths, on_error="omit") == files
+    with pytest.raises(ValueError, match="surrogates not allowed"):  # the first: `cat` sorts
+        fs.cat(paths)
+
+
+@pytest.mark.parametrize("start", [1.5, "1", b"1", object()])
+def test_range_that_is_none_fails_alone(fs: AioFileSystem, files: dict[str, bytes], start: Any) -> None:
+    path, data = list(files.items())[-1]
+    for far in (5, 1 << 30):
+        assert outcomes(fs.cat_ranges([path] * 4, [0, start, 5, 0], [5, 9, 9, start])) == [data[:5], TypeError, data[5:9], TypeError]
+        assert outcomes(fs.cat_ranges([path] * 3, [0, start, 5], [5, far, far])) == [data[:5], TypeError, data[5:far]]
+
+
+def test_range_far_beyond_any_file_has_no_bytes(fs: AioFileSystem, files: dict[str, bytes]) -> None:
+    path, data = list(files.items())[-1]
+    far = [1 << 62, 1 << 63, 1 << 65]
+    assert fs.cat_ranges([path] * 4, [*far, 5], [far[-1] + 1, None, far[-1] + 9, 9]) == [b"", b"", b"", data[5:9]]
+    assert fs.cat_ranges([*files], [*far, 0], [far[-1] + 1] * 4) == [b"", b"", b"", data]
+
+
+def test_ranges_of_a_device_are_as_local(fs: AioFileSystem, files: dict[str, bytes]) -> None:
+    paths = ["/dev/zero", *files, "/dev/zero", "/dev/null"]
+    assert fs.cat_ranges(paths, 0, 5) == LocalFileSystem().cat_ranges(paths, 0, 5)
+    assert fs.cat_ranges(["/dev/null", *files], None, None) == [b"", *files.values()]
+
+
 def test_descriptors_of_many_files_are_at_most_the_depth(fs: AioFileSystem, tmp_path: Path) -> None:
     paths = [str(tmp_path / f"{i}") for i in range(500)]
     for path in paths:
@@ -229,6 +267,44 @@ def test_get_writes_to_file_objects(fs: AioFileSystem, files: dict[str, bytes]) 
     assert [target.getvalue() for target in targets] == [*files.values()]
 
 
+def null_device(path: Path) -> str:
+    """Make a character device that takes what is written, as /dev/null."""
+    os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    return str(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a device")
+@pytest.mark.parametrize("call", ["get", "put", "copy", "pipe"])
+def test_device_among_the_targets_is_written_and_kept(fs: AioFileSystem, files: dict[str, bytes], tmp_path: Path, call: str) -> None:
+    device, other = null_device(tmp_path / "device"), str(tmp_path / "other")
+    path, data = list(files.items())[-1]
+    if call == "pipe":
+        fs.pipe({device: data, other: data})
+    else:
+        getattr(fs, call)([path, path], [device, other])
+    assert stat.S_ISCHR(os.lstat(device).st_mode)
+    assert fs.cat_file(other) == data
+
+
+@pytest.mark.parametrize("call", ["get", "put", "copy"])
+def test_tree_with_special_files_is_copied_as_local(tmp_path: Path, fsspec_loop: object, call: str) -> None:
+    source = tmp_path / "source"
+    (source / "below").mkdir(parents=True)
+    (source / "file").write_bytes(b"data")
+    (source / "below" / "file").write_bytes(b"more")
+    os.mkfifo(source / "fifo")
+    (source / "broken").symlink_to("nowhere")
+
+    def outcome(system: LocalFileSystem, target: str) -> Any:
+        try:
+            getattr(system, call)(str(source), target, recursive=True)
+        except OSError as error:
+            return type(error)
+        return sorted(name.removeprefix(target) for name in system.find(target, withdirs=True))
+
+    assert outcome(AioFileSystem(), f"{tmp_path}/ours") == outcome(LocalFileSystem(), f"{tmp_path}/theirs")
+
+
 def test_rm_of_many_removes_files_links_and_trees(fs: AioFileSystem, files: dict[str, bytes], tmp_path: Path) -> None:
     tree = tmp_path / "tree" / "below"
     tree.mkdir(parents=True)
@@ -284,6 +360,9 @@ def test_coroutines_run_on_the_callers_loop(files: dict[str, bytes], tmp_path: P
         await fs._rm([folder, f"{folder}2", f"{folder}3"], recursive=True)
         with pytest.raises(FileNotFoundError):
             await fs._cat_file(folder)
+        assert await fs._cat(["/dev/null", path]) == {"/dev/null": b"", path: data}
+        assert await fs._cat_file("/dev/null") == await fs._cat("/dev/null") == b""
+        assert await fs._cat_file("/dev/zero", 0, 5) == bytes(5)
         with pytest.raises(RuntimeError, match="asynchronous=True: await its coroutines"):
             fs.cat([*files])
 

@@ -136,6 +136,8 @@ async def test_copy_refuses_what_is_no_file_without_opening_it(disk: pathlib.Pat
         await copy_file(disk / "absent", disk / "copy")
     assert caught.value.filename == disk / "absent"
     path, _ = make_file(disk)
+    with pytest.raises(io.UnsupportedOperation, match=r"replaced, and .*fifo"):
+        await copy_file(path, disk / "fifo")
     with pytest.raises(FileNotFoundError) as caught:
         await copy_file(path, disk / "absent/copy")
     assert caught.value.filename == disk / "absent/copy"

@@ -13,6 +13,7 @@ import io
 import os
 import secrets
 import shutil
+import stat
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,8 @@ def _explained(error: OSError, copy: CopyState) -> BaseException:
     """Return the error as the caller should see it."""
     if error.errno == errno.EALREADY:
         return shutil.SameFileError(f"{error.filename!r} and {error.filename2!r} are the same file")
+    if error.errno == errno.EOPNOTSUPP and stat.S_ISREG(copy.mode):
+        return io.UnsupportedOperation(f"only regular files are replaced, and {error.filename!r} is of another kind")
     if error.errno == errno.EOPNOTSUPP and copy.mode:
         return io.UnsupportedOperation(f"only regular files are copied, and {error.filename!r} is {kind_of(copy.mode)}")
     return error

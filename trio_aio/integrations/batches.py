@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -17,32 +18,49 @@ __all__ = ("DEPTH", "Range", "read_parts", "together")
 DEPTH = 64
 # A longer range is compared with the size of the file first, so that no memory is made for what is not there. bytes.
 LONG = 1 << 20
+# No file is so long, and the kernel refuses offsets that are twice as large. bytes.
+FAR = 1 << 62
 
 Range = tuple["int | None", "int | None"]
 
 
 async def read_parts(path: str, ranges: Sequence[Range], max_gap: int) -> list[bytes | Exception]:
-    """Return ranges of one file, each as of a slice of its bytes. An OSError takes the place of one of several ranges that it prevented."""
-    if len(ranges) == 1:
-        from_, to = ranges[0][0] or 0, ranges[0][1]
-        if from_ >= 0 and (to is None or 0 <= to <= from_ + LONG):
+    """Return ranges of one file, each as of a slice of its bytes. An error takes the place of one of several ranges that it prevented."""
+    limits = [_checked(start, end) for start, end in ranges]
+    first = limits[0]
+    if len(limits) == 1 and not isinstance(first, TypeError):
+        start, end = first
+        if not _depends_on_size(start, end) or (end is None and 0 <= start < FAR):
             # One request opens the file and reads it.
-            return [await trio_aio.read_bytes(path, offset=from_, size=-1 if to is None else max(to - from_, 0))]
+            return [await trio_aio.read_bytes(path, offset=start, size=-1 if end is None else max(end - start, 0))]
     async with trio_aio.open_aio(path) as file:
-        size = None
-        parts = []
-        for start, end in ranges:
-            if size is None and (end is None or end < 0 or (start or 0) < 0 or end - (start or 0) > LONG):
-                size = await file.size()
-            first, last = (start or 0, end) if size is None else slice(start, end).indices(size)[:2]
-            assert last is not None
-            parts.append((first, max(last - first, 0)))
-        if len(parts) == 1:
-            return [await file.pread(parts[0][1], parts[0][0])]
+        wanted = [limit for limit in limits if not isinstance(limit, TypeError)]
+        if any(_depends_on_size(start, end) for start, end in wanted):
+            size = await file.size()
+            wanted = [slice(start, end).indices(size)[:2] for start, end in wanted]
+        parts = [(start, max(end - start, 0)) for start, end in wanted if end is not None]
+        if len(limits) == 1 and parts:
+            [(offset, length)] = parts
+            return [await file.pread(length, offset)]
         try:
-            return [*await file.read_ranges(parts, max_gap=max_gap)]
+            found: list[bytes | Exception] = [*await file.read_ranges(parts, max_gap=max_gap)]
         except OSError:
-            return await together(file.pread, [(length, offset) for offset, length in parts])
+            found = await together(file.pread, [(length, offset) for offset, length in parts])
+    read = iter(found)
+    return [limit if isinstance(limit, TypeError) else next(read) for limit in limits]
+
+
+def _checked(start: Any, end: Any) -> tuple[int, int | None] | TypeError:
+    """Return the limits of a slice as integers, or the error of one that is none."""
+    try:
+        return 0 if start is None else operator.index(start), None if end is None else operator.index(end)
+    except TypeError as error:
+        return error
+
+
+def _depends_on_size(start: int, end: int | None) -> bool:
+    """Return whether the size of the file is needed to read a range: it counts from the end, or may reach far beyond it."""
+    return not 0 <= start < FAR or end is None or not 0 <= end <= start + LONG
 
 
 async def together(function: Callable[..., Awaitable[Any]], calls: Sequence[tuple[Any, ...]], *, stop: bool = False) -> list[Any]:

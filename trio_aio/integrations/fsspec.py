@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from trio_aio.integrations.batches import Range
+
 __all__ = ("AioFileSystem", "register")
 
 
@@ -82,7 +84,7 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
         if not isinstance(path, list) and paths == [self._strip_protocol(path)]:
             return self.cat_file(paths[0])
         found = sync(self.loop, self._read_files, paths) if len(paths) > 1 else [_result_of(self.cat_file, paths[0])]
-        # A character device or a FIFO. This thread may wait for it.
+        # This thread may wait for a device or a FIFO.
         found = [_result_of(self.cat_file, name) if _is_special(data) else data for name, data in zip(paths, found, strict=True)]
         return _by_path(paths, found, on_error)
 
@@ -90,22 +92,42 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
         if options:
             return await super()._cat(path, recursive=recursive, on_error=on_error, batch_size=batch_size, **options)
         paths = await self._expand_path(path, recursive=recursive)
-        found = await self._read_files(paths)
+        found = await self._read_all_kinds(paths)
         if not isinstance(path, list) and paths == [self._strip_protocol(path)]:
             if isinstance(found[0], Exception) and on_error == "raise":
                 raise found[0]
             return found[0]
         return _by_path(paths, found, on_error)
 
-    async def _read_files(self, paths: list[str]) -> list[bytes | OSError]:
-        found: list[bytes | OSError] = await trio_aio.read_files(paths, depth=DEPTH, on_error="return")
+    async def _read_files(self, paths: list[str]) -> list[bytes | Exception]:
+        """Return the contents of files, each error in the place of what it prevented."""
+        errors = [_path_error(path) for path in paths]
+        usable = [path for path, error in zip(paths, errors, strict=True) if error is None]
+        found = iter(await trio_aio.read_files(usable, depth=DEPTH, on_error="return"))
+        return [next(found) if error is None else error for error in errors]
+
+    async def _read_all_kinds(self, paths: list[str]) -> list[bytes | Exception]:
+        """Do what `_read_files` does. A thread reads devices and FIFOs, for which it may have to wait."""
+        found = await self._read_files(paths)
+        special = [index for index, data in enumerate(found) if _is_special(data)]
+        calls = [(_result_of, self.cat_file, paths[index]) for index in special]
+        for index, data in zip(special, await together(anyio.to_thread.run_sync, calls), strict=True):
+            found[index] = data
         return found
+
+    async def _read_parts(self, path: str, ranges: list[Range], max_gap: int) -> list[bytes | Exception]:
+        """Return ranges of a file. A thread reads those of a device or a FIFO."""
+        try:
+            return await read_parts(path, ranges, max_gap)
+        except io.UnsupportedOperation:
+            calls = [(_result_of, self.cat_file, path, start, end) for start, end in ranges]
+            return await together(anyio.to_thread.run_sync, calls)
 
     async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
         path = self._strip_protocol(path)
         if options:
             return await anyio.to_thread.run_sync(partial(self.cat_file, path, start, end, **options))
-        [data] = await read_parts(path, [(start, end)], 0)
+        [data] = await self._read_parts(path, [(start, end)], 0)
         if isinstance(data, Exception):
             raise data
         return data
@@ -148,11 +170,11 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
             path for path, indices in wanted.items() if len(indices) == 1 and not ranges[indices[0]][0] and ranges[indices[0]][1] is None
         ]
         results: list[Any] = [None] * len(paths)
-        for path, data in zip(whole, await self._read_files(whole), strict=True):
+        for path, data in zip(whole, await self._read_all_kinds(whole), strict=True):
             [index] = wanted.pop(path)
             results[index] = data
         parts = [(path, [ranges[index] for index in indices], max_gap or 0) for path, indices in wanted.items()]
-        for indices, found in zip(wanted.values(), await together(read_parts, parts), strict=True):
+        for indices, found in zip(wanted.values(), await together(self._read_parts, parts), strict=True):
             for position, index in enumerate(indices):
                 results[index] = found if isinstance(found, Exception) else found[position]
         if on_error != "return":
@@ -176,7 +198,11 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
             await anyio.to_thread.run_sync(partial(self.pipe_file, path, value, mode=mode, **options))
             return
         await self._make_parent(path)
-        await trio_aio.write_bytes(path, value, exclusive=mode == "create")
+        try:
+            await trio_aio.write_bytes(path, value, exclusive=mode == "create")
+        except io.UnsupportedOperation:
+            # A device or a FIFO. A thread may wait for it.
+            await anyio.to_thread.run_sync(partial(self.pipe_file, path, value, mode=mode))
 
     # ---- copies
 
@@ -239,11 +265,11 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
 
         callback.set_size(len(pairs))
         # A folder has to be there before what is copied into it.
-        kinds = [await trio_aio.os.path.isdir(source) for source, _ in pairs]
+        kinds = await together(trio_aio.os.path.isdir, [(self._strip_protocol(source),) for source, _ in pairs])
         for (source, target), is_folder in zip(pairs, kinds, strict=True):
-            if is_folder:
+            if is_folder is True:
                 await copy_next(source, target)
-        files = [pair for pair, is_folder in zip(pairs, kinds, strict=True) if not is_folder]
+        files = [pair for pair, is_folder in zip(pairs, kinds, strict=True) if is_folder is not True]
         results = await together(copy_next, files, stop=not ignore)
         _raise_first(result for result in results if not (ignore and isinstance(result, FileNotFoundError)))
 
@@ -252,8 +278,12 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
         await self._make_parent(path2)
         if await trio_aio.os.path.isdir(path1):
             await trio_aio.os.makedirs(path2, exist_ok=True)
-        else:
+            return
+        try:
             await trio_aio.copy_file(path1, path2, exclusive=exclusive)
+        except io.UnsupportedOperation:
+            # LocalFileSystem writes to a device. A source that is no regular file is missing for it.
+            await anyio.to_thread.run_sync(LocalFileSystem.cp_file, self, path1, path2)
 
     async def _get_file(self, rpath: str, lpath: Any, **options: Any) -> None:
         if isfilelike(lpath):
@@ -377,10 +407,18 @@ def _is_special(data: Any) -> bool:
     return isinstance(data, io.UnsupportedOperation)
 
 
-def _result_of(function: Callable[[str], Any], path: str) -> Any:
+def _result_of(function: Callable[..., Any], *arguments: Any) -> Any:
     try:
-        return function(path)
-    except OSError as error:
+        return function(*arguments)
+    except Exception as error:
+        return error
+
+
+def _path_error(path: str) -> ValueError | None:
+    """Return the error of a path that no file can have."""
+    try:
+        return ValueError(f"path must not contain a null byte: {path!r}") if b"\0" in os.fsencode(path) else None
+    except UnicodeEncodeError as error:
         return error
 
 
