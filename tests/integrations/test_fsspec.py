@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import io
 import os
@@ -368,6 +369,38 @@ def test_coroutines_run_on_the_callers_loop(files: dict[str, bytes], tmp_path: P
 
     asyncio.run(main())
     assert sorted(files) == sorted(map(str, tmp_path.iterdir()))
+
+
+@pytest.mark.parametrize("call", ["cat", "cat_ranges", "cat_ranges from the end", "copy", "pipe"])
+def test_coroutine_that_is_cancelled_leaves_no_descriptor_and_no_temporary_name(tmp_path: Path, call: str) -> None:
+    paths = [str(tmp_path / f"{index}") for index in range(80)]
+    for path in paths:
+        Path(path).write_bytes(content(5000))
+    new = [path + "0" for path in paths]
+
+    async def main(ticks: int) -> None:
+        fs = AioFileSystem(asynchronous=True, skip_instance_cache=True)
+        calls = {
+            "cat": lambda: fs._cat(paths),
+            "cat_ranges": lambda: fs._cat_ranges(paths * 2, 3, 4000, max_gap=10),
+            "cat_ranges from the end": lambda: fs._cat_ranges(paths, -3, None),
+            "copy": lambda: fs._copy(paths, new),
+            "pipe": lambda: fs._pipe(dict.fromkeys(new, b"data")),
+        }
+        task = asyncio.create_task(calls[call]())
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        while trio_aio.current_context().statistics().in_flight:  # a worker may still be reading a file
+            await asyncio.sleep(0)
+
+    for ticks in (0, 1, 2, 3, 5, 8, 13, 21, 34, 55):
+        asyncio.run(main(ticks))
+        opened = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+        assert not [path for path in opened if path.startswith(str(tmp_path))]
+        assert {*os.listdir(tmp_path)} <= {os.path.basename(path) for path in paths + new}
 
 
 # ---- fsspec around it

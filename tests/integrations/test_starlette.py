@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import re
 import subprocess
@@ -9,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
+import anyio.lowlevel
 import pytest
 import starlette.responses
 import starlette.staticfiles
@@ -102,6 +105,14 @@ RANGES = [
     "bytes",
     "lines=0-9",
     "Bytes = 0-9",
+    "bytes=0-9,9-5",
+    "bytes=,0-9,",
+    "bytes= 0 - 9 , -5",
+    "bytes=-5,-3",
+    "bytes=0-9,5-14",
+    "bytes=0-9,10-19",
+    "bytes=00000000000000000000000000-9",
+    f"bytes={SIZE - 1}-{SIZE - 1}",
 ]
 
 
@@ -158,6 +169,78 @@ def test_background_task_runs_after_a_response_and_not_after_an_error(path: Path
 
     anyio.run(main)
     assert done == ["trio_aio.integrations.starlette: bytes=0-9", "starlette.responses: bytes=0-9"]
+
+
+def test_response_that_is_sent_again_describes_the_file_anew(path: Path) -> None:
+    async def main() -> list[Answer]:
+        response = FileResponse(path, headers={"x-kept": "1"})
+        answers = [await answer(response)]
+        for size in (SIZE + 1000, 10):
+            os.truncate(path, size)
+            os.utime(path, (size, size))
+            answers.append(await answer(response))
+            answers.append(await answer(response, {"range": "bytes=0-", "if-range": answers[-1].headers["etag"]}))
+            answers.append(await answer(response, {"range": "bytes=0-", "if-range": answers[0].headers["etag"]}))
+        return answers
+
+    answers = anyio.run(main)
+    assert [len(given.body) for given in answers] == [SIZE] + [SIZE + 1000] * 3 + [10] * 3
+    assert all(int(given.headers["content-length"]) == len(given.body) for given in answers)
+    assert [given.status for given in answers] == [200, 200, 206, 200, 200, 206, 200]
+    assert len({given.headers["etag"] for given in answers}) == len({given.headers["last-modified"] for given in answers}) == 3
+    assert {given.headers["x-kept"] for given in answers} == {"1"}
+
+
+def test_headers_that_the_caller_has_set_are_kept(path: Path) -> None:
+    async def main() -> list[Answer]:
+        response = FileResponse(path, headers={"etag": '"mine"', "last-modified": "Thu, 01 Jan 1970 00:00:00 GMT"})
+        return [await answer(response), await answer(response, {"range": "bytes=0-9", "if-range": '"mine"'})]
+
+    answers = anyio.run(main)
+    assert [given.status for given in answers] == [200, 206]
+    assert {(given.headers["etag"], given.headers["last-modified"]) for given in answers} == {('"mine"', "Thu, 01 Jan 1970 00:00:00 GMT")}
+
+
+def descriptors(path: Path) -> int:
+    """Return how many descriptors of a file this process has open."""
+    found = 0
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # that of the listing
+            found += os.readlink(f"/proc/self/fd/{name}") == str(path)
+    return found
+
+
+@pytest.mark.parametrize("spec", ["2.0", "2.4"])
+@pytest.mark.parametrize("backend", ["asyncio", "trio", "Task.cancel"])
+@pytest.mark.parametrize("wanted", [None, "bytes=0-9,2000000-2500000"])
+def test_response_that_is_cancelled_leaves_no_descriptor(path: Path, spec: str, backend: str, wanted: str | None) -> None:
+    headers = [] if wanted is None else [(b"range", wanted.encode())]
+    scope = {"type": "http", "method": "GET", "headers": headers, "asgi": {"spec_version": spec}}
+
+    async def send(message: Any) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    async def in_a_scope(ticks: int) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(FileResponse(path), scope, anyio.sleep_forever, send)  # type: ignore[arg-type]
+            for _ in range(ticks):
+                await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+
+    async def by_task_cancel(ticks: int) -> None:
+        task = asyncio.create_task(FileResponse(path)(scope, anyio.sleep_forever, send))  # type: ignore[arg-type]
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    for ticks in (*range(12), 20, 40):
+        if backend == "Task.cancel":
+            asyncio.run(by_task_cancel(ticks))
+        else:
+            anyio.run(in_a_scope, ticks, backend=backend)
+        assert descriptors(path) == 0
 
 
 def test_number_of_many_digits_is_beyond_the_end(path: Path) -> None:

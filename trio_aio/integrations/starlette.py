@@ -16,6 +16,7 @@ import io
 import re
 import secrets
 import stat
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -33,7 +34,7 @@ except ImportError as _error:
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
@@ -60,6 +61,8 @@ class FileResponse(starlette.responses.FileResponse):
     """
 
     chunk_size: int = 1 << 18
+    # What `set_stat_headers` has added.
+    _file_headers: Mapping[str, str] = MappingProxyType({})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -95,8 +98,17 @@ class FileResponse(starlette.responses.FileResponse):
             raise RuntimeError(f"File at path {self.path} does not exist.") from None
         if not stat.S_ISREG(described.st_mode):
             raise RuntimeError(f"File at path {self.path} is not a file.")
-        self.set_stat_headers(described)
+        self._set_headers(described)
         return described
+
+    def _set_headers(self, described: os.stat_result) -> None:
+        """Set the headers that describe the file. A response that is sent again has those of the file as it is now."""
+        for name, value in self._file_headers.items():
+            if self.headers.get(name) == value:
+                del self.headers[name]
+        before = {*self.headers.keys()}
+        self.set_stat_headers(described)
+        self._file_headers = {name: self.headers[name] for name in {*self.headers.keys()} - before}
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send, file: trio_aio.AsyncFile | None) -> bool:
         """Send the response. Return False if that was an error, about ranges."""
