@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 import pytest
-from fsspec.asyn import AsyncFileSystem, async_methods
+from fsspec.asyn import AbstractAsyncStreamedFile, AsyncFileSystem, async_methods
 from fsspec.callbacks import Callback
 from fsspec.implementations.local import LocalFileSystem
 
@@ -332,7 +332,7 @@ def test_rm_of_a_missing_file_raises(fs: AioFileSystem, files: dict[str, bytes],
 
 def test_coroutines_run_on_the_callers_loop(files: dict[str, bytes], tmp_path: Path) -> None:
     async def main() -> None:
-        fs = AioFileSystem(asynchronous=True, skip_instance_cache=True)
+        fs = asynchronous()
         path, data = list(files.items())[-1]
         assert await fs._cat([*files]) == files
         assert await fs._cat(path) == await fs._cat_file(path) == data
@@ -371,21 +371,111 @@ def test_coroutines_run_on_the_callers_loop(files: dict[str, bytes], tmp_path: P
     assert sorted(files) == sorted(map(str, tmp_path.iterdir()))
 
 
-@pytest.mark.parametrize("call", ["cat", "cat_ranges", "cat_ranges from the end", "copy", "pipe"])
+def asynchronous(auto_mkdir: bool = False) -> AioFileSystem:
+    return AioFileSystem(auto_mkdir=auto_mkdir, asynchronous=True, skip_instance_cache=True)
+
+
+def test_open_async_reads_as_a_local_file(files: dict[str, bytes]) -> None:
+    async def main() -> None:
+        for path, data in files.items():
+            file = await asynchronous().open_async(f"aio://{path}")
+            assert isinstance(file, AbstractAsyncStreamedFile)
+            with open(path, "rb") as model:  # noqa: ASYNC230
+                assert (file.size, file.tell(), file.closed, file.mode) == (len(data), 0, False, "rb")
+                for size in (3, 0, 5000, 1 << 40, 1, None, -1):
+                    assert await file.read(size) == model.read(None if size is None else min(size, SIZE))
+                    assert file.tell() == model.tell()
+                for position in ((7, 0), (-2, 1), (0, 2), (len(data) + 10, 0)):
+                    if len(data) > 7:
+                        assert file.seek(*position) == model.seek(*position)
+                        assert await file.read(4) == model.read(4)
+            with pytest.raises(ValueError, match="must be open with mode wb"):
+                await file.write(b"")
+            await file.close()
+            await file.close()
+            assert file.closed
+            with pytest.raises(ValueError, match="closed file"):
+                await file.read()
+
+    asyncio.run(main())
+
+
+def test_open_async_writes_as_a_local_file(tmp_path: Path) -> None:
+    path = str(tmp_path / "folder" / "file")
+
+    async def main() -> None:
+        with pytest.raises(FileNotFoundError):
+            await asynchronous().open_async(path, "wb")
+        fs = asynchronous(auto_mkdir=True)
+        for mode, expected in (("xb", b"12"), ("ab", b"1212"), ("wb", b"12")):
+            async with await fs.open_async(path, mode) as file:
+                start = file.tell()
+                assert start == (2 if mode == "ab" else 0)
+                assert await file.write(b"1") == await file.write(memoryview(b"2")) == 1
+                await file.flush()
+                assert Path(path).read_bytes() == expected  # noqa: ASYNC240
+                assert file.tell() == start + 2
+                with pytest.raises(ValueError, match="must be open with mode rb"):
+                    await file.read()
+                with pytest.raises(OSError, match="Seek only available in read mode"):
+                    file.seek(0)
+        with pytest.raises(ValueError, match="closed file"):
+            await file.flush()
+        with pytest.raises(FileExistsError):
+            await fs.open_async(path, "xb")
+        with pytest.raises(FileNotFoundError):
+            await fs.open_async(path + "2")
+        for mode, options in (("r", {}), ("w", {}), ("rb", {"compression": "gzip"})):
+            with pytest.raises(ValueError, match="binary files without compression"):
+                await fs.open_async(path, mode, **options)
+        for mode, options in (("r+b", {}), ("wb", {"autocommit": False})):
+            with pytest.raises(NotImplementedError, match="has the modes rb, wb, ab, xb"):
+                await fs.open_async(path, mode, **options)
+
+    asyncio.run(main())
+
+
+def test_open_async_file_that_is_dropped_warns_and_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"data")
+
+    async def main() -> None:
+        file = await asynchronous().open_async(str(path))
+        kept = [file]
+        del file
+        with pytest.warns(ResourceWarning):
+            kept.clear()
+
+    asyncio.run(main())
+    assert str(path) not in opened_paths()
+
+
+def opened_paths() -> list[str]:
+    """Return the paths of the files that this process has open."""
+    return [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+
+
+@pytest.mark.parametrize("call", ["cat", "cat_ranges", "cat_ranges from the end", "copy", "pipe", "open_async"])
 def test_coroutine_that_is_cancelled_leaves_no_descriptor_and_no_temporary_name(tmp_path: Path, call: str) -> None:
     paths = [str(tmp_path / f"{index}") for index in range(80)]
     for path in paths:
         Path(path).write_bytes(content(5000))
     new = [path + "0" for path in paths]
 
+    async def read_streamed(fs: AioFileSystem) -> None:
+        for path in paths:
+            async with await fs.open_async(path) as file:
+                await file.read()
+
     async def main(ticks: int) -> None:
-        fs = AioFileSystem(asynchronous=True, skip_instance_cache=True)
+        fs = asynchronous()
         calls = {
             "cat": lambda: fs._cat(paths),
             "cat_ranges": lambda: fs._cat_ranges(paths * 2, 3, 4000, max_gap=10),
             "cat_ranges from the end": lambda: fs._cat_ranges(paths, -3, None),
             "copy": lambda: fs._copy(paths, new),
             "pipe": lambda: fs._pipe(dict.fromkeys(new, b"data")),
+            "open_async": lambda: read_streamed(fs),
         }
         task = asyncio.create_task(calls[call]())
         for _ in range(ticks):
@@ -393,13 +483,13 @@ def test_coroutine_that_is_cancelled_leaves_no_descriptor_and_no_temporary_name(
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        while trio_aio.current_context().statistics().in_flight:  # a worker may still be reading a file
+        # A worker may still be reading a file.
+        while trio_aio.current_context().statistics().in_flight:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
     for ticks in (0, 1, 2, 3, 5, 8, 13, 21, 34, 55):
         asyncio.run(main(ticks))
-        opened = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
-        assert not [path for path in opened if path.startswith(str(tmp_path))]
+        assert not [path for path in opened_paths() if path.startswith(str(tmp_path))]
         assert {*os.listdir(tmp_path)} <= {os.path.basename(path) for path in paths + new}
 
 

@@ -23,6 +23,7 @@ import anyio.to_thread
 import trio_aio
 from trio_aio.integrations import missing
 from trio_aio.integrations.batches import DEPTH, read_parts, together
+from trio_aio.integrations.streamed import MODES, AioStreamedFile, open_streamed
 
 try:
     import fsspec
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from trio_aio.integrations.batches import Range
 
-__all__ = ("AioFileSystem", "register")
+__all__ = ("AioFileSystem", "AioStreamedFile", "register")
 
 
 def register(*, clobber: bool = False) -> None:
@@ -203,6 +204,21 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
         except io.UnsupportedOperation:
             # A device or a FIFO. A thread may wait for it.
             await anyio.to_thread.run_sync(partial(self.pipe_file, path, value, mode=mode))
+
+    async def open_async(self, path: str, mode: str = "rb", **options: Any) -> AioStreamedFile:
+        """Open a file whose `read` and `write` are coroutines. mode: "rb", "wb", "ab" or "xb".
+
+        ValueError for text and compression, as with other filesystems; NotImplementedError for another mode, and ``autocommit=False``.
+        OSError of open(2). What `options` say of blocks and caches has no effect.
+        """
+        if "b" not in mode or options.get("compression"):
+            raise ValueError(f"open_async opens binary files without compression, not mode {mode!r}, {options.get('compression')!r}")
+        if mode not in MODES or not options.get("autocommit", True):
+            raise NotImplementedError(f"open_async has the modes {', '.join(MODES)}, without transactions, not {mode!r}")
+        path = self._strip_protocol(path)
+        if mode != "rb":
+            await self._make_parent(path)
+        return await open_streamed(self, path, mode)
 
     # ---- copies
 

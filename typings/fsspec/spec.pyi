@@ -1,5 +1,13 @@
 from typing import Any
 
+class AbstractBufferedFile:
+    mode: str
+    loc: int
+    size: int
+    closed: bool
+    cache: Any
+    def __init__(self, fs: Any, path: str, mode: str = "rb", *, cache_type: str = "readahead", size: int | None = None) -> None: ...
+
 class AbstractFileSystem:
     protocol: str | tuple[str, ...]
     cachable: bool
