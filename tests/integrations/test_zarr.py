@@ -35,6 +35,7 @@ from ..support.programs import check
 
 if TYPE_CHECKING:
     import pathlib
+    from collections.abc import Callable, Coroutine
 
 pytestmark = pytest.mark.usefixtures("zarr_loop")
 
@@ -103,6 +104,13 @@ def test_zarrs_state_machine_finds_nothing(tmp_path: pathlib.Path, machine: Any)
 
 def stores(root: pathlib.Path) -> tuple[AioStore, LocalStore]:
     return AioStore(root), LocalStore(root)
+
+
+def in_both(main: Callable[[LocalStore], Coroutine[Any, Any, Any]], folder: pathlib.Path) -> tuple[Any, Any]:
+    """Return what a coroutine function returns for our store, and for zarr's, each in a folder of its own."""
+    for name in ("ours", "theirs"):
+        (folder / name).mkdir()
+    return asyncio.run(main(AioStore(folder / "ours"))), asyncio.run(main(LocalStore(folder / "theirs")))
 
 
 def plain(buffer: Any) -> bytes | None:
@@ -200,6 +208,59 @@ def test_set_replaces_the_value_as_a_whole(tmp_path: pathlib.Path) -> None:
         assert os.listdir(tmp_path) == []
 
     asyncio.run(main())
+
+
+def test_set_replaces_a_link_and_keeps_what_it_points_to(tmp_path: pathlib.Path) -> None:
+    async def main(store: LocalStore) -> list[Any]:
+        (store.root / "shared").write_bytes(b"shared")
+        found: list[Any] = []
+        for target in ("shared", "nowhere"):
+            (store.root / "link").symlink_to(target)
+            await store.set_if_not_exists("link", Buffer.from_bytes(b"not taken"))
+            found.append((store.root / "link").is_symlink())
+            await store.set("link", Buffer.from_bytes(b"new"))
+            found += [(store.root / "link").is_symlink(), plain(await store.get("link")), sorted(os.listdir(store.root))]
+            (store.root / "link").unlink()
+        return [*found, (store.root / "shared").read_bytes()]
+
+    ours, theirs = in_both(main, tmp_path)
+    assert ours == theirs
+    assert ours[-1] == b"shared"
+
+
+def test_delete_dir_of_what_is_no_folder_is_local_stores(tmp_path: pathlib.Path) -> None:
+    async def main(store: LocalStore) -> list[Any]:
+        (store.root / "file").write_bytes(b"")
+        (store.root / "broken").symlink_to("nowhere")
+        os.mkfifo(store.root / "fifo")
+        found: list[Any] = []
+        for prefix in ("missing", "missing/below", "file", "file/below", "broken", "fifo"):
+            try:
+                found.append(await store.delete_dir(prefix))
+            except (OSError, ValueError) as error:
+                found.append(type(error))
+        return [*found, sorted(os.listdir(store.root))]
+
+    ours, theirs = in_both(main, tmp_path)
+    assert ours == theirs
+
+
+def test_get_many_of_ranges_opens_each_value_once(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in "ab":
+        (tmp_path / key).write_bytes(content(SIZE))
+    opened = []
+    original = trio_aio.open_aio
+    monkeypatch.setattr(trio_aio, "open_aio", lambda *args, **options: opened.append(args[0]) or original(*args, **options))
+    prototype = default_buffer_prototype()
+
+    async def main() -> list[tuple[str, bytes | None]]:
+        requests = [(key, prototype, SuffixByteRequest(size)) for size in (1, 2, 3) for key in "abc"]
+        return [(key, plain(data)) async for key, data in AioStore(tmp_path)._get_many([*requests, ("a", prototype, None)])]
+
+    found = asyncio.run(main())
+    expected = [(key, None if key == "c" else content(SIZE)[-size:]) for size in (1, 2, 3) for key in "abc"]
+    assert sorted(found, key=repr) == sorted([*expected, ("a", content(SIZE))], key=repr)
+    assert [os.path.basename(path) for path in opened if not path.endswith("c")] in (["a", "b"], ["b", "a"])
 
 
 @pytest.mark.parametrize("shards", [None, (40, 40)])

@@ -9,8 +9,12 @@ A range that ends beyond the value is shorter, and a suffix of 0 bytes has none,
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import TYPE_CHECKING
+import secrets
+from typing import TYPE_CHECKING, Any
+
+import anyio
 
 import trio_aio
 from trio_aio.integrations import missing
@@ -71,28 +75,35 @@ class AioStore(LocalStore):
     ) -> list[Buffer | None]:
         """Return ranges of values in the order of `key_ranges`, None where there is no value. The ranges of a value are read together."""
         await self._ensure_open()
+        return [_buffer(prototype, data) for data in await self._read_ranges(key_ranges)]
+
+    async def _read_ranges(self, key_ranges: Iterable[tuple[str, ByteRequest | None]]) -> list[bytes | Exception]:
+        """Return ranges of values in the order of `key_ranges`, each error in the place of what it prevented."""
         wanted: dict[str, list[int]] = {}
         limits: list[Range] = []
         for index, (key, byte_range) in enumerate(key_ranges):
             wanted.setdefault(self._path(key), []).append(index)
             limits.append(_limits(byte_range))
-        results: list[Buffer | None] = [None] * len(limits)
+        results: list[Any] = [None] * len(limits)
         parts = [(path, [limits[index] for index in indices], 0) for path, indices in wanted.items()]
         for indices, found in zip(wanted.values(), await together(read_parts, parts), strict=True):
             for position, index in enumerate(indices):
-                results[index] = _buffer(prototype, found if isinstance(found, Exception) else found[position])
+                results[index] = found if isinstance(found, Exception) else found[position]
         return results
 
     async def _get_many(
         self, requests: Iterable[tuple[str, BufferPrototype, ByteRequest | None]]
     ) -> AsyncGenerator[tuple[str, Buffer | None], None]:
         await self._ensure_open()
-        whole = []
+        ranges: list[tuple[str, BufferPrototype, ByteRequest]] = []
+        whole: list[tuple[str, BufferPrototype]] = []
         for key, prototype, byte_range in requests:
             if byte_range is None:
                 whole.append((key, prototype))
             else:
-                yield key, await self.get(key, prototype, byte_range)
+                ranges.append((key, prototype, byte_range))
+        for (key, prototype, _), data in zip(ranges, await self._read_ranges((key, wanted) for key, _, wanted in ranges), strict=True):
+            yield key, _buffer(prototype, data)
         async with trio_aio.read_files((self._path(key) for key, _ in whole), depth=DEPTH, on_error="return") as files:
             at = iter(whole)
             async for _, data in files:
@@ -156,11 +167,26 @@ class AioStore(LocalStore):
         if not isinstance(value, Buffer):
             raise TypeError(f"AioStore.set(): `value` must be a Buffer instance. Got an instance of {type(value)} instead.")
         path, data = self._path(key), value.as_buffer_like()
+        if not exclusive and await trio_aio.os.path.islink(path):
+            # Other values may be links to the same file. write_bytes would write to that.
+            await self._replace_link(path, data)
+            return
         try:
             await trio_aio.write_bytes(path, data, atomic=True, exclusive=exclusive)
         except FileNotFoundError:
             await trio_aio.os.makedirs(os.path.dirname(path), exist_ok=True)
             await trio_aio.write_bytes(path, data, atomic=True, exclusive=exclusive)
+
+    async def _replace_link(self, path: str, data: Any) -> None:
+        """Put a new file in the place of a link. After an error or a cancellation no temporary name remains."""
+        new = f"{path}.{secrets.token_hex(16)}.partial"
+        try:
+            await trio_aio.write_bytes(new, data, exclusive=True)
+            await trio_aio.os.replace(new, path)
+        except BaseException:
+            with anyio.CancelScope(shield=True), contextlib.suppress(FileNotFoundError):
+                await trio_aio.os.unlink(new)
+            raise
 
     async def delete(self, key: str) -> None:
         """Remove a value, or the folder of that name with all that is in it. Nothing, if there is neither."""
@@ -177,9 +203,10 @@ class AioStore(LocalStore):
         """Remove all values below a prefix. ValueError if it is a value itself."""
         self._check_writable()
         path = self._path(prefix)
-        if await trio_aio.os.path.isfile(path):
+        if await trio_aio.os.path.isdir(path):
+            await trio_aio.remove_tree(path, missing_ok=True)
+        elif await trio_aio.os.path.isfile(path):
             raise ValueError(f"delete_dir was passed a {prefix=!r} that is a file")
-        await trio_aio.remove_tree(path, missing_ok=True)
 
     def _path(self, key: str) -> str:
         return os.path.join(self.root, key)
