@@ -141,6 +141,20 @@ def test_reads_are_local_stores(tmp_path: pathlib.Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("request_", [RangeByteRequest(-3, 5), RangeByteRequest(-5, -1), RangeByteRequest(5, 2), OffsetByteRequest(-3)])
+def test_byte_request_that_no_index_can_have_raises(tmp_path: pathlib.Path, request_: Any) -> None:
+    async def main(store: LocalStore) -> None:
+        prototype = default_buffer_prototype()
+        (store.root / "key").write_bytes(content(SIZE))
+        with pytest.raises((ValueError, OSError)):
+            await store.get("key", prototype, request_)
+        with pytest.raises((ValueError, OSError)):
+            await store.get_partial_values(prototype, [("key", request_)])
+        assert plain(await store.get("key", prototype, SuffixByteRequest(-3))) == b""
+
+    in_both(main, tmp_path)
+
+
 def test_range_far_beyond_the_value_needs_no_memory_for_it(tmp_path: pathlib.Path) -> None:
     (tmp_path / "key").write_bytes(content(SIZE))
     data = asyncio.run(AioStore(tmp_path).get("key", byte_range=RangeByteRequest(10, 1 << 40)))

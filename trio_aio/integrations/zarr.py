@@ -46,7 +46,7 @@ class AioStore(LocalStore):
     """A zarr store in a folder. ``AioStore(root, read_only=False)``, with the arguments and results of `LocalStore`.
 
     Its coroutines run on zarr's own event loop, or on the caller's asyncio loop. TypeError for a value that is no Buffer, and for a byte
-    request of an unknown type; ValueError to write to a store that is read-only.
+    request of an unknown type; ValueError to write to a store that is read-only, and for a byte request with a negative start.
     """
 
     def __repr__(self) -> str:
@@ -213,16 +213,21 @@ class AioStore(LocalStore):
 
 
 def _limits(byte_range: ByteRequest | None) -> Range:
-    """Return a byte request as the limits of a slice. TypeError for one of an unknown type."""
+    """Return a byte request as the limits of a slice. TypeError for one of an unknown type; ValueError for one that cannot be meant."""
     if byte_range is None:
         return None, None
-    if isinstance(byte_range, RangeByteRequest):
-        return byte_range.start, byte_range.end
-    if isinstance(byte_range, OffsetByteRequest):
-        return byte_range.offset, None
     if isinstance(byte_range, SuffixByteRequest):
-        return (-byte_range.suffix, None) if byte_range.suffix else (0, 0)
-    raise TypeError(f"Unexpected byte_range, got {byte_range}.")
+        return (-byte_range.suffix, None) if byte_range.suffix > 0 else (0, 0)
+    if isinstance(byte_range, RangeByteRequest):
+        start, end = byte_range.start, byte_range.end
+    elif isinstance(byte_range, OffsetByteRequest):
+        start, end = byte_range.offset, None
+    else:
+        raise TypeError(f"Unexpected byte_range, got {byte_range}.")
+    if start < 0 or (end is not None and end < start):
+        # A slice would count from the end.
+        raise ValueError(f"a byte request must start at 0 or above, and not end before it starts: {byte_range}")
+    return start, end
 
 
 def _found(prototype: BufferPrototype, data: bytes | Exception) -> Buffer:
