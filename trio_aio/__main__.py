@@ -40,7 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "path", nargs="?", default=".", metavar="PATH", help="a file or folder on the disk (default: the current folder)"
         )
         command.add_argument("--json", action="store_true", help="print JSON, for programs")
-    bench.add_argument("--only", action="append", default=[], metavar="ROW", help="measure this row; may be given more than once")
+    bench.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="ROW",
+        help="measure this row, or this group of rows (names, integrations, ...); may be given more than once",
+    )
     bench.add_argument("--quick", action="store_true", help="use smaller files, less time and fewer rounds")
     bench.add_argument("--rounds", type=_positive(int), metavar="N", help="measure each contender N times (default: 5, quick 3)")
     bench.add_argument("--seconds", type=_positive(float), metavar="S", help="the length of one measurement (default: 1, quick 0.2)")

@@ -179,6 +179,15 @@ def test_range_that_is_none_fails_alone(fs: AioFileSystem, files: dict[str, byte
         assert outcomes(fs.cat_ranges([path] * 3, [0, start, 5], [5, far, far])) == [data[:5], TypeError, data[5:far]]
 
 
+PATHS = ("/", "//", "/a/", "/a//b//", "//a", "a", "./a", "../a/", "~", "", "aio:///a/", "file:///a", "local:/a", "/aio://a")
+
+
+@pytest.mark.parametrize("path", [*PATHS, Path("/a/b"), Path("c")])
+def test_path_is_stripped_as_local(path: Any) -> None:
+    plain = str(path).replace("aio://", "file://") if str(path).startswith("aio:") else path
+    assert AioFileSystem._strip_protocol(path) == LocalFileSystem._strip_protocol(plain)
+
+
 def test_range_far_beyond_any_file_has_no_bytes(fs: AioFileSystem, files: dict[str, bytes]) -> None:
     path, data = list(files.items())[-1]
     far = [1 << 62, 1 << 63, 1 << 65]

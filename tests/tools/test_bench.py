@@ -26,7 +26,7 @@ from trio_aio._tools.bench.contenders.minimal import Reads
 from trio_aio._tools.bench.measure import Load, Measured, Work
 from trio_aio._tools.bench.report import as_json
 from trio_aio._tools.bench.results import Result, RowResult
-from trio_aio._tools.bench.rows import ROWS, Row, Wanted
+from trio_aio._tools.bench.rows import ROWS, Row, Wanted, rows_named
 
 from ..support.bench import bench, environment
 from ..support.files import BLOCK, make_file
@@ -39,6 +39,13 @@ def test_bench_of_unknown_row_returns_2_and_names_rows(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "--only must name rows, not 'fast'" in done.stderr
     assert ", ".join(row.name for row in ROWS) in done.stderr
+
+
+def test_name_of_a_group_chooses_its_rows() -> None:
+    assert {row.name for row in rows_named("integrations")} == {row.name for row in ROWS if row.name.startswith("integrations-")}
+    assert len(rows_named("integrations")) > 10
+    assert [row.name for row in rows_named("lines")] == ["lines"]  # a row of that name, although there is lines-text
+    assert rows_named("integration") == []
 
 
 def test_bench_without_rich_says_what_to_install(tmp_path: Path) -> None:

@@ -74,6 +74,13 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
             raise RuntimeError("this AioFileSystem was made with asynchronous=True: await its coroutines (_cat, ...), or make another")
         return self._loop
 
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> str:
+        if type(path) is str and path.startswith("/"):
+            # As LocalFileSystem's, which looks for each of three protocols first.
+            return path.rstrip("/") or "/"
+        return super()._strip_protocol(path)
+
     # ---- contents
 
     def cat(self, path: Any, recursive: bool = False, on_error: str = "raise", **options: Any) -> Any:

@@ -25,7 +25,7 @@ from trio_aio._tools.bench.files import Files
 from trio_aio._tools.bench.measure import Load
 from trio_aio._tools.bench.report import as_json, print_row
 from trio_aio._tools.bench.results import Result, RowResult, beside_name
-from trio_aio._tools.bench.rows import GIB, MIB, ROWS, Row, Sizes
+from trio_aio._tools.bench.rows import GIB, MIB, ROWS, Row, Sizes, rows_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Options", "run")
 
-_PACKAGES = ("trio", "anyio", "aiofile", "aiofiles", "caio", "trio-aio")
+_PACKAGES = ("trio", "anyio", "aiofile", "aiofiles", "caio", "fsspec", "zarr", "starlette", "trio-aio")
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,12 @@ def run(options: Options) -> int:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     except ImportError:
         return _refuse("bench needs rich: pip install 'trio-aio[bench]' (which installs the libraries to compare with, too)")
-    unknown = [name for name in options.only if name not in [row.name for row in ROWS]]
+    unknown = [name for name in options.only if not rows_named(name)]
     if unknown:
         names = ", ".join(row.name for row in ROWS)
         return _refuse(f"--only must name rows, not {', '.join(map(repr, unknown))}; the rows are: {names}")
-    rows = [row for row in ROWS if row.name in options.only or not options.only]
+    chosen = [row for name in options.only for row in rows_named(name)]
+    rows = [row for row in ROWS if row in chosen or not options.only]
     rounds = options.rounds or (3 if options.quick else 5)
     seconds = options.seconds or (0.2 if options.quick else 1.0)
     large = options.size * MIB if options.size else (256 * MIB if options.quick else GIB)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from trio_aio._tools.bench.contenders import fio, names, native, ours, peers
+from trio_aio._tools.bench.contenders import fio, integrations, names, native, ours, peers
 from trio_aio._tools.bench.contenders.contender import DEPTH, Contender
 from trio_aio._tools.bench.contenders.minimal import MINIMAL
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from trio_aio._tools.bench.contenders.contender import File
 
-__all__ = ("ROWS", "Row", "Sizes", "Wanted")
+__all__ = ("ROWS", "Row", "Sizes", "Wanted", "rows_named")
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -140,6 +140,33 @@ def _names(name: str, title: str, load: Any, rate: float) -> Row:
             Wanted("rate", rate, ("anyio.Path (asyncio)",), ours="trio_aio (asyncio)"),
         ),
         random=False,
+    )
+
+
+def _filesystem(name: str, title: str, load: Any, rate: float, **options: Any) -> Row:
+    """Return a row of fsspec. rate: of its own filesystem's at least."""
+    wanted = (Wanted("rate", rate, ("LocalFileSystem",)),)
+    return Row(f"integrations-fsspec-{name}", f"fsspec: {title}", integrations.filesystems(load), wanted, **options)
+
+
+def _store(name: str, title: str, load: Any, rate: float, **options: Any) -> Row:
+    """Return a row of zarr. rate: of its own store's at least."""
+    wanted = (Wanted("rate", rate, ("LocalStore",)),)
+    return Row(f"integrations-zarr-{name}", f"zarr: {title}", integrations.stores(load), wanted, **options)
+
+
+def _response(name: str, title: str, load: Any, rate: float, **options: Any) -> Row:
+    """Return a row of Starlette. rate: of its own response's at least, on each event loop."""
+    return Row(
+        f"integrations-starlette-{name}",
+        f"Starlette: {title}",
+        integrations.responses(load),
+        (
+            Wanted("rate", rate, ("Starlette",)),
+            Wanted("rate", rate, ("Starlette (asyncio)",), ours="trio_aio (asyncio)"),
+        ),
+        random=False,
+        **options,
     )
 
 
@@ -331,6 +358,20 @@ ROWS: tuple[Row, ...] = (
         (Wanted("rate", 2, ("blocking loop",)),),
         random=False,
     ),
+    _filesystem("file", "cat_file of a cached file of 4 KiB", integrations.cat_file, 1, random=False),
+    _filesystem("ranges", "cat_ranges of 256 ranges of 4 KiB of a cached file, by range", integrations.cat_ranges, 2),
+    _filesystem(
+        "ranges-cold", "cat_ranges of 256 ranges of 4 KiB, not cached, by range", integrations.cat_ranges, 4, file="large", cold=True
+    ),
+    _filesystem("files", "cat of 1,000 cached files of 4 KiB, by file", integrations.cat, 1.5, random=False),
+    _filesystem("files-cold", "cat of 1,000 files of 4 KiB, not cached, by file", integrations.cat, 1.5, random=False, cold=True),
+    _store("chunks", "an array of 256 chunks of 4 KiB, cached, by chunk", integrations.read_array, 1.3, random=False),
+    _store("chunks-cold", "an array of 256 chunks of 4 KiB, not cached, by chunk", integrations.read_array, 1.3, random=False, cold=True),
+    _store("points", "an element of an array after the other, cached", integrations.read_points, 1.3, random=False),
+    _response("small", "a cached file of 4 KiB after the other", integrations.serve, 1),
+    _response("small-16", "cached files of 4 KiB, 16 at once", integrations.serve, 1.5, tasks=16),
+    _response("large", "a large cached file, by 64 KiB", integrations.serve_large, 5, piece=64 * KIB),
+    _response("ranges", "10 ranges of 4 KiB of a large cached file in a request, by range", integrations.serve_ranges, 3),
     Row(
         "names-stat-cold",
         "stat of 1,000 names that are not in memory, 16 tasks",
@@ -374,3 +415,8 @@ ROWS: tuple[Row, ...] = (
         most_rounds=1,
     ),
 )
+
+
+def rows_named(name: str) -> list[Row]:
+    """Return the row of that name, or otherwise the group of rows whose names begin with it and a hyphen."""
+    return [row for row in ROWS if row.name == name] or [row for row in ROWS if row.name.startswith(f"{name}-")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -18,7 +19,9 @@ from trio_aio._tools.bench.measure import Measured, Unavailable, Work
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ("BATCH", "DEPTH", "Contender", "File", "Loop", "imported", "measure", "opened", "scratch_path", "small_file")
+__all__ = (
+    *("BATCH", "DEPTH", "Contender", "File", "Loop", "imported", "measure", "opened", "scratch_folder", "scratch_path", "small_file"),
+)
 
 Loop = Literal["trio", "asyncio"]
 File = Literal["small", "large", "overwritten", "lines", "sparse", "long sparse", "none"]
@@ -87,6 +90,17 @@ def scratch_path(work: Work) -> Iterator[str]:
         except OSError as error:
             if error.errno != errno.ENOENT:
                 raise
+
+
+@contextmanager
+def scratch_folder(work: Work) -> Iterator[Path]:
+    """Provide a new folder until the end of the block."""
+    folder = Path(f"{work.load.path}.{os.getpid()}.d")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ are left out.
 from __future__ import annotations
 
 import os
-import shutil
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ import anyio
 import anyio.to_thread
 
 import trio_aio
-from trio_aio._tools.bench.contenders.contender import Contender, imported, scratch_path, small_file
+from trio_aio._tools.bench.contenders.contender import Contender, imported, scratch_folder, scratch_path, small_file
 from trio_aio._tools.bench.measure import Unavailable, drive, forget_names
 
 if TYPE_CHECKING:
@@ -61,17 +60,6 @@ def paths(load: Callable[..., Awaitable[None]]) -> tuple[Contender, ...]:
     )
 
 
-@contextmanager
-def _folder(work: Work) -> Iterator[Path]:
-    """Provide a new folder until the end of the block."""
-    folder = Path(f"{work.load.path}.{os.getpid()}.d")
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
-
-
 async def _repeat(work: Work, call: Callable[[], Awaitable[Any]]) -> None:
     async def task(phase: Phase) -> None:
         while not (phase.over and phase.operations):
@@ -89,7 +77,7 @@ async def stat(work: Work, path_class: Callable[[], Any]) -> None:
 
 async def stat_cold(work: Work, path_class: Callable[[], Any]) -> None:
     """`stat` of many names that are not in memory, once each."""
-    with _folder(work) as folder:
+    with scratch_folder(work) as folder:
         names = [folder / f"entry {number}" for number in range(ENTRIES)]
         for name in names:
             name.touch()
@@ -154,7 +142,7 @@ async def _listing(work: Work, call: Callable[[], Any]) -> None:
 
 async def iterdir(work: Work, path_class: Callable[[], Any]) -> None:
     """`iterdir` of a directory."""
-    with _folder(work) as folder:
+    with scratch_folder(work) as folder:
         for number in range(ENTRIES):
             (folder / f"entry {number}").touch()
         await _listing(work, path_class()(folder).iterdir)
@@ -162,7 +150,7 @@ async def iterdir(work: Work, path_class: Callable[[], Any]) -> None:
 
 async def rglob(work: Work, path_class: Callable[[], Any]) -> None:
     """`rglob` of a tree."""
-    with _folder(work) as folder:
+    with scratch_folder(work) as folder:
         for number in range(WIDTH):
             (folder / f"directory {number}").mkdir()
             for name in range(WIDTH):
@@ -173,7 +161,7 @@ async def rglob(work: Work, path_class: Callable[[], Any]) -> None:
 @contextmanager
 def _files(work: Work) -> Iterator[list[str]]:
     """Provide the paths of many small files. A cold load evicts them."""
-    with _folder(work) as folder:
+    with scratch_folder(work) as folder:
         names = [str(folder / f"{number}") for number in range(MANY)]
         data = os.urandom(work.load.piece)
         for name in names:
@@ -249,7 +237,7 @@ READ_FILES = (
 @contextmanager
 def _tree(work: Work) -> Iterator[Path]:
     """Provide a tree with many files until the end of the block."""
-    with _folder(work) as folder:
+    with scratch_folder(work) as folder:
         for number in range(min(work.load.size // 2048, WALK_MOST)):
             directory = folder / f"directory {number // WALK_WIDTH}"
             if number % WALK_WIDTH == 0:
