@@ -13,9 +13,11 @@ import stat
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import fsspec
 import pytest
 from fsspec.asyn import AbstractAsyncStreamedFile, AsyncFileSystem, async_methods
@@ -339,7 +341,8 @@ def test_rm_of_a_missing_file_raises(fs: AioFileSystem, files: dict[str, bytes],
 # ---- the caller's loop
 
 
-def test_coroutines_run_on_the_callers_loop(files: dict[str, bytes], tmp_path: Path) -> None:
+@pytest.mark.parametrize("use_uvloop", [False, True])
+def test_coroutines_run_on_the_callers_loop(files: dict[str, bytes], tmp_path: Path, use_uvloop: bool) -> None:
     async def main() -> None:
         fs = asynchronous()
         path, data = list(files.items())[-1]
@@ -376,7 +379,7 @@ def test_coroutines_run_on_the_callers_loop(files: dict[str, bytes], tmp_path: P
         with pytest.raises(RuntimeError, match="asynchronous=True: await its coroutines"):
             fs.cat([*files])
 
-    asyncio.run(main())
+    anyio.run(main, backend_options={"use_uvloop": use_uvloop})
     assert sorted(files) == sorted(map(str, tmp_path.iterdir()))
 
 
@@ -500,6 +503,17 @@ def test_coroutine_that_is_cancelled_leaves_no_descriptor_and_no_temporary_name(
         asyncio.run(main(ticks))
         assert not [path for path in opened_paths() if path.startswith(str(tmp_path))]
         assert {*os.listdir(tmp_path)} <= {os.path.basename(path) for path in paths + new}
+
+
+def test_several_threads_share_a_filesystem(fs: AioFileSystem, files: dict[str, bytes]) -> None:
+    paths = [*files] * 5
+    expected = [data[-10:] for data in files.values()] * 5
+
+    def call(_: int) -> bool:
+        return fs.cat([*files]) == files and fs.cat_ranges(paths, -10, None) == expected
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(call, range(40)))
 
 
 # ---- fsspec around it
