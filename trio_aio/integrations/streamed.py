@@ -33,6 +33,10 @@ class AioStreamedFile(AbstractAsyncStreamedFile):
     ValueError after `close`, and for the wrong mode. A file that is dropped unclosed: ResourceWarning.
     """
 
+    loc: int
+    cache: Any
+    closed: bool
+
     def __init__(self, fs: Any, path: str, mode: str, file: trio_aio.AsyncFile, size: int) -> None:
         super().__init__(fs, path, mode, cache_type="none", size=size)
         # It refers to this object: a file that is dropped would live until the collector runs.
