@@ -155,6 +155,11 @@ def test_ranges_that_can_be_served_are(path: Path) -> None:
     assert theirs.status == 416
 
 
+def test_range_that_ends_before_it_starts_is_refused_also_beyond_the_end(path: Path) -> None:
+    ours, theirs = both(path, {"range": f"bytes=0-9,{SIZE + 9}-{SIZE + 5}"})
+    assert (ours.status, theirs.status) == (400, 416)
+
+
 def test_background_task_runs_after_a_response_and_not_after_an_error(path: Path) -> None:
     done: list[str] = []
 

@@ -150,13 +150,13 @@ class FileResponse(starlette.responses.FileResponse):
             raise _BadRange(PlainTextResponse("Only support bytes range", status_code=400))
         if listed.count(",") >= self.max_ranges:
             return []
-        found = [_limits(first, last, size) for first, last in _numbers(listed)]
-        if not found:
+        numbers = _numbers(listed)
+        if not numbers:
             raise _BadRange(PlainTextResponse("Range header: range must be requested", status_code=400))
-        served = [(start, end) for start, end in found if start < size]
+        served = [(start, end) for start, end in (_limits(first, last, size) for first, last in numbers) if start < size]
         if not served:
             raise _BadRange(PlainTextResponse(status_code=416, headers={"Content-Range": f"bytes */{size}"}))
-        if any(start >= end for start, end in served):
+        if any(first and last and _number(last) < _number(first) for first, last in numbers):
             raise _BadRange(PlainTextResponse("Range header: start must be less than end", status_code=400))
         return _merged(served)
 
