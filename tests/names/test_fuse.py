@@ -81,6 +81,26 @@ def test_loop_runs_while_the_server_does_not_answer(device: Misbehaving, name: s
     assert len(done) == 1
 
 
+def test_loop_runs_while_the_server_does_not_describe_an_open_file(device: Misbehaving) -> None:
+    sizes = []
+
+    async def main() -> None:
+        async with AIOContext() as context, open_aio(device.folder / "file", "r+b", context=context) as file:
+
+            async def ask() -> None:
+                sizes.append(await file.size())
+
+            async with trio.open_nursery() as nursery:
+                with device.hanging("attributes"):
+                    nursery.start_soon(ask)
+                    await device.until_held(1)
+                    assert not sizes
+            assert (context.statistics().names_inline, context.statistics().names_slept) == (0, 0)
+
+    trio.run(main)
+    assert sizes == [8]
+
+
 def test_mount_with_a_server_is_left_to_the_workers(device: Misbehaving) -> None:
     async def main() -> None:
         async with AIOContext() as context:

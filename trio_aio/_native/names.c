@@ -42,6 +42,17 @@ static int64_t nanoseconds(struct statx_timestamp t)
     return t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+/* Return what says on which mount a file lies. */
+static uint64_t key_of(const struct statx *s)
+{
+    uint64_t key = makedev(s->stx_dev_major, s->stx_dev_minor);
+    if (s->stx_mask & STATX_MNT_ID_UNIQUE_) { /* never used again, as the number of a device is. The top bit keeps the two apart */
+        memcpy(&key, (const char *)s + STX_MNT_ID, sizeof key);
+        key |= (uint64_t)1 << 63;
+    }
+    return key;
+}
+
 int taio_statx(int dir, const char *path, int flags, struct taio_stat *out, uint64_t *key)
 {
     struct statx s;
@@ -52,13 +63,17 @@ int taio_statx(int dir, const char *path, int flags, struct taio_stat *out, uint
                               .rdev = makedev(s.stx_rdev_major, s.stx_rdev_minor), .block_size = s.stx_blksize, .blocks = s.stx_blocks,
                               .size = (int64_t)s.stx_size, .atime_ns = nanoseconds(s.stx_atime), .mtime_ns = nanoseconds(s.stx_mtime),
                               .ctime_ns = nanoseconds(s.stx_ctime)};
-    if (key != NULL) {
-        *key = out->device;
-        if (s.stx_mask & STATX_MNT_ID_UNIQUE_) { /* never used again, as the number of a device is. The top bit keeps the two apart */
-            memcpy(key, (char *)&s + STX_MNT_ID, sizeof *key);
-            *key |= (uint64_t)1 << 63;
-        }
-    }
+    if (key != NULL)
+        *key = key_of(&s);
+    return 0;
+}
+
+int taio_mount_of(int fd, uint64_t *key)
+{
+    struct statx s;
+    if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_MNT_ID_UNIQUE_, &s) < 0)
+        return -errno;
+    *key = key_of(&s);
     return 0;
 }
 

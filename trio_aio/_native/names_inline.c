@@ -127,9 +127,9 @@ int64_t taio_inline_fstat(struct taio_local *local, int fd, struct taio_status *
     struct before b;
     struct taio_stat st;
     watch_begin(local, &b);
-    int64_t rc = taio_statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, &st, &local->key);
-    if (rc == 0 && !is_local(local))
-        rc = TAIO_NAME_UNKNOWN;
+    int64_t rc = taio_mount_of(fd, &local->key);
+    if (rc == 0)
+        rc = is_local(local) ? taio_statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, &st, NULL) : TAIO_NAME_UNKNOWN;
     if (rc == 0)
         fill(out, &st);
     return watch_end(local, &b, rc, 0);

@@ -4,6 +4,8 @@
 
 /* Call statx(2), never a fallback of the C library that may sleep. `key`: as in struct taio_name, or NULL. Returns 0, or -errno. */
 int taio_statx(int dir, const char *path, int flags, struct taio_stat *out, uint64_t *key);
+/* Find out on which mount the file of `fd` lies, and ask for no attribute: some network filesystems wait for writes before they answer. */
+int taio_mount_of(int fd, uint64_t *key);
 /* Call openat2(2) with O_CLOEXEC. Returns an fd, or -errno. */
 int taio_openat2(int dir, const char *path, int flags, unsigned mode, uint64_t resolve);
 /* Open a path that must not leave `dir`; -EXDEV if it does. Without openat2, links are ELOOP. Returns an fd, or -errno. */
