@@ -6,17 +6,16 @@ import hashlib
 import importlib.util
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ..support.examples import EXAMPLES
 from ..support.files import content
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
+    from pathlib import Path
 
 
 def run(name: str, *arguments: object) -> str:
