@@ -5,48 +5,23 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 import zipfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from ..support.wheel import PIP, build_wheel, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).parents[2]
-
-
-def run(*arguments: str | Path) -> str:
-    done = subprocess.run([*map(str, arguments)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build an sdist, and a wheel from it."""
-    folder = tmp_path_factory.mktemp("dist")
-    backend = "from scikit_build_core.build import build_sdist; import sys; print(build_sdist(sys.argv[1]))"
-    environment = folder / "environment"
-    run(sys.executable, "-m", "venv", environment)
-    python = environment / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "scikit-build-core>=1.0", "cffi>=2.1")
-    done = subprocess.run([python, "-c", backend, folder], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    run(
-        python,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-deps",
-        "--wheel-dir",
-        folder,
-        folder / done.stdout.split()[-1],
-    )
-    (built,) = folder.glob("*.whl")
-    return built
+    return build_wheel(tmp_path_factory.mktemp("dist"))
 
 
 def test_sdist_builds_one_abi3_wheel_with_types_and_no_sources(wheel: Path) -> None:
@@ -58,7 +33,7 @@ def test_sdist_builds_one_abi3_wheel_with_types_and_no_sources(wheel: Path) -> N
 
 def test_installed_wheel_works(wheel: Path, tmp_path: Path) -> None:
     python = wheel.parent / "environment" / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel)
+    run(python, *PIP, "install", wheel)
     program = """
 import trio, trio_aio
 async def main():

@@ -1,7 +1,8 @@
-"""Examples that run until they are ended: servers, and what follows a file."""
+"""Examples as programs: those that run until they are ended, and those that take long."""
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import select
 import subprocess
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LONGEST = 50  # seconds without a line; less than pytest's own limit, so that the program is ended
+
+
+def may_take_long() -> None:
+    """Switch off pytest's limit for this test. What it runs has to have limits of its own."""
+    faulthandler.cancel_dump_traceback_later()
 
 
 class Started:
