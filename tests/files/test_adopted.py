@@ -462,6 +462,34 @@ async def test_abandoned_read_does_not_move_the_position_later(shared: int) -> N
             assert await file.readline() == LINES[10:20]
 
 
+async def test_cancel_that_comes_when_a_worker_is_about_to_move_the_position_waits_for_that(shared: int) -> None:
+    pending, committed = 0, 1  # native.h
+    found: list[bytes] = []
+    async with FaultyContext() as context, open_aio(shared, "rb", closefd=False, context=context, abandon_on_cancel=True) as file:
+        engine: Any = context._engine
+        scope = CancelScope()
+
+        async def read() -> None:
+            with scope:
+                found.append(await file.read(100))
+
+        with context.hang(operation="read", times=1) as hang:
+            async with create_task_group() as group:
+                group.start_soon(read)
+                while not hang.held:
+                    await checkpoint()
+                (request,) = engine.workers.requests()
+                request.position.record.state = committed  # as the worker does that has the bytes
+                scope.cancel()
+                for _ in range(3):
+                    await checkpoint()
+                abandoned = request.abandoned
+                request.position.record.state = pending
+                hang.release()
+        assert (abandoned, found) == (False, [LINES[:100]])
+        assert position(shared) == await file.tell() == 100
+
+
 # ---- errors
 
 

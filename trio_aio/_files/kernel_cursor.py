@@ -77,7 +77,7 @@ class KernelCursor:
         try:
             result = await self._context._submit_and_wait(request, abandon=reads and self._abandon)
         except BaseException:
-            if request.abandoned and position.abandon():
+            if request.abandoned:
                 raise
             if position.start >= 0:
                 self._left = position.end

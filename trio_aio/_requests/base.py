@@ -192,6 +192,10 @@ class Request:
             return False
         return True
 
+    def can_abandon(self) -> bool:
+        """Return whether it may run on with no task waiting, if it cannot be cancelled."""
+        return True
+
     def withdraw_held(self) -> None:
         """Withdraw it from what holds it: the order of its file."""
         self.descriptor.order.withdraw(self)

@@ -51,7 +51,7 @@ class Position:
         return end
 
     def abandon(self) -> bool:
-        """Let a read that is in flight leave the position alone. Return whether that was possible. See `CursorRead`."""
+        """Let a read that is in flight leave the position alone. False: its worker has the bytes, and is about to move it."""
         return lib.taio_cursor_abandon(self.record) != 0
 
 
@@ -59,7 +59,8 @@ class CursorRead(Read):
     """Bytes from the kernel's position on. The result is their number. If it fails, the position has not moved.
 
     line: read once, and leave the position behind the first newline; the bytes behind it are no part of the result.
-    at_offset: move the position when the bytes are there. Such a read may be abandoned: `Position.abandon`.
+    at_offset: move the position when the bytes are there. Such a read may be abandoned before that. Later its task waits for it: otherwise
+    the next call could start before the position has moved.
     """
 
     __slots__ = ("position",)
@@ -77,6 +78,9 @@ class CursorRead(Read):
 
     def can_submit(self, engine: Host) -> bool | None:
         return False
+
+    def can_abandon(self) -> bool:
+        return self.position.abandon()
 
     def fill_slot(self, lane: WorkerLane, slot: int, before: int) -> None:
         lane.prepare(
