@@ -562,9 +562,7 @@ def no_more_threads(_: Background) -> None:
 
 
 @pytest.mark.anyio
-async def test_aclose_waits_for_abandoned_requests_itself_where_no_thread_can_be_had(
-    disk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_aclose_waits_for_abandoned_requests_itself_where_no_thread_can_be_had(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, _ = make_file(disk)
     context = await AIOContext(max_workers=1).__aenter__()
     file = await open_aio(path, context=context, abandon_on_cancel=True)
