@@ -233,6 +233,24 @@ def test_lease_that_ends_after_the_drain_is_counted(file: tuple[Path, bytes]) ->
         os.fstat(descriptor.fd)
 
 
+def test_second_end_of_a_lease_after_the_drain_leaves_the_closed_engine_alone(file: tuple[Path, bytes]) -> None:
+    made = Loop(8, 1)
+    descriptor = made.descriptor(os.open(file[0], os.O_RDONLY))
+    lease = Lease(cast("Backend", None), made.engine, descriptor)
+    lease._take()
+    close = Close(descriptor)
+    made.submit(close)
+    close.waiter = None
+    made.engine.orphaned = True
+    lease.end()
+    drain(made.engine)
+    assert close.finished
+    with opened(file[0], os.O_RDWR) as fd:
+        made.engine.event_fd = fd  # its number belongs to another file by now
+        lease.end()  # each call ends its lease twice
+        assert os.lseek(fd, 0, os.SEEK_CUR) == 0
+
+
 def test_drain_of_long_queue_does_not_recurse(on_filesystem: Callable[[str], Path]) -> None:
     path, _ = make_file(on_filesystem("tmpfs"))  # where a read is complete when io_submit returns
     made = Loop(1, 1, gather=True)

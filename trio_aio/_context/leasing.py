@@ -59,5 +59,5 @@ class Lease:
         order = self._descriptor.order
         if self._taken:
             order.leases, self._taken = order.leases - 1, False
-        if order.closing:
+        if order.closing and not self._engine.drops.closed:
             resume_close(self._engine, order)
