@@ -270,20 +270,26 @@ async def test_several_threads_share_one_object(disk: Path) -> None:
         assert sorted(written[i : i + 8] for i in range(0, len(written), 8)) == sorted(b"%08d" % n for n in range(4) for _ in range(200))
 
 
-def test_child_of_fork_is_refused(disk: Path) -> None:
+@pytest.mark.parametrize("call", ["read(1)", "write(b'x')", "readall()", "truncate(0)", "seek(0)", "tell()"])
+def test_child_of_fork_is_refused(disk: Path, call: str) -> None:
     path, _ = make_file(disk)
-    program = """
+    program = f"""
+    import signal
+
     async def main():
-        async with open_aio(path) as file:
+        async with open_aio(path, "r+b") as file:
             view = file.blocking()
+            view.lock.acquire()  # as a thread of the parent does that is in a call
             child = os.fork()
             if not child:
+                signal.alarm(30)  # a child that hangs ends too
                 try:
-                    view.read(1)
+                    view.{call}
                 except RuntimeError as error:
                     os._exit("fork" in str(error))
                 os._exit(9)
             print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            view.lock.release()
 
     warnings.simplefilter("ignore", DeprecationWarning)
     trio.run(main)
