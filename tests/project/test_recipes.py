@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import http.server
 import importlib.util
@@ -34,6 +35,8 @@ from .test_examples import run
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from ..support.examples import Started
 
 
 def load(name: str) -> Any:
@@ -515,6 +518,41 @@ def test_tail_log_starts_at_the_end(tmp_path: Path) -> None:
     assert lines == [b"new"]
 
 
+def test_tail_log_follows_a_replaced_log_until_the_new_one_is_written_to(tmp_path: Path) -> None:
+    module = load("tail_log")
+    log, old = tmp_path / "log", tmp_path / "log.1"
+    log.write_bytes(b"first\n")
+    looks = 0
+    lines = []
+
+    async def handle(line: bytes) -> None:
+        lines.append(line)
+        if line == b"new":
+            raise EOFError
+
+    tail = module.Tail(str(log), handle, interval=0.001)
+    is_replaced = tail._is_replaced
+
+    async def is_replaced_meanwhile(file: AsyncFile) -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            log.rename(old)
+            log.touch()
+        elif looks == 2:
+            append(old, b"after the rotation\n")
+        elif looks == 3:
+            append(old, b"after the last read\n")
+            append(log, b"new\n")
+        return bool(await is_replaced(file))
+
+    tail._is_replaced = is_replaced_meanwhile
+    with pytest.raises(EOFError):
+        trio.run(functools.partial(tail.run, from_start=True))
+    assert lines == [b"first", b"after the rotation", b"after the last read", b"new"]
+    assert looks == 3
+
+
 @pytest.mark.parametrize("exists", [True, False])
 def test_tail_log_looks_no_more_often_than_it_says(tmp_path: Path, exists: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     module = load("tail_log")
@@ -549,8 +587,8 @@ def test_tail_log_looks_no_more_often_than_it_says(tmp_path: Path, exists: bool,
 
 
 @pytest.fixture
-def passthrough(disk: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield a folder, and where it is mounted a second time."""
+def passthrough(disk: Path) -> Iterator[tuple[Path, Path, Started]]:
+    """Yield a folder, where it is mounted a second time, and the program that serves it."""
     need(os.geteuid() == 0 and os.path.exists("/dev/fuse"), "root and /dev/fuse, to mount a folder")
     need(shutil.which("fusermount3") is not None and importlib.util.find_spec("pyfuse3") is not None, "fuse3 and pyfuse3")
     folder, mounted = disk / "folder", disk / "mounted"
@@ -559,7 +597,7 @@ def passthrough(disk: Path) -> Iterator[tuple[Path, Path]]:
     with started("fuse_passthrough.py", folder, mounted) as server:
         assert server.line() == f"{folder} is mounted at {mounted}"
         try:
-            yield folder, mounted
+            yield folder, mounted, server
         finally:
             server.process.send_signal(signal.SIGTERM)
             server.process.wait()
@@ -567,8 +605,8 @@ def passthrough(disk: Path) -> Iterator[tuple[Path, Path]]:
     assert not os.path.ismount(mounted)
 
 
-def test_fuse_passthrough_reads_and_writes_files(passthrough: tuple[Path, Path]) -> None:
-    folder, mounted = passthrough
+def test_fuse_passthrough_reads_and_writes_files(passthrough: tuple[Path, Path, Started]) -> None:
+    folder, mounted, _ = passthrough
     data = content((3 << 20) + 5)
     (mounted / "file").write_bytes(data)
     assert (folder / "file").read_bytes() == (mounted / "file").read_bytes() == data
@@ -590,8 +628,8 @@ def test_fuse_passthrough_reads_and_writes_files(passthrough: tuple[Path, Path])
         (mounted / "other").read_bytes()
 
 
-def test_fuse_passthrough_changes_names(passthrough: tuple[Path, Path]) -> None:
-    folder, mounted = passthrough
+def test_fuse_passthrough_changes_names(passthrough: tuple[Path, Path, Started]) -> None:
+    folder, mounted, _ = passthrough
     (mounted / "one").mkdir()
     (mounted / "one" / "file").write_bytes(b"contents")
     with (mounted / "one" / "file").open("r+b") as file:
@@ -610,10 +648,27 @@ def test_fuse_passthrough_changes_names(passthrough: tuple[Path, Path]) -> None:
         file.write(b"C")
         file.seek(0)
         assert file.read() == b"Contents"
+
+
+def held(server: Started, folder: Path) -> list[str]:
+    """Return the removed files of a folder that a program holds."""
+    descriptors = f"/proc/{server.process.pid}/fd"
+    names = [os.readlink(f"{descriptors}/{fd}") for fd in os.listdir(descriptors)]
+    return [name for name in names if name.startswith(f"{folder}/") and name.endswith(" (deleted)")]
+
+
+def test_fuse_passthrough_lists_large_folders_and_forgets_their_files(passthrough: tuple[Path, Path, Started]) -> None:
+    folder, mounted, server = passthrough
+    (mounted / "two").mkdir()
     names = {f"{i:03}" * 20 for i in range(300)}
     for name in names:
         (mounted / "two" / name).touch()
     assert set(os.listdir(mounted / "two")) == set(os.listdir(folder / "two")) == names
     shutil.rmtree(mounted / "two")
-    assert os.listdir(folder) == ["link"]
+    assert os.listdir(folder) == []
+    for _ in range(5_000):
+        if not held(server, folder):
+            break
+        os.listdir(mounted)  # meanwhile the kernel tells the server what it has forgotten
+    assert not held(server, folder)
     assert os.statvfs(mounted).f_blocks == os.statvfs(folder).f_blocks
