@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import os
 import select
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -42,10 +44,19 @@ class Started:
         return line.decode()
 
 
+_libc = ctypes.CDLL(None)
+
+
+def _die_with_the_tests() -> None:
+    """If the tests are killed, for instance by pytest's limit, the program must not stay."""
+    _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 @contextmanager
 def started(name: str, *arguments: object, python: str = sys.executable, folder: Path = EXAMPLES) -> Iterator[Started]:
     """Start an example, and kill it at the end."""
-    process = subprocess.Popen([python, str(folder / name), *map(str, arguments)], stdout=subprocess.PIPE)
+    command = [python, str(folder / name), *map(str, arguments)]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, preexec_fn=_die_with_the_tests)
     assert process.stdout is not None
     with process.stdout:
         try:
