@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -652,9 +653,11 @@ def test_fuse_passthrough_changes_names(passthrough: tuple[Path, Path, Started])
 
 def held(server: Started, folder: Path) -> list[str]:
     """Return the removed files of a folder that a program holds."""
-    descriptors = f"/proc/{server.process.pid}/fd"
-    names = [os.readlink(f"{descriptors}/{fd}") for fd in os.listdir(descriptors)]
-    return [name for name in names if name.startswith(f"{folder}/") and name.endswith(" (deleted)")]
+    found = []
+    for descriptor in os.scandir(f"/proc/{server.process.pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            found.append(os.readlink(descriptor.path))
+    return [name for name in found if name.startswith(f"{folder}/") and name.endswith(" (deleted)")]
 
 
 def test_fuse_passthrough_lists_large_folders_and_forgets_their_files(passthrough: tuple[Path, Path, Started]) -> None:
