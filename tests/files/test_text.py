@@ -504,6 +504,17 @@ async def test_carriage_return_at_the_end_of_a_chunk_does_not_shift_later_lines(
             assert [line async for line in ours] == expected
 
 
+@pytest.mark.parametrize("by_loop", [False, True])
+async def test_chunk_that_ends_behind_what_is_in_memory_is_a_whole_one(tmp_path: Path, by_loop: bool) -> None:
+    path = tmp_path / "file"
+    path.write_text(("0" * 40 + "\r") * 300, encoding="utf-16", newline="")
+    with open(path, encoding="utf-16") as theirs:  # noqa: ASYNC230
+        async with open_aio(path, "r", encoding="utf-16") as ours:
+            assert await ours.read(8191) == theirs.read(8191)
+            assert (await ours.__anext__() if by_loop else await ours.readline()) == theirs.readline()
+            assert await ours.buffer.tell() == theirs.buffer.tell()
+
+
 async def _leave_after(count: int, file: AsyncTextFile) -> None:
     async for _ in file:
         count -= 1

@@ -537,7 +537,7 @@ async def test_hung_requests_on_all_workers_leave_calls_that_need_none(device: M
     path, data = make_file(disk)
     async with (
         await _open(context, device, direct=False) as file,
-        open_aio(path, context=context) as buffered,
+        open_aio(path, "r+b", context=context) as buffered,
         open_aio(path, direct=True, context=context) as direct,
         trio.open_nursery() as nursery,
     ):
@@ -548,10 +548,10 @@ async def test_hung_requests_on_all_workers_leave_calls_that_need_none(device: M
             for i in range(7):
                 nursery.start_soon(file.pread, BLOCK, i * 8 * BLOCK)
             await device.until_held(7)
-            assert (await buffered.stat()).st_size == len(data)  # the eighth worker
+            assert await buffered.truncate(len(data)) == len(data)  # the eighth worker
             nursery.start_soon(file.pread, BLOCK, 56 * BLOCK)
             await device.until_held(8)
-            await _waits(buffered.stat)
+            await _waits(lambda: buffered.truncate(len(data)))
             assert await buffered.pread(BLOCK, 0) == data[:BLOCK]  # the page cache
             assert await direct.pread(BLOCK, 0) == data[:BLOCK]  # the kernel
             async with AIOContext(1) as other, open_aio(path, context=other) as elsewhere:

@@ -296,7 +296,8 @@ class ReadableFile(PacedLines[bytes], PositionalFile):
         return data
 
     async def _read_available(self, size: int, *, line: bool) -> bytes:
-        """Return up to `size` bytes from the cursor: those in memory, without a checkpoint, if there are any. The caller holds the lock.
+        """Return `size` bytes from the cursor, fewer only at the end of the file, without a checkpoint if they are in memory. The caller holds the
+        lock.
 
         line: those behind the first newline are not needed.
         """
@@ -305,7 +306,11 @@ class ReadableFile(PacedLines[bytes], PositionalFile):
             return await self._shared.read_available(size, line=line)
         cursor = self._cursor
         position = cursor.position
-        data = cursor.peek(size) or (await self._read_and_keep(position, min(size, LARGEST_OFFSET - position)))[:size]
+        data = cursor.peek(size)
+        if len(data) < size:
+            end, missing = position + len(data), size - len(data)
+            more = (await self._read_and_keep(end, min(missing, LARGEST_OFFSET - end)))[:missing]
+            data = data + more if data else more
         cursor.move(position + len(data))
         return data
 

@@ -310,6 +310,8 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
         state = decoder.getstate()
         plain = self._keeps_ascii and data.isascii() and b"\r" not in data and state == (b"", 0)
         if not plain:
+            if len(data) < _CHUNK_SIZE:
+                return ""  # a chunk reaches beyond what is in memory
             data = data[:_CHUNK_SIZE]
         try:
             text: str = decoder.decode(data)
