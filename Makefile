@@ -2,7 +2,7 @@
 # Each Python version has its own environment under .venv/. It is made once, and updated when the files it is built from change.
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-all test-under-load soak demo lint sanitize sanitize-python env clean
+.PHONY: help test test-all test-under-load soak lateness demo lint sanitize sanitize-python env clean
 
 export SKBUILD_CMAKE_DEFINE := TRIO_AIO_WERROR=ON
 
@@ -50,6 +50,9 @@ test-under-load: $(READY) ## Run the tests N (20) times while other programs kee
 
 soak: $(READY) ## Compare files with their model for SECONDS (60) on all filesystems; stop at the first difference
 	$(RUN) -m tests.soak --seconds $(or $(SECONDS),60) $(ARGS)
+
+lateness: $(READY) ## Make each call on frozen, late and slow devices, and print whether the event loop waited; ARGS='--device ext4'
+	$(RUN) -m tests.lateness $(ARGS)
 
 demo: $(READY) ## Write 256 MiB, read it back through every lane, compare, cancel, and show the rates
 	$(RUN) examples/quickstart.py
