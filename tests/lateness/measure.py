@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TICK = 0.002  # seconds
+_WORST = struct.Struct("dd")
 
 
 @dataclass
@@ -44,19 +45,31 @@ class Turns:
         self.sleeps = 0
 
 
+class Queue:
+    """How long the calling thread has waited for a processor, in ns, by the kernel's account."""
+
+    def __init__(self) -> None:
+        self._file: int = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+
+    def waited(self) -> int:
+        return int(os.pread(self._file, 100, 0).split()[1])
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
 class TurnClock:
     """Divides the turns of the loop's own thread. `begin` is called when the loop stops waiting for events, `end` before it waits."""
 
     def __init__(self, turns: Turns) -> None:
         self._turns: Turns = turns
-        self._schedstat: int = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+        self._queue: Queue = Queue()
         self._began: tuple[int, int, int, int] | None = None
 
     def _now(self) -> tuple[int, int, int, int]:
         """Return the time, the time on a processor and that in the queue for one, all in ns, and the count of sleeps."""
-        queued = int(os.pread(self._schedstat, 100, 0).split()[1])
         sleeps = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
-        return time.monotonic_ns(), time.thread_time_ns(), queued, sleeps
+        return time.monotonic_ns(), time.thread_time_ns(), self._queue.waited(), sleeps
 
     def begin(self) -> None:
         self._began = self._now()
@@ -72,7 +85,7 @@ class TurnClock:
             turns.slept = max(turns.slept, (time_ - ran - queued) / 1e6)
 
     def close(self) -> None:
-        os.close(self._schedstat)
+        self._queue.close()
 
 
 class _TrioTurns(trio.abc.Instrument):
@@ -111,30 +124,43 @@ def run(loop: str, main: Any, turns: Turns) -> Any:
 
 
 class Lateness:
-    """How late ticks were, in ms: the worst since `clear`. In shared memory if a process of its own ticks."""
+    """How late ticks were, in ms: the worst since `clear`. In shared memory, because a process of its own may tick.
+
+    worst: in all. own: without the time in which the thread was ready and waited for a processor.
+    """
 
     def __init__(self) -> None:
-        self._memory: mmap.mmap = mmap.mmap(-1, 8)
+        self._memory: mmap.mmap = mmap.mmap(-1, _WORST.size)
 
     @property
     def worst(self) -> float:
-        return float(struct.unpack("d", self._memory[:8])[0])
+        return float(_WORST.unpack(self._memory[:])[0])
+
+    @property
+    def own(self) -> float:
+        return float(_WORST.unpack(self._memory[:])[1])
 
     def clear(self) -> None:
-        self._memory[:8] = bytes(8)
+        self._memory[:] = bytes(_WORST.size)
 
     async def tick(self) -> None:
         """Tick until cancelled."""
-        while True:
-            due = time.monotonic() + TICK
-            await anyio.sleep(TICK)
-            late = (time.monotonic() - due) * 1000
-            if late > self.worst:
-                self._memory[:8] = struct.pack("d", late)
+        queue = Queue()
+        try:
+            while True:
+                due, waited = time.monotonic() + TICK, queue.waited()
+                await anyio.sleep(TICK)
+                late = (time.monotonic() - due) * 1000
+                own = late - (queue.waited() - waited) / 1e6
+                self._memory[:] = _WORST.pack(max(self.worst, late), max(self.own, own))
+        finally:
+            queue.close()
 
 
 def _tick_alone(lateness: Lateness) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent ends us
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     trio.run(lateness.tick)
 
 
