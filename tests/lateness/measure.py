@@ -34,7 +34,11 @@ _WORST = struct.Struct("dd")
 
 @dataclass
 class Turns:
-    """The turns of a loop since `clear`: the longest part of one, in ms, that its thread slept or ran."""
+    """The turns of a loop since `clear`, in ms: how long its thread slept at a time, and ran in one turn, at most.
+
+    slept: the mean of the sleeps of one turn. A wait for the GIL, which another thread has, is a row of sleeps of 5 ms; one for a device is
+    one sleep that lasts.
+    """
 
     slept: float = 0.0
     ran: float = 0.0
@@ -82,7 +86,7 @@ class TurnClock:
         turns.ran = max(turns.ran, ran / 1e6)
         if sleeps:
             turns.sleeps += sleeps
-            turns.slept = max(turns.slept, (time_ - ran - queued) / 1e6)
+            turns.slept = max(turns.slept, (time_ - ran - queued) / 1e6 / sleeps)
 
     def close(self) -> None:
         self._queue.close()

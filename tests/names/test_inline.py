@@ -44,6 +44,30 @@ async def known(path: Any, context: AIOContext | None = None) -> None:
     raise AssertionError("the mount was not found to be local")
 
 
+async def test_read_that_sets_the_access_time_is_left_to_a_worker(disk: pathlib.Path) -> None:
+    # Setting it starts a change of the filesystem, and that may wait for the disk.
+    path, data = make_file(disk, 4096)
+    link = disk / "link"
+    link.symlink_to("file")
+    async with AIOContext() as context:
+        await known(path, context)
+
+        async def inline(call: Callable[[], Any], result: object) -> int:
+            before = context.statistics().names_inline
+            assert await call() == result
+            return context.statistics().names_inline - before
+
+        for name, call, result in (
+            (link, lambda: trio_aio.os.readlink(link, context=context), "file"),
+            (path, lambda: read_bytes(path, context=context), data),
+        ):
+            for _ in range(3):
+                os.utime(name, ns=(1, 2), follow_symlinks=False)  # accessed before it was changed
+                assert await inline(call, result) == 0
+            assert os.lstat(name).st_atime_ns > 2
+            assert any([await inline(call, result) for _ in range(TRIES)])
+
+
 @pytest.mark.parametrize("kind", ["ext4", "tmpfs", "xfs", "btrfs", "overlay"])
 async def test_cached_names_need_no_worker(on_filesystem: Callable[[str], pathlib.Path], kind: str) -> None:
     folder = on_filesystem(kind)

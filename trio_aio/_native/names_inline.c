@@ -12,7 +12,10 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { LONG_NS = 5000000 }; /* a call that takes longer has kept the loop, although it did not sleep */
@@ -149,6 +152,19 @@ int64_t taio_inline_access(struct taio_local *local, int dir, const char *path, 
     return watch_end(local, &b, rc, -EACCES);
 }
 
+/* Whether reading what fd is would set its time of access. Then the filesystem starts a change, and waits for its journal if the disk is slow:
+ * seconds, for a file or link of which every byte is in memory. RWF_NOWAIT does not help. The rule is that of `relatime`, the default of
+ * mount(8). A mount with `strictatime` is not recognised: watching notices a read that slept. */
+static int sets_access_time(int fd, const struct taio_stat *st)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME_COARSE, &now);
+    if (st->atime_ns > st->mtime_ns && st->atime_ns > st->ctime_ns && now.tv_sec - st->atime_ns / 1000000000 < 24 * 60 * 60)
+        return 0;
+    struct statfs fs;
+    return fstatfs(fd, &fs) < 0 || !(fs.f_flags & (ST_NOATIME | ST_RDONLY));
+}
+
 int64_t taio_inline_readlink(struct taio_local *local, int dir, const char *path, int resolve, char *out, uint64_t capacity)
 {
     struct before b;
@@ -157,7 +173,12 @@ int64_t taio_inline_readlink(struct taio_local *local, int dir, const char *path
     int64_t rc = open_known(local, dir, path, O_NOFOLLOW, resolve, &st);
     if (rc >= 0) {
         int fd = (int)rc;
-        rc = S_ISLNK(st.mode) ? readlinkat(fd, "", out, capacity) : -EINVAL;
+        if (!S_ISLNK(st.mode))
+            rc = -EINVAL;
+        else if (sets_access_time(fd, &st))
+            rc = -EAGAIN;
+        else
+            rc = readlinkat(fd, "", out, capacity);
         if (rc == -1 || rc == (int64_t)capacity)
             rc = -EAGAIN;
         close(fd);
@@ -231,7 +252,9 @@ int64_t taio_inline_read_file(struct taio_local *local, int dir, const char *pat
             int fd = open_cached(dir, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, resolve);
             rc = fd;
             if (fd >= 0) {
-                if (left < size || whole)
+                if (left > 0 && sets_access_time(fd, &st))
+                    rc = -EAGAIN;
+                else if (left < size || whole)
                     rc = read_cached(fd, out, left + 1, offset, left); /* a byte more: the file ends there */
                 else
                     rc = read_cached(fd, out, size, offset, size);
