@@ -504,6 +504,7 @@ async def test_carriage_return_at_the_end_of_a_chunk_does_not_shift_later_lines(
             assert [line async for line in ours] == expected
 
 
+@pytest.mark.trio
 @pytest.mark.parametrize("by_loop", [False, True])
 async def test_chunk_that_ends_behind_what_is_in_memory_is_a_whole_one(tmp_path: Path, by_loop: bool) -> None:
     path = tmp_path / "file"

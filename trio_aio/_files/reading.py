@@ -296,8 +296,9 @@ class ReadableFile(PacedLines[bytes], PositionalFile):
         return data
 
     async def _read_available(self, size: int, *, line: bool) -> bytes:
-        """Return `size` bytes from the cursor, fewer only at the end of the file, without a checkpoint if they are in memory. The caller holds the
-        lock.
+        """Return `size` bytes from the cursor, fewer only at the end of the file. The caller holds the lock.
+
+        Without a checkpoint, if they are in memory.
 
         line: those behind the first newline are not needed.
         """
