@@ -13,10 +13,10 @@ import pytest
 import trio
 
 from trio_aio import AIOContext, open_aio
-from trio_aio._engine.descriptor import BY_CACHESTAT, MOST_ASKS, new_residency
+from trio_aio._engine.descriptor import BY_CACHESTAT, MOST_ASKS, describe, new_residency
 from trio_aio._lanes.devices import SLEEP_BACKOFF
 from trio_aio._memory.exports import hold
-from trio_aio._native import lib
+from trio_aio._native import ffi, lib
 from trio_aio._requests.transfer import read_for_worker
 from trio_aio.testing import FaultyContext
 
@@ -284,6 +284,29 @@ def test_files_that_the_kernel_makes_up_are_read_by_workers(path: str) -> None:
             assert (statistics.inline_by_cachestat, statistics.inline_by_mincore) == (0, 0)
 
     trio.run(main)
+
+
+def test_number_of_a_closed_file_says_nothing_of_the_next_file(disk: Path) -> None:
+    size = 1 << 20
+    path, _ = make_file(disk, size)
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes())
+    memory = ffi.new("char[]", BLOCK)
+    for _ in attempts("two cached pages, behind which a read-ahead would start"):
+        evict(other)
+        with opened(other, os.O_RDONLY) as fd:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+            os.pread(fd, 2 * BLOCK, 0)
+        with opened(path, os.O_RDONLY) as number:
+            os.pread(number, size, 0)
+            describe(number)
+            is_cached = lib.taio_pread_cached(number, ffi.NULL, memory, BLOCK, 0) == BLOCK
+        with opened(other, os.O_RDONLY) as fd:
+            describe(fd)
+            answer, pages = lib.taio_pread_cached(fd, ffi.NULL, memory, BLOCK, 0), cached_pages(other)
+        if fd == number and is_cached and pages == 2:
+            assert answer == -errno.EAGAIN
+            break
 
 
 def test_file_that_is_evicted_and_truncated_meanwhile_is_read_right(folder: Path) -> None:

@@ -91,6 +91,8 @@ void taio_residency_release(struct taio_residency *residency);
  * 1: the same, and so it was some moments ago for all around it. Otherwise -EAGAIN; -EPERM: the kernel does not tell this process; -ERANGE: not mapped. `residency`: NULL where RWF_NOWAIT works; then it is
  * also 0 on a Linux older than 6.5, which cannot be asked. Never sleeps. */
 int taio_is_cached(int fd, const struct taio_residency *residency, int64_t offset, uint64_t length);
+/* Forget what is known of an fd's number: it belongs to another file now. taio_describe calls it. */
+void taio_forget_cached(int fd);
 /* Read what is cached: by RWF_NOWAIT, or plainly with a residency. -EAGAIN, -EOPNOTSUPP, or as taio_is_cached. Plain reads are watched, and of
  * the others the first around an offset and then one in 32: if it slept all the same, TAIO_SLEPT is added to the count. */
 #define TAIO_SLEPT ((int64_t)1 << 40)

@@ -92,6 +92,14 @@ static int is_truthful(const struct taio_residency *r, uint64_t page)
 #define TIME_MASK 0xffffffu
 #define REGION_KNOWN 24 /* units: 100 ms */
 static uint64_t known[REGIONS];
+/* How often a number of an fd was described: a number that is used again is another file's. All threads. */
+#define NUMBERS 4096
+static uint32_t described[NUMBERS];
+
+void taio_forget_cached(int fd)
+{
+    __atomic_fetch_add(&described[(unsigned)fd % NUMBERS], 1, __ATOMIC_RELAXED);
+}
 
 static uint64_t coarse_now(void)
 {
@@ -125,7 +133,8 @@ int taio_is_cached(int fd, const struct taio_residency *r, int64_t offset, uint6
         return -EPERM;
     uint64_t first = (uint64_t)offset / page, end = ((uint64_t)offset + length + page - 1) / page;
     uint64_t region = (uint64_t)offset / AHEAD, last = (region + 2) * (AHEAD / page);
-    uint64_t key = (((uint64_t)fd + 1) * 0x9e3779b97f4a7c15u ^ (region + 1) * 0xc2b2ae3d27d4eb4fu) & ~(uint64_t)TIME_MASK;
+    uint64_t use = (uint64_t)__atomic_load_n(&described[(unsigned)fd % NUMBERS], __ATOMIC_RELAXED) << 32 | (unsigned)fd;
+    uint64_t key = ((use + 1) * 0x9e3779b97f4a7c15u ^ (region + 1) * 0xc2b2ae3d27d4eb4fu) & ~(uint64_t)TIME_MASK;
     uint64_t place = (region + (uint64_t)fd * 61) % REGIONS, now = coarse_now();
     int in_region = end <= (region + 1) * (AHEAD / page);
     if (in_region && is_known(place, key, now)) {

@@ -83,6 +83,7 @@ int taio_describe(int fd, struct taio_description *description)
 {
     struct statx s;
     int flags = fcntl(fd, F_GETFL);
+    taio_forget_cached(fd);
     memset(description, 0, sizeof *description);
     description->buffered_fd = -1;
     if (flags < 0)
