@@ -16,6 +16,7 @@ import pytest
 import trio_aio
 from trio_aio import current_context
 
+from ..support.files import opened
 from ..support.tasks import busy, cancelled_while_blocked
 from ..support.trees import make_tree, outcome
 
@@ -83,6 +84,15 @@ async def test_looking_equals_os(tree: Path, name: str, as_bytes: bool) -> None:
             assert await result(getattr(trio_aio.os.path, call), path) == wanted, call
         assert await trio_aio.os.path.realpath(path) == os.path.realpath(path)
         assert await trio_aio.os.path.abspath(path) == os.path.abspath(path)
+
+
+async def test_readlink_of_an_empty_name_is_that_of_the_descriptor(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("target")
+    with opened(tmp_path / "link", os.O_PATH | os.O_NOFOLLOW) as fd, opened(tmp_path, os.O_PATH) as folder:
+        for name in ("", b""):
+            assert await trio_aio.os.readlink(name, dir_fd=fd) == os.readlink(name, dir_fd=fd)
+            for dir_fd in (None, folder):
+                assert await result(trio_aio.os.readlink, name, dir_fd=dir_fd) == plain_result(os.readlink, name, dir_fd=dir_fd)
 
 
 async def test_stat_on_each_filesystem_equals_os(filesystem: Path) -> None:

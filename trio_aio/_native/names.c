@@ -579,8 +579,8 @@ int64_t taio_name_run(struct taio_name *n)
     int64_t rc;
     if (path == NULL) /* the call is for the fd `dir` itself */
         path = "";
-    else if (*path == 0 && n->call != TAIO_NAME_REALPATH && n->call != TAIO_NAME_HOME)
-        return -ENOENT;
+    else if (*path == 0 && n->call != TAIO_NAME_REALPATH && n->call != TAIO_NAME_HOME && (n->call != TAIO_NAME_READLINK || n->beneath))
+        return -ENOENT; /* readlinkat reads the link that `dir` is then */
     do
         rc = n->beneath ? run_beneath(n, path, path2) : run_call(n, n->dir, path, n->dir2, path2);
     while (rc == -EINTR && n->call < TAIO_NAME_CLOSE); /* the later ones repeat what can be repeated themselves */

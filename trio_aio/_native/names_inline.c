@@ -170,7 +170,8 @@ int64_t taio_inline_readlink(struct taio_local *local, int dir, const char *path
     struct before b;
     struct taio_stat st;
     watch_begin(local, &b);
-    int64_t rc = open_known(local, dir, path, O_NOFOLLOW, resolve, &st);
+    /* An empty name is that of `dir` itself here, and of nothing in openat2. */
+    int64_t rc = path[0] == '\0' ? -EAGAIN : open_known(local, dir, path, O_NOFOLLOW, resolve, &st);
     if (rc >= 0) {
         int fd = (int)rc;
         if (!S_ISLNK(st.mode))
