@@ -128,10 +128,15 @@ def zarr_loop() -> Iterator[None]:
     """End zarr's thread, which it keeps until the process ends."""
     if sys.version_info < (3, 12):
         pytest.skip("zarr 3.4 needs Python 3.12")
-    import zarr.core.sync
+    from zarr.core import sync
 
     yield
-    zarr.core.sync.cleanup_resources()
+    loop, thread = sync.loop[0], sync.iothread[0]
+    if loop is not None and thread is not None:  # zarr waits for neither its loop nor the loop's threads
+        asyncio.run_coroutine_threadsafe(loop.shutdown_default_executor(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+    sync.cleanup_resources()
 
 
 def need(condition: bool, what: str) -> None:

@@ -47,8 +47,9 @@ class Bystander:
         return late
 
     def end(self) -> None:
-        """End the process."""
+        """End the process, whatever it does: an exception may have come in the middle of `tick`."""
         self._pipe.close()
+        self._process.kill()
         self._process.join()
         self._process.close()
 

@@ -147,12 +147,12 @@ class Child:
                     answer.beside = beside
                 return answer
             self._process.kill()
-            return Failed(f"no answer for {patience:.0f} seconds")
+            why_not = f"no answer for {patience:.0f} seconds"
         except (EOFError, ConnectionError):
             self._process.join(5)
-            return Failed(f"its process ended with status {self._process.exitcode}")
-        finally:
-            bystander.tick(False)
+            why_not = f"its process ended with status {self._process.exitcode}"
+        bystander.tick(False)
+        return Failed(why_not)
 
 
 @contextmanager
