@@ -203,18 +203,19 @@ def test_work_tells_when_ticks_begin_and_end(tmp_path: Path) -> None:
 
 
 BYSTANDERS = """
-import sys
+import time
 from trio_aio._tools.bench.bystander import bystanders
 
 with bystanders() as idle:
     for kind in ("trio", "asyncio"):
         assert idle[kind].tick(False) == []
         for _ in range(2):
-            late = []
-            while not late:  # it takes the time until its first tick
+            late, length = [], 0.001
+            while not late:  # it was too short for a tick
                 assert idle[kind].tick(True) == []
                 assert idle[kind].tick(True) == []
-                late = idle[kind].tick(False)
+                time.sleep(length)
+                late, length = idle[kind].tick(False), 2 * length
             assert min(late) >= 0
             print(kind)
 """
