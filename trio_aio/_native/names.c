@@ -16,7 +16,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
@@ -226,13 +225,6 @@ int taio_open_beneath(int dir, const char *path, int flags, unsigned mode)
     return fd < 0 ? -error : fd;
 }
 
-/* Return how often this thread has slept. */
-static long times_slept(void)
-{
-    struct rusage usage;
-    return getrusage(RUSAGE_THREAD, &usage) < 0 ? 0 : usage.ru_nvcsw;
-}
-
 /* Ask for the attributes once more, now that they are in memory, and never from memory alone. If that sleeps, they live on a server. */
 static void probe(struct taio_name *n, int dir, const char *path)
 {
@@ -244,9 +236,9 @@ static void probe(struct taio_name *n, int dir, const char *path)
         return;
     }
     taio_statx(fd, "", AT_EMPTY_PATH, &again, &key);
-    long before = times_slept();
+    long before = taio_times_slept();
     taio_statx(fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, &again, &key);
-    n->slept = times_slept() != before;
+    n->slept = taio_times_slept() != before;
     if (key != n->key)
         n->key = 0; /* the name refers to something else by now */
     close(fd);

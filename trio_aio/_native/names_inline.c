@@ -152,9 +152,9 @@ int64_t taio_inline_access(struct taio_local *local, int dir, const char *path, 
     return watch_end(local, &b, rc, -EACCES);
 }
 
-/* Whether reading what fd is would set its time of access. Then the filesystem starts a change, and waits for its journal if the disk is slow:
- * seconds, for a file or link of which every byte is in memory. RWF_NOWAIT does not help. The rule is that of `relatime`, the default of
- * mount(8). A mount with `strictatime` is not recognised: watching notices a read that slept. */
+/* Return whether a read of this file or link would set its time of access. Then the filesystem starts a change, and waits for its journal if
+ * the disk is slow: seconds, for a file or link of which every byte is in memory. RWF_NOWAIT does not help. The rule is that of `relatime`, the
+ * default of mount(8). A mount with `strictatime` is not recognised: watching notices a read that slept. */
 static int sets_access_time(int fd, const struct taio_stat *st)
 {
     struct timespec now;

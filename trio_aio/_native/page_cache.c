@@ -14,7 +14,6 @@
 
 #include <stdatomic.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -30,13 +29,6 @@
 #define SMALLEST_MAPPING ((uint64_t)1 << 20) /* bytes: a small file may grow so far before it is mapped anew */
 #define LARGEST_MAPPING ((uint64_t)1 << 36) /* bytes: a mapping that is not touched costs address space only */
 #define BEYOND ((int64_t)1 << 62) /* bytes: no filesystem has files of this size */
-
-/* Return how often this thread has slept. */
-static long times_slept(void)
-{
-    struct rusage usage;
-    return getrusage(RUSAGE_THREAD, &usage) < 0 ? 0 : usage.ru_nvcsw;
-}
 
 static int64_t pages_by_cachestat(int fd, uint64_t first, uint64_t count, uint64_t page)
 {
@@ -181,19 +173,19 @@ int64_t taio_pread_cached(int fd, const struct taio_residency *r, void *memory, 
         return taio_pread_nowait(fd, memory, 1, INT64_MAX - 1) == -EOPNOTSUPP ? -EOPNOTSUPP : answer;
     if (r == NULL && answer == 1 && __atomic_fetch_add(&calls, 1, __ATOMIC_RELAXED) % WATCH_EVERY != 0)
         return taio_pread_nowait(fd, memory, length, offset);
-    long before = times_slept();
+    long before = taio_times_slept();
     int64_t n = r == NULL ? taio_pread_nowait(fd, memory, length, offset) : pread_plainly(fd, memory, length, offset);
-    return n >= 0 && times_slept() != before ? n | TAIO_SLEPT : n;
+    return n >= 0 && taio_times_slept() != before ? n | TAIO_SLEPT : n;
 }
 
 enum taio_place taio_place_of(int fd)
 {
     for (int i = 0; i < 2; i++) {
         struct statx unused;
-        long before = times_slept();
+        long before = taio_times_slept();
         if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_SIZE, &unused) < 0)
             return TAIO_UNKNOWN;
-        if (times_slept() == before)
+        if (taio_times_slept() == before)
             return TAIO_LOCAL;
     }
     return TAIO_SERVER;

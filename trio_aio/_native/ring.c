@@ -14,7 +14,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #define AIO_RING_MAGIC 0xa10a10a1u
@@ -261,13 +260,6 @@ double taio_ring_fixed_cost(const struct taio_ring *ring)
     return each <= 0 ? ring->slots : fixed <= 0 ? 0 : fixed / each;
 }
 
-static long voluntary_switches(void)
-{
-    struct rusage usage;
-    getrusage(RUSAGE_THREAD, &usage);
-    return usage.ru_nvcsw;
-}
-
 /* Note that a call slept, for Python, and in the many-piece requests that it was for: they start no more pieces here. */
 static void ring_note_sleep(struct taio_ring *ring, unsigned first, unsigned count)
 {
@@ -292,14 +284,14 @@ static long ring_submit_batch(struct taio_ring *ring, unsigned first)
     if (count > ring->together)
         count = ring->together;
     int watched = ring->watched > 0 || ring->calls % WATCHED_EACH == 0;
-    long switches = watched ? voluntary_switches() : 0;
+    long switches = watched ? taio_times_slept() : 0;
     ring->calls++;
     clock_gettime(CLOCK_MONOTONIC, &before);
     long n = taio_io_submit(ring->context, count, ring->waiting + first);
     clock_gettime(CLOCK_MONOTONIC, &after);
     double spent = 1e9 * (double)(after.tv_sec - before.tv_sec) + (double)(after.tv_nsec - before.tv_nsec);
     ring->watched -= ring->watched > 0;
-    if (watched && spent > SLEEP && voluntary_switches() != switches)
+    if (watched && spent > SLEEP && taio_times_slept() != switches)
         ring_note_sleep(ring, first, count);
     else if (!watched && spent > LONG)
         ring->watched = CALLS_BEHIND; /* it was preempted, or it slept: the next calls tell */

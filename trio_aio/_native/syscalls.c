@@ -63,6 +63,12 @@ int64_t taio_pread_nowait(int fd, void *memory, size_t length, int64_t offset)
     return taio_preadv_nowait(fd, &vector, 1, offset);
 }
 
+long taio_times_slept(void)
+{
+    struct rusage usage;
+    return getrusage(RUSAGE_THREAD, &usage) < 0 ? 0 : usage.ru_nvcsw;
+}
+
 int64_t taio_cached_size(const char *path)
 {
     struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_CACHED};
@@ -116,14 +122,11 @@ int taio_describe(int fd, struct taio_description *description)
 /* Return whether a listener is asked about each read of a file: then even a read of nothing sleeps. So it may where a server has the file. */
 static uint32_t is_watched(int fd, const struct taio_description *description)
 {
-    struct rusage usage;
-    if (!S_ISREG(description->mode) || (description->open_flags & O_ACCMODE) == O_WRONLY || getrusage(RUSAGE_THREAD, &usage) < 0)
-        return 0;
-    long before = usage.ru_nvcsw;
     char nothing;
-    if (pread(fd, &nothing, 0, 0) < 0 || getrusage(RUSAGE_THREAD, &usage) < 0)
+    if (!S_ISREG(description->mode) || (description->open_flags & O_ACCMODE) == O_WRONLY)
         return 0;
-    return usage.ru_nvcsw != before && taio_place_of(fd) == TAIO_LOCAL;
+    long before = taio_times_slept();
+    return pread(fd, &nothing, 0, 0) == 0 && taio_times_slept() != before && taio_place_of(fd) == TAIO_LOCAL;
 }
 
 int taio_describe_and_probe(int fd, struct taio_description *description)
