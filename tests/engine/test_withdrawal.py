@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trio_aio._backends import Backend
+    from trio_aio._engine.descriptor import Descriptor
     from trio_aio._engine.engine import Engine
 
 
@@ -220,11 +221,17 @@ def test_lease_that_the_collector_ends_in_the_middle_of_a_step_tears_nothing(fil
         os.fstat(descriptor.fd)
 
 
-def test_lease_that_ends_after_the_drain_is_counted(file: tuple[Path, bytes]) -> None:
+def leased(path: Path) -> tuple[Loop, Descriptor, Lease]:
+    """Return an engine, a descriptor of a file, and a lease of it that was taken."""
     made = Loop(8, 1)
-    descriptor = made.descriptor(os.open(file[0], os.O_RDONLY))
+    descriptor = made.descriptor(os.open(path, os.O_RDONLY))
     lease = Lease(cast("Backend", None), made.engine, descriptor)
     lease._take()
+    return made, descriptor, lease
+
+
+def test_lease_that_ends_after_the_drain_is_counted(file: tuple[Path, bytes]) -> None:
+    made, descriptor, lease = leased(file[0])
     drain(made.engine)
     lease.end()
     assert descriptor.order.leases == 0
@@ -234,10 +241,7 @@ def test_lease_that_ends_after_the_drain_is_counted(file: tuple[Path, bytes]) ->
 
 
 def test_second_end_of_a_lease_after_the_drain_leaves_the_closed_engine_alone(file: tuple[Path, bytes]) -> None:
-    made = Loop(8, 1)
-    descriptor = made.descriptor(os.open(file[0], os.O_RDONLY))
-    lease = Lease(cast("Backend", None), made.engine, descriptor)
-    lease._take()
+    made, descriptor, lease = leased(file[0])
     close = Close(descriptor)
     made.submit(close)
     close.waiter = None
