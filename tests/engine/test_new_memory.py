@@ -319,8 +319,8 @@ def test_direct_read_that_cannot_be_started_leaves_nothing(
         assert made.run(WidenedRead(descriptor, BLOCK, 0, 0)) == [BLOCK]
         requests = [WidenedRead(descriptor, BLOCK, 0, 0) for _ in range(3)]
         with monkeypatch.context() as patch:
-            for module in (kernel, short_ways):
-                patch.setattr(module, "_start", _no_memory)
+            patch.setattr(kernel, "_start", _no_memory)
+            patch.setattr(short_ways, "_start_read", _no_memory)
             for request in requests:
                 with pytest.raises(MemoryError):
                     start(made.engine, request)

@@ -29,6 +29,7 @@ from ..support.programs import run
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from trio_aio import AIOStatistics
     from trio_aio._engine.descriptor import Descriptor
 
     from ..support.engine_loop import Loop
@@ -71,7 +72,7 @@ def learn(engine_loop: Loop, descriptor: Descriptor, offset: int = 0) -> None:
 def test_cached_reads_without_nowait_are_served_inline(folder: Path, kind: str) -> None:
     path, data = make_file(folder)
 
-    async def main() -> None:
+    async def one() -> tuple[AIOStatistics, AIOStatistics]:
         async with AIOContext() as context, await open_aio(path, context=context) as file:
             with pinned(path):
                 assert await file.pread(BLOCK, 0) == data[:BLOCK]  # by a worker, which finds out how to ask
@@ -80,13 +81,16 @@ def test_cached_reads_without_nowait_are_served_inline(folder: Path, kind: str) 
                 for offset in (0, 100, 32 * BLOCK, len(data) - 10, len(data)):
                     assert await file.pread(5000, offset) == data[offset : offset + 5000]
                     assert await file.preadinto(memory, offset) == len(data[offset : offset + 5000])
-                after = context.statistics()
-        assert after.submitted_inline - before.submitted_inline == 10
-        assert after.submitted_workers == before.submitted_workers
-        assert getattr(after, WAYS[kind]) == 10
-        assert after.inline_by_cachestat + after.inline_by_mincore == 10
+                return before, context.statistics()
 
-    trio.run(main)
+    for _ in attempts("ten reads of which none slept"):  # on a busy machine one may; then the next ones are left to the workers
+        before, after = trio.run(one)
+        if not after.inline_slept:
+            break
+    assert after.submitted_inline - before.submitted_inline == 10
+    assert after.submitted_workers == before.submitted_workers
+    assert getattr(after, WAYS[kind]) == 10
+    assert after.inline_by_cachestat + after.inline_by_mincore == 10
 
 
 def test_second_file_of_a_device_is_read_inline_at_once_unless_it_needs_a_mapping(folder: Path, kind: str, engine_loop: Loop) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.lowlevel
@@ -14,33 +14,16 @@ from trio_aio import AIOContext, open_aio
 from ..conftest import need
 from ..support.fanotify import Listener, listening
 from ..support.files import BLOCK, make_file
+from ..support.reading import READS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from trio_aio import AsyncFile
 
 pytestmark = [pytest.mark.anyio, pytest.mark.backends("trio", "asyncio")]
 
 SIZE = 16 * BLOCK
-
-
-async def all_of(chunks: Any) -> list[Any]:
-    return [each async for each in chunks]
-
-
-CALLS: dict[str, Callable[[AsyncFile], Any]] = {
-    "pread": lambda file: file.pread(BLOCK, BLOCK),
-    "pread_of_a_part": lambda file: file.pread(100, 50),
-    "preadinto": lambda file: file.preadinto(bytearray(BLOCK), 0),
-    "preadv": lambda file: file.preadv([bytearray(BLOCK), bytearray(10)], 0),
-    "read_ranges": lambda file: file.read_ranges([(0, 100), (BLOCK, BLOCK)]),
-    "read_blocks": lambda file: file.read_blocks([0, 4 * BLOCK], BLOCK),
-    "read": lambda file: file.read(100),
-    "readline": lambda file: file.readline(),
-    "chunks": lambda file: all_of(file.chunks(4 * BLOCK)),
-}
 
 
 @pytest.fixture
@@ -61,7 +44,7 @@ async def test_loop_runs_while_reads_wait_for_a_listener(listener: Listener, dis
     async with anyio.create_task_group() as group, AIOContext() as context:
         group.start_soon(tick)
         async with open_aio(disk / "file", "r+b", direct=direct, context=context) as file:
-            for call in CALLS.values():
+            for call in READS.values():
                 for _ in range(2):
                     await call(file)
             await file.pwrite(bytes(BLOCK), 0)
@@ -69,7 +52,7 @@ async def test_loop_runs_while_reads_wait_for_a_listener(listener: Listener, dis
         group.cancel_scope.cancel()
     answers = listener.end()
     assert set(answers) == {"open running", "read running"}
-    assert len(answers) > 2 * len(CALLS)
+    assert len(answers) > 2 * len(READS)
 
 
 async def test_other_files_of_the_device_may_be_read_inline(disk: Path, tmp_path: Path) -> None:

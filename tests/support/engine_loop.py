@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from trio_aio._engine.descriptor import Descriptor, describe
 from trio_aio._engine.engine import Engine
 
+from .files import set_no_access_time
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -73,12 +75,16 @@ class Loop:
         self.settle()
 
     def descriptor(self, fd: int, *, known: bool = True) -> Descriptor:
-        """Return a descriptor. `known`: its reads need no submitter, because its device is local and its map of blocks was read."""
+        """Return a descriptor. `known`: its reads need no submitter.
+
+        Its device is local, its map of blocks was read, and its time of access is set.
+        """
         descriptor = Descriptor(fd, fd)
         descriptor.load(describe(fd).value)
         self.engine.learn(descriptor)
         if known:
             descriptor.read_device.note_place(local=True)
+            set_no_access_time(fd)
             for offset in range(0, descriptor.size if descriptor.direct else 0, 1 << 20):
                 descriptor.block_map.add(offset, 1)
         self.settle()

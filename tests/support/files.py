@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import random
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BLOCK = 4096
+HOUR = 3600 * 10**9  # nanoseconds
 
 
 @functools.lru_cache(maxsize=4)  # most tests want the same bytes
@@ -22,14 +24,21 @@ def content(size: int, seed: int = 0) -> bytes:
 
 
 def make_file(folder: Path, size: int = 64 * BLOCK, name: str = "file") -> tuple[Path, bytes]:
-    """Make a file that is on the disk, and in the page cache. Return its path and what is in it."""
+    """Make a file that is on the disk, and in the page cache, and whose reads set no time. Return its path and what is in it."""
     path = folder / name
     data = content(size)
     with path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+    set_no_access_time(path)
     return path, data
+
+
+def set_no_access_time(file: Path | int) -> None:
+    """Let the next reads of a file, and those behind its next changes, leave its time of access as it is, an hour ahead."""
+    now = time.time_ns()
+    os.utime(file, ns=(now + HOUR, now))
 
 
 def is_open(fd: int) -> bool:

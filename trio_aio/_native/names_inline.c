@@ -12,9 +12,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <sys/syscall.h>
-#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -152,17 +150,9 @@ int64_t taio_inline_access(struct taio_local *local, int dir, const char *path, 
     return watch_end(local, &b, rc, -EACCES);
 }
 
-/* Return whether a read of this file or link would set its time of access. Then the filesystem starts a change, and waits for its journal if
- * the disk is slow: seconds, for a file or link of which every byte is in memory. RWF_NOWAIT does not help. The rule is that of `relatime`, the
- * default of mount(8). A mount with `strictatime` is not recognised: watching notices a read that slept. */
 static int sets_access_time(int fd, const struct taio_stat *st)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME_COARSE, &now);
-    if (st->atime_ns > st->mtime_ns && st->atime_ns > st->ctime_ns && now.tv_sec - st->atime_ns / 1000000000 < 24 * 60 * 60)
-        return 0;
-    struct statfs fs;
-    return fstatfs(fd, &fs) < 0 || !(fs.f_flags & (ST_NOATIME | ST_RDONLY));
+    return taio_times_are_due(fd, st->atime_ns, st->mtime_ns, st->ctime_ns);
 }
 
 int64_t taio_inline_readlink(struct taio_local *local, int dir, const char *path, int resolve, char *out, uint64_t capacity)

@@ -95,10 +95,25 @@ void taio_residency_release(struct taio_residency *residency);
 int taio_is_cached(int fd, const struct taio_residency *residency, int64_t offset, uint64_t length);
 /* Forget what is known of an fd's number: it belongs to another file now. taio_describe calls it. */
 void taio_forget_cached(int fd);
-/* Read what is cached: by RWF_NOWAIT, or plainly with a residency. -EAGAIN, -EOPNOTSUPP, or as taio_is_cached. Plain reads are watched, and of
+/* Return a number for the file that an fd was last described for. */
+uint64_t taio_use_of(int fd);
+/* Return the time in units of 4.2 ms, from a clock that needs no system call. It starts again after 2^24 units. */
+uint64_t taio_coarse_now(void);
+/* Read what is cached: by RWF_NOWAIT, or plainly with a residency. -EAGAIN (also if the read would set the time of access), -EOPNOTSUPP, or as taio_is_cached. Plain reads are watched, and of
  * the others the first around an offset and then one in 32: if it slept all the same, TAIO_SLEPT is added to the count. */
 #define TAIO_SLEPT ((int64_t)1 << 40)
 int64_t taio_pread_cached(int fd, const struct taio_residency *residency, void *memory, size_t length, int64_t offset);
+
+/* ---- the time of access (access_time.c): never sleeps ---- */
+
+/* Return whether a read would set the file's time of access, for which the filesystem may wait. */
+int taio_sets_access_time(int fd);
+/* The same, by times that were just asked for. */
+int taio_times_are_due(int fd, int64_t atime_ns, int64_t mtime_ns, int64_t ctime_ns);
+/* Count that a file was changed, after the change. */
+void taio_note_change(void);
+
+/* ---- what an fd is (syscalls.c) ---- */
 
 /* What kind of file an fd refers to. The caller owns it; while a request holds its address, the worker that runs the request does. */
 struct taio_description {
@@ -241,9 +256,12 @@ void taio_ring_prepare(struct taio_ring *ring, unsigned slot, uint64_t token, in
 /* Prepare a request. If `alone` (no other request is in flight) and no other one waits, call io_submit at once. Returns TAIO_PREPARED: it
  * waits for taio_ring_submit; TAIO_SUBMITTED; TAIO_SUBMITTED_EVENT: submitted, and an event is in the ring; TAIO_SUBMITTED_SLEPT: the same, and
  * the call was seen to sleep; or -errno: the kernel refused it, and the slot is free again. */
-enum { TAIO_SUBMITTED, TAIO_SUBMITTED_EVENT, TAIO_SUBMITTED_SLEPT, TAIO_PREPARED };
+enum { TAIO_SUBMITTED, TAIO_SUBMITTED_EVENT, TAIO_SUBMITTED_SLEPT, TAIO_PREPARED, TAIO_SETS_TIME };
 int taio_ring_start(struct taio_ring *ring, unsigned slot, uint64_t token, int opcode, int fd, uint64_t memory, uint64_t length,
                     int64_t offset, int rw_flags, int alone);
+/* The same for a read with RWF_NOWAIT; TAIO_SETS_TIME: it would set the time of access, and nothing was done. */
+int taio_ring_start_read(struct taio_ring *ring, unsigned slot, uint64_t token, int fd, uint64_t memory, uint64_t length, int64_t offset,
+                         int alone);
 /* Set the most requests that one io_submit takes. */
 void taio_ring_set_together(struct taio_ring *ring, unsigned count);
 /* Return the fixed cost of an io_submit, measured over the last calls, in units of its cost for each request. Below 0: not known. */

@@ -93,7 +93,12 @@ void taio_forget_cached(int fd)
     __atomic_fetch_add(&described[(unsigned)fd % NUMBERS], 1, __ATOMIC_RELAXED);
 }
 
-static uint64_t coarse_now(void)
+uint64_t taio_use_of(int fd)
+{
+    return (uint64_t)__atomic_load_n(&described[(unsigned)fd % NUMBERS], __ATOMIC_RELAXED) << 32 | (unsigned)fd;
+}
+
+uint64_t taio_coarse_now(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
@@ -125,9 +130,8 @@ int taio_is_cached(int fd, const struct taio_residency *r, int64_t offset, uint6
         return -EPERM;
     uint64_t first = (uint64_t)offset / page, end = ((uint64_t)offset + length + page - 1) / page;
     uint64_t region = (uint64_t)offset / AHEAD, last = (region + 2) * (AHEAD / page);
-    uint64_t use = (uint64_t)__atomic_load_n(&described[(unsigned)fd % NUMBERS], __ATOMIC_RELAXED) << 32 | (unsigned)fd;
-    uint64_t key = ((use + 1) * 0x9e3779b97f4a7c15u ^ (region + 1) * 0xc2b2ae3d27d4eb4fu) & ~(uint64_t)TIME_MASK;
-    uint64_t place = (region + (uint64_t)fd * 61) % REGIONS, now = coarse_now();
+    uint64_t key = ((taio_use_of(fd) + 1) * 0x9e3779b97f4a7c15u ^ (region + 1) * 0xc2b2ae3d27d4eb4fu) & ~(uint64_t)TIME_MASK;
+    uint64_t place = (region + (uint64_t)fd * 61) % REGIONS, now = taio_coarse_now();
     int in_region = end <= (region + 1) * (AHEAD / page);
     if (in_region && is_known(place, key, now)) {
         if (cached_pages(fd, r, first, end - first, page) >= (int64_t)(end - first))
@@ -171,6 +175,8 @@ int64_t taio_pread_cached(int fd, const struct taio_residency *r, void *memory, 
         return answer;
     if (answer < 0) /* a read behind the end of everything: it does nothing, but says whether the filesystem knows RWF_NOWAIT */
         return taio_pread_nowait(fd, memory, 1, INT64_MAX - 1) == -EOPNOTSUPP ? -EOPNOTSUPP : answer;
+    if (taio_sets_access_time(fd))
+        return -EAGAIN;
     if (r == NULL && answer == 1 && __atomic_fetch_add(&calls, 1, __ATOMIC_RELAXED) % WATCH_EVERY != 0)
         return taio_pread_nowait(fd, memory, length, offset);
     long before = taio_times_slept();

@@ -323,6 +323,14 @@ int taio_ring_start(struct taio_ring *ring, unsigned slot, uint64_t token, int o
     return n < 0 ? (int)n : slept ? TAIO_SUBMITTED_SLEPT : ring_has_event(ring) ? TAIO_SUBMITTED_EVENT : TAIO_SUBMITTED;
 }
 
+int taio_ring_start_read(struct taio_ring *ring, unsigned slot, uint64_t token, int fd, uint64_t memory, uint64_t length, int64_t offset,
+                         int alone)
+{
+    if (taio_sets_access_time(fd))
+        return TAIO_SETS_TIME;
+    return taio_ring_start(ring, slot, token, IOCB_CMD_PREAD, fd, memory, length, offset, RWF_NOWAIT, alone);
+}
+
 void taio_ring_set_together(struct taio_ring *ring, unsigned count)
 {
     ring->together = count;

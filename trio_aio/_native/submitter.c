@@ -367,6 +367,7 @@ static long submitter_call(struct taio_submitter *s, struct iocb **batch, unsign
     uint64_t tokens[BATCH];
     unsigned tail = ring_tail(s);
     int blind = !(batch[0]->aio_rw_flags & RWF_NOWAIT); /* now, as the tokens: what is submitted, the loop may fill again */
+    int writing = batch[0]->aio_lio_opcode == IOCB_CMD_PWRITE || batch[0]->aio_lio_opcode == IOCB_CMD_PWRITEV; /* so are all of a submitter */
     for (unsigned i = 0; i < count; i++)
         tokens[i] = batch[i]->aio_data;
     int64_t before = now();
@@ -375,6 +376,8 @@ static long submitter_call(struct taio_submitter *s, struct iocb **batch, unsign
     int64_t spent = now() - before;
     if (n <= 0)
         return n;
+    if (writing)
+        taio_note_change();
     if (spent > LONG * (int64_t)n)
         atomic_store_explicit(&s->was_long, 1, memory_order_relaxed);
     if (!blind) /* otherwise EAGAIN tells */

@@ -488,8 +488,29 @@ static int slot_needs_buffered_fd(const struct slot *s)
     return may && ((uintptr_t)s->extra & TAIO_BUFFERED_FD) != 0;
 }
 
+/* Return whether the operation may change the times of a file. */
+static int slot_changes(const struct slot *s)
+{
+    switch (s->operation) {
+    case TAIO_WRITE:
+    case TAIO_WRITEV:
+    case TAIO_WRITE_FILE:
+    case TAIO_APPEND:
+    case TAIO_CURSOR_WRITE:
+    case TAIO_TRUNCATE:
+    case TAIO_FALLOCATE:
+    case TAIO_OPEN: /* it may truncate */
+    case TAIO_NAME:
+        return 1;
+    case TAIO_PIECES:
+        return ((const struct taio_pieces *)s->memory)->writing != 0;
+    default:
+        return 0;
+    }
+}
+
 /* Run the slot's operation, on an fd without O_DIRECT if it needs one. */
-static void slot_execute(struct slot *s, struct taio_scratch *scratch)
+static void slot_execute_anywhere(struct slot *s, struct taio_scratch *scratch)
 {
     if (!slot_needs_buffered_fd(s)) {
         slot_execute_on_fd(s, scratch);
@@ -505,6 +526,15 @@ static void slot_execute(struct slot *s, struct taio_scratch *scratch)
     slot_execute_on_fd(s, scratch);
     if (kept < 0)
         close(buffered_fd); /* its error is ignored: the write reported its own, and a network filesystem's late ones come from fsync */
+}
+
+/* Run the slot's operation. */
+static void slot_execute(struct slot *s, struct taio_scratch *scratch)
+{
+    int changes = slot_changes(s); /* now: some operations put another in their place */
+    slot_execute_anywhere(s, scratch);
+    if (changes)
+        taio_note_change();
 }
 
 /* Block all signals but those of faults. */

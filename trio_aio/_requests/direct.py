@@ -28,7 +28,7 @@ from trio_aio._arguments import LARGEST_OFFSET
 from trio_aio._engine.mending import keep_cause, mend
 from trio_aio._engine.new_memory import stop_waiting, wait_for_memory
 from trio_aio._lanes.protocols import State
-from trio_aio._lanes.short_ways import DUE, GATHERED, LOOK, NO_SLOT
+from trio_aio._lanes.short_ways import DUE, GATHERED, LOOK, NO_SLOT, SETS_TIME
 from trio_aio._memory.slabs import LARGEST_SLAB
 from trio_aio._native import lib
 from trio_aio._requests.transfer import DIRECT_LIMIT, Append, Read, Transfer, Write, WriteVector
@@ -47,7 +47,6 @@ __all__ = (
 )
 
 _ENOMEM = -errno.ENOMEM
-_PREAD = lib.IOCB_CMD_PREAD
 _COMPLETED = State.COMPLETED
 
 
@@ -198,7 +197,7 @@ class WidenedRead(InSlab, Read):
             self.probing = True
             engine.submitted_kernel += 1
             order.leases, engine.outstanding, self.outstanding = order.leases + 1, engine.outstanding + 1, True
-            answer = lane.start_short(self, _PREAD, descriptor.fd, slab.address, self.nbytes, self.offset)
+            answer = lane.start_short(self, descriptor.fd, slab.address, self.nbytes, self.offset)
             if answer == NO_SLOT:
                 lane.accept(self)  # too many bytes are in flight: it waits
             elif answer == GATHERED:
@@ -208,6 +207,13 @@ class WidenedRead(InSlab, Read):
                 engine.flush()
             elif answer == LOOK:
                 engine.reap(drain=False)
+            elif answer == SETS_TIME:
+                self.offload = True
+                lane.accept(self)
+                if lane.is_due:
+                    engine.flush()
+                elif not engine.plugged:
+                    engine.ask_for_flush()
         except BaseException as error:
             mend(engine, error, self)
             raise

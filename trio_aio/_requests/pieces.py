@@ -326,7 +326,11 @@ class PiecesRead(PiecesRequest):
         if descriptor.direct:
             can = PiecesRequest.can_submit(self, engine)
             if can:
-                self.offload = descriptor.read_device.must_offload() or not descriptor.block_map.has_pieces(self.pieces.native)
+                self.offload = (
+                    descriptor.read_device.must_offload()
+                    or not descriptor.block_map.has_pieces(self.pieces.native)
+                    or bool(lib.taio_sets_access_time(descriptor.fd))
+                )
             return can
         self.probing, self.offload = self.device.nowait, True
         return engine.may_use_kernel and self.probing and 0 < self.nbytes <= _LARGEST_PROBE and not self.pieces.mapped
