@@ -5,11 +5,11 @@ starts the read-ahead, and for that the filesystem may read the map of the file'
 mark of the read-ahead, although that page is cached. A short count has two meanings (only a part is cached, or the file ends), so a second
 call asks for the rest; 0 means the end. tmpfs and overlayfs do not know RWF_NOWAIT.
 
-What we do about it. The loop asks first, with ``cachestat(2)``, and a worker starts what is missing (`taio_pread_cached`). So it does where a
-read would set the time of access (`access_time.c`). Some calls are watched. Where one slept all the same, the next reads of the device go to the workers. A miss is not free: after many in a row the next
-requests go to the workers directly, and then one tries again. Without RWF_NOWAIT a plain read follows the question, and is always watched:
-the kernel may drop a page in between (`DeviceRecord.residency`). A read with any flag goes to a worker without a try:
-`Operations._suits_inline`.
+What we do about it. The loop asks first, with ``cachestat(2)``, and a worker starts what is missing (`taio_pread_cached`). So it does
+where a read would set the time of access (`access_time.c`). Some calls are watched. Where one slept all the same, the next reads of the
+device go to the workers. A miss is not free: after many in a row the next requests go to the workers directly, and then one tries again.
+Without RWF_NOWAIT a plain read follows the question, and is always watched: the kernel may drop a page in between
+(`DeviceRecord.residency`). A read with any flag goes to a worker without a try: `Operations._suits_inline`.
 """
 
 from __future__ import annotations
