@@ -46,7 +46,7 @@ def no_events_left() -> Iterator[int]:
     if limit >= MOST_EVENTS:
         pytest.skip("fs.aio-max-nr allows all that io_setup takes")
     acquire = _kernel_context.acquire
-    spare, _kernel_context._spare = _kernel_context._spare, None  # it is paid for already, and would do
+    spare = _kernel_context._take_spare()  # it is paid for already, and would do
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(_kernel_context, "acquire", lambda nr_events: acquire(limit + nr_events))

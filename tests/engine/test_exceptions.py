@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from trio_aio._engine.descriptor import Descriptor
 from trio_aio._lanes.protocols import State
 from trio_aio._memory.exports import export_buffer
 from trio_aio._requests.direct import BufferedWrite, SlabWrite, WidenedRead
-from trio_aio._requests.opening import Close
+from trio_aio._requests.names import ReadLink, RealPath, StatName
+from trio_aio._requests.opening import AT_FDCWD, Close
 from trio_aio._requests.overwrites import Overwrite
 from trio_aio._requests.pieces import Pieces, PiecesRead
 from trio_aio._requests.sync import Sync
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from trio_aio._engine.descriptor import Descriptor
     from trio_aio._requests.base import Request
 
     Make = Callable[[Descriptor], list[Request]]
@@ -64,6 +65,19 @@ def ordered_overwrites(descriptor: Descriptor) -> list[Request]:
         *(Sync(descriptor, data_only=True), BufferedWrite(descriptor, new.address, 10, 5, 0, new)),
         *(Overwrite(descriptor, bytes(BLOCK), BLOCK, BLOCK * i) for i in range(2)),
         Sync(descriptor, data_only=True),
+    ]
+
+
+def syncs(descriptor: Descriptor) -> list[Request]:
+    new = export_buffer(bytes(BLOCK), writable=False)
+    return [BufferedWrite(descriptor, new.address, 10, 5, 0, new), *(Sync(descriptor, data_only=True) for _ in range(4))]
+
+
+def names(descriptor: Descriptor) -> list[Request]:
+    there = os.fsencode(f"/proc/self/fd/{descriptor.fd}")
+    return [
+        StatName(Descriptor(AT_FDCWD, "there"), there),
+        *(RealPath(Descriptor(AT_FDCWD, "there"), there, strict=False), ReadLink(Descriptor(AT_FDCWD, "there"), there)),
     ]
 
 
@@ -137,6 +151,8 @@ def sweep(made: Loop, descriptor: Descriptor, make: Make, start: Callable[[Reque
             return torn
         assert errors <= 1, fault.where
         assert all(request.finished or not request.outstanding for request in requests), fault.where
+        raised = [request.error() for request in requests if request.result < 0]
+        assert all(type(error) is MemoryError for error in raised), (fault.where, raised)
         check_books(made, descriptor, slabs, fault.where)
         use(made, again := make(descriptor), start)
         assert [request.result for request in again if request.result < 0] == [], fault.where
@@ -166,6 +182,7 @@ KINDS = pytest.mark.parametrize(
     ("make", "short"),
     [
         *((short_reads, True), (short_reads, False), (pieces, False), (writes, False), (worker_reads, False)),
+        *((syncs, False), (names, False)),
         *((overwrites, True), (ordered_overwrites, True)),
     ],
 )

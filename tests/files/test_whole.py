@@ -330,10 +330,10 @@ def test_file_opened_for_an_ended_loop_is_closed(disk: Path, how: str) -> None:
 async def test_child_of_fork_shares_no_memory_with_its_parent(disk: Path) -> None:
     path, data = make_file(disk, BLOCK)
     assert await read_bytes(path) == data
-    scratch = _whole._scratches._free[-1]
+    scratch = _whole._scratches[-1]
     child = os.fork()
     if child == 0:
         scratch.view[:4] = b"mine"
-        os._exit(len(_whole._scratches._free))
+        os._exit(len(_whole._scratches))
     assert os.waitpid(child, 0)[1] == 0  # noqa: ASYNC222 - it ends at once
     assert scratch.view[:4] == data[:4]

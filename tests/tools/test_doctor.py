@@ -159,7 +159,7 @@ def test_doctor_without_io_setup_returns_1_with_advice(
     real = lowlevel.lib
     monkeypatch.setattr(lowlevel, "lib", Refusing())
     monkeypatch.setattr(_kernel_context, "lib", Refusing())
-    monkeypatch.setattr(_kernel_context, "_spare", None)
+    monkeypatch.setattr(_kernel_context, "_spares", [])
     report = examined(disk, capsys, status=1)
     assert (report["engine"], report["completions"], report["requests"]) == ("workers", None, {})
     assert words in report["advice"][0]

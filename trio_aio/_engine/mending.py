@@ -31,9 +31,10 @@ def torn(cause: BaseException | None) -> BaseException:
     return error
 
 
-def keep_cause(request: Any, cause: BaseException) -> None:
+def keep_cause(request: Any, cause: BaseException | None) -> None:
     """Note the exception because of which a request ends with an error, for `cause_of`."""
-    _causes[request] = cause
+    if cause is not None:
+        _causes[request] = cause
 
 
 def cause_of(request: Any) -> BaseException | None:

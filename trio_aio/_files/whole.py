@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 from typing import TYPE_CHECKING, Union, overload
 
 from trio_aio._arguments import checked_integer, checked_offset
@@ -65,33 +64,25 @@ class _Scratch:
         self.export: Export = hold(self.view)
 
 
-class _Scratches:
-    """Pool of the scratches that no call uses. Event loops in several threads share it, so a lock guards the list."""
-
-    _most_kept = 8
-
-    def __init__(self) -> None:
-        self._lock: threading.Lock = threading.Lock()
-        self._free: list[_Scratch] = []
-
-    def take(self) -> _Scratch:
-        """Return a scratch from the pool, or a new one."""
-        with self._lock:
-            return self._free.pop() if self._free else _Scratch()
-
-    def release(self, scratch: _Scratch) -> None:
-        """Return a scratch to the pool, unless that has 8 already. No request may use it any more."""
-        with self._lock:
-            if len(self._free) < self._most_kept:
-                self._free.append(scratch)
-
-    def renew(self) -> None:
-        """Start afresh in a child of fork: a worker may have been writing to them, and another thread may have held the lock."""
-        self.__init__()  # type: ignore[misc]
+# Scratches that no call uses. Event loops in several threads share them, and need no lock: each step is one call of the list's.
+_scratches: list[_Scratch] = []
+_MOST_KEPT = 8
+# In a child of fork, a worker of the parent may have been writing to them.
+os.register_at_fork(after_in_child=_scratches.clear)
 
 
-_scratches = _Scratches()
-os.register_at_fork(after_in_child=_scratches.renew)
+def _take_scratch() -> _Scratch:
+    """Return a scratch from the list, or a new one."""
+    try:
+        return _scratches.pop()
+    except IndexError:
+        return _Scratch()
+
+
+def _release_scratch(scratch: _Scratch) -> None:
+    """Return a scratch to the list, unless that has 8 already. No request may use it any more."""
+    if len(_scratches) < _MOST_KEPT:
+        _scratches.append(scratch)
 
 
 @overload
@@ -136,11 +127,11 @@ async def _read_whole(context: AIOContext, path: _Path) -> bytes:
     descriptor = Descriptor(AT_FDCWD, os.fspath(path))
     size = cached_size(encoded + b"\0")
     if size <= SCRATCH_SIZE:
-        scratch = _scratches.take()
+        scratch = _take_scratch()
         request = ReadWhole(descriptor, encoded, scratch.export, SCRATCH_SIZE)
         n = await _submit_and_wait(context, request)
         data = scratch.view[:n]
-        _scratches.release(scratch)
+        _release_scratch(scratch)
     else:
         made = await context._new_memory(size)
         assert isinstance(made, bytes)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 
 from trio_aio._errors import setup_error
 from trio_aio._lanes.threads import Background
@@ -32,15 +31,13 @@ class KernelContext:
         self.nr_events: int = nr_events
 
 
-_lock = threading.Lock()  # guards _spare: runs in several threads share it
-_spare: KernelContext | None = None
+# At most one, but for moments in which runs end in several threads. They share it, and need no lock: each step is one call of the list's.
+_spares: list[KernelContext] = []
 
 
 def acquire(nr_events: int) -> KernelContext:
     """Return a drained context with room for `nr_events` requests. OSError, with advice, if io_setup(2) fails."""
-    global _spare
-    with _lock:
-        spare, _spare = _spare, None
+    spare = _take_spare()
     if spare is not None:
         if spare.nr_events >= nr_events:
             return spare
@@ -54,14 +51,18 @@ def acquire(nr_events: int) -> KernelContext:
 
 def release(context: KernelContext) -> None:
     """Keep a context as the spare, or destroy it. Nothing may be in flight in it, and all its events must have been taken."""
-    global _spare
-    with _lock:
-        if _spare is None:
-            _spare = context
-            return
-        if _spare.nr_events < context.nr_events:
-            _spare, context = context, _spare
-    _destroy_elsewhere(context)
+    while (other := _take_spare()) is not None:
+        if other.nr_events > context.nr_events:
+            context, other = other, context
+        _destroy_elsewhere(other)
+    _spares.append(context)
+
+
+def _take_spare() -> KernelContext | None:
+    try:
+        return _spares.pop()
+    except IndexError:
+        return None
 
 
 def _destroy_elsewhere(context: KernelContext) -> None:
@@ -71,11 +72,5 @@ def _destroy_elsewhere(context: KernelContext) -> None:
         lib.taio_io_destroy(context.id)
 
 
-def _forget_in_child() -> None:
-    """Forget the spare: it is the parent's. In the child its id is not valid, and its ring must not be touched."""
-    global _lock, _spare
-    _lock = threading.Lock()
-    _spare = None
-
-
-os.register_at_fork(after_in_child=_forget_in_child)
+# The spare is the parent's. In the child its id is not valid, and its ring must not be touched.
+os.register_at_fork(after_in_child=_spares.clear)

@@ -225,8 +225,8 @@ class _TreeCopy:
                 await wait_shielded(backend, request)
                 await _give_up(self._context, request.copy)
 
-    def _report(self, error: OSError) -> None:
-        if self._on_error is None:
+    def _report(self, error: BaseException) -> None:
+        if self._on_error is None or not isinstance(error, OSError):
             raise error
         self._on_error(error)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
-from trio_aio._engine.mending import cause_of, torn
+from trio_aio._engine.mending import LOST, cause_of, torn
 from trio_aio._engine.withdrawal import end_withdrawn, withdraw_prepared, withdraw_without_slot
 from trio_aio._errors import os_error
 from trio_aio._lanes.protocols import State
@@ -84,8 +84,12 @@ class Request:
     def error(self) -> BaseException:
         """Return what its caller raises: it ended with a negative result."""
         cause = cause_of(self)
-        if cause is not None:
+        if cause is not None or self.result == LOST:
             return torn(cause)
+        return self.kernel_error()
+
+    def kernel_error(self) -> OSError:
+        """Return the error that the kernel has given."""
         error = os_error(self.result, self.descriptor.name)
         if self.tells_written:
             error.characters_written = self.transferred  # type: ignore[attr-defined]

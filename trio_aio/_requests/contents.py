@@ -46,8 +46,8 @@ class WriteName(NameRequest):
         self.export: Export | None = export
         NameRequest.__init__(self, descriptor, path, memory=export.held, capacity=export.length, **fields)
 
-    def error(self) -> OSError:
-        error = NameRequest.error(self)
+    def kernel_error(self) -> OSError:
+        error = NameRequest.kernel_error(self)
         error.characters_written = self.record.moved  # type: ignore[attr-defined]
         return error
 
@@ -127,7 +127,7 @@ class CopyName(NameRequest):
         self.copy: CopyState = copy
         NameRequest.__init__(self, descriptor, path, path2, memory=copy.record, filename2=filename2, **fields)
 
-    def error(self) -> OSError:
+    def kernel_error(self) -> OSError:
         if self.result == -errno.EALREADY:
             return OSError(errno.EALREADY, "they are the same file", self.descriptor.name, None, self.filename2)
         return os_error(self.result, self.filename2 if self.record.failed else self.descriptor.name)

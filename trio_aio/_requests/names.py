@@ -116,7 +116,7 @@ class NameRequest(Request):
     def fill_slot(self, lane: WorkerLane, slot: int, before: int) -> None:
         lane.prepare(slot, before, self.token, lib.TAIO_NAME, -1, extra=address_of(self.record))
 
-    def error(self) -> OSError:
+    def kernel_error(self) -> OSError:
         name, failed = self.descriptor.name, self.record.failed
         if failed and self.filename2 is None:
             name = _start_of(name, failed)
@@ -209,7 +209,7 @@ class RealPath(NameRequest):
         flags = lib.TAIO_STRICT if strict else 0
         NameRequest.__init__(self, descriptor, path, memory=_new_uncleared("char[]", self._room), capacity=self._room, flags=flags)
 
-    def error(self) -> OSError:
+    def kernel_error(self) -> OSError:
         assert self.memory is not None
         path = ffi.string(self.memory)
         as_bytes = isinstance(os.fspath(self.descriptor.name), bytes)  # type: ignore[call-overload]

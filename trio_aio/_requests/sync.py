@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_aio._engine.durability import means_lost
-from trio_aio._engine.mending import mend
+from trio_aio._engine.mending import LOST, cause_of, keep_cause, mend
 from trio_aio._native import lib
 from trio_aio._requests.base import Request, State
 
@@ -72,6 +72,8 @@ class Sync(Request):
             follower = self.followers[0]
             try:
                 if not follower.finished:
+                    if self.result == LOST:
+                        keep_cause(follower, cause_of(self))
                     engine.finish(follower, self.result)
             except BaseException as error:
                 follower.leader, _ = None, self.followers.pop(0)
