@@ -20,7 +20,7 @@ from trio_aio._requests.pieces import Pieces, PiecesRead
 from trio_aio._requests.sync import Sync
 
 from ..support.engine_loop import Loop, loop
-from ..support.files import BLOCK, make_file, opened
+from ..support.files import BLOCK, make_file, next_moment, opened
 from ..support.pipes import empty_pipe
 from ..support.requests import DIRECT, direct_read, poll, read
 from ..support.torn import error_before_line
@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 
 def short_reads(descriptor: Descriptor) -> list[Request]:
     return [WidenedRead(descriptor, BLOCK, BLOCK * i, 0) for i in range(6)]
+
+
+def short_reads_that_set_the_time(descriptor: Descriptor) -> list[Request]:
+    os.utime(descriptor.fd, ns=(10**18, 10**18))
+    next_moment()
+    return short_reads(descriptor)
 
 
 def pieces(descriptor: Descriptor) -> list[Request]:
@@ -181,6 +187,7 @@ def run_sweep(disk: Path, make: Make, short: bool, stride: int) -> int:
 KINDS = pytest.mark.parametrize(
     ("make", "short"),
     [
+        (short_reads_that_set_the_time, True),
         *((short_reads, True), (short_reads, False), (pieces, False), (writes, False), (worker_reads, False)),
         *((syncs, False), (names, False)),
         *((overwrites, True), (ordered_overwrites, True)),

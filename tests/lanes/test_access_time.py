@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import array
+import fcntl
+import mmap
 import os
-import time
+import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import trio_aio
 from trio_aio import AIOContext, open_aio
+from trio_aio._engine.descriptor import Descriptor, describe
+from trio_aio._lanes.protocols import State
 from trio_aio._memory.exports import export_buffer
+from trio_aio._native import lib
 from trio_aio._requests.direct import WidenedRead
 from trio_aio._requests.pieces import Pieces, PiecesRead
+from trio_aio._requests.transfer import Write
 
 from ..support.engine_loop import Loop, loop
-from ..support.files import BLOCK, make_file, opened, set_no_access_time
+from ..support.files import BLOCK, make_file, next_moment, opened, set_no_access_time
 from ..support.page_cache import attempts, pinned
 from ..support.pipes import empty_pipe
 from ..support.reading import READS
-from ..support.requests import direct_read, poll
+from ..support.requests import direct_read, poll, warm_slab
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from trio_aio import AsyncFile
-    from trio_aio._engine.descriptor import Descriptor
     from trio_aio._requests.base import Request
 
 pytestmark = [pytest.mark.anyio, pytest.mark.backends("trio", "asyncio")]
 
 SIZE = 16 * BLOCK
 TIME = 10**18  # nanoseconds
-COARSE = 6  # CLOCK_MONOTONIC_COARSE, linux/time.h
 
 
 def make_fresh_file(folder: Path) -> Path:
@@ -145,11 +149,56 @@ def test_direct_read_that_sets_the_time_is_left_to_a_submitter(disk: Path, name:
         made.wait_for(*watches)
 
 
-def next_moment() -> None:
-    """Return when the coarse clock has moved on: then no answer of before holds."""
-    start = time.clock_gettime_ns(COARSE) >> 22
-    while time.clock_gettime_ns(COARSE) >> 22 == start:
-        pass
+def test_times_are_looked_at_when_a_read_that_was_queued_starts(disk: Path) -> None:
+    path, _ = make_file(disk, SIZE)
+    with loop(2) as made, opened(path, os.O_RDWR | os.O_DIRECT) as fd, empty_pipe() as (reader, writer):
+        descriptor = made.descriptor(fd)
+        made.warm()
+        watches = [poll(reader) for _ in range(2)]
+        made.submit(*watches)
+        into = export_buffer(bytearray(2 * BLOCK), writable=True)
+        many = PiecesRead(descriptor, Pieces.blocks(descriptor, array.array("q", [0, 4 * BLOCK]), BLOCK, into))
+        for request in (direct_read(made, descriptor, BLOCK, 0), WidenedRead(descriptor, 100, 50, 0), many):
+            set_no_access_time(fd)
+            made.submit(request)
+            while request.state is State.HELD:  # it waits for memory
+                made.turn()
+            assert request.state is State.KERNEL_QUEUED
+            os.utime(fd, ns=(TIME, TIME))
+            next_moment()
+            os.write(writer, b"x")
+            made.wait_for(*watches, request)
+            assert request.offload
+            os.read(reader, 1)
+            watches = [poll(reader) for _ in range(2)]
+            made.submit(*watches)
+        os.write(writer, b"x")
+        made.wait_for(*watches)
+
+
+class WriteByLoop(Write):
+    """An overwrite that the loop submits: a submitter counts its writes, but perhaps after the loop has taken the completion."""
+
+    __slots__ = ()
+
+    offload = False
+
+
+def test_completion_of_a_direct_write_says_that_the_file_has_changed(disk: Path) -> None:
+    path, _ = make_file(disk, SIZE)
+    with loop() as made, opened(path, os.O_RDWR | os.O_DIRECT) as fd:
+        descriptor = made.descriptor(fd)
+        made.warm()
+        os.utime(fd, ns=(TIME, TIME))
+        for _ in range(20):
+            while lib.taio_sets_access_time(fd):
+                os.preadv(fd, [mmap.mmap(-1, BLOCK)], 0)
+            next_moment()
+            assert not lib.taio_sets_access_time(fd)
+            slab = warm_slab(made, BLOCK)
+            made.run(WriteByLoop(descriptor, slab.address, BLOCK, 0, 0, slab))
+            times = os.stat(fd)
+            assert bool(lib.taio_sets_access_time(fd)) == (times.st_atime_ns <= times.st_mtime_ns)
 
 
 async def test_change_by_somebody_else_is_seen_a_moment_later(disk: Path) -> None:
@@ -163,6 +212,88 @@ async def test_change_by_somebody_else_is_seen_a_moment_later(disk: Path) -> Non
                 next_moment()
                 seen += await reads_by_others(file, context, READS["pread"])
         assert seen
+
+
+def keep_time(path: Path) -> None:
+    """Let reads leave the time of access as it is. chattr(1), +A."""
+    get_flags, set_flags, no_time = 0x80086601, 0x40086602, 0x80  # linux/fs.h
+    with opened(path, os.O_RDONLY) as fd:
+        flags = array.array("l", [0])
+        fcntl.ioctl(fd, get_flags, flags)
+        fcntl.ioctl(fd, set_flags, array.array("l", [flags[0] | no_time]))
+
+
+@pytest.fixture
+def lower(disk: Path) -> Iterator[tuple[Path, Path]]:
+    """Return a folder that is a lower layer of an overlayfs, and its mount point."""
+    places = [disk / name for name in ("lower", "upper", "work", "mounted")]
+    for place in places:
+        place.mkdir()
+    options = "lowerdir={},upperdir={},workdir={}".format(*places)
+    subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", str(places[3])], check=True)
+    yield places[0], places[3]
+    subprocess.run(["umount", "-l", str(places[3])], check=True)
+
+
+@pytest.fixture(params=["attribute", "lower_layer"])
+def keeping(request: pytest.FixtureRequest, disk: Path) -> Path:
+    """Return a file that keeps its time of access, which is older than its last change."""
+    folder, there = (disk, disk) if request.param == "attribute" else request.getfixturevalue("lower")
+    path = make_fresh_file(folder)
+    os.utime(path, ns=(TIME, TIME))
+    if folder is there:
+        keep_time(path)
+    return Path(there) / path.name
+
+
+async def test_file_that_keeps_its_time_is_read_inline(keeping: Path) -> None:
+    with pinned(keeping):
+        async with AIOContext() as context, open_aio(keeping, context=context) as file:
+            await read_inline(file, context)
+        assert os.stat(keeping).st_atime_ns == TIME
+
+
+async def test_file_that_keeps_its_time_is_read_inline_by_name(disk: Path) -> None:
+    keeping = make_fresh_file(disk)  # not on overlayfs: there no file is read inline by name
+    os.utime(keeping, ns=(TIME, TIME))
+    keep_time(keeping)
+    with pinned(keeping):
+        async with AIOContext() as context:
+            for _ in attempts("a read by name without a worker"):
+                await trio_aio.os.stat(keeping, context=context)  # so that the mount is found to be local
+                before = context.statistics().names_inline
+                await trio_aio.read_bytes(keeping, context=context)
+                if context.statistics().names_inline > before:
+                    break
+        assert os.stat(keeping).st_atime_ns == TIME
+
+
+def test_file_that_keeps_its_time_is_read_directly_by_the_loop(disk: Path) -> None:
+    path, _ = make_file(disk, SIZE)
+    with loop() as made, opened(path, os.O_RDWR | os.O_DIRECT) as fd:
+        descriptor = made.descriptor(fd)
+        made.warm()
+        os.utime(fd, ns=(TIME, TIME))
+        keep_time(path)
+        first, second = (direct_read(made, descriptor, BLOCK, 0) for _ in range(2))
+        made.run(first)
+        made.run(second)
+        assert (first.offload, second.offload) == (True, False)
+
+
+def test_read_that_began_before_the_file_was_changed_says_nothing(disk: Path) -> None:
+    path, _ = make_file(disk, SIZE)
+    with opened(path, os.O_RDWR) as fd:
+        descriptor = Descriptor(fd, fd)
+        descriptor.load(describe(fd).value)
+        left = lib.taio_read_begins(lib.taio_use_of(fd))
+        os.utime(fd, ns=(TIME, TIME))
+        next_moment()
+        assert lib.taio_sets_access_time(fd)
+        assert left != lib.taio_read_begins(lib.taio_use_of(fd))
+        lib.taio_read_has_ended(lib.taio_use_of(fd), fd, left)
+        next_moment()
+        assert lib.taio_sets_access_time(fd)
 
 
 async def test_file_without_the_time_is_read_inline_after_a_change(disk: Path) -> None:

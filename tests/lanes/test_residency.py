@@ -6,6 +6,7 @@ import errno
 import importlib.util
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from trio_aio._requests.transfer import read_for_worker
 from trio_aio.testing import FaultyContext
 
 from ..conftest import need
-from ..support.files import BLOCK, make_file, opened
+from ..support.files import BLOCK, HOUR, make_file, opened
 from ..support.fuse import Misbehaving
 from ..support.page_cache import attempts, cached_pages, evict, pinned
 from ..support.programs import run
@@ -137,6 +138,17 @@ def server(tmp_path: Path) -> Iterator[Misbehaving]:
     make_file(filesystem.source)
     yield filesystem
     filesystem.end()
+
+
+def test_first_cached_read_of_a_device_with_a_server_asks_it_nothing(server: Misbehaving, engine_loop: Loop) -> None:
+    path, data = make_file(server.source)
+    os.utime(path, ns=(0, time.time_ns() + HOUR))  # on another filesystem, each read would set the time of access
+    with opened(server.folder / path.name, os.O_RDONLY) as fd:
+        assert os.pread(fd, len(data), 0) == data
+        descriptor = engine_loop.descriptor(fd, known=False)
+        assert engine_loop.engine.inline.read(descriptor, BLOCK, 0) is None
+        assert server.count("", "statfs") == 0
+        assert not descriptor.read_device.nowait
 
 
 def test_device_with_a_server_is_never_read_plainly(server: Misbehaving, engine_loop: Loop) -> None:

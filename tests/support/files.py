@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 BLOCK = 4096
 HOUR = 3600 * 10**9  # nanoseconds
+COARSE = 6  # CLOCK_MONOTONIC_COARSE, linux/time.h
 
 
 @functools.lru_cache(maxsize=4)  # most tests want the same bytes
@@ -39,6 +40,13 @@ def set_no_access_time(file: Path | int) -> None:
     """Let the next reads of a file, and those behind its next changes, leave its time of access as it is, an hour ahead."""
     now = time.time_ns()
     os.utime(file, ns=(now + HOUR, now))
+
+
+def next_moment() -> None:
+    """Return when the coarse clock has moved on: then no answer of before holds about the time of access (access_time.c)."""
+    start = time.clock_gettime_ns(COARSE) >> 22
+    while time.clock_gettime_ns(COARSE) >> 22 == start:
+        pass
 
 
 def is_open(fd: int) -> bool:

@@ -270,6 +270,10 @@ def _serve(source: Path, mountpoint: Path) -> None:
         async def write(self, handle: int, offset: int, data: bytes) -> int:
             return os.pwrite(handle, data[: await self.misbehave(self.inode_of(handle), "write", offset, len(data))], offset)
 
+        async def statfs(self, context: object) -> pyfuse3.StatvfsData:
+            self.counts["", "statfs"] = self.counts.get(("", "statfs"), 0) + 1
+            return pyfuse3.StatvfsData()
+
         async def fsync(self, handle: int, data_only: bool) -> None:
             await self.misbehave(self.inode_of(handle), "sync")
             os.fsync(handle)

@@ -70,14 +70,14 @@ class ShortWays:
         prepared = self.prepared
         lone = len(free) == self.slots - 1
         answer = _start_read(self.ring, slot, token, fd, memory, length, offset, lone and not prepared)
+        if answer == _SETS_TIME:
+            self.vacate(slot)
+            return SETS_TIME
         self._started += 1
         if answer == _PREPARED:
             request.state = _KERNEL_PREPARED
             prepared.append(request)
             return DUE if len(prepared) >= self.few or lone else GATHERED
-        if answer == _SETS_TIME:
-            self.vacate(slot)
-            return SETS_TIME
         request.state = _KERNEL_IN_FLIGHT
         if answer < 0:
             self.vacate(slot)

@@ -152,7 +152,8 @@ int64_t taio_inline_access(struct taio_local *local, int dir, const char *path, 
 
 static int sets_access_time(int fd, const struct taio_stat *st)
 {
-    return taio_times_are_due(fd, st->atime_ns, st->mtime_ns, st->ctime_ns);
+    struct taio_times times = {st->atime_ns, st->mtime_ns, st->ctime_ns};
+    return taio_times_are_due(taio_file_of(st->device, st->inode), fd, &times);
 }
 
 int64_t taio_inline_readlink(struct taio_local *local, int dir, const char *path, int resolve, char *out, uint64_t capacity)
@@ -243,6 +244,7 @@ int64_t taio_inline_read_file(struct taio_local *local, int dir, const char *pat
             int fd = open_cached(dir, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, resolve);
             rc = fd;
             if (fd >= 0) {
+                taio_forget_cached(fd); /* the last file with this number was another one */
                 if (left > 0 && sets_access_time(fd, &st))
                     rc = -EAGAIN;
                 else if (left < size || whole)

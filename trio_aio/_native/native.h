@@ -93,7 +93,7 @@ void taio_residency_release(struct taio_residency *residency);
  * 1: the same, and so it was some moments ago for all around it. Otherwise -EAGAIN; -EPERM: the kernel does not tell this process; -ERANGE: not mapped. `residency`: NULL where RWF_NOWAIT works; then it is
  * also 0 on a Linux older than 6.5, which cannot be asked. Never sleeps. */
 int taio_is_cached(int fd, const struct taio_residency *residency, int64_t offset, uint64_t length);
-/* Forget what is known of an fd's number: it belongs to another file now. taio_describe calls it. */
+/* Forget what is known of an fd's number: it belongs to another file now. taio_describe calls it, and who opens a file without that. */
 void taio_forget_cached(int fd);
 /* Return a number for the file that an fd was last described for. */
 uint64_t taio_use_of(int fd);
@@ -108,8 +108,20 @@ int64_t taio_pread_cached(int fd, const struct taio_residency *residency, void *
 
 /* Return whether a read would set the file's time of access, for which the filesystem may wait. */
 int taio_sets_access_time(int fd);
-/* The same, by times that were just asked for. */
-int taio_times_are_due(int fd, int64_t atime_ns, int64_t mtime_ns, int64_t ctime_ns);
+/* The same where the filesystem may be one with a server. -EOPNOTSUPP: the time is due, and the filesystem does not know RWF_NOWAIT. */
+int taio_sets_access_time_or_server(int fd);
+/* Nanoseconds since 1970. */
+struct taio_times {
+    int64_t accessed, modified, changed;
+};
+/* Return a number for a file, for the functions below. That of an fd is taio_use_of's. */
+uint64_t taio_file_of(uint64_t device, uint64_t inode);
+/* As taio_sets_access_time, by times that were just asked for. `fd`: of that file, and no server has it. */
+int taio_times_are_due(uint64_t file, int fd, const struct taio_times *times);
+/* For who makes the reads of a file that were left to it. Return what taio_read_has_ended takes; 0: call it not. */
+uint64_t taio_read_begins(uint64_t file);
+/* Note whether a read that has moved bytes has set the time. */
+void taio_read_has_ended(uint64_t file, int fd, uint64_t left);
 /* Count that a file was changed, after the change. */
 void taio_note_change(void);
 

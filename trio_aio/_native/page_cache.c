@@ -175,8 +175,9 @@ int64_t taio_pread_cached(int fd, const struct taio_residency *r, void *memory, 
         return answer;
     if (answer < 0) /* a read behind the end of everything: it does nothing, but says whether the filesystem knows RWF_NOWAIT */
         return taio_pread_nowait(fd, memory, 1, INT64_MAX - 1) == -EOPNOTSUPP ? -EOPNOTSUPP : answer;
-    if (taio_sets_access_time(fd))
-        return -EAGAIN;
+    int due = r == NULL ? taio_sets_access_time_or_server(fd) : taio_sets_access_time(fd);
+    if (due != 0)
+        return due < 0 ? due : -EAGAIN;
     if (r == NULL && answer == 1 && __atomic_fetch_add(&calls, 1, __ATOMIC_RELAXED) % WATCH_EVERY != 0)
         return taio_pread_nowait(fd, memory, length, offset);
     long before = taio_times_slept();

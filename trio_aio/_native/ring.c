@@ -44,7 +44,8 @@ struct taio_ring *taio_ring_new(uint64_t context, unsigned slots, int event_fd)
     ring->pieces_slots = calloc(slots, sizeof *ring->pieces_slots);
     ring->owners = calloc(slots, sizeof *ring->owners);
     ring->held = calloc(slots, sizeof *ring->held);
-    if (ring->waiting == NULL || ring->pieces_slots == NULL || ring->owners == NULL || ring->held == NULL) {
+    ring->left = calloc(slots, sizeof *ring->left);
+    if (ring->waiting == NULL || ring->pieces_slots == NULL || ring->owners == NULL || ring->held == NULL || ring->left == NULL) {
         taio_ring_free(ring);
         return NULL;
     }
@@ -64,6 +65,7 @@ void taio_ring_free(struct taio_ring *ring)
     free(ring->pieces_slots);
     free(ring->owners);
     free(ring->held);
+    free(ring->left);
     free(ring);
 }
 
@@ -99,6 +101,7 @@ void taio_ring_prepare(struct taio_ring *ring, unsigned slot, uint64_t token, in
 {
     ring_fill(ring, slot, token, opcode, fd, memory, length, offset, rw_flags);
     ring->owners[slot] = NULL;
+    ring->left[slot] = 0;
     ring->waiting[ring->prepared++] = &ring->iocbs[slot];
 }
 
@@ -107,6 +110,7 @@ void taio_ring_gather(struct taio_ring *ring, struct taio_submitter *submitter, 
 {
     ring_fill(ring, slot, token, opcode, fd, memory, length, offset, rw_flags);
     ring->owners[slot] = submitter;
+    ring->left[slot] = opcode == IOCB_CMD_PREAD || opcode == IOCB_CMD_PREADV ? taio_read_begins(taio_use_of(fd)) : 0;
     taio_submitter_gather(submitter, slot);
 }
 
@@ -374,12 +378,24 @@ int taio_ring_cancel(struct taio_ring *ring, unsigned slot)
     return error == -EINPROGRESS ? 0 : error;
 }
 
+/* Note what a request that has moved bytes did to the times of its file. */
+static void ring_note_times(struct taio_ring *ring, unsigned slot)
+{
+    const struct iocb *iocb = &ring->iocbs[slot];
+    if (iocb->aio_lio_opcode == IOCB_CMD_PWRITE || iocb->aio_lio_opcode == IOCB_CMD_PWRITEV)
+        taio_note_change(); /* the submitter may not have come to that */
+    if (ring->left[slot] != 0)
+        taio_read_has_ended(taio_use_of((int)iocb->aio_fildes), (int)iocb->aio_fildes, ring->left[slot]);
+}
+
 /* Turn an event into a completion. Returns 0 if there is none, because a many-piece request continues in the slot; otherwise 1. */
 static int ring_take_event(struct taio_ring *ring, struct taio_completion *out, const struct io_event *event)
 {
     unsigned slot = (unsigned)event->data; /* the lower half of a token is the slot */
     if (ring->owners[slot] != NULL)
         taio_submitter_note_event(ring->owners[slot]);
+    if (event->res > 0)
+        ring_note_times(ring, slot);
     if (ring->pieces_slots[slot].pieces != NULL && ring_continue_pieces(ring, slot, event->data, event->res))
         return 0;
     ring->held[slot] = 0;

@@ -39,6 +39,7 @@ struct taio_ring {
     struct iocb **waiting; /* the first `prepared` ones wait for io_submit, in this order */
     struct pieces_slot *pieces_slots; /* one for each slot */
     struct taio_submitter **owners;   /* of each slot: the submitter of its request; NULL: the loop submits it */
+    uint64_t *left; /* of each slot: what taio_read_begins returned; 0 unless a submitter has it */
     unsigned char *held; /* of each slot: 1 from the filling of its iocb until its completion was returned. The loop's */
     struct iocb iocbs[]; /* one for each slot; the kernel copies it in io_submit, and knows the request by its address */
 };

@@ -28,6 +28,7 @@
 #include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #define NONE TAIO_NONE
@@ -303,6 +304,8 @@ static void slot_read_file(struct slot *s)
         whole->fd = (int32_t)fd;
         return;
     }
+    uint64_t device = whole->description.device;
+    uint64_t file = taio_file_of(makedev((unsigned)(device >> 32), (unsigned)device), whole->description.inode), left = taio_read_begins(file);
     while (n > 0 && (uint64_t)s->transferred < whole->first) { /* to the end, not to the size: files of /proc have none, and others may grow */
         n = read((int)fd, memory + s->transferred, whole->first - (uint64_t)s->transferred);
         if (n > 0)
@@ -315,6 +318,8 @@ static void slot_read_file(struct slot *s)
             n = read((int)fd, &beyond, 1);
         while (n < 0 && errno == EINTR);
     s->result = n < 0 ? -errno : s->transferred;
+    if (left != 0 && s->transferred > 0)
+        taio_read_has_ended(file, (int)fd, left);
     if (n > 0)
         whole->fd = (int32_t)fd;
     else
@@ -528,13 +533,41 @@ static void slot_execute_anywhere(struct slot *s, struct taio_scratch *scratch)
         close(buffered_fd); /* its error is ignored: the write reported its own, and a network filesystem's late ones come from fsync */
 }
 
+/* Return whether the operation reads the file, so that it may set the time of access. */
+static int slot_reads(const struct slot *s)
+{
+    switch (s->operation) {
+    case TAIO_READ:
+    case TAIO_READV:
+    case TAIO_READ_AND_ASK:
+    case TAIO_CURSOR_READ:
+        return 1;
+    case TAIO_PIECES:
+        return !((const struct taio_pieces *)s->memory)->writing;
+    default:
+        return 0;
+    }
+}
+
 /* Run the slot's operation. */
 static void slot_execute(struct slot *s, struct taio_scratch *scratch)
 {
-    int changes = slot_changes(s); /* now: some operations put another in their place */
+    int changes = slot_changes(s), fd = s->fd; /* now: some operations put another in their place */
+    uint64_t file = taio_use_of(fd), left = slot_reads(s) ? taio_read_begins(file) : 0;
     slot_execute_anywhere(s, scratch);
     if (changes)
         taio_note_change();
+    if (left != 0 && s->transferred > 0)
+        taio_read_has_ended(file, fd, left);
+}
+
+/* Read what is cached of what the slot wants, or start the read-ahead. */
+static void slot_read_cached(struct slot *s)
+{
+    uint64_t file = taio_use_of(s->fd), left = taio_read_begins(file);
+    s->result = taio_pread_nowait(s->fd, s->memory, s->length, s->offset);
+    if (left != 0 && s->result > 0)
+        taio_read_has_ended(file, s->fd, left);
 }
 
 /* Block all signals but those of faults. */
@@ -577,7 +610,7 @@ static void pool_serve_started(struct taio_pool *pool, const uint32_t *slots, ui
         struct slot *s = &pool->slot[slots[i]];
         if (!pool_claim(pool, slots[i]))
             continue;
-        s->result = taio_pread_nowait(s->fd, s->memory, s->length, s->offset);
+        slot_read_cached(s);
         if (s->result == (int64_t)s->length) {
             s->transferred = s->result;
         } else {
@@ -608,7 +641,7 @@ static void pool_serve(struct taio_pool *pool, uint32_t first, struct taio_scrat
         }
         if (!pool_claim(pool, slot))
             continue;
-        s->result = taio_pread_nowait(s->fd, s->memory, s->length, s->offset);
+        slot_read_cached(s);
         if (s->result != -EAGAIN) { /* a part may be in the caller's memory already, so the loop must not withdraw it */
             if (s->result == (int64_t)s->length)
                 s->transferred = s->result;

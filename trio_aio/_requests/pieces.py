@@ -326,14 +326,15 @@ class PiecesRead(PiecesRequest):
         if descriptor.direct:
             can = PiecesRequest.can_submit(self, engine)
             if can:
-                self.offload = (
-                    descriptor.read_device.must_offload()
-                    or not descriptor.block_map.has_pieces(self.pieces.native)
-                    or bool(lib.taio_sets_access_time(descriptor.fd))
-                )
+                self.offload = descriptor.read_device.must_offload() or not descriptor.block_map.has_pieces(self.pieces.native)
             return can
         self.probing, self.offload = self.device.nowait, True
         return engine.may_use_kernel and self.probing and 0 < self.nbytes <= _LARGEST_PROBE and not self.pieces.mapped
+
+    def prepare(self, lane: KernelLane, slot: int) -> None:
+        if not self.offload:  # see `Read.prepare_length`
+            self.offload = bool(lib.taio_sets_access_time(self.descriptor.fd))
+        PiecesRequest.prepare(self, lane, slot)
 
     def settle(self, engine: Host) -> None:
         engine.bytes_read += self.transferred

@@ -243,19 +243,18 @@ class Read(Transfer):
         self.offload: bool = False
 
     def can_submit(self, engine: Host) -> bool | None:
-        """As all transfers. A submitter submits it where io_submit may sleep.
-
-        So it may on such a device, for the first reader of a region, and for a read that sets the time of access.
-        """
+        """As all transfers. A submitter submits it where io_submit may sleep: on such a device, or as the first reader of a region."""
         if not super().can_submit(engine):
             return False
         descriptor = self.descriptor
-        self.offload = (
-            descriptor.read_device.must_offload()
-            or not descriptor.block_map.has(self.offset, self.nbytes)
-            or bool(lib.taio_sets_access_time(descriptor.fd))
-        )
+        self.offload = descriptor.read_device.must_offload() or not descriptor.block_map.has(self.offset, self.nbytes)
         return True
+
+    def prepare_length(self, lane: KernelLane, slot: int, length: int) -> None:
+        # io_submit may sleep for a read that sets the time of access too. Asked now: it may have been queued.
+        if not self.offload:
+            self.offload = bool(lib.taio_sets_access_time(self.descriptor.fd))
+        super().prepare_length(lane, slot, length)
 
     def complete_kernel(self, engine: Host, token: int, result: int) -> None:
         if self.offload:
