@@ -340,6 +340,29 @@ def test_lane_leaves_a_mount_where_a_call_slept(disk: pathlib.Path) -> None:
     assert not lane.should_probe()
 
 
+def test_mount_is_left_for_twice_as_long_each_time_a_call_slept(disk: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(lane_module.time, "monotonic", lambda: now[0])
+    lane = NameLane()
+
+    def left_for() -> float:
+        """Let a call sleep, and return for how many seconds no worker probes the mount. Then one does, and finds it local."""
+        lane.stat(-100, os.fsencode(disk), 0)
+        lane.note_probe(lane._local.key, False)
+        assert lane.stat(-100, os.fsencode(disk), 0) == 0
+        assert lane._judged(lib.TAIO_NAME_SLEPT) == 0  # as the C code reports it
+        start = now[0]
+        while not lane.should_probe():
+            now[0] += 0.5
+        return now[0] - start
+
+    assert [left_for() for _ in range(12)] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600]
+    now[0] += 599
+    assert left_for() == 600
+    now[0] += 600  # so long no call has slept
+    assert [left_for() for _ in range(2)] == [1, 2]
+
+
 def test_lane_keeps_the_mounts_it_was_told_of_last() -> None:
     lane = NameLane()
     most = lane_module._MOST

@@ -5,8 +5,10 @@ nothing of attributes: on a network filesystem, or FUSE, those in memory may be 
 
 What we do about it. The lane answers only for mounts that a worker has probed: it asked for attributes twice, the second time never from
 memory alone, and did not sleep. Then they do not live on a server. All other answers are dropped, and a worker asks. The lane watches its
-own calls: the first 100 after each new mount, then 1 in 16. A mount where a call slept is left to the workers for ten minutes, and then
-probed again. A miss costs 1-5 us, so there is no back-off.
+own calls: the first 100 after each new mount, then 1 in 16. A mount where a call slept is left to the workers, and then probed again. It
+may have been an accident: an open sleeps when the table of fds grows, at 256, 512, 1024. So the mount is left for a second, and for twice
+as long each further time, up to ten minutes. One with a server is left for ten minutes at once. A miss costs 1-5 us, so there is no
+back-off.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ __all__ = ("UNKNOWN", "NameLane")
 
 WATCHED_FIRST = 100  # calls that are watched after a mount was found local
 SAMPLE = 16  # of the later calls, one in so many is watched: watching costs 0.8 us
-LEFT_FOR = 600.0  # seconds that a mount is left to the workers after a call slept there
+FIRST_LEFT_FOR, LEFT_FOR = 1.0, 600.0  # seconds that a mount is left to the workers after a call slept there, and at most
 _MOST = lib.TAIO_MOUNTS
 
 _ENOENT, _ENOSYS, _EPERM = -errno.ENOENT, -errno.ENOSYS, -errno.EPERM
@@ -52,7 +54,10 @@ class NameLane:
         self._status: CData = ffi.new("struct taio_status *")  # of the last `stat` that returned 0
         self._status_view: memoryview = memoryview(ffi.buffer(self._status))
         self.description: CData = ffi.new("struct taio_description *", {"buffered_fd": -1})  # of the last file that `open` has opened
-        self._left: dict[int, float] = {}  # mounts that are not local, and until when
+        self._left: dict[int, float] = {}  # mounts that are left to the workers, and until when
+        self._spans: dict[
+            int, tuple[float, float]
+        ] = {}  # of mounts where a call slept: how long they were left the last time, and until when
         self._link: CData = ffi.new("char[]", 4096)
         self.bytes_read: int = 0
         self._view: mmap.mmap | None = None  # for small files, made when it is first needed
@@ -144,7 +149,7 @@ class NameLane:
         if not key:
             return
         if slept:
-            self._leave(key)
+            self._leave(key, LEFT_FOR)
             return
         local = self._local
         known = ffi.unpack(local.keys, local.count)
@@ -169,16 +174,24 @@ class NameLane:
             answer = local.last
             self.slept += 1
             if local.key:
-                self._leave(local.key)
+                self._leave_longer(local.key)
             elif answer != UNKNOWN:
                 self.on = self.slept < WATCHED_FIRST  # no mount can be named: RESOLVE_CACHED itself sleeps here
         if answer == _ENOSYS:
             self.on = False
         return answer
 
-    def _leave(self, key: int) -> None:
+    def _leave_longer(self, key: int) -> None:
+        """Leave a mount where a call slept: twice as long as the last time, unless that is long ago."""
+        span, until = self._spans.get(key, (0.0, 0.0))
+        now = time.monotonic()
+        span = min(2 * span, LEFT_FOR) if span and now - until < LEFT_FOR else FIRST_LEFT_FOR
+        self._spans[key] = span, now + span
+        self._leave(key, span)
+
+    def _leave(self, key: int, span: float) -> None:
         local = self._local
-        self._left[key] = time.monotonic() + LEFT_FOR
+        self._left[key] = time.monotonic() + span
         kept = [known for known in ffi.unpack(local.keys, local.count) if known != key]
         local.count = len(kept)
         local.keys = kept
