@@ -135,6 +135,28 @@ async def test_fault_applies_to_its_file_operation_and_count(disk: Path, context
         assert fault.hits == 1
 
 
+@LANES
+@pytest.mark.parametrize("turn", [1, 3, 5])
+async def test_sync_that_calls_share_meets_the_fault_of_each(disk: Path, context: FaultyContext, lane: str, turn: int) -> None:
+    path, data = make_file(disk)
+    async with await _open(context, path, lane) as file:
+        await file.pwrite(data[:BLOCK], 0)
+        fault = context.fail(errno.EIO, operation="sync", turn=turn)
+        before = context.statistics()
+
+        async def sync() -> None:
+            with pytest.raises(OSError, match="Input/output error"):
+                await file.fdatasync()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(sync)
+        now = context.statistics()
+        assert now.submitted_kernel + now.submitted_workers - before.submitted_kernel - before.submitted_workers == 1
+        assert fault.hits == 1
+        await file.pwrite(data[:BLOCK], 0)
+
+
 async def test_fault_can_be_for_a_descriptor(disk: Path, context: FaultyContext) -> None:
     path, data = make_file(disk)
     with opened(path, os.O_RDONLY) as fd, opened(path, os.O_RDONLY) as other, context.fail(errno.EIO, file=fd):

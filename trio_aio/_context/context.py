@@ -242,8 +242,9 @@ class AIOContext(NotCopied, Operations):
     async def aclose(self) -> None:
         """Wait for all requests in flight, then release threads, descriptors and the kernel context.
 
-        New requests raise RuntimeError from now on. A `poll` that waits fails with OSError (ECANCELED). Requests that were abandoned
-        (``abandon_on_cancel``) are not waited for: a thread keeps their memory until they complete. Other tasks run meanwhile.
+        New requests raise RuntimeError from now on. A `poll` that waits fails with OSError (ECANCELED). Reads that were abandoned
+        (``abandon_on_cancel``, and those of an iteration that was left) are not waited for: a thread keeps their memory until they
+        complete. Other tasks run meanwhile.
         Cancelled: raised when it is closed. A second call is a checkpoint and no more.
         """
         await self._close()

@@ -40,7 +40,8 @@ class FaultyContext(AIOContext):
     - `times`: how many in a row meet it, at least 1. Default: 1 if there is a `turn`, otherwise all until it is removed.
 
     Requests are counted when they are submitted, even if they must wait for a slot. If several faults are for one request, it meets the one
-    that was made first. ValueError for a wrong operation or a number out of range.
+    that was made first. A sync that several calls share is counted for each of them, and what one of them meets, all do. ValueError for a
+    wrong operation or a number out of range.
     """
 
     def __init__(

@@ -250,6 +250,10 @@ class FaultHook:
 
     def _begin(self, lane: Lane[Any], request: Any, slot: int) -> None:
         fault = self._due.pop(request, None)
+        # A sync makes the one system call of all that it serves, so it meets their faults too.
+        for follower in getattr(request, "followers", ()):
+            late = self._due.pop(follower, None)
+            fault = late if fault is None else fault
         if fault is None:
             lane.start_in_slot(request, slot)
         else:

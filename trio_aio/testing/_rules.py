@@ -58,7 +58,7 @@ class Fault(NotCopied):
 
     @property
     def hits(self) -> int:
-        """How many requests have met it."""
+        """How many requests have met it. Syncs that several calls share count for each call."""
         return self._hits
 
     def remove(self) -> None:
