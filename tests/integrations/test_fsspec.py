@@ -190,6 +190,18 @@ def test_path_is_stripped_as_local(path: Any) -> None:
     assert AioFileSystem._strip_protocol(path) == LocalFileSystem._strip_protocol(plain)
 
 
+def test_url_does_not_depend_on_fsspecs_own_protocols(fs: AioFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_a_file(name: Any) -> str:
+        return f"file://{name}"
+
+    # Older versions know only these.
+    monkeypatch.setattr(LocalFileSystem, "protocol", ("file", "local"))
+    monkeypatch.setattr(LocalFileSystem, "_strip_protocol", LocalFileSystem._strip_protocol)
+    monkeypatch.setattr(LocalFileSystem, "unstrip_protocol", of_a_file)
+    assert AioFileSystem._strip_protocol("aio:///a/") == AioFileSystem._strip_protocol("aio:/a") == "/a"
+    assert fs.unstrip_protocol("/x") == fs.unstrip_protocol("file:///x") == "aio:///x"
+
+
 def test_range_far_beyond_any_file_has_no_bytes(fs: AioFileSystem, files: dict[str, bytes]) -> None:
     path, data = list(files.items())[-1]
     far = [1 << 62, 1 << 63, 1 << 65]
@@ -241,6 +253,35 @@ def test_pipe_of_many_writes_each(fs: AioFileSystem, tmp_path: Path) -> None:
         fs.pipe(values, mode="create")
 
 
+def test_value_of_a_path_that_is_named_twice_is_the_last(fs: AioFileSystem, tmp_path: Path) -> None:
+    path = str(tmp_path / "file")
+    for _ in range(20):
+        fs.pipe({f"file://{path}": content(100_000), path: b"last", f"{path}2": b"other"})
+        assert fs.cat([path, f"{path}2"]) == {path: b"last", f"{path}2": b"other"}
+
+
+def test_pipe_of_many_in_a_transaction_waits_for_its_end(fs: AioFileSystem, tmp_path: Path) -> None:
+    values = {str(tmp_path / name): b"data" for name in "ab"}
+    with contextlib.suppress(ZeroDivisionError), fs.transaction:
+        fs.pipe(values)
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+    with fs.transaction:
+        fs.pipe(values)
+        assert not list(tmp_path.iterdir())
+    assert fs.cat([*values]) == values
+
+
+@pytest.mark.parametrize("call", ["get", "put", "copy"])
+def test_target_that_is_named_twice_is_the_last_source(fs: AioFileSystem, files: dict[str, bytes], tmp_path: Path, call: str) -> None:
+    long, short = [*files][-1], [*files][1]
+    targets = [f"file://{tmp_path}/target", f"{tmp_path}/other", f"{tmp_path}/target"]
+    for _ in range(20):
+        getattr(fs, call)([long, long, short], targets)
+        assert fs.cat_file(targets[-1]) == files[short]
+        assert fs.cat_file(targets[1]) == files[long]
+
+
 @pytest.mark.parametrize("auto_mkdir", [False, True])
 def test_folder_that_is_missing_is_made_with_auto_mkdir(fsspec_loop: object, tmp_path: Path, auto_mkdir: bool) -> None:
     fs = AioFileSystem(auto_mkdir=auto_mkdir)
@@ -271,6 +312,8 @@ def test_copy_of_missing_files_raises_or_ignores(fs: AioFileSystem, files: dict[
         fs.copy(sources, targets)
     fs.copy(sources, targets, on_error="ignore")
     assert [fs.cat(path) for path in targets[1:]] == [*files.values()]
+    fs.copy(sources, [targets[0], targets[0], *targets[2:]], on_error="ignore")
+    assert fs.cat(targets[0]) == next(iter(files.values()))
 
 
 def test_get_writes_to_file_objects(fs: AioFileSystem, files: dict[str, bytes]) -> None:
@@ -381,6 +424,29 @@ def test_coroutines_run_on_the_callers_loop(files: dict[str, bytes], tmp_path: P
 
     anyio.run(main, backend_options={"use_uvloop": use_uvloop})
     assert sorted(files) == sorted(map(str, tmp_path.iterdir()))
+
+
+def test_put_with_mode_create_replaces_no_file(files: dict[str, bytes], tmp_path: Path) -> None:
+    targets = [str(tmp_path / f"target{index}") for index in range(len(files))]
+    Path(targets[1]).write_bytes(b"kept")
+
+    async def main() -> None:
+        fs = asynchronous()
+        with pytest.raises(FileExistsError):
+            await fs._put([*files], targets, mode="create")
+        with pytest.raises(FileExistsError):
+            await fs._put([*files][-1], targets[1], mode="create")
+        assert await fs._cat_file(targets[1]) == b"kept"
+        await fs._put([*files], targets)
+        assert await fs._cat(targets) == dict(zip(targets, files.values(), strict=True))
+
+    anyio.run(main)
+
+
+def test_get_writes_to_file_objects_on_the_callers_loop(files: dict[str, bytes]) -> None:
+    targets = [io.BytesIO() for _ in files]
+    anyio.run(lambda: asynchronous()._get([*files], targets))
+    assert [target.getvalue() for target in targets] == [*files.values()]
 
 
 def asynchronous(auto_mkdir: bool = False) -> AioFileSystem:

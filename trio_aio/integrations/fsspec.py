@@ -23,6 +23,7 @@ import anyio.to_thread
 import trio_aio
 from trio_aio.integrations import missing
 from trio_aio.integrations.batches import DEPTH, read_parts, together
+from trio_aio.integrations.plan import PROTOCOLS, planned
 from trio_aio.integrations.streamed import MODES, AioStreamedFile, open_streamed
 
 try:
@@ -46,7 +47,7 @@ __all__ = ("AioFileSystem", "AioStreamedFile", "register")
 
 def register(*, clobber: bool = False) -> None:
     """Register `AioFileSystem` with fsspec for "aio", as its entry point does; with `clobber` also for "file" and "local"."""
-    for protocol in ("aio", "file", "local") if clobber else ("aio",):
+    for protocol in PROTOCOLS if clobber else PROTOCOLS[:1]:
         fsspec.register_implementation(protocol, AioFileSystem, clobber=True)
 
 
@@ -58,9 +59,10 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
     serves synchronous callers; default: fsspec's. RuntimeError for calls of many files in a child of fork: make a new object there.
     """
 
-    protocol: str | tuple[str, ...] = ("aio", "file", "local")
+    protocol: str | tuple[str, ...] = PROTOCOLS
     # Each synchronous call is defined here or by LocalFileSystem. Mirrored ones would go to the loop for a single file.
     mirror_sync_methods: bool = False
+    _intrans: bool
 
     def __init__(self, auto_mkdir: bool = False, **options: Any) -> None:
         super().__init__(auto_mkdir=auto_mkdir, **options)
@@ -79,7 +81,14 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
         if type(path) is str and path.startswith("/"):
             # As LocalFileSystem's, which looks for each of three protocols first.
             return path.rstrip("/") or "/"
+        if type(path) is str and path.startswith("aio:"):
+            # Older versions of LocalFileSystem know no protocol but their own.
+            path = path.removeprefix("aio:").removeprefix("//")
         return super()._strip_protocol(path)
+
+    def unstrip_protocol(self, name: str) -> str:
+        """Return the URL of a path."""
+        return f"aio://{self._strip_protocol(name)}"
 
     # ---- contents
 
@@ -191,14 +200,16 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
 
     def pipe(self, path: Any, value: Any = None, **options: Any) -> None:
         """Write `value` to a file, or each value of a dict to its path. As `LocalFileSystem.pipe`; several files are written together."""
-        if isinstance(path, dict) and len(path) > 1 and not options.keys() - {"mode"}:
+        # In a transaction, what `open` writes is kept until its end.
+        if isinstance(path, dict) and len(path) > 1 and not self._intrans and not options.keys() - {"mode"}:
             sync(self.loop, self._pipe, path, **options)
         else:
             super().pipe(path, value, **options)
 
     async def _pipe(self, path: Any, value: Any = None, batch_size: int | None = None, **options: Any) -> None:
-        items = path.items() if isinstance(path, dict) else [(path, value)]
-        _raise_first(await together(partial(self._pipe_file, **options), list(items), stop=True))
+        # Of a path that is named twice, the last value counts.
+        values = {self._strip_protocol(name): data for name, data in (path.items() if isinstance(path, dict) else [(path, value)])}
+        _raise_first(await together(partial(self._pipe_file, **options), list(values.items()), stop=True))
 
     async def _pipe_file(self, path: str, value: Buffer, mode: str = "overwrite", **options: Any) -> None:
         path = self._strip_protocol(path)
@@ -261,7 +272,7 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
         self, plan: Callable[..., None], sources: Any, targets: Any, callback: Any = DEFAULT_CALLBACK, ignore: bool = False
     ) -> None:
         """Copy what `plan`, a call of LocalFileSystem, would copy: one file in this thread, several on the loop."""
-        pairs, options = _Plan.of(plan, sources, targets)
+        pairs, options = planned(plan, sources, targets)
         if len(pairs) > 1 and not options and not any(isfilelike(target) for _, target in pairs):
             sync(self.loop, self._copy_all, pairs, callback, ignore)
             return
@@ -277,24 +288,31 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
     async def _copy_pairs_async(
         self, plan: Callable[..., None], sources: Any, targets: Any, callback: Any = DEFAULT_CALLBACK, ignore: bool = False
     ) -> None:
-        pairs, _ = await anyio.to_thread.run_sync(_Plan.of, plan, sources, targets)
-        await self._copy_all(pairs, callback, ignore)
+        pairs, options = await anyio.to_thread.run_sync(planned, plan, sources, targets)
+        await self._copy_all(pairs, callback, ignore, **options)
 
-    async def _copy_all(self, pairs: list[tuple[Any, Any]], callback: Any, ignore: bool) -> None:
-        async def copy_next(source: str, target: str) -> None:
-            with callback.branched(source, target) as child:
-                await self._cp_file(source, target, callback=child)
-            callback.relative_update(1)
+    async def _copy_all(self, pairs: list[tuple[Any, Any]], callback: Any, ignore: bool, **options: Any) -> None:
+        async def copy_in_order(pairs: list[tuple[Any, Any]]) -> None:
+            for source, target in pairs:
+                copy = self._get_file if isfilelike(target) else self._put_file
+                with callback.branched(source, target) as child:
+                    try:
+                        await copy(source, target, callback=child, **options)
+                    except FileNotFoundError:
+                        if not ignore:
+                            raise
+                callback.relative_update(1)
 
         callback.set_size(len(pairs))
         # A folder has to be there before what is copied into it.
         kinds = await together(trio_aio.os.path.isdir, [(self._strip_protocol(source),) for source, _ in pairs])
+        await copy_in_order([pair for pair, is_folder in zip(pairs, kinds, strict=True) if is_folder is True])
+        # Of a target that is named twice, the last source counts.
+        by_target: dict[Any, list[tuple[Any, Any]]] = {}
         for (source, target), is_folder in zip(pairs, kinds, strict=True):
-            if is_folder is True:
-                await copy_next(source, target)
-        files = [pair for pair, is_folder in zip(pairs, kinds, strict=True) if is_folder is not True]
-        results = await together(copy_next, files, stop=not ignore)
-        _raise_first(result for result in results if not (ignore and isinstance(result, FileNotFoundError)))
+            if is_folder is not True:
+                by_target.setdefault(target if isfilelike(target) else self._strip_protocol(target), []).append((source, target))
+        _raise_first(await together(copy_in_order, [(of_one,) for of_one in by_target.values()], stop=True))
 
     async def _cp_file(self, path1: str, path2: str, *, exclusive: bool = False, **options: Any) -> None:
         path1, path2 = self._strip_protocol(path1), self._strip_protocol(path2)
@@ -378,32 +396,6 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
     async def _make_parent(self, path: str) -> None:
         if self.auto_mkdir:
             await trio_aio.os.makedirs(self._parent(path), exist_ok=True)
-
-
-class _Plan(LocalFileSystem):
-    """A LocalFileSystem that notes what it would copy: fsspec's own rules say which source goes to which target."""
-
-    protocol: str | tuple[str, ...] = AioFileSystem.protocol
-    cachable: bool = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pairs: list[tuple[Any, Any]] = []
-        self.kwargs: dict[str, Any] = {}
-
-    @classmethod
-    def of(cls, call: Callable[..., None], sources: Any, targets: Any) -> tuple[list[tuple[Any, Any]], dict[str, Any]]:
-        """Return pairs (source, target), and the options that the copy of a file would get."""
-        plan = cls()
-        call(plan, sources, targets)
-        return plan.pairs, plan.kwargs
-
-    def cp_file(self, path1: Any, path2: Any, **options: Any) -> None:
-        options.pop("callback", None)
-        self.pairs.append((path1, path2))
-        self.kwargs = options
-
-    get_file = put_file = cp_file
 
 
 def _as_list(values: Any, count: int, name: str) -> list[Any]:
