@@ -38,6 +38,16 @@ async def test_read_parts_has_an_error_in_the_place_of_the_range_that_failed(tmp
             assert part == content(3 << 20)[start:end]
 
 
+async def test_read_parts_of_a_file_that_the_kernel_makes_up_are_slices() -> None:
+    path = "/proc/version"  # stat(2) says that it has 0 bytes
+    with open(path, "rb") as model:  # noqa: ASYNC230
+        data = model.read()
+    limits = [(None, None), (5, 9), (-5, None), (3, 1 << 40), (-9, -2), (1 << 40, None)]
+    assert await read_parts(path, limits, 0) == [data[start:end] for start, end in limits]
+    for start, end in limits:
+        assert await read_parts(path, [(start, end)], 0) == [data[start:end]]
+
+
 async def test_together_returns_results_and_errors_in_order() -> None:
     running, most = 0, 0
 

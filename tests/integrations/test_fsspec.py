@@ -478,6 +478,19 @@ def test_open_async_reads_as_a_local_file(files: dict[str, bytes]) -> None:
     asyncio.run(main())
 
 
+def test_open_async_reads_a_file_that_the_kernel_makes_up() -> None:
+    data = Path("/proc/version").read_bytes()  # stat(2) says that it has 0 bytes
+
+    async def main() -> None:
+        for size in (-1, 1 << 40):
+            async with await asynchronous().open_async("/proc/version") as file:
+                assert await file.read(5) == data[:5]
+                assert await file.read(size) == data[5:]
+                assert await file.read(size) == b""
+
+    asyncio.run(main())
+
+
 def test_open_async_writes_as_a_local_file(tmp_path: Path) -> None:
     path = str(tmp_path / "folder" / "file")
 

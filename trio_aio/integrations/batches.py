@@ -37,6 +37,10 @@ async def read_parts(path: str, ranges: Sequence[Range], max_gap: int) -> list[b
         wanted = [limit for limit in limits if not isinstance(limit, TypeError)]
         if any(_depends_on_size(start, end) for start, end in wanted):
             size = await file.size()
+            if not size:
+                # It is empty, or in /proc or /sys, where no file has a size before it was read.
+                data = b"".join([chunk async for chunk in file.chunks()])
+                return [limit if isinstance(limit, TypeError) else data[slice(*limit)] for limit in limits]
             wanted = [slice(start, end).indices(size)[:2] for start, end in wanted]
         parts = [(start, max(end - start, 0)) for start, end in wanted if end is not None]
         if len(limits) == 1 and parts:

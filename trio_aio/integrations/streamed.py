@@ -50,8 +50,14 @@ class AioStreamedFile(AbstractAsyncStreamedFile):
         length = -1 if length is None else int(length)
         if length < 0 or length > LONG:
             left = max(await self._file.size() - self.loc, 0)
-            length = left if length < 0 else min(length, left)
-        data = await self._file.pread(length, self.loc)
+            if not left:
+                # It is at its end, or in /proc or /sys, where no file has a size before it was read.
+                stop = None if length < 0 else self.loc + length
+                data = b"".join([chunk async for chunk in self._file.chunks(start=self.loc, stop=stop)])
+            else:
+                data = await self._file.pread(left if length < 0 else min(length, left), self.loc)
+        else:
+            data = await self._file.pread(length, self.loc)
         self.loc += len(data)
         return data
 
