@@ -6,6 +6,7 @@ python examples/append_log.py LOG [--tasks N] [--records N]
 from __future__ import annotations
 
 import argparse
+import errno
 import struct
 import time
 import zlib
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import trio
 
+import trio_aio
 from trio_aio import AsyncFile, open_aio
 
 _HEADER = struct.Struct("<II")  # length and checksum of the record that follows
@@ -23,18 +25,46 @@ class Log:
 
     def __init__(self, file: AsyncFile) -> None:
         self._file: AsyncFile = file
+        self._failed: bool = False
 
     async def append(self, record: bytes) -> None:
-        """Append a record. It is durable when this returns."""
-        # The file is open for appending, so the record goes to the end. `write` would also move the cursor, and tasks would wait for it.
-        await self._file.pwrite(_HEADER.pack(len(record), zlib.crc32(record)) + record, 0)
-        # A call that arrives while a sync is in flight waits for the next sync, which serves all calls that arrived meanwhile.
-        await self._file.fdatasync()
+        """Append a record. It is durable when this returns. After an OSError each call raises one: open the log again."""
+        if not self._failed:
+            try:
+                # The file is open for appending, so the record goes to the end. `write` would also move the cursor, and tasks would wait
+                # for it.
+                await self._file.pwrite(_HEADER.pack(len(record), zlib.crc32(record)) + record, 0)
+                # A call that arrives while a sync is in flight waits for the next sync, which serves all calls that arrived meanwhile.
+                await self._file.fdatasync()
+            except OSError:
+                self._failed = True
+                raise
+        # A sync waits for the writes before it. If one of them failed, a part of its record may be in the file, and hide this one.
+        if self._failed:
+            raise OSError(errno.EIO, "an earlier append failed: open the log again")
+
+
+async def open_log(path: Path) -> AsyncFile:
+    """Open a log, or make one. What a crash has cut off is removed, since no record behind it would be found."""
+    file = await open_aio(path, "ab")
+    try:
+        _, end = parsed(await trio_aio.read_bytes(path))
+        await file.truncate(end)
+        # The name of a new file has to be durable too.
+        await trio_aio.os.sync_directory(path.parent)
+    except BaseException:
+        await file.aclose()
+        raise
+    return file
 
 
 def records(path: Path) -> list[bytes]:
     """Return the records of a log, up to the first that is not whole."""
-    data = path.read_bytes()
+    return parsed(path.read_bytes())[0]
+
+
+def parsed(data: bytes) -> tuple[list[bytes], int]:
+    """Return the records up to the first that is not whole, and where the last of them ends."""
     found = []
     at = 0
     while at + _HEADER.size <= len(data):
@@ -44,13 +74,13 @@ def records(path: Path) -> list[bytes]:
             break
         found.append(record)
         at += _HEADER.size + length
-    return found
+    return found, at
 
 
 async def run(path: Path, tasks: int, count: int) -> float:
     """Append with many tasks at once. Return the number of records per second."""
     start = time.perf_counter()
-    async with open_aio(path, "ab") as file:
+    async with await open_log(path) as file:
         log = Log(file)
 
         async def append(task: int) -> None:

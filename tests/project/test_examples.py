@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import subprocess
@@ -9,6 +10,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
+
+from trio_aio import open_aio
+from trio_aio.testing import FaultyContext
 
 from ..support.examples import EXAMPLES
 from ..support.files import content
@@ -42,20 +47,50 @@ def test_parallel_checksum_prints_what_sha256sum_prints(disk: Path) -> None:
     assert run("parallel_checksum.py", *paths) == expected
 
 
-def test_append_log_has_every_record_once_and_in_its_tasks_order(disk: Path) -> None:
-    log = disk / "log"
-    assert "the log has 160" in run("append_log.py", log, "--tasks", 16, "--records", 10)
+def append_log_module() -> Any:
     spec = importlib.util.spec_from_file_location("append_log", EXAMPLES / "append_log.py")
     assert spec is not None
     assert spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
+    module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_append_log_has_every_record_once_and_in_its_tasks_order(disk: Path) -> None:
+    log = disk / "log"
+    assert "the log has 160" in run("append_log.py", log, "--tasks", 16, "--records", 10)
+    module = append_log_module()
     records = [record.decode().split(":") for record in module.records(log)]
     for task in range(16):
         assert [number for owner, number in records if owner == str(task)] == [str(number) for number in range(10)]
     with log.open("ab") as file:
         file.write(b"\x05\0\0\0cut off")
     assert len(module.records(log)) == 160
+    # What is appended behind a record that was cut off has to be found.
+    assert "the log has 170" in run("append_log.py", log, "--tasks", 1, "--records", 10)
+
+
+def test_append_log_acknowledges_no_record_behind_one_that_failed(tmp_path: Path) -> None:
+    module = append_log_module()
+    log = tmp_path / "log"
+    acknowledged: list[bytes] = []
+
+    async def append(to: Any, record: bytes) -> None:
+        with contextlib.suppress(OSError):
+            await to.append(record)
+            acknowledged.append(record)
+
+    async def main() -> None:
+        async with FaultyContext() as context, open_aio(log, "ab", context=context) as file:
+            made = module.Log(file)
+            await append(made, b"first")
+            with context.short(3, end=True, operation="write"):
+                await append(made, b"second")
+            await append(made, b"third")
+
+    trio.run(main)
+    assert acknowledged == [b"first"]
+    assert log.stat().st_size == 8 + 5 + 3
 
 
 def test_quickstart_cancels_and_leaves_nothing_in_flight(tmp_path: Path) -> None:
