@@ -182,6 +182,12 @@ def test_doctor_of_missing_path_returns_2(disk: Path, capsys: pytest.CaptureFixt
     assert "No such file or directory" in capsys.readouterr().err
 
 
+def test_doctor_of_path_below_a_file_returns_2(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, _ = make_file(disk)
+    assert main(["doctor", str(path / "below")]) == 2
+    assert "Not a directory" in capsys.readouterr().err
+
+
 def test_doctor_as_text_has_line_for_each_finding(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", str(disk)]) == 0
     text = capsys.readouterr().out

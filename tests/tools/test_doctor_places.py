@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from trio_aio._tools.doctor import asynchronous
 from trio_aio._tools.doctor.cachestat import cached_pages
 from trio_aio._tools.doctor.place import LENGTH
+from trio_aio.lowlevel import IOCB
 
 from ..conftest import need
 from ..support.files import make_file
@@ -113,3 +115,20 @@ def test_doctor_of_partly_sparse_file_tries_its_data(
     assert list(report["requests"]) == ["direct read", "buffered read, cached"]
     assert report["alignment_enforced"] is True
     assert report["direct"] == "accepted"
+
+
+def test_doctor_looks_for_sleeps_where_the_file_has_data(
+    read_only: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = read_only("ext4", 3 * LENGTH, os.urandom(LENGTH), LENGTH)
+    offsets: list[int] = []
+    make = IOCB.pread
+
+    def noting(fd: int, buffer: Any, offset: int) -> IOCB:
+        offsets.append(offset)
+        return make(fd, buffer, offset)
+
+    monkeypatch.setattr(asynchronous.IOCB, "pread", noting)
+    assert examined(path, capsys)["waits"]
+    assert 3 * LENGTH <= min(offsets)
+    assert max(offsets) < 4 * LENGTH

@@ -31,12 +31,13 @@ __all__ = ("Report", "examine", "run")
 
 
 def run(path: str, *, as_json: bool) -> int:
-    """Examine `path`, print the report and return the exit status: 1 if native AIO cannot be used, 2 if there is no such path."""
+    """Examine `path`, print the report and return the exit status: 1 if native AIO cannot be used, 2 if the path cannot be found."""
     try:
-        report = examine(path)
-    except FileNotFoundError as error:
+        mode = os.stat(path).st_mode
+    except OSError as error:
         print(f"trio_aio doctor: {error}", file=sys.stderr)
         return 2
+    report = examine(path, mode)
     if as_json:
         print(json.dumps(report.as_json(), indent=1))
     else:
@@ -44,9 +45,8 @@ def run(path: str, *, as_json: bool) -> int:
     return report.status
 
 
-def examine(path: str) -> Report:
-    """Return all that can be found out about this kernel and `path`. FileNotFoundError."""
-    mode = os.stat(path).st_mode
+def examine(path: str, mode: int) -> Report:
+    """Return all that can be found out about this kernel and `path`. mode: `st_mode` of the path."""
     report = Report(kernel=platform.release(), python=platform.python_version(), path=os.path.realpath(path))
     report.aio_nr, report.aio_max_nr = aio_limit("aio-nr"), aio_limit("aio-max-nr")
     report.cachestat = has_cachestat()

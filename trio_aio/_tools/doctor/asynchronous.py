@@ -70,7 +70,7 @@ def examine_waits(report: Report, place: Place, context: int) -> None:
     parts = [memoryview(place.memory)[at * size : (at + 1) * size] for at in range(MANY)]
     kinds = {"read": IOCB.pread, "write": IOCB.pwrite} if place.writable else {"read": IOCB.pread}
     for direction, make in kinds.items():
-        requests = [make(place.direct, part, number * size) for number, part in enumerate(parts)]
+        requests = [make(place.direct, part, place.start + number * size) for number, part in enumerate(parts)]
         for name, chosen in (("one", requests[:1]), ("many at once", requests)):
             waits = Waits()
             with _errors_into(waits):
