@@ -326,6 +326,11 @@ def test_winners_are_peers_that_do_better() -> None:
     ]
 
 
+@pytest.mark.parametrize("contender", [native.PREAD_LOOP, native.PREADV_LOOP, native.BLOCKING_LOOP, *native.line_readers("rb")])
+def test_winners_are_no_blocking_loops(contender: Contender) -> None:
+    assert row_of(result("ours", 100, ours=True), Result(contender, result("", 1000, cpu=0.01).rounds)).winners() == []
+
+
 def test_as_json_of_failed_contender_says_why() -> None:
     broken = result("ours", ours=True)
     broken.failed = Failed("OSError: no")

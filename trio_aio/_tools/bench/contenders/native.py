@@ -120,15 +120,15 @@ async def _builtin_lines_by_async_for(mode: str, work: Work) -> None:
 def line_readers(mode: str) -> tuple[Contender, ...]:
     """Return readers of lines."""
     return (
-        Contender("built-in open", partial(_builtin_lines, mode)),
+        Contender("built-in open", partial(_builtin_lines, mode), same_work=False),
         Contender("built-in open by async for", partial(_builtin_lines_by_async_for, mode), "trio", same_work=False),
     )
 
 
 CHECKPOINT = Contender("bare checkpoint", _checkpoint, "trio", same_work=False)
 PREAD_LOOP = Contender("os.pread loop", _pread_loop, same_work=False)
-PREADV_LOOP = Contender("os.preadv loop", _preadv_loop)
-BLOCKING_LOOP = Contender("blocking loop", _readinto_loop)
+PREADV_LOOP = Contender("os.preadv loop", _preadv_loop, same_work=False)
+BLOCKING_LOOP = Contender("blocking loop", _readinto_loop, same_work=False)
 IDLE = (
     Contender("an idle loop (trio)", _idle, "trio", same_work=False),
     Contender("an idle loop (asyncio)", _idle, "asyncio", same_work=False),
