@@ -5,27 +5,20 @@ Each scenario is a program of its own, since a process with threads (pytest's) s
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import textwrap
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ..support.files import make_file
+from ..support.programs import run as run_program
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-PROLOGUE = """
-import gc, os, select, sys, warnings
-import trio
-from trio_aio import AIOContext, current_context, open_aio
+FORKS = """
+import gc
 warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads
-path = sys.argv[1]
-BLOCK = 4096
-with open(path, "rb") as plain:
-    data = plain.read()
 
 def in_child(function):
     pid = os.fork()
@@ -45,15 +38,7 @@ def check(pid):
 
 
 def run(program: str, path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-X", "dev", "-c", PROLOGUE + textwrap.dedent(program), str(path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr
+    run_program(FORKS + textwrap.dedent(program), path)
 
 
 def test_fork_loses_no_request_and_calls_in_the_child_are_refused(disk: Path) -> None:
