@@ -7,6 +7,7 @@ import importlib.util
 import os
 import shutil
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,17 @@ def learn(engine_loop: Loop, descriptor: Descriptor, offset: int = 0) -> None:
     assert descriptor.residency
 
 
+@contextmanager
+def learned(engine_loop: Loop, path: Path, flags: int = os.O_RDONLY) -> Iterator[Descriptor]:
+    """Open a file, and let a worker find out how to ask for its pages. Release what that keeps at the end."""
+    with opened(path, flags) as fd:
+        descriptor = engine_loop.descriptor(fd)
+        with pinned(path):
+            learn(engine_loop, descriptor)
+        yield descriptor
+        descriptor.release_residency()
+
+
 def test_cached_reads_without_nowait_are_served_inline(folder: Path, kind: str) -> None:
     path, data = make_file(folder)
 
@@ -113,10 +125,7 @@ def test_second_file_of_a_device_is_read_inline_at_once_unless_it_needs_a_mappin
 def test_missing_page_is_left_to_a_worker_and_starts_no_read_ahead(folder: Path, engine_loop: Loop) -> None:
     path, data = make_file(folder)
     inline = engine_loop.engine.inline
-    with opened(path, os.O_RDONLY) as fd:
-        descriptor = engine_loop.descriptor(fd)
-        with pinned(path):
-            learn(engine_loop, descriptor)
+    with learned(engine_loop, path) as descriptor:
         for _ in attempts("a file that was not cached before and behind a read"):
             evict(path)
             before = cached_pages(path)
@@ -126,7 +135,6 @@ def test_missing_page_is_left_to_a_worker_and_starts_no_read_ahead(folder: Path,
         read_by_worker(engine_loop, descriptor, 32 * BLOCK)
         with pinned(path):
             assert inline.read(descriptor, BLOCK, 32 * BLOCK) == data[32 * BLOCK : 33 * BLOCK]
-        descriptor.release_residency()
 
 
 @pytest.fixture
@@ -166,36 +174,28 @@ def test_device_with_a_server_is_never_read_plainly(server: Misbehaving, engine_
 def test_truncated_file_is_read_short_and_not_touched(folder: Path, engine_loop: Loop) -> None:
     path, data = make_file(folder)
     inline = engine_loop.engine.inline
-    with opened(path, os.O_RDONLY) as fd:
-        descriptor = engine_loop.descriptor(fd)
-        with pinned(path):
-            learn(engine_loop, descriptor)
+    with learned(engine_loop, path) as descriptor:
         os.truncate(path, BLOCK + 100)
         with pinned(path):
             assert inline.read(descriptor, 3 * BLOCK, 0) == data[: BLOCK + 100]
             assert inline.read(descriptor, BLOCK, 20 * BLOCK) == b""
         os.truncate(path, 0)
         assert inline.read(descriptor, BLOCK, 0) == b""
-        descriptor.release_residency()
 
 
 @pytest.mark.parametrize("kind", ["overlay"])
 def test_file_that_outgrows_its_mapping_is_mapped_anew(folder: Path, engine_loop: Loop) -> None:
     path, data = make_file(folder)
     inline = engine_loop.engine.inline
-    with opened(path, os.O_RDWR) as fd:
-        descriptor = engine_loop.descriptor(fd)
-        with pinned(path):
-            learn(engine_loop, descriptor)
+    with learned(engine_loop, path, os.O_RDWR) as descriptor:
         end = descriptor.residency.length
-        os.pwrite(fd, data, end)
+        os.pwrite(descriptor.fd, data, end)
         with pinned(path, end):
             assert inline.read(descriptor, BLOCK, end) is None
             assert not descriptor.residency
             assert mappings(path) == 0
             read_by_worker(engine_loop, descriptor, end)
             assert inline.read(descriptor, BLOCK, end) == data[:BLOCK]
-        descriptor.release_residency()
 
 
 def test_mapping_ends_with_the_file(folder: Path, kind: str) -> None:
@@ -259,16 +259,13 @@ def test_mincore_that_is_not_truthful_is_not_believed(folder: Path, engine_loop:
 def test_device_where_a_plain_read_slept_is_left_to_the_workers(folder: Path, engine_loop: Loop) -> None:
     path, data = make_file(folder)
     inline = engine_loop.engine.inline
-    with opened(path, os.O_RDONLY) as fd, pinned(path):
-        descriptor = engine_loop.descriptor(fd)
-        learn(engine_loop, descriptor)
+    with learned(engine_loop, path) as descriptor, pinned(path):
         assert inline._without_sleep(descriptor, BLOCK + lib.TAIO_SLEPT) == BLOCK
         skipped = 0
         while inline.read(descriptor, BLOCK, 0) is None:
             skipped += 1
         assert (skipped, inline.slept) == (SLEEP_BACKOFF, 1)
         assert inline.read(descriptor, BLOCK, 0) == data[:BLOCK]
-        descriptor.release_residency()
 
 
 @pytest.mark.parametrize("kind", ["overlay"])
@@ -330,11 +327,6 @@ def test_file_that_is_evicted_and_truncated_meanwhile_is_read_right(folder: Path
     path, _ = make_file(folder, 16 * BLOCK)
     run(
         """
-import os, sys, trio
-from trio_aio import AIOContext, open_aio
-path, block = sys.argv[1], 4096
-with open(path, "rb") as plain:
-    data = plain.read()
 read, write = os.pipe()
 child = os.fork()
 if not child:
@@ -349,7 +341,7 @@ if not child:
             except BlockingIOError:
                 pass
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            size = (size + 5 * block) % len(data)
+            size = (size + 5 * BLOCK) % len(data)
             os.ftruncate(file.fileno(), size)
             os.pwrite(file.fileno(), data[size:], size)
             os.fsync(file.fileno())
@@ -359,7 +351,7 @@ async def main():
     async with AIOContext() as context, await open_aio(path, context=context) as file:
         for i in range(1500):
             offset = i * 3000 % len(data)
-            found = await file.pread(block, offset)
+            found = await file.pread(BLOCK, offset)
             wanted = data[offset : offset + len(found)]
             # A write may be half done, and what lies between the old end and its start is zero.
             assert all(a == b or not a for a, b in zip(found, wanted)), offset
@@ -379,24 +371,19 @@ def test_child_of_fork_leaves_the_mappings_of_the_parent_alone(folder: Path) -> 
     path, _ = make_file(folder)
     run(
         """
-import os, sys, trio, warnings
-from trio_aio import AIOContext, open_aio
 warnings.simplefilter("ignore")  # fork with threads
-path, block = sys.argv[1], 4096
-with open(path, "rb") as plain:
-    data = plain.read()
 
 async def main():
     async with AIOContext() as context, await open_aio(path, context=context) as file:
-        await file.pread(block, 0)
+        await file.pread(BLOCK, 0)
         child = os.fork()
         if not child:
             del file._descriptor, file
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         before = context.statistics().inline_by_mincore
-        for offset in range(0, len(data), block):
-            assert await file.pread(block, offset) == data[offset : offset + block]
+        for offset in range(0, len(data), BLOCK):
+            assert await file.pread(BLOCK, offset) == data[offset : offset + BLOCK]
         assert context.statistics().inline_by_mincore > before
 
 trio.run(main)
