@@ -61,6 +61,8 @@ async def main(root: Path, paths: list[Path]) -> None:
         digests[path] = await store.put(await trio_aio.read_bytes(path))
 
     await trio_aio.os.makedirs(root, exist_ok=True)
+    # The name of a new store has to be durable too.
+    await trio_aio.os.sync_directory(root.parent)
     async with trio.open_nursery() as nursery:
         for path in paths:
             nursery.start_soon(keep, path)
