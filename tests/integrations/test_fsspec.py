@@ -376,6 +376,16 @@ def test_rm_of_many_removes_files_links_and_trees(fs: AioFileSystem, files: dict
     assert list(tmp_path.iterdir()) == [kept]
 
 
+@pytest.mark.parametrize("name", [".", "./.", "{}", "{}/.", "{}/folder/.."])
+def test_rm_of_the_current_folder_is_refused(fs: AioFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for system in (LocalFileSystem(), fs):
+        with pytest.raises(ValueError, match="current working directory"):
+            system.rm([name.format(tmp_path)] * 2, recursive=True)
+    assert os.listdir(tmp_path) == ["folder"]
+
+
 def test_rm_of_a_missing_file_raises(fs: AioFileSystem, files: dict[str, bytes], tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         fs.rm([*files, str(tmp_path / "missing")])

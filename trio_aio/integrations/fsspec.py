@@ -360,7 +360,7 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
                 raise
         if not recursive:
             raise ValueError("Cannot delete directory, set recursive=True")
-        if path == os.getcwd():
+        if os.path.normpath(path) == os.getcwd():  # noqa: ASYNC240 - it looks at no file
             raise ValueError("Cannot delete current working directory")
         await trio_aio.remove_tree(path)
 
