@@ -406,6 +406,28 @@ def test_static_files_answers_are_starlettes(path: Path, tmp_path: Path, backend
     anyio.run(main, backend=backend)
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("name", ["file.bin", "missing"])
+def test_static_file_that_is_replaced_before_it_is_opened_is_the_new_one(path: Path, tmp_path: Path, name: str, method: str) -> None:
+    named = path if name == "file.bin" else tmp_path / "404.html"
+    named.write_bytes(b"old")
+    os.utime(named, (1, 1))
+
+    async def main() -> tuple[Answer, Answer]:
+        files = StaticFiles(directory=tmp_path, html=True)
+        scope = {"type": "http", "method": method, "headers": [], "path": f"/{name}"}
+        response = await files.get_response(name, scope)
+        assert response.headers["content-length"] == "3"
+        (tmp_path / "new").write_bytes(content(5000))
+        os.replace(tmp_path / "new", named)
+        return await answer(response, method=method), await answer(await files.get_response(name, scope), method=method)
+
+    old, new = anyio.run(main)
+    assert comparable(old) == comparable(new)
+    assert new.headers["content-length"] == "5000"
+    assert len(new.body) == (5000 if method == "GET" else 0)
+
+
 def test_missing_package_is_an_import_error_that_names_the_extra() -> None:
     program = "import sys; sys.modules['starlette'] = None; import trio_aio.integrations.starlette"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -1,7 +1,7 @@
 """`FileResponse` and `StaticFiles` for Starlette and FastAPI, with the arguments and the answers of Starlette's.
 
 Starlette's send every step of a file to a thread: stat, open, each 64 KiB, close. Ours open the file before the response starts, read
-ahead, and read several ranges of a request together. Two answers differ:
+ahead, and read several ranges of a request together. docs/integrations.md lists what differs. Two answers do:
 
 - A set of ranges of which some can be served is answered with those (RFC 9110, 14.1.2). Starlette answers 416.
 - A file that is shorter than was promised ends the response with RuntimeError, so the server closes the connection. Starlette's ends the
@@ -298,12 +298,20 @@ class StaticFiles(starlette.staticfiles.StaticFiles):
         """Return the response for a path in the directory. HTTPException: 404, 405, 401."""
         response = await super().get_response(path, scope)
         if type(response) is starlette.responses.FileResponse:  # 404.html
-            return FileResponse(response.path, status_code=response.status_code, stat_result=response.stat_result)
+            return _static(response.path, response.stat_result, response.status_code)
         return response
 
     def file_response(self, full_path: Any, stat_result: os.stat_result, scope: Scope, status_code: int = 200) -> Response:
         """Return the response with a file, or the one that says it has not changed."""
-        response = FileResponse(full_path, status_code=status_code, stat_result=stat_result)
+        response = _static(full_path, stat_result, status_code)
         if self.is_not_modified(response.headers, Headers(scope=scope)):
             return starlette.staticfiles.NotModifiedResponse(response.headers)
         return response
+
+
+def _static(path: Any, described: os.stat_result | None, status_code: int) -> FileResponse:
+    """Return a response that has the headers of a file already. If another file is opened, it has those of that one."""
+    response = FileResponse(path, status_code=status_code)
+    if described is not None:
+        response._set_headers(described)
+    return response
