@@ -10,7 +10,8 @@
  * is not seen. Neither is a mount with `strictatime`, where each read sets the time. There watching notices a read that slept.
  *
  * Where a read that was left to others has not set the time, the next ones will not either: the loop makes them until the times change. So it
- * notes the times for which it has left a read (`left_for`). Who makes a read looks for that before, and compares the times behind it. */
+ * notes the times for which it has left a read (`left_for`). The thread that makes a read looks for that note before it, and compares the times
+ * after it. While a filesystem is frozen no time is set either: then the first read after the thaw is the loop's, and may sleep once. */
 #include "native.h"
 
 #include <linux/magic.h>
