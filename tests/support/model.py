@@ -24,6 +24,7 @@ import trio
 
 from trio_aio import RWF, AIOContext, open_aio
 from trio_aio._lanes.workers import Population
+from trio_aio._requests.sync import Sync
 
 from .files import BLOCK
 from .page_cache import evict
@@ -416,14 +417,21 @@ class Runner:
         for call, memory, before in self._at_rest:
             compare(f"memory of {call}, which was cancelled, later", memory, before, 0)
         self._at_rest.clear()
+        while any(isinstance(request, Sync) and request.counted for request in self._in_flight()):
+            await trio.lowlevel.checkpoint()  # all tasks that shared it have left
         self._check_rest()
         assert not self._context._by_fd
+
+    def _in_flight(self) -> list[Any]:
+        engine: Any = self._context._engine
+        kernel = [] if engine.kernel is None else [request for request in engine.kernel.holders if request is not None]
+        return [*engine.workers.requests(), *engine.workers.waiting(), *kernel]
 
     def _check_rest(self) -> None:
         """Nothing is in flight, and nothing is owned by what is not."""
         engine: Any = self._context._engine
         # A worker may still make memory that those waited for who were cancelled.
-        left = [*engine.workers.requests(), *engine.workers.waiting()]
+        left = self._in_flight()
         making_memory = [request for request in left if isinstance(request, Population) and request.counted]
         assert engine.outstanding == len(making_memory), left
         assert engine.abandoned == 0
