@@ -81,7 +81,7 @@ async def test_read_that_sets_the_time_is_left_to_others(on_filesystem: Callable
                 assert await reads_by_others(file, context, READS[name])
 
 
-# The last two make the file longer, but by no page: a page that nobody pinned may be dropped, and a file that becomes shorter loses its pins too.
+# The last two make the file longer, but by no page: a page that nobody pinned may be dropped. A file that becomes shorter loses its pins.
 CHANGES: dict[str, Callable[[AsyncFile, int], Any]] = {
     "pwrite": lambda file, size: file.pwrite(b"x", 0),
     "pwritev": lambda file, size: file.pwritev([b"x", b"y"], 0),
