@@ -8,6 +8,7 @@ from trio_aio._engine.descriptor import Descriptor
 from trio_aio._engine.order import Order
 from trio_aio._engine.shared_file import Gate
 from trio_aio._requests.direct import BufferedWrite
+from trio_aio._requests.metadata import Truncate
 from trio_aio._requests.opening import Close
 from trio_aio._requests.sync import Sync
 from trio_aio._requests.transfer import Write
@@ -28,6 +29,17 @@ def started(gate: Gate) -> list[Any]:
     ready: list[Any] = []
     gate.start_ready(ready)
     return ready
+
+
+def test_truncate_waits_for_direct_writes_and_they_for_it() -> None:
+    order = Order()
+    order.gate = Gate()
+    (direct, later), truncate = writes("dd"), Truncate(DESCRIPTOR, 10)
+    assert [order.enter(request) for request in (direct, truncate, later)] == [True, False, False]
+    assert order.leave(direct) == [truncate]
+    assert order.leave(truncate) == [later]
+    assert order.leave(later) == []
+    assert order.leases == 0
 
 
 def test_one_kind_of_write_passes_the_gate_at_a_time_in_order() -> None:

@@ -21,6 +21,7 @@ from anyio.lowlevel import checkpoint
 from trio_aio import AIOContext, open_aio
 
 from ..support.files import BLOCK, content, make_file
+from ..support.page_cache import evict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -189,6 +190,20 @@ async def test_sync_of_direct_file_covers_its_buffered_writes(disk: Path) -> Non
         group.start_soon(file.pwrite, bytes(BLOCK), BLOCK)
         group.start_soon(file.fsync)
     assert path.read_bytes()[5:6] == b"x"
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+async def test_sync_behind_truncate_and_direct_writes_of_one_page_succeeds(on_filesystem: Callable[[str], Path], kind: str) -> None:
+    path = on_filesystem(kind) / "file"
+    for _ in range(60):
+        path.write_bytes(bytes(3357))  # it ends in a block that the truncate has to read and to clear
+        evict(path)
+        async with open_aio(path, "r+b", direct=True) as file:
+            async with create_task_group() as group:
+                group.start_soon(file.truncate, 7168)
+                group.start_soon(file.write_ranges, [(1024, b"x" * 512)])
+            await file.fsync()
+        assert path.read_bytes() == bytes(1024) + b"x" * 512 + bytes(7168 - 1536)
 
 
 async def test_direct_read_of_growing_file_returns_whole_appends(disk: Path) -> None:

@@ -64,16 +64,22 @@ class Stat(Request):
 
 
 class Truncate(Request):
-    """ftruncate(2) to `size` bytes."""
+    """ftruncate(2) to `size` bytes.
 
-    __slots__ = ("size",)
+    It fills the rest of the last block with zeros, through the page cache. Beside a direct write of the same page, ext4 then fails the next
+    fsync with EIO. So it passes the gate of a direct file as a write through the page cache does.
+    """
 
-    changes = ordered = True
+    __slots__ = ("passed_gate", "size")
+
+    changes = ordered = gated = True
     fault_name = "truncate"
+    buffered: bool = True
 
     def __init__(self, descriptor: Descriptor, size: int) -> None:
         Request.__init__(self, descriptor)
         self.size: int = size
+        self.passed_gate: bool = False  # see `shared_file.Gate`
 
     def admit(self, engine: Host) -> None:
         Request.admit(self, engine)
