@@ -53,18 +53,13 @@ static uint64_t mix(uint64_t file, const struct taio_times *t)
     return mixed | 1;
 }
 
-static int64_t nanoseconds(struct statx_timestamp t)
-{
-    return t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 /* Ask for the times, from memory alone. Returns -errno. */
 static int times_of(int fd, struct taio_times *out)
 {
     struct statx s;
     if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_ATIME | STATX_MTIME | STATX_CTIME, &s) < 0)
         return -errno;
-    *out = (struct taio_times){nanoseconds(s.stx_atime), nanoseconds(s.stx_mtime), nanoseconds(s.stx_ctime)};
+    *out = (struct taio_times){taio_nanoseconds(s.stx_atime), taio_nanoseconds(s.stx_mtime), taio_nanoseconds(s.stx_ctime)};
     return 0;
 }
 
@@ -120,7 +115,7 @@ uint64_t taio_read_begins(uint64_t file)
 void taio_read_has_ended(uint64_t file, int fd, uint64_t left)
 {
     struct taio_times t;
-    if (times_of(fd, &t) < 0)
+    if (left == 0 || times_of(fd, &t) < 0)
         return;
     if (mix(file, &t) == left) {
         int64_t age = coarse_time() - t.accessed;

@@ -36,11 +36,6 @@ static int64_t result(int64_t n)
     return n < 0 ? -errno : n;
 }
 
-static int64_t nanoseconds(struct statx_timestamp t)
-{
-    return t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 /* Return what says on which mount a file lies. */
 static uint64_t key_of(const struct statx *s)
 {
@@ -60,8 +55,8 @@ int taio_statx(int dir, const char *path, int flags, struct taio_stat *out, uint
     *out = (struct taio_stat){.mode = s.stx_mode, .inode = s.stx_ino, .device = makedev(s.stx_dev_major, s.stx_dev_minor),
                               .links = s.stx_nlink, .uid = s.stx_uid, .gid = s.stx_gid,
                               .rdev = makedev(s.stx_rdev_major, s.stx_rdev_minor), .block_size = s.stx_blksize, .blocks = s.stx_blocks,
-                              .size = (int64_t)s.stx_size, .atime_ns = nanoseconds(s.stx_atime), .mtime_ns = nanoseconds(s.stx_mtime),
-                              .ctime_ns = nanoseconds(s.stx_ctime)};
+                              .size = (int64_t)s.stx_size, .atime_ns = taio_nanoseconds(s.stx_atime), .mtime_ns = taio_nanoseconds(s.stx_mtime),
+                              .ctime_ns = taio_nanoseconds(s.stx_ctime)};
     if (key != NULL)
         *key = key_of(&s);
     return 0;

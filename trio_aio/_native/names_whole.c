@@ -340,7 +340,7 @@ int64_t taio_name_read(struct taio_name *n, const char *path)
         return fd;
     uint64_t file = taio_file_of(n->stat.device, n->stat.inode), left = taio_read_begins(file);
     int64_t rc = read_all(fd, (char *)(uintptr_t)n->memory, n->capacity, n->number, S_ISREG(n->stat.mode) ? n->stat.size : 0);
-    if (rc > 0 && left != 0)
+    if (rc > 0)
         taio_read_has_ended(file, fd, left);
     close(fd);
     return rc;

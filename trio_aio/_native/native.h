@@ -43,6 +43,11 @@
 /* Return the SHA-256 of the native.cdef.txt that this was built from, in hexadecimal digits. */
 const char *taio_declarations(void);
 
+static inline int64_t taio_nanoseconds(struct statx_timestamp t)
+{
+    return t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
 /* ---- the system calls, one to one (syscalls.c) ---- */
 
 int taio_io_setup(unsigned nr_events, uint64_t *context);
@@ -99,8 +104,9 @@ void taio_forget_cached(int fd);
 uint64_t taio_use_of(int fd);
 /* Return the time in units of 4.2 ms, from a clock that needs no system call. It starts again after 2^24 units. */
 uint64_t taio_coarse_now(void);
-/* Read what is cached: by RWF_NOWAIT, or plainly with a residency. -EAGAIN (also if the read would set the time of access), -EOPNOTSUPP, or as taio_is_cached. Plain reads are watched, and of
- * the others the first around an offset and then one in 32: if it slept all the same, TAIO_SLEPT is added to the count. */
+/* Read what is cached: by RWF_NOWAIT, or plainly with a residency. -EAGAIN (also if the read would set the time of access), -EOPNOTSUPP, or as
+ * taio_is_cached. Plain reads are watched, and of the others the first around an offset and then one in 32: if it slept all the same,
+ * TAIO_SLEPT is added to the count. */
 #define TAIO_SLEPT ((int64_t)1 << 40)
 int64_t taio_pread_cached(int fd, const struct taio_residency *residency, void *memory, size_t length, int64_t offset);
 
@@ -118,9 +124,9 @@ struct taio_times {
 uint64_t taio_file_of(uint64_t device, uint64_t inode);
 /* As taio_sets_access_time, by times that were just asked for. `fd`: of that file, and no server has it. */
 int taio_times_are_due(uint64_t file, int fd, const struct taio_times *times);
-/* For who makes the reads of a file that were left to it. Return what taio_read_has_ended takes; 0: call it not. */
+/* For who makes the reads of a file that were left to it. Return what taio_read_has_ended takes; 0: none was left. */
 uint64_t taio_read_begins(uint64_t file);
-/* Note whether a read that has moved bytes has set the time. */
+/* Note whether a read that has moved bytes has set the time, if it was one that was left. */
 void taio_read_has_ended(uint64_t file, int fd, uint64_t left);
 /* Count that a file was changed, after the change. */
 void taio_note_change(void);

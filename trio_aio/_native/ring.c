@@ -382,10 +382,10 @@ int taio_ring_cancel(struct taio_ring *ring, unsigned slot)
 static void ring_note_times(struct taio_ring *ring, unsigned slot)
 {
     const struct iocb *iocb = &ring->iocbs[slot];
-    if (iocb->aio_lio_opcode == IOCB_CMD_PWRITE || iocb->aio_lio_opcode == IOCB_CMD_PWRITEV)
+    int fd = (int)iocb->aio_fildes;
+    if (taio_is_write(iocb))
         taio_note_change(); /* the submitter may not have come to that */
-    if (ring->left[slot] != 0)
-        taio_read_has_ended(taio_use_of((int)iocb->aio_fildes), (int)iocb->aio_fildes, ring->left[slot]);
+    taio_read_has_ended(taio_use_of(fd), fd, ring->left[slot]);
 }
 
 /* Turn an event into a completion. Returns 0 if there is none, because a many-piece request continues in the slot; otherwise 1. */

@@ -44,6 +44,11 @@ struct taio_ring {
     struct iocb iocbs[]; /* one for each slot; the kernel copies it in io_submit, and knows the request by its address */
 };
 
+static inline int taio_is_write(const struct iocb *iocb)
+{
+    return iocb->aio_lio_opcode == IOCB_CMD_PWRITE || iocb->aio_lio_opcode == IOCB_CMD_PWRITEV;
+}
+
 /* Add a slot, whose iocb is filled, to what the next taio_submitter_hand_over hands over. */
 void taio_submitter_gather(struct taio_submitter *submitter, unsigned slot);
 /* Return whether a slot could be withdrawn just now. */

@@ -367,7 +367,7 @@ static long submitter_call(struct taio_submitter *s, struct iocb **batch, unsign
     uint64_t tokens[BATCH];
     unsigned tail = ring_tail(s);
     int blind = !(batch[0]->aio_rw_flags & RWF_NOWAIT); /* now, as the tokens: what is submitted, the loop may fill again */
-    int writing = batch[0]->aio_lio_opcode == IOCB_CMD_PWRITE || batch[0]->aio_lio_opcode == IOCB_CMD_PWRITEV; /* so are all of a submitter */
+    int writing = taio_is_write(batch[0]); /* so are all of a submitter */
     for (unsigned i = 0; i < count; i++)
         tokens[i] = batch[i]->aio_data;
     int64_t before = now();

@@ -318,7 +318,7 @@ static void slot_read_file(struct slot *s)
             n = read((int)fd, &beyond, 1);
         while (n < 0 && errno == EINTR);
     s->result = n < 0 ? -errno : s->transferred;
-    if (left != 0 && s->transferred > 0)
+    if (s->transferred > 0)
         taio_read_has_ended(file, (int)fd, left);
     if (n > 0)
         whole->fd = (int32_t)fd;
@@ -493,10 +493,17 @@ static int slot_needs_buffered_fd(const struct slot *s)
     return may && ((uintptr_t)s->extra & TAIO_BUFFERED_FD) != 0;
 }
 
-/* Return whether the operation may change the times of a file. */
-static int slot_changes(const struct slot *s)
+enum effect { NO_EFFECT, READS, CHANGES };
+
+/* Return what the operation may do to the times of a file: set that of access, or change the others. */
+static enum effect slot_effect(const struct slot *s)
 {
     switch (s->operation) {
+    case TAIO_READ:
+    case TAIO_READV:
+    case TAIO_READ_AND_ASK:
+    case TAIO_CURSOR_READ:
+        return READS;
     case TAIO_WRITE:
     case TAIO_WRITEV:
     case TAIO_WRITE_FILE:
@@ -506,11 +513,11 @@ static int slot_changes(const struct slot *s)
     case TAIO_FALLOCATE:
     case TAIO_OPEN: /* it may truncate */
     case TAIO_NAME:
-        return 1;
+        return CHANGES;
     case TAIO_PIECES:
-        return ((const struct taio_pieces *)s->memory)->writing != 0;
+        return ((const struct taio_pieces *)s->memory)->writing ? CHANGES : READS;
     default:
-        return 0;
+        return NO_EFFECT;
     }
 }
 
@@ -533,31 +540,16 @@ static void slot_execute_anywhere(struct slot *s, struct taio_scratch *scratch)
         close(buffered_fd); /* its error is ignored: the write reported its own, and a network filesystem's late ones come from fsync */
 }
 
-/* Return whether the operation reads the file, so that it may set the time of access. */
-static int slot_reads(const struct slot *s)
-{
-    switch (s->operation) {
-    case TAIO_READ:
-    case TAIO_READV:
-    case TAIO_READ_AND_ASK:
-    case TAIO_CURSOR_READ:
-        return 1;
-    case TAIO_PIECES:
-        return !((const struct taio_pieces *)s->memory)->writing;
-    default:
-        return 0;
-    }
-}
-
 /* Run the slot's operation. */
 static void slot_execute(struct slot *s, struct taio_scratch *scratch)
 {
-    int changes = slot_changes(s), fd = s->fd; /* now: some operations put another in their place */
-    uint64_t file = taio_use_of(fd), left = slot_reads(s) ? taio_read_begins(file) : 0;
+    enum effect effect = slot_effect(s); /* now: some operations put another in their place */
+    int fd = s->fd;
+    uint64_t file = taio_use_of(fd), left = effect == READS ? taio_read_begins(file) : 0;
     slot_execute_anywhere(s, scratch);
-    if (changes)
+    if (effect == CHANGES)
         taio_note_change();
-    if (left != 0 && s->transferred > 0)
+    else if (s->transferred > 0)
         taio_read_has_ended(file, fd, left);
 }
 
@@ -566,7 +558,7 @@ static void slot_read_cached(struct slot *s)
 {
     uint64_t file = taio_use_of(s->fd), left = taio_read_begins(file);
     s->result = taio_pread_nowait(s->fd, s->memory, s->length, s->offset);
-    if (left != 0 && s->result > 0)
+    if (s->result > 0)
         taio_read_has_ended(file, s->fd, left);
 }
 
