@@ -55,9 +55,8 @@ class NameLane:
         self._status_view: memoryview = memoryview(ffi.buffer(self._status))
         self.description: CData = ffi.new("struct taio_description *", {"buffered_fd": -1})  # of the last file that `open` has opened
         self._left: dict[int, float] = {}  # mounts that are left to the workers, and until when
-        self._spans: dict[
-            int, tuple[float, float]
-        ] = {}  # of mounts where a call slept: how long they were left the last time, and until when
+        # Of mounts where a call slept: how long they were left the last time, and until when.
+        self._spans: dict[int, tuple[float, float]] = {}
         self._link: CData = ffi.new("char[]", 4096)
         self.bytes_read: int = 0
         self._view: mmap.mmap | None = None  # for small files, made when it is first needed

@@ -198,6 +198,10 @@ class WidenedRead(InSlab, Read):
             engine.submitted_kernel += 1
             order.leases, engine.outstanding, self.outstanding = order.leases + 1, engine.outstanding + 1, True
             answer = lane.start_short(self, descriptor.fd, slab.address, self.nbytes, self.offset)
+            if answer == SETS_TIME:  # a submitter calls io_submit, which may sleep
+                self.offload = True
+                lane.accept(self)
+                answer = DUE if lane.is_due else GATHERED
             if answer == NO_SLOT:
                 lane.accept(self)  # too many bytes are in flight: it waits
             elif answer == GATHERED:
@@ -207,13 +211,6 @@ class WidenedRead(InSlab, Read):
                 engine.flush()
             elif answer == LOOK:
                 engine.reap(drain=False)
-            elif answer == SETS_TIME:
-                self.offload = True
-                lane.accept(self)
-                if lane.is_due:
-                    engine.flush()
-                elif not engine.plugged:
-                    engine.ask_for_flush()
         except BaseException as error:
             mend(engine, error, self)
             raise
