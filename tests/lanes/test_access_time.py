@@ -7,6 +7,7 @@ import fcntl
 import mmap
 import os
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,15 +107,26 @@ async def test_read_behind_a_change_is_left_to_others(disk: Path, name: str) -> 
         assert seen
 
 
+@contextmanager
+def direct_file(folder: Path, slots: int = 8) -> Iterator[tuple[Loop, Path, Descriptor]]:
+    """Yield an engine, and a file of it whose direct reads need no submitter."""
+    path, _ = make_file(folder, SIZE)
+    with loop(slots) as made, opened(path, os.O_RDWR | os.O_DIRECT) as fd:
+        descriptor = made.descriptor(fd)
+        made.warm()
+        yield made, path, descriptor
+
+
+def many_reads(descriptor: Descriptor) -> PiecesRead:
+    """Return a read of two blocks that lie apart, into memory that is not aligned."""
+    into = export_buffer(bytearray(2 * BLOCK), writable=True)
+    return PiecesRead(descriptor, Pieces.blocks(descriptor, array.array("q", [0, 4 * BLOCK]), BLOCK, into))
+
+
 def direct_reads(made: Loop, descriptor: Descriptor) -> dict[str, tuple[Request, Callable[[], None]]]:
     """Return a request of each kind that a direct file is read by, and how it is started."""
-    into = export_buffer(bytearray(2 * BLOCK), writable=True)
-    blocks = PiecesRead(descriptor, Pieces.blocks(descriptor, array.array("q", [0, 4 * BLOCK]), BLOCK, into))
-    plain, widened, short = (
-        direct_read(made, descriptor, BLOCK, 0),
-        WidenedRead(descriptor, 100, 50, 0),
-        WidenedRead(descriptor, 100, 50, 0),
-    )
+    plain, blocks = direct_read(made, descriptor, BLOCK, 0), many_reads(descriptor)
+    widened, short = WidenedRead(descriptor, 100, 50, 0), WidenedRead(descriptor, 100, 50, 0)
     return {
         "aligned": (plain, lambda: made.submit(plain)),
         "widened": (widened, lambda: made.submit(widened)),
@@ -126,20 +138,17 @@ def direct_reads(made: Loop, descriptor: Descriptor) -> dict[str, tuple[Request,
 @pytest.mark.parametrize("name", ["aligned", "widened", "by the short way", "many"])
 @pytest.mark.parametrize("others", [0, 3])
 def test_direct_read_that_sets_the_time_is_left_to_a_submitter(disk: Path, name: str, others: int) -> None:
-    path, _ = make_file(disk, SIZE)
-    with loop(8) as made, opened(path, os.O_RDWR | os.O_DIRECT) as fd, empty_pipe() as (reader, writer):
-        descriptor = made.descriptor(fd)
-        made.warm()
+    with direct_file(disk) as (made, path, descriptor), empty_pipe() as (reader, writer):
         watches = [poll(reader) for _ in range(others)]
         made.submit(*watches)
         for due in (True, False):
             request, start = direct_reads(made, descriptor)[name]
             if due:
                 next_moment()
-                os.utime(fd, ns=(TIME, TIME))
+                os.utime(descriptor.fd, ns=(TIME, TIME))
                 next_moment()
             else:
-                set_no_access_time(fd)
+                set_no_access_time(descriptor.fd)
             accessed = os.stat(path).st_atime_ns
             start()
             made.wait_for(request)
@@ -151,21 +160,16 @@ def test_direct_read_that_sets_the_time_is_left_to_a_submitter(disk: Path, name:
 
 
 def test_times_are_looked_at_when_a_read_that_was_queued_starts(disk: Path) -> None:
-    path, _ = make_file(disk, SIZE)
-    with loop(2) as made, opened(path, os.O_RDWR | os.O_DIRECT) as fd, empty_pipe() as (reader, writer):
-        descriptor = made.descriptor(fd)
-        made.warm()
+    with direct_file(disk, 2) as (made, _, descriptor), empty_pipe() as (reader, writer):
         watches = [poll(reader) for _ in range(2)]
         made.submit(*watches)
-        into = export_buffer(bytearray(2 * BLOCK), writable=True)
-        many = PiecesRead(descriptor, Pieces.blocks(descriptor, array.array("q", [0, 4 * BLOCK]), BLOCK, into))
-        for request in (direct_read(made, descriptor, BLOCK, 0), WidenedRead(descriptor, 100, 50, 0), many):
-            set_no_access_time(fd)
+        for request in (direct_read(made, descriptor, BLOCK, 0), WidenedRead(descriptor, 100, 50, 0), many_reads(descriptor)):
+            set_no_access_time(descriptor.fd)
             made.submit(request)
             while request.state is State.HELD:  # it waits for memory
                 made.turn()
             assert request.state is State.KERNEL_QUEUED
-            os.utime(fd, ns=(TIME, TIME))
+            os.utime(descriptor.fd, ns=(TIME, TIME))
             next_moment()
             os.write(writer, b"x")
             made.wait_for(*watches, request)
@@ -186,10 +190,8 @@ class WriteByLoop(Write):
 
 
 def test_completion_of_a_direct_write_says_that_the_file_has_changed(disk: Path) -> None:
-    path, _ = make_file(disk, SIZE)
-    with loop() as made, opened(path, os.O_RDWR | os.O_DIRECT) as fd:
-        descriptor = made.descriptor(fd)
-        made.warm()
+    with direct_file(disk) as (made, _, descriptor):
+        fd = descriptor.fd
         os.utime(fd, ns=(TIME, TIME))
         for _ in range(20):
             while lib.taio_sets_access_time(fd):
@@ -270,11 +272,8 @@ async def test_file_that_keeps_its_time_is_read_inline_by_name(disk: Path) -> No
 
 
 def test_file_that_keeps_its_time_is_read_directly_by_the_loop(disk: Path) -> None:
-    path, _ = make_file(disk, SIZE)
-    with loop() as made, opened(path, os.O_RDWR | os.O_DIRECT) as fd:
-        descriptor = made.descriptor(fd)
-        made.warm()
-        os.utime(fd, ns=(TIME, TIME))
+    with direct_file(disk) as (made, path, descriptor):
+        os.utime(path, ns=(TIME, TIME))
         keep_time(path)
         first, second = (direct_read(made, descriptor, BLOCK, 0) for _ in range(2))
         made.run(first)
