@@ -13,7 +13,8 @@ from trio_aio._requests.opening import Close
 from trio_aio._requests.sync import Sync
 from trio_aio._requests.transfer import Write
 
-DESCRIPTOR = Descriptor(-1)
+DESCRIPTOR, BUFFERED = Descriptor(-1), Descriptor(-1)
+DESCRIPTOR.o_direct = True
 
 
 def writes(kinds: str) -> list[Write]:
@@ -29,6 +30,16 @@ def started(gate: Gate) -> list[Any]:
     ready: list[Any] = []
     gate.start_ready(ready)
     return ready
+
+
+def test_writes_of_a_buffered_file_wait_for_direct_writes_of_the_same_file() -> None:
+    direct, buffered = Order(), Order()
+    direct.gate = buffered.gate = Gate()
+    first, second = writes("db")
+    plain = Write(BUFFERED, 0, 1, 0, 0, None)
+    assert (direct.enter(first), buffered.enter(plain), direct.enter(second)) == (True, False, False)
+    assert direct.leave(first) == [plain, second]  # both go through the page cache
+    assert buffered.leave(plain) == direct.leave(second) == []
 
 
 def test_truncate_waits_for_direct_writes_and_they_for_it() -> None:

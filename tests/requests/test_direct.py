@@ -206,6 +206,21 @@ async def test_sync_behind_truncate_and_direct_writes_of_one_page_succeeds(on_fi
         assert path.read_bytes() == bytes(1024) + b"x" * 512 + bytes(7168 - 1536)
 
 
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+async def test_sync_behind_writes_by_a_direct_and_a_buffered_file_succeeds(on_filesystem: Callable[[str], Path], kind: str) -> None:
+    path = on_filesystem(kind) / "file"
+    for _ in range(100):
+        path.write_bytes(bytes(4 * BLOCK))
+        evict(path)
+        async with open_aio(path, "r+b", direct=True) as direct, open_aio(path, "r+b") as buffered:
+            async with create_task_group() as group:
+                for i in range(6):
+                    group.start_soon(direct.pwrite, b"d" * 512, 512 * i)
+                    group.start_soon(buffered.pwrite, b"b", 3100 + i)
+            await direct.fsync()
+        assert path.read_bytes() == b"d" * 3072 + bytes(28) + b"b" * 6 + bytes(4 * BLOCK - 3106)
+
+
 async def test_direct_read_of_growing_file_returns_whole_appends(disk: Path) -> None:
     path, model = make_file(disk, 300)
     piece = content(300, seed=1)

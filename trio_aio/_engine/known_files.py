@@ -50,8 +50,8 @@ class KnownFiles:
         descriptor.known_failures = durability.failures if descriptor.opened else 0
         if descriptor.writable:
             durability.connect(descriptor)
+        descriptor.order.gate = shared.gate
         if descriptor.direct:
-            descriptor.order.gate = shared.gate
             if shared.block_map is None:
                 shared.block_map = BlockMap(descriptor.size)
             descriptor.block_map = shared.block_map

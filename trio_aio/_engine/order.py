@@ -5,8 +5,8 @@ requests that were not submitted yet.
 
 What we do about it. A sync is held until the writes before it have ended. One that has not started serves all that are asked for
 meanwhile (group commit): at most one is in flight, and one waits. It starts at the end of a tick (`gathered_syncs`). A close is held until
-all other requests have ended. Of a file that is open for direct I/O either direct writes are in flight or writes through the page cache,
-never both (`shared_file.Gate`).
+all other requests have ended. Of a file either direct writes are in flight or writes through the page cache, never both
+(`shared_file.Gate`).
 
 An exception (no memory) may come between any two lines. So each step that counts a lease also notes its request, in one statement, and
 `leave` may be called again.
@@ -37,7 +37,7 @@ class Order:
         self.leases: int = 0  # requests that are not over, and calls between two requests
         self.abandoned: int = 0  # those of the leases that are of requests that no task waits for
         self.closing: bool = False  # a close was asked for: nothing may be submitted any more
-        self.gate: Gate | None = None  # of a direct file
+        self.gate: Gate | None = None  # of the file
         self.gather: Callable[..., None] | None = None  # lets the first sync start at the end of a tick; None: at once
         self.writes: set[Request] = set()  # not over: the next sync waits for them
         self.syncs: set[Request] = set()  # not over

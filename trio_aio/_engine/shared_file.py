@@ -28,27 +28,33 @@ class Copy(Protocol):
         """Drop them: the file is being changed, or was."""
 
 
-class Gate:
-    """Lets writes of one kind pass while none of the other is in flight: direct ones, or ones through the page cache.
+def _way(request: WriteRequest) -> object:
+    """Return which way a write takes: False is directly to the device, True through the page cache. Any other object is a way of its own."""
+    return request.buffered or not request.descriptor.o_direct
 
-    First come, first served.
+
+class Gate:
+    """Lets writes of a file that go one way pass while none goes the other: directly to the device, or through the page cache.
+
+    First come, first served. All descriptors of the file in one context share it.
 
     A direct write and a write through the page cache of the same block, at one time, may lose either of them.
     """
 
-    __slots__ = ("__weakref__", "_buffered", "_in_flight", "waiting")
+    __slots__ = ("__weakref__", "_in_flight", "_way", "waiting")
 
     def __init__(self) -> None:
-        self._buffered: bool = False  # the kind that is in flight
+        self._way: object = False  # of those in flight
         self._in_flight: int = 0
         self.waiting: deque[WriteRequest] = deque()  # writes that may not start yet
 
     def enter(self, request: WriteRequest) -> bool:
         """Return whether a write may start now. Otherwise it waits, and `ready` will return it."""
-        if self.waiting or (self._in_flight and request.buffered is not self._buffered):
+        way = _way(request)
+        if self.waiting or (self._in_flight and way is not self._way):
             self.waiting.append(request)
             return False
-        request.passed_gate, self._buffered, self._in_flight = True, request.buffered, self._in_flight + 1
+        request.passed_gate, self._way, self._in_flight = True, way, self._in_flight + 1
         return True
 
     def leave(self, request: WriteRequest) -> None:
@@ -67,9 +73,9 @@ class Gate:
     def start_ready(self, ready: list[Any]) -> None:
         """Let the writes pass that may start now, and add them to `ready`."""
         waiting = self.waiting
-        while waiting and (not self._in_flight or waiting[0].buffered is self._buffered):
-            request, in_flight = waiting[0], self._in_flight + 1
-            _, request.passed_gate, self._buffered, self._in_flight = ready.append(waiting.popleft()), True, request.buffered, in_flight
+        while waiting and (not self._in_flight or _way(waiting[0]) is self._way):
+            request, way, in_flight = waiting[0], _way(waiting[0]), self._in_flight + 1
+            _, request.passed_gate, self._way, self._in_flight = ready.append(waiting.popleft()), True, way, in_flight
 
 
 class SharedFile:

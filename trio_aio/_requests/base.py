@@ -42,7 +42,7 @@ class Request:
     syncs: bool = False
     closes: bool = False
     ordered: bool = False
-    gated: bool = False  # it writes to the device or the page cache: it must pass the gate of a direct file (`shared_file.Gate`)
+    gated: bool = False  # it writes to the device or the page cache: it must pass the gate of its file (`shared_file.Gate`)
 
     kernel_can_cancel: bool = False  # io_cancel can stop it
     probing: Any = False  # it carries an RWF_NOWAIT of ours: then EAGAIN says that the device would have slept

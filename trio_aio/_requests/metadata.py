@@ -67,7 +67,7 @@ class Truncate(Request):
     """ftruncate(2) to `size` bytes.
 
     It fills the rest of the last block with zeros, through the page cache. Beside a direct write of the same page, ext4 then fails the next
-    fsync with EIO. So it passes the gate of a direct file as a write through the page cache does.
+    fsync with EIO. So it passes the gate of the file as a write through the page cache does.
     """
 
     __slots__ = ("passed_gate", "size")
