@@ -29,7 +29,7 @@ class Copy(Protocol):
 
 
 def _way(request: WriteRequest) -> object:
-    """Return which way a write takes: False is directly to the device, True through the page cache. Any other object is a way of its own."""
+    """Return which way a write takes: False is directly to the device, True through the page cache, another object is a way of its own."""
     return request.buffered or not request.descriptor.o_direct
 
 
