@@ -272,6 +272,28 @@ def test_pipe_of_many_in_a_transaction_waits_for_its_end(fs: AioFileSystem, tmp_
     assert fs.cat([*values]) == values
 
 
+@pytest.mark.parametrize("mode", ["ab", "a", "a+b", "xb", "x", "x+b"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_transaction_refuses_what_cannot_be_put_off_and_keeps_the_rest(fs: AioFileSystem, tmp_path: Path, mode: str, fails: bool) -> None:
+    first, log, last = (str(tmp_path / name) for name in ("first", "log", "last"))
+    if "a" in mode:
+        Path(log).write_bytes(b"old")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with contextlib.suppress(ZeroDivisionError), fs.transaction:
+        for path in (first, last):
+            with pytest.raises(NotImplementedError, match=r"log: what is written with mode '[ax]"):
+                fs.open(log, mode)
+            with fs.open(path, "wb") as file:
+                file.write(b"new")
+        if fails:
+            raise ZeroDivisionError
+    after = {} if fails else {"first": b"new", "last": b"new"}
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before | after
+    with fs.open(log, mode) as file:
+        file.write(b"new" if "b" in mode else "new")
+    assert Path(log).read_bytes() == before.get("log", b"") + b"new"
+
+
 @pytest.mark.parametrize("call", ["get", "put", "copy"])
 def test_target_that_is_named_twice_is_the_last_source(fs: AioFileSystem, files: dict[str, bytes], tmp_path: Path, call: str) -> None:
     long, short = [*files][-1], [*files][1]

@@ -223,6 +223,12 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
             # A device or a FIFO. A thread may wait for it.
             await anyio.to_thread.run_sync(partial(self.pipe_file, path, value, mode=mode))
 
+    def _open(self, path: str, mode: str = "rb", *arguments: Any, autocommit: bool = True, **options: Any) -> Any:
+        if not autocommit and ("a" in mode or "x" in mode):
+            # LocalFileSystem would write it at once, and at the end of the transaction lose the files after it.
+            raise NotImplementedError(f"{path}: what is written with mode {mode!r} cannot be kept until the end of a transaction: use 'wb'")
+        return super()._open(path, mode, *arguments, autocommit=autocommit, **options)
+
     async def open_async(self, path: str, mode: str = "rb", **options: Any) -> AioStreamedFile:
         """Open a file whose `read` and `write` are coroutines. mode: "rb", "wb", "ab" or "xb".
 
