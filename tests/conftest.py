@@ -52,7 +52,7 @@ def _kernel_contexts() -> int:
 
 def _threads() -> set[str]:
     for thread in (*threading.enumerate(), *living):
-        if thread.name.startswith(("trio_aio destroy", "trio_aio drain", "trio_aio temporary", "AnyIO worker")):
+        if thread.name.startswith(("trio_aio destroy", "trio_aio drain", "trio_aio poll", "trio_aio temporary", "AnyIO worker")):
             thread.join()  # they end by themselves, a moment later
     # trio keeps idle threads for its next run_sync.
     return {thread.name for thread in (*threading.enumerate(), *living) if not thread.name.startswith("Trio thread")}

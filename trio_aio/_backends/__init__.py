@@ -157,8 +157,8 @@ class Backend(Protocol):
     def hold_clock(self, is_busy: Callable[[], bool]) -> None:
         """Let a mock clock stand still while a bound method returns True: trio's, if this run has one."""
 
-    async def run_in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call foreign code that may block. It cannot be cancelled once it has started."""
+    async def run_in_thread(self, function: Callable[..., Any], *args: Any, abandon: bool = False) -> Any:
+        """Call foreign code that may block. It cannot be cancelled once it has started. abandon: then the cancelled task does not wait."""
 
     def run_local(self, make: Callable[[Backend], Any]) -> Any:
         """Return the object that `make` made for this run at the first call."""

@@ -380,7 +380,7 @@ class AsyncioBackend:
     def hold_clock(self, is_busy: Callable[[], bool]) -> None:
         pass  # neither asyncio nor anyio has such a clock
 
-    async def run_in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+    async def run_in_thread(self, function: Callable[..., Any], *args: Any, abandon: bool = False) -> Any:
         await self.checkpoint_if_cancelled()
         call = Waiter()
         future = self.loop.run_in_executor(None, copy_context().run, function, *args)
@@ -392,8 +392,10 @@ class AsyncioBackend:
 
         future.add_done_callback(done)
         try:
-            await self.wait(call, lambda: False)
+            await self.wait(call, lambda: abandon)
         except CancelledError as error:
+            if abandon:
+                raise
             # The caller must get the result, so raise the cancellation at the next checkpoint instead.
             task = self._current_task()
             if sys.version_info >= (3, 11):

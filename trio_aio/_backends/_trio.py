@@ -260,13 +260,13 @@ class TrioBackend:
         if self._clock_hold is not None:
             self._clock_hold.watch(is_busy)
 
-    async def run_in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+    async def run_in_thread(self, function: Callable[..., Any], *args: Any, abandon: bool = False) -> Any:
         hold = self._clock_hold
         if hold is None:
-            return await trio.to_thread.run_sync(function, *args)
+            return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=abandon)
         try:
             hold.threads += 1
-            return await trio.to_thread.run_sync(function, *args)
+            return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=abandon)
         finally:
             hold.threads -= 1
 

@@ -46,6 +46,7 @@ class Host(Protocol):
     hook: Hook | None
     drops: Any
     syncs: Any
+    files: Any
     completions: Any
 
     def submit(self, request: Any) -> None: ...

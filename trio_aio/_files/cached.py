@@ -49,14 +49,14 @@ def read_cached(context: AIOContext, dir: int, path: bytes, resolve: int = 0, of
     return lane.read_file(dir, path, resolve, offset, size) if lane.on and size <= INLINE_LIMIT else None
 
 
-async def probe_mount(context: AIOContext, dir: int, path: bytes, shown: object) -> None:
-    """Let a worker find out whether a file's mount is local, if the last inline call did not know."""
+async def probe_mount(context: AIOContext, dir: int, path: bytes, shown: object, *, abandon: bool = False) -> None:
+    """Let a worker find out whether a file's mount is local, if the last inline call did not know. abandon: do not wait when cancelled."""
     lane = context._names
     if lane.last != UNKNOWN or not lane.should_probe():
         return
     request = StatName(Descriptor(dir, shown), path, probe=1)
     try:
-        await context._submit_and_wait(request)
+        await context._submit_and_wait(request, abandon=abandon)
     except OSError:
         return  # the call that follows meets the error too, and reports it
     lane.note_probe(request.record.key, bool(request.record.slept))

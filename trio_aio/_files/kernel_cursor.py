@@ -24,6 +24,7 @@ from trio_aio._files.cursor import LARGEST
 from trio_aio._lanes.inline import INLINE_LIMIT
 from trio_aio._memory.exports import export_buffer, hold, new_bytes
 from trio_aio._requests.cursor import CursorRead, CursorSeek, CursorWrite, Position
+from trio_aio._requests.metadata import Stat
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -47,7 +48,7 @@ class KernelCursor:
 
     cursor: the file's `Cursor`, whose position follows the kernel's, and which has the lines that were read ahead. left: where the kernel's
     position is now, as far as we know, or ANYWHERE if it must be set in any case. keeps_ahead: whether lines may be read ahead. abandon:
-    whether a cancelled read is abandoned.
+    whether a cancelled read is abandoned, and a cancelled question for the size.
     """
 
     def __init__(self, context: AIOContext, descriptor: Descriptor, cursor: Cursor, left: int, *, keeps_ahead: bool, abandon: bool) -> None:
@@ -100,6 +101,11 @@ class KernelCursor:
 
     async def seek(self, offset: int, whence: int) -> int:
         """Move the cursor, and return its position. ``seek(0, os.SEEK_CUR)`` returns it, and gives back what was read ahead. lseek(2)."""
+        if whence == os.SEEK_END and self._abandon and stat.S_ISREG(self._descriptor.mode):
+            # The device may hang, and what has moved the position cannot be abandoned. So ask for the size first.
+            question = Stat(self._descriptor)
+            await self._context._submit_and_wait(question, abandon=True)
+            offset, whence = offset + question.status().st_size, os.SEEK_SET
         return await self._perform(CursorSeek(self._descriptor, self._place(), offset, whence))
 
     async def read(self, size: int) -> bytes:

@@ -17,6 +17,7 @@ import io
 import operator
 import os
 import stat
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
@@ -122,7 +123,8 @@ def open_aio(
       ``file.alignment`` what it requires. Writes of other than whole blocks go through the page cache, by a second descriptor. It is
       opened together with the first, if the mode allows writing; if it cannot be opened, ``open_aio`` fails and says so. When it is
       closed, the process loses its ``fcntl.lockf`` locks of the file, even with ``closefd=False``: fcntl(2).
-    - `abandon_on_cancel`: a cancelled read returns at once, for devices that may hang. The context keeps its memory until it completes.
+    - `abandon_on_cancel`: a cancelled read, `stat`, `size`, `seek` or sync returns at once, and so do this call and the close, for devices
+      that may hang. The context keeps memory and descriptor until the kernel is done. An open may still create or empty the file.
     - `context`: the `AIOContext` that serves the file; default: `current_context()`.
 
     Cancelled before the open has started: no file was opened or created. Later: the file is returned, and Cancelled is raised at the next
@@ -181,11 +183,11 @@ def make_opener(
         position, descriptor = 0, None
         try:
             if isinstance(file, int):
-                descriptor, position = await _adopt_number(used, file, parsed, direct=direct)
+                descriptor, position = await _adopt_number(used, file, parsed, direct=direct, abandon=abandon_on_cancel)
             elif opener is not None:
-                descriptor, position = await _open_with(used, opener, file, flags, direct=direct)
+                descriptor, position = await _open_with(used, opener, file, flags, direct=direct, abandon=abandon_on_cancel)
             else:
-                descriptor = await _open_path(used, file, flags)
+                descriptor = await _open_path(used, file, flags, abandon=abandon_on_cancel)
             opened = AsyncFile(
                 used,
                 descriptor,
@@ -240,31 +242,39 @@ def _hand_over(descriptor: Descriptor, file: object, flags: int) -> int:
 
 
 async def _open_with(
-    context: AIOContext, opener: Callable[[Any, int], int], file: str | bytes, flags: int, *, direct: bool
+    context: AIOContext, opener: Callable[[Any, int], int], file: str | bytes, flags: int, *, direct: bool, abandon: bool
 ) -> tuple[Descriptor, int]:
     """Return the descriptor that the caller's `opener` opens, in a thread, and where its cursor is."""
     engine = context._check()
     backend = context._backend
     assert backend is not None
     descriptor = Descriptor(-1, file)
+    has_left = False
 
     def open_it() -> object:
         fd = opener(file, flags)
         if isinstance(fd, int) and fd >= 0:
             # In this thread: if the event loop ends meanwhile, no task takes the result, and the descriptor would stay open.
             descriptor.own(fd)
+            if has_left:
+                descriptor.close_unclaimed()
         return fd
 
-    fd = await backend.run_in_thread(open_it)
+    try:
+        fd = await backend.run_in_thread(open_it, abandon=abandon)
+    except BaseException:
+        has_left = True  # first: the thread may be about to look
+        drop_unclaimed(engine, descriptor)
+        raise
     if not isinstance(fd, int):
         raise TypeError(f"opener must return an open descriptor, not {type(fd).__name__}")
     if fd < 0:
         raise ValueError(f"opener must return an open descriptor, not {fd}")
-    with backend.shielded():
+    with nullcontext() if abandon else backend.shielded():
         try:
             os.set_inheritable(fd, False)
-            await _adopt(context, descriptor, writable=flags & os.O_ACCMODE != os.O_RDONLY, direct=direct)
-            position = await context._submit_and_wait(_seek_to_start(descriptor, flags))
+            await _adopt(context, descriptor, writable=flags & os.O_ACCMODE != os.O_RDONLY, direct=direct, abandon=abandon)
+            position = await context._submit_and_wait(_seek_to_start(descriptor, flags), abandon=abandon)
         except _OtherKind as other:
             other.opened = descriptor
             raise
@@ -276,7 +286,7 @@ async def _open_with(
     return descriptor, position
 
 
-async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> Descriptor:
+async def _open_path(context: AIOContext, file: str | bytes, flags: int, *, abandon: bool) -> Descriptor:
     """Return a new descriptor. Opened from memory if the kernel has the name there, otherwise by a worker."""
     engine = context._check()
     descriptor = Descriptor(AT_FDCWD, file)
@@ -292,11 +302,11 @@ async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> Desc
         except BaseException:
             drop_unclaimed(engine, descriptor)
             raise
-        await probe_mount(context, AT_FDCWD, path, file)
+        await probe_mount(context, AT_FDCWD, path, file, abandon=abandon)
     request = Open(descriptor, path, flags)
     description = request.record.value
     try:
-        await context._submit_and_wait(request)
+        await context._submit_and_wait(request, abandon=abandon)
         learn(context, descriptor, description)
     except OSError as error:
         if error.errno == errno.EOPNOTSUPP and not is_file(description.mode):
@@ -307,7 +317,7 @@ async def _open_path(context: AIOContext, file: str | bytes, flags: int) -> Desc
             raise _second_error(error, file) from None
         raise
     except BaseException:
-        # asyncio's own Task.cancel after the worker had opened the file, or an interrupt, perhaps before.
+        # asyncio's own Task.cancel after the worker had opened the file, or an interrupt or an abandoned open, perhaps before.
         request.unwanted = True
         drop_unclaimed(engine, descriptor)
         raise
@@ -358,15 +368,15 @@ async def open_descriptor(
     return made
 
 
-async def _adopt_number(context: AIOContext, fd: int, mode: Mode, *, direct: bool) -> tuple[Descriptor, int]:
+async def _adopt_number(context: AIOContext, fd: int, mode: Mode, *, direct: bool, abandon: bool) -> tuple[Descriptor, int]:
     """Return the descriptor that the caller passes, and where its cursor is."""
     engine = context._check()
     descriptor = Descriptor(fd, fd)
     descriptor.borrowed = True  # until there is a file: if that fails, the caller keeps it
     descriptor.opened = False
     try:
-        await _adopt(context, descriptor, writable=mode.writable, direct=direct)
-        return descriptor, await context._submit_and_wait(_seek_to_start(descriptor, mode.flags))
+        await _adopt(context, descriptor, writable=mode.writable, direct=direct, abandon=abandon)
+        return descriptor, await context._submit_and_wait(_seek_to_start(descriptor, mode.flags), abandon=abandon)
     except BaseException:
         drop_unclaimed(engine, descriptor)
         raise
@@ -377,11 +387,11 @@ def _seek_to_start(descriptor: Descriptor, flags: int) -> Seek:
     return Seek(descriptor, 0, os.SEEK_END if flags & os.O_APPEND else os.SEEK_CUR)
 
 
-async def _adopt(context: AIOContext, descriptor: Descriptor, *, writable: bool, direct: bool) -> None:
+async def _adopt(context: AIOContext, descriptor: Descriptor, *, writable: bool, direct: bool, abandon: bool = False) -> None:
     """Ask the kernel what a descriptor is, and check that it can be served. fstat(2), statx(2)."""
     request = Describe(descriptor, writable=writable)
     try:
-        await context._submit_and_wait(request)
+        await context._submit_and_wait(request, abandon=abandon)
     except OSError as error:
         if request.record.value.buffered_error:
             raise _second_error(error, descriptor.name) from None

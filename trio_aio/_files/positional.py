@@ -67,7 +67,7 @@ class PositionalFile(OpenedFile):
 
     Every coroutine is a checkpoint. Unless a call says otherwise: cancelled before its request has started, the request never runs, and
     Cancelled is raised at once. Later, the result is returned, and Cancelled is raised at the next checkpoint. So **a call that raises
-    Cancelled had no effect**. With ``abandon_on_cancel`` a cancelled read does not wait.
+    Cancelled had no effect**. With ``abandon_on_cancel`` a cancelled read, `stat`, `size`, `seek` or sync does not wait.
 
     Errors: OSError with the kernel's errno and the file's name; ValueError for a closed file, or a negative offset or size;
     ``io.UnsupportedOperation`` if the mode does not allow the call; TypeError; RuntimeError in another run, thread or process.
@@ -282,7 +282,7 @@ class PositionalFile(OpenedFile):
 
     async def _sync(self, *, data_only: bool) -> None:
         self._check_open()
-        await self._context._submit_and_wait(Sync(self._descriptor, data_only=data_only))
+        await self._context._submit_and_wait(Sync(self._descriptor, data_only=data_only), abandon=self._abandon)
 
     async def fallocate(self, offset: int, size: int) -> None:
         """Allocate `size` bytes of disk at `offset`; the file grows if they reach beyond its end. fallocate(2), mode 0.
@@ -306,7 +306,7 @@ class PositionalFile(OpenedFile):
                 await backend.cancel_shielded_checkpoint()
                 return status
         request = Stat(self._descriptor)
-        await context._submit_and_wait(request)
+        await context._submit_and_wait(request, abandon=self._abandon)
         return request.status()
 
     async def size(self) -> int:
@@ -317,7 +317,7 @@ class PositionalFile(OpenedFile):
 
     async def _lseek(self, offset: int, whence: int) -> int:
         self._check_open()
-        return await self._context._submit_and_wait(Seek(self._descriptor, offset, whence))
+        return await self._context._submit_and_wait(Seek(self._descriptor, offset, whence), abandon=self._abandon)
 
     # ---- its end
 

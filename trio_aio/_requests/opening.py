@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from trio_aio._engine.descriptor import DescriptionRecord, Descriptor
@@ -44,10 +45,13 @@ class Open(Request):
 
     def settle(self, engine: Host) -> None:
         if self.result >= 0:
-            self.descriptor.own(self.result, self.record.value.buffered_fd)
+            description = self.record.value
+            self.descriptor.own(self.result, description.buffered_fd)
+            if self.abandoned and self.flags & os.O_TRUNC:  # otherwise the task notes it
+                engine.files.note_change(description.device, description.inode, emptied=True)
             if engine.orphaned:
                 self.descriptor.close_unclaimed()
-            elif self.unwanted and self.descriptor.take_unclaimed():
+            elif (self.unwanted or self.abandoned) and self.descriptor.take_unclaimed():
                 engine.drops.add(self.descriptor, Close(self.descriptor))
 
 
@@ -68,10 +72,17 @@ class Describe(Request):
         lane.prepare(slot, before, self.token, lib.TAIO_DESCRIBE, fd, flags=int(self.writable), extra=record)
 
     def settle(self, engine: Host) -> None:
-        if self.result >= 0 and self.record.value.buffered_fd >= 0:
-            self.descriptor.own(self.descriptor.fd, self.record.value.buffered_fd)
-            if engine.orphaned:
-                self.descriptor.close_unclaimed()
+        descriptor, buffered_fd = self.descriptor, self.record.value.buffered_fd
+        if self.result < 0 or buffered_fd < 0:
+            return
+        if descriptor.order.closing:  # it was abandoned, and the close that waits for it closes both
+            descriptor.buffered_fd = buffered_fd
+            return
+        descriptor.own(descriptor.fd, buffered_fd)
+        if engine.orphaned:
+            descriptor.close_unclaimed()
+        elif self.abandoned and descriptor.take_unclaimed():
+            engine.drops.add(descriptor, Close(descriptor))
 
 
 class Close(Request):
