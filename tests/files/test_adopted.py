@@ -637,6 +637,58 @@ async def test_text_that_cannot_be_decoded_leaves_the_position(disk: Path) -> No
             assert await file.readline() == "good\n"
 
 
+# Programs that move the cursor of `buffer` while the file has text in memory. `open()` keeps that text, and reads on from the new cursor.
+MOVES: dict[str, list[tuple[str, tuple[Any, ...]]]] = {
+    "sniffed": [("readline", ()), ("buffer.seek", (0,)), ("read", (5,)), ("readline", ()), ("seek", (0,)), ("readline", ())],
+    "lines": [("readline", ()), ("buffer.seek", (0,)), ("readline", ()), ("readline", ()), ("seek", (0,)), ("read", ())],
+    "bytes between": [("readline", ()), ("buffer.read", (10,)), ("read", ())],
+    "far away": [("readline", ()), ("buffer.seek", (25_000,)), ("readline", ()), ("read", ()), ("seek", (0,)), ("read", (3,))],
+}
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+@pytest.mark.parametrize("name", MOVES)
+async def test_text_in_memory_outlasts_a_move_of_the_binary_cursor(disk: Path, adopted: bool, name: str) -> None:
+    path = lines_file(disk)
+
+    def made(file: Any, call: str) -> Any:
+        return getattr(file.buffer, call.removeprefix("buffer.")) if call.startswith("buffer.") else getattr(file, call)
+
+    with path.open("r+", encoding="utf-8") as theirs:
+        wanted = [made(theirs, call)(*arguments) for call, arguments in MOVES[name]]
+    async with open_aio(os.open(path, os.O_RDWR) if adopted else path, "r+", encoding="utf-8") as ours:
+        got = [await made(ours, call)(*arguments) for call, arguments in MOVES[name]]
+    assert got == wanted
+
+
+async def test_child_reads_from_where_the_binary_cursor_was_moved(disk: Path) -> None:
+    async with open_aio(lines_file(disk, b"head\nbody\n"), "r", encoding="utf-8") as file:
+        assert await file.readline() == "head\n"
+        await file.buffer.seek(0)
+        assert await child(["cat"], stdin=file.fileno(), stdout=subprocess.PIPE) == b"head\nbody\n"
+
+
+@pytest.mark.backends("asyncio")
+@pytest.mark.parametrize("adopted", [True, False])
+@pytest.mark.parametrize(("call", "size"), [("read", 9), ("readline", 3)])
+async def test_native_cancel_of_a_text_read_leaves_the_position(disk: Path, adopted: bool, call: str, size: int) -> None:
+    path = lines_file(disk)
+    async with open_aio(os.open(path, os.O_RDONLY) if adopted else path, "r", encoding="utf-8") as file:
+        file.fileno()
+        await file.read(0)
+        for steps in range(40):
+            task = asyncio.ensure_future(getattr(file, call)(size))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            result = (await asyncio.gather(task, return_exceptions=True))[0]
+            if isinstance(result, asyncio.CancelledError):
+                assert await file.readline() == "line 0000\n"
+            else:
+                assert result == "line 0000\n"[:size]
+            await file.seek(0)
+
+
 # ---- streams
 
 

@@ -600,3 +600,27 @@ def test_read_ahead_grows_while_reads_are_sequential() -> None:
         position += sizes[-1]
     assert sizes == [8192, 16384, 32768, 65536, 65536, 65536]
     assert ahead.next_size(3) == 8192
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("where", [(0, os.SEEK_CUR), (0, os.SEEK_END)])
+async def test_seek_beside_a_loop_over_lines_takes_no_line_back(disk: Path, direct: bool, where: tuple[int, int]) -> None:
+    path = lines_file(disk, b"".join(LINES[:400]))
+    got: list[bytes] = []
+    async with open_aio(path, direct=direct) as file:
+        ended = False
+
+        async def seek() -> None:
+            while not ended:
+                await file.seek(*where)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(seek)
+            async for line in file:
+                got.append(line)
+                await trio.lowlevel.checkpoint()
+            ended = True
+    assert got == LINES[: len(got)]
+    if where[1] == os.SEEK_CUR:
+        assert len(got) == 400

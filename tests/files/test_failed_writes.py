@@ -206,3 +206,31 @@ async def test_error_in_large_text_names_its_place(disk: Path) -> None:
             await file.read()
         assert (wrong.value.object, wrong.value.start) == (data, 999_999)
         assert await file.tell() == 0
+
+
+class Stopped(Exception):
+    """What the iterable of lines raises."""
+
+
+@pytest.mark.parametrize("mode", ["wb", "ab", "w", "a"])
+@pytest.mark.parametrize("what", ["type", "encoding", "iterable"])
+async def test_line_that_cannot_be_written_says_how_much_was_before(tmp_path: Path, mode: str, what: str) -> None:
+    path = tmp_path / "file"
+    binary = "b" in mode
+    line: Any = b"a" * 1023 + b"\n" if binary else "a" * 1023 + "\n"
+    if what == "encoding" and binary:
+        pytest.skip("bytes are not encoded")
+
+    def lines() -> Iterator[Any]:
+        for _ in range(1500):
+            yield line
+        if what == "iterable":
+            raise Stopped
+        yield 7 if what == "type" else "\xe9"
+
+    raised = {"type": TypeError, "encoding": UnicodeEncodeError, "iterable": Stopped}[what]
+    async with open_aio(path, mode, **({} if binary else {"encoding": "ascii"})) as file:
+        with pytest.raises(raised) as caught:
+            await file.writelines(lines())
+        written = path.stat().st_size
+        assert written == caught.value.characters_written == 1 << 20  # type: ignore[attr-defined]

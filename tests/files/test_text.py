@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import os
@@ -15,6 +16,7 @@ import trio
 from trio.testing import assert_checkpoints
 
 from trio_aio import AIOContext, AsyncFile, AsyncTextFile, open_aio
+from trio_aio._files.text_position import find_position
 
 from ..support.files import content
 from ..support.page_cache import attempts, evict
@@ -546,3 +548,32 @@ async def test_buffer_read_after_a_text_loop_returns_the_rest(tmp_path: Path) ->
         taken = int(await file.buffer.read(8))
         rest = [int(line) for line in (await file.read()).split()]
         assert rest == [i for i in range(16_000, 60_000) if i != taken]
+
+
+class _Counted:
+    """A decoder that counts how often it is called, and how many bytes it gets."""
+
+    def __init__(self, decoder: Any) -> None:
+        self._decoder: Any = decoder
+        self.calls: int = 0
+        self.fed: int = 0
+        self.getstate, self.setstate = decoder.getstate, decoder.setstate
+
+    def decode(self, data: bytes, final: bool = False) -> str:
+        self.calls += 1
+        self.fed += len(data)
+        text: str = self._decoder.decode(data, final)
+        return text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "shift_jis"])
+@pytest.mark.parametrize("wide", [1_000, 60_000, 99_999])
+def test_position_in_a_long_chunk_is_found_in_few_steps(encoding: str, wide: int) -> None:
+    text = "漢" * wide + "a" * 200_000
+    data = text.encode(encoding)
+    for skipped in (1, wide, 100_000):
+        decoder = _Counted(codecs.getincrementaldecoder(encoding)())
+        found = find_position(decoder, 0, 0, data, skipped, len(data) / len(text))
+        assert (found.position, found.to_skip) == (len(text[:skipped].encode(encoding)), 0)
+        assert decoder.calls < 200
+        assert decoder.fed < 4 * len(data)

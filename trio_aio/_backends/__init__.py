@@ -180,6 +180,11 @@ class Deferred:
         self._error = value
         return True
 
+    @property
+    def due(self) -> bool:
+        """Whether one was put off."""
+        return self._error is not None
+
     def deliver(self) -> None:
         """Raise what was put off."""
         if self._error is not None:

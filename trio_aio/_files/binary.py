@@ -94,7 +94,8 @@ class AsyncFile(ReadableFile):
     async def writelines(self, lines: Iterable[ReadableBuffer]) -> None:
         """Write bytes-like objects one after the other, many in one request. Otherwise as `write`.
 
-        OSError: ``characters_written`` is the number of bytes of all lines that were written, and the cursor is after them.
+        An error: ``characters_written`` is the number of bytes of all lines that were written, and the cursor is after them. One that comes
+        in the first MiB, of a line that is no bytes or of the iterable, comes before anything was written, and has none.
 
         Cancelled before the first MiB has been written: no effect. Later: all of them are written, and Cancelled is raised at the next
         checkpoint. asyncio's own `Task.cancel` stops it between two MiB instead, with the cursor after the last MiB known to be written.
@@ -111,7 +112,7 @@ class AsyncFile(ReadableFile):
                 with self._backend.shielded():
                     while (part := await parts.next()) is not None:
                         written += await self._write_part(part)
-            except OSError as error:
+            except Exception as error:
                 error.characters_written = written + getattr(error, "characters_written", 0)  # type: ignore[attr-defined]
                 raise
         finally:
@@ -148,7 +149,9 @@ class AsyncFile(ReadableFile):
         if self._shared is not None:
             return await self._shared.seek(offset, whence)
         if whence in (os.SEEK_SET, os.SEEK_CUR):
-            position = checked_integer(offset if whence == os.SEEK_SET else cursor.position + offset, "position")
+            # Ends the lines of an `async for`: one that is taken during the checkpoint would be taken back.
+            before = cursor.settle()
+            position = checked_integer(offset if whence == os.SEEK_SET else before + offset, "position")
             if position < 0:
                 raise os_error(errno.EINVAL, self.name)
             await self._context._checkpoint()

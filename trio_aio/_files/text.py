@@ -21,7 +21,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trio_aio._arguments import checked_integer
-from trio_aio._backends import async_resource, raise_if_cancelled
+from trio_aio._backends import Deferred, async_resource, raise_if_cancelled
 from trio_aio._context.pace import Pace
 from trio_aio._errors import NotCopied
 from trio_aio._files.coding import PART, decoded, encoded, is_indivisible, joined_text
@@ -127,8 +127,8 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
         self._plain_end: int = -1
         # Version of the file when `_plain_end` was set.
         self._version: int = 0
-        # The decoder's flags before `_text`, and the bytes that `_text` was decoded from.
-        self._snapshot: tuple[int, bytes] | None = None
+        # The decoder's flags before `_text`, the bytes that `_text` was decoded from, and the offset in the file where these end.
+        self._snapshot: tuple[int, bytes, int] | None = None
         # Bytes per character of `_text`.
         self._ratio: float = 0.0
         newline = format.newline
@@ -327,7 +327,7 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
         self._used = first
         self._plain_end = cursor.position if plain else -1
         self._version = cursor.version
-        self._snapshot = (state[1], state[0] + data)
+        self._snapshot = (state[1], state[0] + data, cursor.position)
         self._ratio = len(data) / len(text)
         if plain:
             self._split = cursor.derived = io.BytesIO(data[first:last])
@@ -352,7 +352,7 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
         cursor.move(end - max(len(self._text) - keep, 0))
         self._text = self._text[:keep]
         assert self._snapshot is not None
-        self._snapshot = self._snapshot[0], self._snapshot[1][:keep]
+        self._snapshot = self._snapshot[0], self._snapshot[1][:keep], cursor.position
 
     async def _next_lines(self) -> str:
         """Return the next line, and let `_lines` be the whole lines after it that are in memory."""
@@ -417,7 +417,7 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
         self._drop_text()
         self._text = text
         self._ratio = len(data) / len(text) if text else 0.0
-        self._snapshot = (flags, before + data)
+        self._snapshot = (flags, before + data, self._buffer._cursor.position)
         return bool(data or text)
 
     # ---- the characters in memory
@@ -457,12 +457,13 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
         """Keep no text that was not returned, and move the cursor of `buffer` back to where it starts in the file.
 
         If a part of the characters that some bytes stand for was returned, the others stay in memory, and the cursor is behind those bytes.
+        If the program has moved the cursor of `buffer`, it stays there, and the text in memory stays too, as with ``io.TextIOWrapper``.
         """
         self._drop_surplus()
         decoder, snapshot = self._decoder, self._snapshot
-        if decoder is None or snapshot is None:
-            return
         cursor = self._buffer._cursor
+        if decoder is None or snapshot is None or cursor.position != snapshot[2]:
+            return
         end = cursor.position
         place = self._tell()
         if place.flags & 1 and isinstance(decoder, io.IncrementalNewlineDecoder):
@@ -481,11 +482,11 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
         else:
             decoder.setstate((b"", place.flags))
         self._drop_text()
-        self._snapshot = place.flags, data
+        cursor.move(place.position + len(data))
+        self._snapshot = place.flags, data, cursor.position
         if place.to_skip:
             self._text = decoder.decode(data, final=place.need_end)
             self._used = place.to_skip
-        cursor.move(place.position + len(data))
 
     # ---- writing
 
@@ -507,6 +508,9 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
     async def writelines(self, lines: Iterable[str]) -> None:
         """Write strings one after the other, many in one request. Otherwise as `write`.
 
+        An error in a line after the first 2**20 characters: ``characters_written`` is the number of bytes that were written before, also of
+        UnicodeEncodeError, and of what the iterable raises. The cursor has not moved, as with `write`.
+
         Cancelled before the first 2**20 characters have been written: no effect. Later: all of them are written, and Cancelled is raised at
         the next checkpoint. asyncio's own `Task.cancel` stops it between two such parts instead, with the cursor after the last part known
         to be written.
@@ -525,7 +529,7 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
                 with self._buffer._backend.shielded():
                     while texts := await gathered_text(left, pace, joins=joins):
                         written += await self._write(texts)
-            except OSError as error:
+            except Exception as error:
                 error.characters_written = written + getattr(error, "characters_written", 0)  # type: ignore[attr-defined]
                 raise
 
@@ -580,7 +584,7 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
         position = self._buffer._cursor.position
         if self._snapshot is None:
             return TextPosition(position)
-        flags, data = self._snapshot
+        flags, data, _ = self._snapshot
         position -= len(data)
         to_skip = self._consumed
         if not to_skip:
@@ -635,7 +639,7 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
                 decoder.reset()
             else:
                 decoder.setstate((b"", place.flags))
-            self._snapshot = (place.flags, data)
+            self._snapshot = (place.flags, data, buffer._cursor.position)
             if place.to_skip:
                 self._text = decoder.decode(data, final=place.need_end)
                 if len(self._text) < place.to_skip:
@@ -731,17 +735,32 @@ class _Transaction:
         buffer = file._buffer
         stops_behind_a_part = self._committed and isinstance(value, buffer._backend.native_cancellation)
         if value is not None and not stops_behind_a_part:
-            file._drop_text()
-            file._text, file._used, file._snapshot, file._ratio, state, encoder, position = self._saved
-            if file._decoder is not None:
-                file._decoder.setstate(state)
-            if file._encoder is not None:
-                file._encoder.setstate(encoder)
-            buffer._cursor.move(position)
+            self._restore()
         try:
             if self._keeps_none and not buffer._closed:
-                file._drop_ahead()
-                assert buffer._shared is not None
-                await buffer._shared.give_back()
+                deferred = Deferred(buffer._backend)
+                await self._give_back(deferred)
+                if deferred.due and value is None and not self._committed:
+                    # asyncio's own Task.cancel: the result is lost, so the cursor stays where it was.
+                    self._restore()
+                    await self._give_back(deferred)
+                deferred.deliver()
         finally:
             buffer._lock.release()
+
+    def _restore(self) -> None:
+        file = self._file
+        file._drop_text()
+        file._text, file._used, file._snapshot, file._ratio, state, encoder, position = self._saved
+        if file._decoder is not None:
+            file._decoder.setstate(state)
+        if file._encoder is not None:
+            file._encoder.setstate(encoder)
+        file._buffer._cursor.move(position)
+
+    async def _give_back(self, deferred: Deferred) -> None:
+        shared = self._file._buffer._shared
+        assert shared is not None
+        self._file._drop_ahead()
+        with deferred:
+            await shared.give_back()

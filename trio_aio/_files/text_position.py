@@ -5,7 +5,7 @@ whole chunks, so it does not report where in the bytes the next character starts
 
 So a position is a place where the decoder holds no bytes back, its flags there, and what to do from there: how many bytes to decode, and
 how many of the characters to skip. `find_position` searches such a place, close to the character. First it guesses, from the average
-number of bytes per character; from there it decodes byte by byte.
+number of bytes per character. Then it halves what is left, and decodes the last bytes one by one.
 
 The integer has the layout of ``io.TextIOWrapper``, so that its cookies and ours are alike. `AsyncTextFile.tell` and `seek` call this.
 """
@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 __all__ = ("TextPosition", "find_position")
 
 _FIELD = (1 << 64) - 1
+# Bytes that are decoded one by one.
+_SHORT = 64
 
 
 class TextPosition(NamedTuple):
@@ -73,9 +75,26 @@ def find_position(decoder: Any, position: int, flags: int, data: bytes, to_skip:
     else:
         skipped = 0
         decoder.setstate((b"", flags))
+    # Halve what is left, as long as it is long: characters may have different lengths, and then the guess was far off.
+    span = len(data) - skipped
+    while to_skip and span > _SHORT:
+        span //= 2
+        decoder.setstate((b"", flags))
+        count = len(decoder.decode(data[skipped : skipped + span]))
+        undecoded, flags_here = decoder.getstate()
+        if undecoded:
+            end = skipped + span - len(undecoded)
+            decoder.setstate((b"", flags))
+            count = len(decoder.decode(data[skipped:end]))
+            undecoded, flags_here = decoder.getstate()
+        else:
+            end = skipped + span
+        if count < to_skip and not undecoded:
+            skipped, flags, to_skip = end, flags_here, to_skip - count
     position += skipped
     if not to_skip:
         return TextPosition(position, flags)
+    decoder.setstate((b"", flags))
     # Decode the rest byte by byte. Each place where the decoder holds no bytes back is a better start.
     fed = decoded = 0
     for i in range(skipped, len(data)):
