@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import subprocess
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from anyio import CancelScope, create_task_group, to_thread
+from anyio.lowlevel import checkpoint
 
+import trio_aio
 from trio_aio import RWF, AIOContext, open_aio, write_bytes
 from trio_aio.testing import FaultyContext
 
@@ -215,6 +218,25 @@ async def test_new_file_with_the_inode_of_a_lost_one_can_be_synced(path: Path) -
         os.close(fd)
 
 
+@pytest.mark.parametrize("direct", [False, True])
+async def test_new_file_inherits_nothing_from_a_closed_one_whose_object_is_kept(path: Path, direct: bool) -> None:
+    async with FaultyContext() as context:
+        async with open_aio(path, "r+b", direct=direct, context=context) as kept:
+            await kept.pwrite(b"a" * BLOCK, 0)
+            await kept.pread(BLOCK, 0)
+            context.fail(errno.EIO, operation="sync", times=1)
+            assert await answer(kept.fsync) == errno.EIO
+        inode = os.stat(path).st_ino
+        os.unlink(path)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT))
+        os.truncate(path, 4 * BLOCK)
+        async with open_aio(path, "r+b", direct=direct, context=context) as file:
+            if os.stat(path).st_ino == inode:  # as ext4 does
+                assert file._descriptor.shared_file is not kept._descriptor.shared_file
+            assert not file._descriptor.block_map.has(0, BLOCK)
+            assert await answer(file.fsync) == 0
+
+
 async def test_followers_and_later_syncs_of_a_failed_sync_fail(path: Path) -> None:
     async with FaultyContext() as context, open_aio(path, "r+b", context=context) as file:
         answers: dict[str, int] = {}
@@ -386,3 +408,120 @@ async def test_sync_of_a_device_without_room_never_succeeds_later(tmp_path: Path
             finally:
                 if how == "by path":
                     os.close(fd)
+
+
+async def test_file_that_a_thread_made_longer_heals_only_when_all_of_it_is_written_again(tmp_path: Path) -> None:
+    async with FaultyContext() as context, open_aio(tmp_path / "file", "w+b", context=context) as file:
+        with file.blocking() as blocking:
+            await to_thread.run_sync(blocking.write, b"t" * 100_000)
+        context.fail(errno.EIO, operation="sync", times=1)
+        assert await answer(file.fsync) == errno.EIO
+        await file.pwrite(b"t", 0)
+        assert await answer(file.fsync) == errno.EIO
+        await file.pwrite(b"t" * 100_000, 0)
+        assert await answer(file.fsync) == 0
+
+
+@pytest.mark.parametrize("cut_by", ["file", "path"])
+async def test_bytes_that_were_cut_off_are_not_missed(path: Path, cut_by: str) -> None:
+    async def cut(size: int) -> None:
+        await (file.truncate(size) if cut_by == "file" else trio_aio.os.truncate(path, size, context=context))
+
+    async with FaultyContext() as context, open_aio(path, "r+b", context=context) as file:
+        await file.pwrite(b"a" * 100_000, 0)
+        await cut(0)
+        await file.pwrite(b"b" * BLOCK, 0)
+        context.fail(errno.EIO, operation="sync", times=1)
+        assert await answer(file.fsync) == errno.EIO
+        assert await answer(file.fsync) == errno.EIO
+        await file.pwrite(b"b" * BLOCK, 0)
+        assert await answer(file.fsync) == 0
+        await file.pwrite(b"c" * 100_000, 0)
+        context.fail(errno.EIO, operation="sync", times=1)
+        assert await answer(file.fsync) == errno.EIO
+        await file.pwrite(b"c" * BLOCK, 0)
+        assert await answer(file.fsync) == errno.EIO
+        await cut(BLOCK)
+        assert await answer(file.fsync) == 0
+
+
+@pytest.mark.parametrize("call", ["pwrite", "write_ranges"])
+async def test_every_piece_of_a_write_in_flight_when_a_sync_fails_is_lost(path: Path, call: str) -> None:
+    async with FaultyContext() as context, open_aio(path, "r+b", context=context) as file:
+        await file.pwrite(b"a", 0)
+        with context.hang(operation="sync", times=1) as sync, context.hang(operation="write") as write:
+            async with create_task_group() as tasks:
+                failed: list[int] = []
+
+                async def fail() -> None:
+                    failed.append(await answer(file.fsync))
+
+                tasks.start_soon(fail)
+                while not sync.held:
+                    await checkpoint()
+                if call == "pwrite":
+                    tasks.start_soon(file.pwrite, b"x" * (2 * BLOCK), BLOCK)
+                else:
+                    tasks.start_soon(file.write_ranges, [(BLOCK, b"x" * BLOCK), (2 * BLOCK, b"x" * BLOCK)])
+                while not write.held:
+                    await checkpoint()
+                sync.release(errno.EIO)
+                while not failed:
+                    await checkpoint()
+                write.release()
+        assert failed == [errno.EIO]
+        await file.pwrite(b"a", 0)
+        assert await answer(file.fsync) == errno.EIO
+        await file.pwrite(b"x" * BLOCK, BLOCK)
+        assert await answer(file.fsync) == errno.EIO
+        await file.pwrite(b"x" * BLOCK, 2 * BLOCK)
+        assert await answer(file.fsync) == 0
+
+
+async def test_sync_that_no_task_waits_for_any_more_does_not_start(path: Path) -> None:
+    async with FaultyContext() as context:
+        fd = os.open(path, os.O_RDWR)
+        with context.hang(operation="sync", times=1) as hang:
+            async with create_task_group() as tasks:
+                tasks.start_soon(context.fsync, fd)
+                while not hang.held:
+                    await checkpoint()
+                async with create_task_group() as others:
+                    for call in (context.fsync, context.fdatasync):
+                        others.start_soon(call, fd)
+                        await until_blocked()
+                    others.cancel_scope.cancel()
+                before = context.statistics()
+                hang.release()
+        os.close(fd)
+        assert (before.cancelled, before.in_flight + before.queued) == (2, 1)
+        after = context.statistics()
+        assert (after.completed - before.completed, after.cancelled, after.submitted_workers) == (1, 2, before.submitted_workers)
+
+
+@pytest.mark.backends("asyncio")
+@pytest.mark.parametrize("where", ["write", "end"])
+async def test_native_cancel_of_a_writer_whose_block_fails_is_raised(path: Path, where: str) -> None:
+    async with FaultyContext() as context, open_aio(path, "r+b", context=context) as file:
+        ran_on = False
+
+        async def job() -> None:
+            nonlocal ran_on
+            try:
+                async with file.writer(size=BLOCK, depth=1) as writer:
+                    await writer.write(b"b" * (BLOCK if where == "end" else 3 * BLOCK))
+            except OSError:
+                pass
+            ran_on = True
+
+        with context.hang(operation="write") as hang:
+            task = asyncio.ensure_future(job())
+            while not hang.held:
+                await checkpoint()
+            await until_blocked()
+            task.cancel()
+            await until_blocked()
+            hang.release(errno.ENOSPC)
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert not ran_on

@@ -185,10 +185,10 @@ class Deferred:
         """Whether one was put off."""
         return self._error is not None
 
-    def deliver(self) -> None:
-        """Raise what was put off."""
+    def deliver(self, error: BaseException | None = None) -> None:
+        """Raise what was put off. error: what the call would raise otherwise."""
         if self._error is not None:
-            raise self._error
+            raise self._error from error
 
 
 _LIBRARIES = ("trio", "asyncio")

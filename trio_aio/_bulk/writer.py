@@ -167,6 +167,9 @@ class Writer(NotCopied):
                 self._raise_error()
                 deferred.deliver()
                 await backend.cancel_shielded_checkpoint()
+            except OSError as error:
+                deferred.deliver(error)  # asyncio's own Task.cancel is raised by the call that it interrupts
+                raise
             finally:
                 lock.release()
             return export.length
@@ -284,6 +287,7 @@ class Writer(NotCopied):
             lock.release()
         if self._error is not None and value is not self._error:
             if value is None:
+                deferred.deliver(self._error)
                 raise self._error
             value.__context__ = value.__context__ or self._error
         deferred.deliver()

@@ -107,12 +107,17 @@ class Durability:
 
     # ---- writes
 
-    def note_written(self, start: int, end: int, request: object = None, *, durable: bool = False, exact: bool = True) -> None:
-        """Note that a write has ended, and whether it is durable already. exact: it has written just these bytes, so it heals them."""
+    def note_written(
+        self, start: int, end: int, request: object = None, *, durable: bool = False, exact: bool = True, doubtful: bool = False
+    ) -> None:
+        """Note that a write has ended, and whether it is durable already.
+
+        exact: it has written just these bytes, so it heals them. doubtful: it was in flight when a sync failed.
+        """
         if end <= start:
             return
         if self.error:
-            self._heal(start, end, request, exact=exact)
+            self._heal(start, end, request, exact=exact, doubtful=doubtful or self.is_doubtful(request))
         if durable:
             return
         written = self._written
@@ -131,16 +136,23 @@ class Durability:
             ranges = [(first[0], second[1]) for first, second in zip(ranges[::2], [*ranges[1::2], ranges[-1]], strict=False)]
         self._written[self._mark :] = ranges
 
-    def _heal(self, start: int, end: int, request: object, *, exact: bool) -> None:
-        if self._doubtful is not None and request in self._doubtful:
-            self._doubtful.discard(request)
+    def is_doubtful(self, request: object) -> bool:
+        """Return whether a write was in flight when a sync failed."""
+        return self._doubtful is not None and request in self._doubtful
+
+    def _heal(self, start: int, end: int, request: object, *, exact: bool, doubtful: bool) -> None:
+        if doubtful:
+            if self._doubtful is not None:
+                self._doubtful.discard(request)
             self._lost = merged([*self._lost, (start, end)])
         elif exact:
             self._lost = without(self._lost, start, end)
         self._end_if_healed(request)
 
     def note_truncated(self, size: int) -> None:
-        """Note that the file was cut off: what lay behind `size` is not missed."""
+        """Note that the file was cut off: what lay behind `size` is not missed, nor will be."""
+        # As many ranges as before: `_mark` counts them. Some are empty now.
+        self._written = [(min(start, size), min(end, size)) for start, end in self._written]
         if self.error:
             self._lost = [(start, min(end, size)) for start, end in self._lost if start < size]
             self._end_if_healed(None)
@@ -204,7 +216,7 @@ class Durability:
         self.error, self.failures = error, self.failures + 1
         if writes:
             self._doubtful = WeakSet([*(self._doubtful or ()), *writes])
-        self._lost = merged([*self._lost, *self._written])
+        self._lost = merged([*self._lost, *((start, end) for start, end in self._written if start < end)])
         if self.written_elsewhere or (not self._lost and not writes):
             self._lost = [(0, max(size, 1))]  # others have written what the kernel could not write back
         self._written.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -27,7 +28,7 @@ class KnownFiles:
     def __init__(self, gather: Callable[..., None]) -> None:
         self._gather: Callable[..., None] = gather  # see `Order`
         self.devices: DeviceRecords = DeviceRecords()
-        self._shared: WeakValueDictionary[tuple[int, int], SharedFile] = WeakValueDictionary()
+        self._shared: WeakValueDictionary[tuple[int, int, bool], SharedFile] = WeakValueDictionary()
         # By device, inode number and birth: a file whose inode number is used again is another one.
         self._durability: dict[tuple[int, int, int], Durability] = {}
 
@@ -40,10 +41,12 @@ class KnownFiles:
         descriptor.write_device = find(descriptor.device, direct=direct, writing=True)
         if descriptor.read_device.residency is not None:
             descriptor.residency = descriptor.read_device.residency
-        key = descriptor.device, descriptor.inode_number
+        # A block device is no file of the filesystem that lies on it.
+        key = descriptor.device, descriptor.inode_number, stat.S_ISBLK(descriptor.mode)
         shared = self._shared.get(key)
-        if shared is None:
-            shared = self._shared[key] = SharedFile(self._durability_of(descriptor))
+        # The inode number of a file that was removed may be another one's. 0: not known.
+        if shared is None or (shared.birth != descriptor.birth and shared.birth and descriptor.birth):
+            shared = self._shared[key] = SharedFile(self._durability_of(descriptor), descriptor.birth)
         descriptor.shared_file = shared
         durability = shared.durability
         # One that the caller has passed may have been opened before a sync has failed.
@@ -63,21 +66,21 @@ class KnownFiles:
         return kept.get(key) or Durability(key, kept)
 
     def note_change(
-        self, device: int, inode_number: int, start: int = 0, end: int = 0, *, emptied: bool = False, exact: bool = True
+        self, device: int, inode_number: int, start: int = 0, end: int = 0, *, cut: int | None = None, exact: bool = True
     ) -> None:
-        """Note that a file was changed by a request that had no descriptor of it: emptied first, or written from `start` to `end`.
+        """Note that a file was changed by a request that had no descriptor of it: cut off at `cut` first, or written from `start` to `end`.
 
         exact: it has written just these bytes, and not perhaps fewer.
         """
-        shared = self._shared.get((device, inode_number))
+        shared = self._shared.get((device, inode_number, False))
         if shared is not None:
             shared.note_change()
-            if emptied:
-                shared.durability.note_truncated(0)
+            if cut is not None:
+                shared.durability.note_truncated(cut)
             shared.durability.note_written(start, end, exact=exact)
 
     def note_failed_sync(self, device: int, inode_number: int, error: int) -> None:
         """Note that a request that had no descriptor of a file could not make it durable."""
-        shared = self._shared.get((device, inode_number))
+        shared = self._shared.get((device, inode_number, False))
         if shared is not None:
             shared.durability.note_failed(error, 0)

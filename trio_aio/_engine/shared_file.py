@@ -81,9 +81,10 @@ class Gate:
 class SharedFile:
     """One file, by its inode number."""
 
-    __slots__ = ("__weakref__", "_copies", "_sweep_at", "block_map", "changed_in_thread", "durability", "gate", "version")
+    __slots__ = ("__weakref__", "_copies", "_sweep_at", "birth", "block_map", "changed_in_thread", "durability", "gate", "version")
 
-    def __init__(self, durability: Durability | None = None) -> None:
+    def __init__(self, durability: Durability | None = None, birth: int = 0) -> None:
+        self.birth: int = birth  # when the file was made, nanoseconds; 0: not known
         self.durability: Durability = durability or Durability(None, {})
         self.gate: Gate = Gate()
         self.version: int = 0  # counts `note_change`

@@ -282,7 +282,7 @@ async def _open_with(
             drop_unclaimed(engine, descriptor)
             raise
     if flags & os.O_TRUNC:
-        engine.files.note_change(descriptor.device, descriptor.inode_number, emptied=True)
+        engine.files.note_change(descriptor.device, descriptor.inode_number, cut=0)
     return descriptor, position
 
 
@@ -323,7 +323,7 @@ async def _open_path(context: AIOContext, file: str | bytes, flags: int, *, aban
         raise
     finally:
         if flags & os.O_TRUNC:
-            engine.files.note_change(description.device, description.inode, emptied=True)
+            engine.files.note_change(description.device, description.inode, cut=0)
     return descriptor
 
 

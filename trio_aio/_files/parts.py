@@ -69,7 +69,7 @@ async def write_specially(
             moved, in_place = request.record.moved, not flags & ATOMIC
             emptied = in_place and not flags & (APPEND_TO | AT_OFFSET)
             end, exact = (offset + moved if in_place else 0), not flags & APPEND_TO
-            engine.files.note_change(device, changed.inode, offset if exact else 0, end, emptied=emptied, exact=exact)
+            engine.files.note_change(device, changed.inode, offset if exact else 0, end, cut=0 if emptied else None, exact=exact)
             if flags & DURABLE and in_place and moved == request.record.capacity and means_lost(request.result):
                 engine.files.note_failed_sync(device, changed.inode, -request.result)
 

@@ -214,7 +214,7 @@ async def write_bytes(
     finally:
         if context._engine is not None:
             description = request.record.description
-            context._engine.files.note_change(description.device, description.inode, 0, request.transferred, emptied=True)
+            context._engine.files.note_change(description.device, description.inode, 0, request.transferred, cut=0)
 
 
 async def read_text(

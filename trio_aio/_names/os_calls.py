@@ -279,7 +279,7 @@ async def truncate(path: AnyPath, length: int, *, context: AIOContext | None = N
         changed = request.record.stat
         if used._engine is not None and changed.mode:
             device = os.major(changed.device) << 32 | os.minor(changed.device)
-            used._engine.files.note_change(device, changed.inode, emptied=length == 0 and request.result == 0)
+            used._engine.files.note_change(device, changed.inode, cut=length if request.result == 0 else None)
 
 
 async def mkfifo(path: NamePath, mode: int = 0o666, *, dir_fd: int | None = None, context: AIOContext | None = None) -> None:

@@ -48,7 +48,7 @@ class Open(Request):
             description = self.record.value
             self.descriptor.own(self.result, description.buffered_fd)
             if self.abandoned and self.flags & os.O_TRUNC:  # otherwise the task notes it
-                engine.files.note_change(description.device, description.inode, emptied=True)
+                engine.files.note_change(description.device, description.inode, cut=0)
             if engine.orphaned:
                 self.descriptor.close_unclaimed()
             elif (self.unwanted or self.abandoned) and self.descriptor.take_unclaimed():

@@ -8,6 +8,7 @@ from trio_aio._engine.durability import means_lost
 from trio_aio._engine.mending import LOST, cause_of, keep_cause, mend
 from trio_aio._native import lib
 from trio_aio._requests.base import Request, State
+from trio_aio._requests.written import size_of
 
 if TYPE_CHECKING:
     from trio_aio._engine.descriptor import Descriptor
@@ -67,7 +68,7 @@ class Sync(Request):
             if self.result >= 0 and not self.cancel_accepted:
                 self.result = durability.note_synced(descriptor.known_failures)
             elif means_lost(self.result):
-                durability.note_failed(-self.result, descriptor.size)
+                durability.note_failed(-self.result, size_of(descriptor))
         while self.followers:
             follower = self.followers[0]
             try:
@@ -92,10 +93,18 @@ class Sync(Request):
             Request.withdraw_held(self)
 
     def cancel(self, engine: Host) -> bool:
-        """Withdraw it, unless other tasks wait for it: then it runs on for them, and only its own task leaves."""
+        """Withdraw it, unless other tasks wait for it: then it runs on for them, and only its own task leaves.
+
+        The last of the others withdraws it too, if it has not started: then no task waits for it, and its descriptor may be gone soon.
+        """
         if self.followers:
             self.waiter = None
             self.counted = True
             engine.cancelled += 1
             return True
-        return Request.cancel(self, engine)
+        leader = self.leader
+        if not Request.cancel(self, engine):
+            return False
+        if leader is not None and leader.counted and not leader.followers and not leader.finished and Request.cancel(leader, engine):
+            engine.cancelled -= 1  # it was counted when its own task left
+        return True

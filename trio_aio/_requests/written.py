@@ -11,9 +11,15 @@ from trio_aio._native import lib
 if TYPE_CHECKING:
     from trio_aio._engine.descriptor import Descriptor
 
-__all__ = ("note_append", "note_pieces", "note_write")
+__all__ = ("note_append", "note_pieces", "note_write", "size_of")
 
 _SYNCHRONOUS: int = lib.RWF_DSYNC | lib.RWF_SYNC
+
+
+def size_of(descriptor: Descriptor) -> int:
+    """Return the size of a file, bytes. Others may have written to it too, so the kernel is asked, which has it in memory."""
+    record = DescriptionRecord()
+    return max(descriptor.size, record.value.size if lib.taio_describe(descriptor.fd, record.value) == 0 else 0)
 
 
 def note_write(request: Any, start: int, end: int, *, flags: int = 0, exact: bool = True) -> None:
@@ -25,7 +31,7 @@ def note_write(request: Any, start: int, end: int, *, flags: int = 0, exact: boo
     failed = request.result < 0
     durability.note_written(start, end, request, durable=bool(synchronous) and not failed, exact=exact and not failed)
     if synchronous and failed and means_lost(request.result):
-        durability.note_failed(-request.result, descriptor.size)
+        durability.note_failed(-request.result, size_of(descriptor))
 
 
 def note_append(request: Any, end: int, *, flags: int = 0) -> None:
@@ -49,11 +55,13 @@ def note_pieces(request: Any) -> None:
         note_append(request, -1)
         return
     ranges = [(piece.offset, piece.result) for piece in pieces.array[0 : pieces.count] if piece.result > 0]
+    durability, durable = descriptor.shared_file.durability, descriptor.synchronous and request.result >= 0
+    doubtful = durability.is_doubtful(request)
     for offset, moved in ranges:
-        descriptor.shared_file.durability.note_written(offset, offset + moved, durable=descriptor.synchronous and request.result >= 0)
+        durability.note_written(offset, offset + moved, request, durable=durable, doubtful=doubtful)
     # Of a piece that has failed, only the number of bytes is known.
     failed = pieces.native.failed
     start, end = (failed.offset, failed.offset + pieces.native.partial) if failed else (0, 0)
     note_write(request, start, end, exact=False)
     if failed and descriptor.synchronous and request.result >= 0 and means_lost(failed.result):
-        descriptor.shared_file.durability.note_failed(-failed.result, descriptor.size)
+        durability.note_failed(-failed.result, size_of(descriptor))
