@@ -159,6 +159,37 @@ async def test_sync_behind_an_abandoned_one_can_be_cancelled_and_follows_it(disk
                 hang.release()
 
 
+async def test_sync_that_others_share_lets_its_own_task_leave(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with FaultyContext() as context, open_aio(path, "r+b", abandon_on_cancel=True, context=context) as file:
+        await file.pwrite(b"x", 0)
+        left, followed = CancelScope(), False
+        with context.hang(operation="sync", times=1) as hang, anyio.fail_after(60):
+
+            async def lead() -> None:
+                with left:
+                    await file.fsync()
+
+            async def follow() -> None:
+                nonlocal followed
+                await file.fsync()
+                followed = True
+
+            async with create_task_group() as tasks:
+                tasks.start_soon(file.fsync)
+                while not hang.held:
+                    await checkpoint()
+                tasks.start_soon(lead)
+                await until_blocked()
+                tasks.start_soon(follow)
+                await until_blocked()
+                left.cancel()
+                await until_blocked()
+                hang.release()
+        assert left.cancelled_caught
+        assert followed
+
+
 # ---- opens
 
 

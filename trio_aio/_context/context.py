@@ -422,10 +422,10 @@ class AIOContext(NotCopied, Operations):
 
 def _cancel_or_abandon(engine: Engine, request: Request) -> bool:
     """Cancel a request, or let it run on with no task waiting. Return whether its task may leave at once."""
-    if not engine.cancel(request) and not request.cancel_accepted and request.can_abandon():
+    if not (cancelled := engine.cancel(request)) and not request.cancel_accepted and request.can_abandon():
         abandon_request(engine, request)
         return True
-    return request.finished
+    return cancelled or request.finished  # a cancelled sync that others share runs on for them
 
 
 _living: weakref.WeakSet[AIOContext] = weakref.WeakSet()
