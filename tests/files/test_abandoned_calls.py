@@ -18,7 +18,7 @@ from trio_aio import open_aio
 from trio_aio.testing import FaultyContext
 
 from ..support.files import BLOCK, is_open, make_file
-from ..support.tasks import cancelled_while_blocked, until_blocked, until_idle
+from ..support.tasks import abandon, cancelled_while_blocked, until_blocked, until_closed, until_idle
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -39,25 +39,6 @@ CALLS: dict[str, tuple[str, Callable[[AsyncFile], Awaitable[Any]]]] = {
     "data": ("seek", lambda file: file.seek(0, os.SEEK_DATA)),
     "hole": ("seek", lambda file: file.seek(0, os.SEEK_HOLE)),
 }
-
-
-async def abandon(call: Callable[[], Awaitable[Any]], hang: Any) -> None:
-    """Start a call, and abandon it when it hangs."""
-    before = hang.held
-    with CancelScope() as scope:
-        async with create_task_group() as tasks:
-            tasks.start_soon(call)
-            while hang.held == before:
-                await checkpoint()
-            await until_blocked()
-            scope.cancel()
-    assert scope.cancelled_caught
-    assert hang.held == before + 1
-
-
-async def until_closed(fd: int) -> None:
-    while is_open(fd):
-        await checkpoint()
 
 
 def opened(path: Path) -> int:

@@ -16,7 +16,7 @@ from trio_aio.testing import FaultyContext
 
 from ..support.files import BLOCK, is_open, make_file
 from ..support.programs import run
-from ..support.tasks import until_blocked
+from ..support.tasks import abandon, until_blocked, until_closed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -45,23 +45,6 @@ READS: dict[str, Callable[[AsyncFile], Awaitable[Any]]] = {
 }
 
 
-async def abandon(call: Callable[[], Awaitable[Any]], hang: Any) -> None:
-    """Start a call, and abandon it when it hangs."""
-    before = hang.held
-    with CancelScope() as scope:
-        async with create_task_group() as tasks:
-            tasks.start_soon(call)
-            while hang.held == before:
-                await checkpoint()
-            await until_blocked()
-            scope.cancel()
-
-
-async def until_closed(fd: int) -> None:
-    while is_open(fd):
-        await checkpoint()
-
-
 @LANES
 @pytest.mark.parametrize("shared", [False, True], ids=["", "shared"])
 @pytest.mark.parametrize("name", READS)
@@ -71,7 +54,7 @@ async def test_close_after_abandoned_read_returns_before_the_read_completes(disk
         with context.hang(operation="read") as hang, anyio.fail_after(60):
             async with open_aio(path, direct=direct, abandon_on_cancel=True, context=context) as file:
                 fd = file.fileno() if shared else file._descriptor.fd
-                await abandon(partial(READS[name], file), hang)
+                await abandon(partial(READS[name], file), hang, requests=4 if name == "chunks" else 1)
             assert file.closed
             assert hang.held
             assert is_open(fd)

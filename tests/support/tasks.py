@@ -11,6 +11,7 @@ import trio
 from anyio import CancelScope, create_task_group
 from anyio.lowlevel import checkpoint
 
+from .files import is_open
 from .pipes import FullPipe, full_pipe
 
 if TYPE_CHECKING:
@@ -70,6 +71,20 @@ async def cancelled_while_blocked(call: Callable[[], Awaitable[Any]]) -> bool:
     return raised
 
 
+async def abandon(call: Callable[[], Awaitable[Any]], hang: Any, *, requests: int = 1) -> None:
+    """Start a call, and abandon it when it hangs. hang: of a `FaultyContext`. requests: how many of the call hang then."""
+    before = hang.held
+    with CancelScope() as scope:
+        async with create_task_group() as tasks:
+            tasks.start_soon(call)
+            while hang.held == before:
+                await checkpoint()
+            await until_blocked()
+            scope.cancel()
+    assert scope.cancelled_caught
+    assert hang.held == before + requests
+
+
 def idle(context: AIOContext) -> bool:
     """Whether all slots are back."""
     now = context.statistics()
@@ -78,6 +93,11 @@ def idle(context: AIOContext) -> bool:
 
 async def until_idle(context: AIOContext) -> None:
     while not idle(context):
+        await checkpoint()
+
+
+async def until_closed(fd: int) -> None:
+    while is_open(fd):
         await checkpoint()
 
 
