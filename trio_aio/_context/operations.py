@@ -131,7 +131,7 @@ class Operations:
             self._end_use(descriptor)
 
     async def fsync(self, fd: int) -> None:
-        """Make durable what was written to `fd` through this context: every write that was started before. fsync(2)."""
+        """Make durable what was written to `fd` through this context: every write that was started before by this number. fsync(2)."""
         await self._sync(fd, data_only=False)
 
     async def fdatasync(self, fd: int) -> None:

@@ -270,7 +270,9 @@ class PositionalFile(OpenedFile):
         return Writer(self._context, self._descriptor, self._check_open, offset, size, depth)
 
     async def fsync(self) -> None:
-        """Make durable every write of this file that was started before. Calls at the same time share one fsync(2).
+        """Make durable every write that was started before with this object. Calls at the same time share one fsync(2).
+
+        Writes of the file through others (another object, another process) are made durable if they have ended.
 
         OSError: what was written before may be lost. Later calls raise it too, until it was written again or the file is opened anew.
         """
