@@ -107,17 +107,15 @@ class Durability:
 
     # ---- writes
 
-    def note_written(
-        self, start: int, end: int, request: object = None, *, durable: bool = False, exact: bool = True, doubtful: bool = False
-    ) -> None:
-        """Note that a write has ended, and whether it is durable already.
+    def note_written(self, start: int, end: int, request: object = None, *, durable: bool = False, exact: bool = True) -> None:
+        """Note that a write has ended, and whether it is durable already. exact: it has written just these bytes, so it heals them.
 
-        exact: it has written just these bytes, so it heals them. doubtful: it was in flight when a sync failed.
+        Called once for each piece of a write.
         """
         if end <= start:
             return
         if self.error:
-            self._heal(start, end, request, exact=exact, doubtful=doubtful or self.is_doubtful(request))
+            self._heal(start, end, request, exact=exact)
         if durable:
             return
         written = self._written
@@ -136,14 +134,8 @@ class Durability:
             ranges = [(first[0], second[1]) for first, second in zip(ranges[::2], [*ranges[1::2], ranges[-1]], strict=False)]
         self._written[self._mark :] = ranges
 
-    def is_doubtful(self, request: object) -> bool:
-        """Return whether a write was in flight when a sync failed."""
-        return self._doubtful is not None and request in self._doubtful
-
-    def _heal(self, start: int, end: int, request: object, *, exact: bool, doubtful: bool) -> None:
-        if doubtful:
-            if self._doubtful is not None:
-                self._doubtful.discard(request)
+    def _heal(self, start: int, end: int, request: object, *, exact: bool) -> None:
+        if self._doubtful is not None and request in self._doubtful:
             self._lost = merged([*self._lost, (start, end)])
         elif exact:
             self._lost = without(self._lost, start, end)

@@ -321,9 +321,6 @@ async def _open_path(context: AIOContext, file: str | bytes, flags: int, *, aban
         request.unwanted = True
         drop_unclaimed(engine, descriptor)
         raise
-    finally:
-        if flags & os.O_TRUNC:
-            engine.files.note_change(description.device, description.inode, cut=0)
     return descriptor
 
 

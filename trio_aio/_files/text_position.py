@@ -50,6 +50,14 @@ class TextPosition(NamedTuple):
         return not self.position and not self.flags
 
 
+def _decode(decoder: Any, flags: int, data: bytes) -> tuple[int, int, int]:
+    """Decode `data` from a state. Return how many characters it has, how many bytes the decoder holds back, and its flags then."""
+    decoder.setstate((b"", flags))
+    count = len(decoder.decode(data))
+    undecoded, flags_here = decoder.getstate()
+    return count, len(undecoded), flags_here
+
+
 def find_position(decoder: Any, position: int, flags: int, data: bytes, to_skip: int, ratio: float) -> TextPosition:
     """Return the position after `to_skip` characters of `data`, and leave the decoder in any state.
 
@@ -59,37 +67,29 @@ def find_position(decoder: Any, position: int, flags: int, data: bytes, to_skip:
     # Guess a place before the character where the decoder holds no bytes back.
     skipped, step = min(int(ratio * to_skip), len(data)), 1
     while skipped > 0:
-        decoder.setstate((b"", flags))
-        count = len(decoder.decode(data[:skipped]))
+        count, held, flags_here = _decode(decoder, flags, data[:skipped])
         if count <= to_skip:
-            undecoded, flags_here = decoder.getstate()
-            if not undecoded:
+            if not held:
                 flags = flags_here
                 to_skip -= count
                 break
-            skipped -= len(undecoded)
+            skipped -= held
             step = 1
         else:
             skipped -= step
             step *= 2
     else:
         skipped = 0
-        decoder.setstate((b"", flags))
     # Halve what is left, as long as it is long: characters may have different lengths, and then the guess was far off.
     span = len(data) - skipped
     while to_skip and span > _SHORT:
         span //= 2
-        decoder.setstate((b"", flags))
-        count = len(decoder.decode(data[skipped : skipped + span]))
-        undecoded, flags_here = decoder.getstate()
-        if undecoded:
-            end = skipped + span - len(undecoded)
-            decoder.setstate((b"", flags))
-            count = len(decoder.decode(data[skipped:end]))
-            undecoded, flags_here = decoder.getstate()
-        else:
-            end = skipped + span
-        if count < to_skip and not undecoded:
+        end = skipped + span
+        count, held, flags_here = _decode(decoder, flags, data[skipped:end])
+        if held:
+            end -= held
+            count, held, flags_here = _decode(decoder, flags, data[skipped:end])
+        if count < to_skip and not held:
             skipped, flags, to_skip = end, flags_here, to_skip - count
     position += skipped
     if not to_skip:

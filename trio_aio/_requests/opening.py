@@ -37,21 +37,21 @@ class Open(Request):
         self.path: Export = hold(path + b"\0")
         self.flags: int = flags
         self.record: DescriptionRecord = DescriptionRecord()
-        self.unwanted: bool = False  # its call was interrupted while it was in flight
+        self.unwanted: bool = False  # its call was interrupted, or abandoned it, while it was in flight
 
     def fill_slot(self, lane: WorkerLane, slot: int, before: int) -> None:
         path, record = self.path.address, self.record.address
         lane.prepare(slot, before, self.token, lib.TAIO_OPEN, self.descriptor.fd, path, CREATION_MODE, 0, self.flags, record)
 
     def settle(self, engine: Host) -> None:
+        description = self.record.value
+        if self.flags & os.O_TRUNC:  # also if it has failed: perhaps at the second descriptor
+            engine.files.note_change(description.device, description.inode, cut=0)
         if self.result >= 0:
-            description = self.record.value
             self.descriptor.own(self.result, description.buffered_fd)
-            if self.abandoned and self.flags & os.O_TRUNC:  # otherwise the task notes it
-                engine.files.note_change(description.device, description.inode, cut=0)
             if engine.orphaned:
                 self.descriptor.close_unclaimed()
-            elif (self.unwanted or self.abandoned) and self.descriptor.take_unclaimed():
+            elif self.unwanted and self.descriptor.take_unclaimed():
                 engine.drops.add(self.descriptor, Close(self.descriptor))
 
 

@@ -16,10 +16,15 @@ __all__ = ("note_append", "note_pieces", "note_write", "size_of")
 _SYNCHRONOUS: int = lib.RWF_DSYNC | lib.RWF_SYNC
 
 
-def size_of(descriptor: Descriptor) -> int:
-    """Return the size of a file, bytes. Others may have written to it too, so the kernel is asked, which has it in memory."""
+def _size_now(descriptor: Descriptor) -> int:
+    """Return the size that the kernel has in memory, bytes; 0 if it does not say."""
     record = DescriptionRecord()
-    return max(descriptor.size, record.value.size if lib.taio_describe(descriptor.fd, record.value) == 0 else 0)
+    return record.value.size if lib.taio_describe(descriptor.fd, record.value) == 0 else 0
+
+
+def size_of(descriptor: Descriptor) -> int:
+    """Return the size of a file, bytes, also if others have made it longer."""
+    return max(descriptor.size, _size_now(descriptor))
 
 
 def note_write(request: Any, start: int, end: int, *, flags: int = 0, exact: bool = True) -> None:
@@ -39,10 +44,7 @@ def note_append(request: Any, end: int, *, flags: int = 0) -> None:
     descriptor: Descriptor = request.descriptor
     if descriptor.shared_file is None or not (request.transferred or request.result < 0):
         return
-    if end < 0:
-        record = DescriptionRecord()
-        end = record.value.size if lib.taio_describe(descriptor.fd, record.value) == 0 else 0
-    end = max(end, request.transferred)
+    end = max(end if end >= 0 else _size_now(descriptor), request.transferred)
     note_write(request, end - request.transferred, end, flags=flags, exact=False)
 
 
@@ -56,9 +58,8 @@ def note_pieces(request: Any) -> None:
         return
     ranges = [(piece.offset, piece.result) for piece in pieces.array[0 : pieces.count] if piece.result > 0]
     durability, durable = descriptor.shared_file.durability, descriptor.synchronous and request.result >= 0
-    doubtful = durability.is_doubtful(request)
     for offset, moved in ranges:
-        durability.note_written(offset, offset + moved, request, durable=durable, doubtful=doubtful)
+        durability.note_written(offset, offset + moved, request, durable=durable)
     # Of a piece that has failed, only the number of bytes is known.
     failed = pieces.native.failed
     start, end = (failed.offset, failed.offset + pieces.native.partial) if failed else (0, 0)
