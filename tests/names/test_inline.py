@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import resource
 from typing import TYPE_CHECKING, Any
@@ -18,12 +19,12 @@ from trio_aio import AIOContext, Path, current_context, open_aio, open_directory
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._lanes import names as lane_module
 from trio_aio._lanes.names import SAMPLE, UNKNOWN, WATCHED_FIRST, NameLane
-from trio_aio._native import lib
+from trio_aio._native import ffi, lib
 from trio_aio._requests.names import StatName
 from trio_aio.testing import FaultyContext
 
-from ..support.files import make_file
-from ..support.page_cache import attempts, cached_pages
+from ..support.files import make_file, opened
+from ..support.page_cache import attempts, cached_pages, evict
 
 if TYPE_CHECKING:
     import pathlib
@@ -338,6 +339,29 @@ def test_lane_leaves_a_mount_where_a_call_slept(disk: pathlib.Path) -> None:
     assert (lane.local_mounts, lane.left_mounts) == (0, 1)
     assert lane.stat(-100, path, 0) == UNKNOWN
     assert not lane.should_probe()
+
+
+def test_wait_for_a_page_of_the_program_says_nothing_of_the_mount(disk: pathlib.Path) -> None:
+    # The page that the path lies in stands for one of the code that runs.
+    lane = NameLane()
+    path = disk / "path"
+    path.write_bytes(os.fsencode(disk) + b"\0")
+    lane.stat(-100, os.fsencode(disk), 0)
+    lane.note_probe(lane._local.key, False)
+    with opened(path, os.O_RDONLY) as fd:
+        for _ in attempts("a call that waited for a page of the program"):
+            evict(path)
+            with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as mapped:
+                block = ffi.from_buffer("char[]", mapped)
+                lane._local.first = 1  # so the call is watched
+                before = resource.getrusage(resource.RUSAGE_THREAD)
+                answer = lib.taio_inline_stat(lane._local, -100, block, 0, 0, lane._status)
+                after = resource.getrusage(resource.RUSAGE_THREAD)
+                ffi.release(block)
+            faults, sleeps = after.ru_majflt - before.ru_majflt, after.ru_nvcsw - before.ru_nvcsw
+            if faults and sleeps == 1 and answer != -errno.EAGAIN:
+                break
+    assert answer == 0
 
 
 def test_mount_is_left_for_twice_as_long_each_time_a_call_slept(disk: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,8 @@ enum taio_place {
     TAIO_LOCAL, /* the kernel knows the attributes of files itself */
     TAIO_SERVER /* it asks a server for them: a plain read may wait for the answer, and io_submit too */
 };
-/* Return how often this thread has slept. A look takes 0.4 us. */
+/* Return how often this thread has slept. A look takes 0.4 us. Not counted: a sleep for a page of the program itself, as the code that runs,
+ * which was not in memory (a major fault): that says nothing of the file. */
 long taio_times_slept(void);
 /* Return whether the attributes of a file's device live with a server: then a question for them sleeps, each time (FUSE, network filesystems).
  * It may sleep. */

@@ -182,7 +182,7 @@ int64_t taio_pread_cached(int fd, const struct taio_residency *r, void *memory, 
         return taio_pread_nowait(fd, memory, length, offset);
     long before = taio_times_slept();
     int64_t n = r == NULL ? taio_pread_nowait(fd, memory, length, offset) : pread_plainly(fd, memory, length, offset);
-    return n >= 0 && taio_times_slept() != before ? n | TAIO_SLEPT : n;
+    return n >= 0 && taio_times_slept() > before ? n | TAIO_SLEPT : n;
 }
 
 enum taio_place taio_place_of(int fd)
@@ -192,7 +192,7 @@ enum taio_place taio_place_of(int fd)
         long before = taio_times_slept();
         if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_SIZE, &unused) < 0)
             return TAIO_UNKNOWN;
-        if (taio_times_slept() == before)
+        if (taio_times_slept() <= before)
             return TAIO_LOCAL;
     }
     return TAIO_SERVER;

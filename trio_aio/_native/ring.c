@@ -295,7 +295,7 @@ static long ring_submit_batch(struct taio_ring *ring, unsigned first)
     clock_gettime(CLOCK_MONOTONIC, &after);
     double spent = 1e9 * (double)(after.tv_sec - before.tv_sec) + (double)(after.tv_nsec - before.tv_nsec);
     ring->watched -= ring->watched > 0;
-    if (watched && spent > SLEEP && taio_times_slept() != switches)
+    if (watched && spent > SLEEP && taio_times_slept() > switches)
         ring_note_sleep(ring, first, count);
     else if (!watched && spent > LONG)
         ring->watched = CALLS_BEHIND; /* it was preempted, or it slept: the next calls tell */

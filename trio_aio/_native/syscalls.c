@@ -66,7 +66,7 @@ int64_t taio_pread_nowait(int fd, void *memory, size_t length, int64_t offset)
 long taio_times_slept(void)
 {
     struct rusage usage;
-    return getrusage(RUSAGE_THREAD, &usage) < 0 ? 0 : usage.ru_nvcsw;
+    return getrusage(RUSAGE_THREAD, &usage) < 0 ? 0 : usage.ru_nvcsw - usage.ru_majflt;
 }
 
 int64_t taio_cached_size(const char *path)
@@ -126,7 +126,7 @@ static uint32_t is_watched(int fd, const struct taio_description *description)
     if (!S_ISREG(description->mode) || (description->open_flags & O_ACCMODE) == O_WRONLY)
         return 0;
     long before = taio_times_slept();
-    return pread(fd, &nothing, 0, 0) == 0 && taio_times_slept() != before && taio_place_of(fd) == TAIO_LOCAL;
+    return pread(fd, &nothing, 0, 0) == 0 && taio_times_slept() > before && taio_place_of(fd) == TAIO_LOCAL;
 }
 
 int taio_describe_and_probe(int fd, struct taio_description *description)
