@@ -16,6 +16,7 @@ import os
 import re
 import stat
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from trio_aio._names.calls import Name, status_or_error
@@ -67,7 +68,7 @@ class _Place(Node):
         super().__init__(path, shown)
         self.states: frozenset[int] = states
         self.exists: bool = exists
-        # It has been yielded.
+        # It has been yielded, or does not exist.
         self.found: bool = found
 
 
@@ -81,6 +82,7 @@ class Glob(Listing[_P]):
         self._make: Callable[[str, int, int], _P] = make
         self._recurse_symlinks: bool = recurse_symlinks
         self._reader: TreeReader | None = None
+        self._new: list[_P] = []  # found, and not yet yielded
         self._stack: list[_Place] = [_Place(b"", top.shown, frozenset((0,)), exists=False)]
         # Only ".." and several "**" can lead to one path twice.
         several = sum(part.text == "**" for part in parts) > 1 or any(part.text == ".." for part in parts)
@@ -89,16 +91,16 @@ class Glob(Listing[_P]):
     async def _next_batch(self, context: AIOContext) -> list[_P] | None:
         if self._reader is None:
             self._reader = TreeReader(context, self._top, targets=True)
-            try:
-                await self._reader.open()
-            except OSError:
-                return None  # it is no directory, or cannot be searched
+        try:
+            await self._reader.open()
+        except OSError:
+            return None  # it is no directory, or cannot be searched
         while self._stack:
             self._reader.read_ahead(place for place in self._stack[: -AHEAD - 1 : -1] if self._reads(place))
-            found: list[_P] = []
-            await self._visit(context, self._stack.pop(), found)
-            if found:
-                return found
+            await self._visit(context, self._stack[-1])
+            if self._new:
+                batch, self._new = self._new, []
+                return batch
         return None
 
     def _closure(self, states: frozenset[int]) -> set[int]:
@@ -115,26 +117,26 @@ class Glob(Listing[_P]):
         """Return whether a directory must be read."""
         return any(at < len(self._parts) and (self._parts[at].text == "**" or self._parts[at].match) for at in self._closure(place.states))
 
-    async def _visit(self, context: AIOContext, place: _Place, found: list[_P]) -> None:
+    async def _visit(self, context: AIOContext, place: _Place) -> None:
+        """Yield and enter the place that is on top of the stack. Cancelled: it can be called again."""
         states, last = self._closure(place.states), len(self._parts)
         ends_in_slash = last - 1 in states and self._parts[-1].text == ""
         if (last in states or ends_in_slash) and not place.found:
             # Behind "**" and "/" a path must be a directory.
-            await self._look_up(context, place, found, directory=ends_in_slash or last not in place.states)
+            await self._look_up(context, place, directory=ends_in_slash or last not in place.states)
+            place.found = True
+        parts = None
         if self._reads(place):
             assert self._reader is not None
-            try:
+            with suppress(OSError):
                 parts = await self._reader.read(place)
-            except OSError:
-                self._join(place, states, climbing=False)
-            else:
-                prefix = os.fsdecode(place.path) + "/" if place.path else ""
-                for listed in parts:
-                    for name, text, kind, target in zip(listed.names, listed.texts(), listed.types, listed.targets, strict=True):
-                        self._enter(place, states, name, text, prefix, kind, target, found)
-                self._join(place, states, climbing=True)
-        else:
-            self._join(place, states, climbing=False)
+        self._stack.pop()
+        if parts is not None:
+            prefix = os.fsdecode(place.path) + "/" if place.path else ""
+            for listed in parts:
+                for name, text, kind, target in zip(listed.names, listed.texts(), listed.types, listed.targets, strict=True):
+                    self._enter(place, states, name, text, prefix, kind, target)
+        self._join(place, states, climbing=parts is not None)
 
     def _join(self, place: _Place, states: set[int], *, climbing: bool) -> None:
         """Go on below the parts that need no listing. climbing: only those that lead up; a listing was read for the others."""
@@ -148,7 +150,7 @@ class Glob(Listing[_P]):
             exists = place.exists and text == ".." and _VERSION >= (3, 12)
             self._stack.append(_Place(join(place.path, os.fsencode(text)), self._top.shown, frozenset((at + 1,)), exists=exists))
 
-    def _enter(self, place: _Place, states: set[int], name: bytes, text: str, prefix: str, kind: int, target: int, found: list[_P]) -> None:
+    def _enter(self, place: _Place, states: set[int], name: bytes, text: str, prefix: str, kind: int, target: int) -> None:
         """Note what may match at an entry of a directory, and below it. text: the name; prefix: that of its directory's names."""
         last = len(self._parts)
         is_directory = kind == DT_DIR or (kind == DT_LNK and target == DT_DIR)
@@ -170,11 +172,11 @@ class Glob(Listing[_P]):
                 elif is_directory:
                     below.add(at + 1)
         if yields:
-            self._add(prefix + text, kind, target, found)
+            self._add(prefix + text, kind, target)
         if below:
             self._stack.append(_Place(join(place.path, name), self._top.shown, frozenset(below), exists=True, found=yields))
 
-    async def _look_up(self, context: AIOContext, place: _Place, found: list[_P], *, directory: bool) -> None:
+    async def _look_up(self, context: AIOContext, place: _Place, *, directory: bool) -> None:
         """Yield a path that no listing has shown, if it exists."""
         follow = directory or _VERSION < (3, 13)
         assert self._reader is not None
@@ -184,14 +186,14 @@ class Glob(Listing[_P]):
             return
         kind = stat.S_IFMT(status.st_mode) >> 12
         if not directory or kind == DT_DIR:
-            self._add(os.fsdecode(place.path), kind, 0, found)
+            self._add(os.fsdecode(place.path), kind, 0)
 
-    def _add(self, path: str, kind: int, target: int, found: list[_P]) -> None:
+    def _add(self, path: str, kind: int, target: int) -> None:
         if self._found is not None:
             if path in self._found:
                 return
             self._found.add(path)
-        found.append(self._make(path, kind, target))
+        self._new.append(self._make(path, kind, target))
 
     def _release(self) -> None:
         if self._reader is not None:

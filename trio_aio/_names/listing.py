@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import NotCopied, os_error
 from trio_aio._files.open import drop_unclaimed
+from trio_aio._lanes.protocols import State
 from trio_aio._names.calls import checked_context, name_of, stat_of
 from trio_aio._requests.names import ListNames, new_listing_memory
 
@@ -43,7 +44,8 @@ class Listing(NotCopied, Generic[T]):
 
     ``async for entry in listing`` yields them as they are read, and ``await listing`` returns a list of all. ``async with listing`` closes
     it early; so does dropping it, without waiting. It can be used once. Order: the kernel's. An OSError of the listing is raised where it
-    happens. A listing that was never used warns (RuntimeWarning).
+    happens, and ends it. A step that was cancelled can be made again, and loses nothing. A listing that was never used warns
+    (RuntimeWarning).
     """
 
     def __init__(self, context: AIOContext | None, guard: Guard | None = None) -> None:
@@ -105,8 +107,13 @@ class Listing(NotCopied, Generic[T]):
     async def _all(self) -> list[T]:
         entries = self._batch[self._at :]
         self._batch, self._at = [], 0
-        while not self._ended and (batch := await self._more()) is not None:
-            entries.extend(batch)
+        try:
+            while not self._ended and (batch := await self._more()) is not None:
+                entries.extend(batch)
+        except BaseException:
+            if not self._ended:
+                self._batch = entries  # for a call that is made again
+            raise
         return entries
 
     async def _more(self) -> list[T] | None:
@@ -117,7 +124,7 @@ class Listing(NotCopied, Generic[T]):
             else:
                 batch = await self._guard(lambda: self._next_batch(context))
                 self._guard = None
-        except BaseException:
+        except Exception:  # not a cancellation: then it can go on
             self._end()
             raise
         if batch is None:
@@ -142,13 +149,14 @@ class Directory:
     start: what its path starts from. path: as the kernel takes it; None: `start` itself. shown: for errors.
     """
 
-    __slots__ = ("_memory", "_opened", "_path", "_start", "finished", "flags")
+    __slots__ = ("_memory", "_opened", "_path", "_start", "_unread", "finished", "flags")
 
     def __init__(self, start: int, path: bytes | None, shown: object, **flags: Any) -> None:
         self._start: Descriptor = Descriptor(start, shown)
         self._path: bytes | None = path
         self._opened: Descriptor = Descriptor(-1, shown)
         self._memory: Any = None
+        self._unread: ListNames | None = None  # the request of `read`, until its answer was taken
         self.flags: dict[str, Any] = flags
         self.finished: bool = False
 
@@ -169,13 +177,18 @@ class Directory:
         return listed
 
     async def read(self, context: AIOContext) -> Listed:
-        """Read its next part. OSError."""
-        request = self.request()
-        try:
-            await context._submit_and_wait(request)
-        except OSError:
-            self.finished = True
-            raise
+        """Read its next part. OSError. Cancelled: it can be called again."""
+        request = self._unread
+        if request is not None and request.state is State.COMPLETED:  # its answer came together with a native cancellation
+            await context._checkpoint()
+        else:
+            request = self._unread = self.request()
+            try:
+                await context._submit_and_wait(request)
+            except OSError:
+                self.finished = True
+                raise
+        self._unread = None
         return self.take(request)
 
     def release(self, context: AIOContext | None) -> None:

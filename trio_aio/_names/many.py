@@ -43,6 +43,8 @@ class _Part:
 
     def __init__(self, paths: list[Any], memory: Export) -> None:
         self.paths: list[Any] = paths
+        self.contents: list[Any] = []  # of the first of them, once they are read; a negative number: an errno
+        self.is_read: bool = False
         self.request: ReadMany = ReadMany(Descriptor(AT_FDCWD, paths[0]), [encoded(path) for path in paths], memory)
 
 
@@ -63,6 +65,7 @@ class FileContents(Listing[Found]):
         self._exhausted: bool = False
         # What was read and could not be yielded, because an error came before it.
         self._found: deque[Found] = deque()
+        self._next: list[Any] = []  # paths of the next request
 
     def __await__(self) -> Any:
         self._used = True
@@ -77,7 +80,7 @@ class FileContents(Listing[Found]):
         if not self._found:
             try:
                 batch = await self._next_batch(context)
-            except BaseException:
+            except Exception:  # not a cancellation: then it can go on
                 self._end()
                 raise
             if batch is None:
@@ -106,15 +109,17 @@ class FileContents(Listing[Found]):
         backend = context._backend
         assert backend is not None
         part = self._parts[0]
-        await wait_for(backend, part.request)
+        if not part.is_read:
+            await wait_for(backend, part.request)
+            if part.request.result < 0:
+                raise part.request.error()
+            part.contents, part.is_read = [*part.request.files()], True
+            self._free.append(part.request.data)
+        for at, data in enumerate(part.contents):
+            if isinstance(data, int):
+                part.contents[at] = await self._judged(context, part.paths[at], data)
         self._parts.popleft()
-        if part.request.result < 0:
-            raise part.request.error()
-        found: list[Found] = []
-        contents = part.request.files()
-        self._free.append(part.request.data)
-        for path, data in zip(part.paths, contents, strict=False):
-            found.append((path, data if isinstance(data, bytes) else await self._judged(context, path, data)))
+        found: list[Found] = list(zip(part.paths, part.contents, strict=False))
         left = part.paths[len(found) :]
         if left:
             self._parts.appendleft(self._submitted(context, left))
@@ -135,7 +140,7 @@ class FileContents(Listing[Found]):
         assert backend is not None
         await backend.checkpoint_if_cancelled()
         while len(self._parts) < self._most and not self._exhausted:
-            paths: list[Any] = []
+            paths = self._next
             while len(paths) < self._together:
                 try:
                     paths.append(await anext(self._paths) if self._asynchronous else next(self._paths))  # type: ignore[arg-type]
@@ -144,6 +149,7 @@ class FileContents(Listing[Found]):
                     break
             if paths:
                 self._parts.append(self._submitted(context, paths))
+                self._next = []
 
     def _submitted(self, context: AIOContext, paths: list[Any]) -> _Part:
         part = _Part(paths, self._free.pop() if self._free else hold(private_memory(self._memory)))

@@ -63,7 +63,9 @@ class TreeReader:
         self._reading: set[Node] = set()
 
     async def open(self, extra_flags: int = 0) -> None:
-        """Open the top. OSError."""
+        """Open the top, if it is not open. OSError. Cancelled: it can be called again."""
+        if self._root.unclaimed:
+            return
         top = self._top
         path = b"." if top.path is None else top.path
         flags = os.O_PATH | os.O_DIRECTORY | extra_flags

@@ -60,26 +60,29 @@ class Walk(Listing[Visit]):
     async def _next_batch(self, context: AIOContext) -> list[Visit] | None:
         if self._reader is None:
             self._reader = TreeReader(context, self._name, targets=self._follow or self._links_are_directories, no_links=not self._follow)
-            try:
-                await self._reader.open()
-            except OSError as error:
-                self._report(error)
-                return None
+        try:
+            await self._reader.open()
+        except OSError as error:
+            self._report(error)
+            return None
         if self._last is not None:
             self._push_children(*self._last)
             self._last = None
         while self._stack:
             self._reader.read_ahead(node for node in self._stack[: -AHEAD - 1 : -1] if isinstance(node, Node))
-            node = self._stack.pop()
+            node = self._stack[-1]
             if not isinstance(node, Node):
+                self._stack.pop()
                 return [node]
             try:
                 listed = await self._reader.read(node)
             except OSError as error:
+                self._stack.pop()
                 # A link that was not followed, although its name was added to the list of directories.
                 if not (error.errno in (errno.ELOOP, errno.ENOTDIR) and self._links_are_directories and not self._follow):
                     self._report(error)
                 continue
+            self._stack.pop()
             visit, links = self._sorted(node, listed)
             if self._top_down:
                 self._last = visit, node.path, links
