@@ -161,6 +161,60 @@ async def test_no_path_leads_out(tree: pathlib.Path, way: str) -> None:
     assert os.listdir(tree.parent / "outside") == ["secret"]
 
 
+@pytest.mark.parametrize("way", WAYS_OUT)
+async def test_second_path_leads_out_of_no_protected_directory(tree: pathlib.Path, way: str) -> None:
+    make_ways_out(tree)
+    async with open_directory(tree, beneath=False) as free, open_directory(tree) as protected:
+        for call in (free.rename, free.link, protected.rename, protected.link):
+            with pytest.raises(OSError, match=r"leads out|File exists|Not a directory") as caught:
+                await call("one.py", f"{way}/new", to=protected)
+            assert caught.value.errno in (errno.EXDEV, errno.EEXIST, errno.ENOTDIR)
+            assert (caught.value.filename, caught.value.filename2) == ("one.py", f"{way}/new")
+    assert os.listdir(tree.parent / "outside") == ["secret"]
+    assert sorted(os.listdir(tree.parent)) == ["inside", "outside", "secret"]
+
+
+async def test_second_path_may_lead_out_of_a_directory_that_is_not_protected(tree: pathlib.Path) -> None:
+    async with open_directory(tree, beneath=False) as free, open_directory(tree) as protected:
+        await protected.link("one.py", "../outside/linked", to=free)
+        await protected.rename("one.py", tree.parent / "outside/renamed", to=free)
+        with pytest.raises(OSError, match="leads out"):
+            await protected.rename("../outside/renamed", "one.py", to=free)
+    assert sorted(os.listdir(tree.parent / "outside")) == ["linked", "renamed", "secret"]
+
+
+@pytest.mark.parametrize("beneath", [True, False])
+async def test_slash_behind_a_name_says_that_it_is_a_directory(tree: pathlib.Path, beneath: bool) -> None:
+    for name in ("from/", "gone"):
+        (tree / name).mkdir()
+    before = sorted(os.listdir(tree))
+    async with open_directory(tree, beneath=beneath) as directory:
+        for call, error in (
+            (lambda: directory.unlink("one.py/"), NotADirectoryError),
+            (lambda: directory.unlink("link to file/"), NotADirectoryError),
+            (lambda: directory.rename("one.py/", "new"), NotADirectoryError),
+            (lambda: directory.rename("one.py", "new/"), NotADirectoryError),
+            (lambda: directory.rename("one.py", "new/", to=directory), NotADirectoryError),
+            (lambda: directory.link("one.py/", "new"), NotADirectoryError),
+            (lambda: directory.link("one.py", "new/"), FileNotFoundError),
+            (lambda: directory.symlink("one.py", "new/"), FileNotFoundError),
+            (lambda: directory.chmod("one.py/", 0o600), NotADirectoryError),
+            (lambda: directory.utime("one.py/"), NotADirectoryError),
+            (lambda: directory.stat("one.py/"), NotADirectoryError),
+            (lambda: directory.write_bytes("one.py/", b"x", atomic=True), IsADirectoryError),
+        ):
+            with pytest.raises(error):
+                await call()
+        assert sorted(os.listdir(tree)) == before
+        await directory.mkdir("new/")
+        await directory.mkdir("new/of/two/", parents=True)
+        await directory.chmod("new/", 0o700)
+        await directory.rename("from/", "to/")
+        await directory.rmdir("gone/")
+    assert (tree / "new/of/two").is_dir()
+    assert (tree / "to").is_dir()
+
+
 async def test_last_component_of_a_change_is_not_followed(tree: pathlib.Path) -> None:
     make_ways_out(tree)
     async with open_directory(tree) as directory:

@@ -93,7 +93,7 @@ async def test_holes_stay_holes(on_filesystem: Callable[[str], pathlib.Path], ki
         file.seek(8 << 20)
         file.write(b"data")
         file.truncate(16 << 20)
-    await copy_file(folder / "sparse", folder / "copy")
+    assert await copy_file(folder / "sparse", folder / "copy") == 16 << 20
     assert (folder / "copy").read_bytes() == (folder / "sparse").read_bytes()
     assert (folder / "copy").stat().st_blocks * 512 < 1 << 20
 
@@ -154,14 +154,16 @@ async def test_failed_copy_leaves_nothing(on_filesystem: Callable[[str], pathlib
     assert os.listdir(small) == ["copy"]
 
 
-async def test_copy_cancelled_between_two_pieces_leaves_nothing(disk: pathlib.Path) -> None:
-    path = disk / "file"
-    path.write_bytes(content(1 << 20) * 130)  # three pieces
+@pytest.mark.parametrize("copy", [copy_file, copy_tree])
+async def test_copy_cancelled_between_two_pieces_leaves_nothing(disk: pathlib.Path, copy: Any) -> None:
+    (disk / "source").mkdir()
+    path = disk / "source/file"
+    path.write_bytes(content(1 << 20) * 65)  # two pieces
     (disk / "copies").mkdir()
     async with FaultyContext() as context:
-        with context.hang(operation="change", turn=2) as hang, CancelScope() as scope:
+        with context.hang(operation="change", file=path) as hang, CancelScope() as scope:
             async with create_task_group() as tasks:
-                tasks.start_soon(lambda: copy_file(path, disk / "copies/copy", context=context))
+                tasks.start_soon(lambda: copy(path if copy is copy_file else path.parent, disk / "copies/copy", context=context))
                 while not hang.held:
                     await trio_aio.os.getcwd()
                 scope.cancel()
@@ -379,8 +381,9 @@ async def test_path_copies_moves_and_removes(tmp_path: pathlib.Path, on_filesyst
     copied = await tree.copy(tmp_path / "second", follow_symlinks=False)
     assert type(copied) is Path
     assert {name: held[1] for name, held in state(tmp_path / "second").items()} == {name: held[1] for name, held in wanted.items()}
+    before = state(tmp_path / "second", times=True)
     moved = await copied.move_into(tmp_path / "into")
-    assert state(tmp_path / "into/second") == state(tmp_path / "into/second")
+    assert state(tmp_path / "into/second", times=True) == before
     assert not (tmp_path / "second").exists()
     away = await moved.move(on_filesystem("tmpfs") / "away")
     assert not (tmp_path / "into/second").exists()

@@ -28,7 +28,20 @@ if TYPE_CHECKING:
     from trio_aio._requests.names import NameRequest
 
 __all__ = (
-    *("AnyPath", "Name", "NamePath", "access_of", "change", "checked_context", "encoded", "link_of", "missing", "name_of", "own_type"),
+    *(
+        "AnyPath",
+        "Name",
+        "NamePath",
+        "access_of",
+        "change",
+        "changing",
+        "checked_context",
+        "encoded",
+        "link_of",
+        "missing",
+        "name_of",
+        "own_type",
+    ),
     *("real_path_of", "request_of", "stat_of", "status_of_path", "status_or_error"),
 )
 
@@ -219,13 +232,19 @@ async def request_of(context: AIOContext, request: NameRequest) -> int:
     return await context._submit_and_wait(request)
 
 
-async def change(context: AIOContext, call: int, name: Name, second: Name | None = None, **fields: Any) -> None:
-    """Let a worker make a call on a name, or on two. OSError with the names as they were passed. ValueError for a negative mode."""
+def changing(call: int, name: Name, second: Name | None = None, **fields: Any) -> ChangeName:
+    """Return the request for a call on a name, or on two. ValueError for a negative mode."""
     if "mode" in fields:
         fields["mode"] = checked_mode(fields["mode"])
+    beneath = 1 if name.resolve else 0
     if second is not None:
         fields.update(dir2=second.dir, filename2=second.shown)
+        beneath |= 2 if second.resolve else 0
     request = ChangeName(call, Descriptor(name.dir, name.shown), name.path, None if second is None else second.path, **fields)
-    if name.resolve:
-        request.record.beneath = 1
-    await context._submit_and_wait(request)
+    request.record.beneath = beneath
+    return request
+
+
+async def change(context: AIOContext, call: int, name: Name, second: Name | None = None, **fields: Any) -> None:
+    """Let a worker make a call on a name, or on two. OSError with the names as they were passed. ValueError for a negative mode."""
+    await context._submit_and_wait(changing(call, name, second, **fields))

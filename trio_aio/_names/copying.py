@@ -17,25 +17,29 @@ import stat
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from trio_aio._backends import Deferred
 from trio_aio._bulk.waiting import checked_depth, wait_shielded
 from trio_aio._engine.descriptor import Descriptor, kind_of
 from trio_aio._errors import os_error
-from trio_aio._names.calls import change, checked_context, encoded, name_of, real_path_of, request_of, status_or_error
+from trio_aio._files.open import drop_unclaimed
+from trio_aio._names.calls import Name, change, changing, checked_context, encoded, request_of, status_or_error
 from trio_aio._names.listing import DT_DIR, DT_LNK
 from trio_aio._names.os_calls import RENAME_NOREPLACE
-from trio_aio._names.removing import remove_tree
+from trio_aio._names.removing import remove_named_tree
 from trio_aio._names.tree import AHEAD, Node, TreeReader, join
 from trio_aio._requests.contents import DURABLE, EXCLUSIVE, FOLLOW, PRESERVE, AbandonCopy, CopyMetadata, CopyName, CopyState
-from trio_aio._requests.names import EXIST_OK, Call
+from trio_aio._requests.names import EXIST_OK, Call, RealPath
 from trio_aio._requests.opening import AT_FDCWD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from typing_extensions import Self
+
     from trio_aio._context.context import AIOContext
     from trio_aio._names.calls import NamePath
 
-__all__ = ("copy_file", "copy_tree")
+__all__ = ("copy_file", "copy_tree", "copy_tree_to_move")
 
 _DT_SOCK = 12
 
@@ -98,22 +102,22 @@ async def _give_up(context: AIOContext, copy: CopyState) -> None:
 
 
 class _TreeCopy:
-    """The copy of one tree to a directory, `root`, that exists."""
+    """The copy of one tree to a directory, `root`, that exists. It is shown as the target."""
 
-    def __init__(self, context: AIOContext, source: Any, root: bytes, target: Any, flags: int, depth: int, on_error: Any) -> None:
+    def __init__(self, context: AIOContext, source: Name, root: Name, flags: int, depth: int, on_error: Any) -> None:
         self._context: AIOContext = context
-        self._source: bytes = os.fsencode(source)
-        self._root: bytes = root
-        self._target: bytes = os.fsencode(target)
+        self._source: bytes = os.fsencode(source.shown)
+        self._root: Name = root
         self._flags: int = flags
         self._depth: int = depth
         self._on_error: Callable[[OSError], object] | None = on_error
         self._follow: bool = bool(flags & FOLLOW)
-        self._reader: TreeReader = TreeReader(context, name_of(source, may_be_fd=False), targets=self._follow, no_links=not self._follow)
-        self._stack: list[Node] = [Node(b"", source)]
+        self._reader: TreeReader = TreeReader(context, source, targets=self._follow, no_links=not self._follow)
+        self._stack: list[Node] = [Node(b"", source.shown)]
         # Directories whose times and modes are set in the end, when nothing is made in them any more.
         self._directories: list[bytes] = []
         self._copying: deque[CopyName] = deque()
+        self.with_sockets: bool = False
         self.made: int = 0
 
     async def run(self) -> None:
@@ -145,12 +149,17 @@ class _TreeCopy:
                 if kind == DT_DIR or (self._follow and kind == DT_LNK and target == DT_DIR):
                     if await self._make_directory(path):
                         self._stack.append(Node(path, os.fsdecode(os.path.join(self._source, path))))
-                elif kind != _DT_SOCK:
+                elif kind != _DT_SOCK or self.with_sockets:
                     await self._start(path)
 
+    def _made(self, path: bytes) -> Name:
+        """Return a name of the copy."""
+        root = self._root
+        assert root.path is not None
+        return root._replace(path=os.path.join(root.path, path), shown=os.fsdecode(os.path.join(os.fsencode(root.shown), path)))
+
     async def _make_directory(self, path: bytes) -> bool:
-        made = os.path.join(self._root, path)
-        name = name_of(made)._replace(shown=os.fsdecode(os.path.join(self._target, path)))
+        name = self._made(path)
         try:
             await change(self._context, Call.MKDIR, name, mode=0o777, flags=0)
         except FileExistsError as error:
@@ -177,16 +186,10 @@ class _TreeCopy:
 
     def _submit(self, path: bytes, copy: CopyState) -> None:
         shown = os.fsdecode(os.path.join(self._source, path))
-        request = CopyName(
-            Descriptor(self._reader.fd, shown),
-            path,
-            os.path.join(self._root, path),
-            copy,
-            filename2=os.fsdecode(os.path.join(self._target, path)),
-            dir2=AT_FDCWD,
-            flags=self._flags,
-            number=1,
-        )
+        made = self._made(path)
+        assert made.path is not None
+        descriptor = Descriptor(self._reader.fd, shown)
+        request = CopyName(descriptor, path, made.path, copy, filename2=made.shown, dir2=made.dir, flags=self._flags, number=1)
         self._copying.append(request)
         self._context._check().submit(request)
 
@@ -196,9 +199,10 @@ class _TreeCopy:
         assert backend is not None
         request = self._copying[0]
         await wait_shielded(backend, request)
+        if request.result > 0:
+            await backend.checkpoint_if_cancelled()  # while it is still among those that are given up
         self._copying.popleft()
         if request.result > 0:
-            await backend.checkpoint_if_cancelled()
             assert request.path is not None
             self._submit(request.path, request.copy)
         elif request.result < 0:
@@ -208,8 +212,8 @@ class _TreeCopy:
             self.made += 1
 
     async def _preserve(self, path: bytes) -> None:
-        made, shown = os.path.join(self._root, path), os.fsdecode(os.path.join(self._target, path))
-        request = CopyMetadata(Descriptor(self._reader.fd, shown), path or b".", made, dir2=AT_FDCWD)
+        made = self._made(path)
+        request = CopyMetadata(Descriptor(self._reader.fd, made.shown), path or b".", made.path, dir2=made.dir)
         try:
             await request_of(self._context, request)
         except OSError as error:
@@ -219,11 +223,15 @@ class _TreeCopy:
         """Wait for the copies that have started, and remove what is not complete, also in a cancelled scope."""
         backend = self._context._backend
         assert backend is not None
+        deferred = Deferred(backend)
         with backend.shielded():
             while self._copying:
-                request = self._copying.popleft()
-                await wait_shielded(backend, request)
-                await _give_up(self._context, request.copy)
+                request = self._copying[0]
+                with deferred:
+                    await wait_shielded(backend, request)
+                    self._copying.popleft()
+                    await _give_up(self._context, request.copy)
+        deferred.deliver()
 
     def _report(self, error: BaseException) -> None:
         if self._on_error is None or not isinstance(error, OSError):
@@ -250,55 +258,115 @@ async def copy_tree(
     raises, or is None, the copy ends with that error. ValueError if the target is inside the source.
     """
     used, depth = checked_context(context), checked_depth(depth)
-    plain, end = os.fspath(source), os.fspath(target)
-    encoded(plain, "source")
-    # The working directory may change meanwhile.
-    second = os.path.join(os.getcwdb(), encoded(end, "target"))
-    await _check_apart(used, plain, end)
     flags = _flags(follow_symlinks, preserve_metadata, False)
-    if exist_ok:
-        copy = _TreeCopy(used, plain, second, end, flags, depth, on_error)
-        status = await status_or_error(used, name_of(end))
-        await change(used, Call.MKDIR, name_of(end), mode=0o777, flags=EXIST_OK)
+    with _Ends(used, os.fspath(source), os.fspath(target)) as ends:
+        await ends.check_apart()
+        if not exist_ok:
+            return await _copy_to_new(used, ends, flags, on_error, depth)
+        status = await status_or_error(used, ends.target)
+        await change(used, Call.MKDIR, ends.target, mode=0o777, flags=EXIST_OK)
+        copy = _TreeCopy(used, ends.source, ends.target, flags, depth, on_error)
         await copy.run()
         return copy.made + isinstance(status, int)
-    status = await status_or_error(used, name_of(end), follow_symlinks=False)
-    if not isinstance(status, int):
-        raise os_error(errno.EEXIST, target)
-    parent, last = os.path.split(second.rstrip(b"/"))
-    temporary = os.path.join(parent, b".%b.%b.tmp" % (last[:200], secrets.token_hex(6).encode()))
-    copy = _TreeCopy(used, plain, temporary, end, flags, depth, on_error)
-    made = False
+
+
+async def copy_tree_to_move(source: NamePath, target: NamePath) -> None:
+    """Copy a tree that will be removed: as `copy_tree`, and its sockets are made anew too."""
+    used = checked_context(None)
+    with _Ends(used, source, target) as ends:
+        await ends.check_apart()
+        await _copy_to_new(used, ends, PRESERVE, None, 16, with_sockets=True)
+
+
+class _Ends:
+    """Source and target of a tree, which stay what they are if the working directory changes meanwhile."""
+
+    def __init__(self, context: AIOContext, source: NamePath, target: NamePath) -> None:
+        first, second = encoded(source, "source"), encoded(target, "target")
+        for path, shown in ((first, source), (second, target)):
+            if not path:
+                raise os_error(errno.ENOENT, shown)
+        self._context: AIOContext = context
+        self._start: Descriptor = Descriptor(AT_FDCWD, ".")
+        self._path: bytes = b"/"
+        if not (first.startswith(b"/") and second.startswith(b"/")):
+            self._path = os.getcwdb()
+            self._start.own(os.open(".", os.O_PATH | os.O_DIRECTORY), -1)  # asks no filesystem
+        self.source: Name = Name(self._start.fd, first, source)
+        self.target: Name = Name(self._start.fd, second, target)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._context._engine is not None:
+            drop_unclaimed(self._context._engine, self._start)
+        else:
+            self._start.close_unclaimed()
+
+    async def _resolved(self, name: Name) -> bytes:
+        assert name.path is not None
+        request = RealPath(Descriptor(AT_FDCWD, name.shown), os.path.join(self._path, name.path), strict=False)
+        await request_of(self._context, request)
+        return request.answer()
+
+    async def check_apart(self) -> None:
+        """ValueError if the target is the source, or inside it."""
+        inside, outside = await self._resolved(self.target), await self._resolved(self.source)
+        if inside == outside or inside.startswith(outside.rstrip(b"/") + b"/"):
+            raise ValueError(f"target must not be inside the source: {self.target.shown!r} is in {self.source.shown!r}")
+
+
+async def _copy_to_new(
+    used: AIOContext,
+    ends: _Ends,
+    flags: int,
+    on_error: Callable[[OSError], object] | None,
+    depth: int,
+    *,
+    with_sockets: bool = False,
+) -> int:
+    """Copy a tree to a target that does not exist, under a temporary name."""
+    target = ends.target
+    if not isinstance(await status_or_error(used, target, follow_symlinks=False), int):
+        raise os_error(errno.EEXIST, target.shown)
+    assert target.path is not None
+    parent, last = os.path.split(target.path.rstrip(b"/"))
+    temporary = target._replace(path=os.path.join(parent, b".%b.%b.tmp" % (last[:200], secrets.token_hex(6).encode())))
+    copy = _TreeCopy(used, ends.source, temporary, flags, depth, on_error)
+    copy.with_sockets = with_sockets
+    made = changing(Call.MKDIR, temporary, mode=0o777, flags=0)
     try:
-        await change(used, Call.MKDIR, name_of(temporary)._replace(shown=target), mode=0o777, flags=0)
-        made = True
+        await used._submit_and_wait(made)
         await copy.run()
         await _publish(used, temporary, target)
-        made = False
-    finally:
-        if made:
-            backend = used._backend
-            assert backend is not None
-            with backend.shielded():
-                await remove_tree(temporary, missing_ok=True, on_error=lambda _: None, context=used)
+    except BaseException:
+        if made.finished and made.result == 0:
+            await _remove_all(used, temporary)
+        raise
     return copy.made + 1
 
 
-async def _publish(context: AIOContext, temporary: bytes, target: NamePath) -> None:
+async def _remove_all(context: AIOContext, top: Name) -> None:
+    """Remove what was made of a tree, also in a cancelled scope."""
+    backend = context._backend
+    assert backend is not None
+    deferred, removed = Deferred(backend), False
+    with backend.shielded():
+        while not removed:
+            with deferred:
+                await remove_named_tree(context, top, missing_ok=True, on_error=lambda _: None)
+                removed = True
+    deferred.deliver()
+
+
+async def _publish(context: AIOContext, temporary: Name, target: Name) -> None:
     """Give a tree its name. FileExistsError if that has been made meanwhile."""
-    first, second = name_of(temporary)._replace(shown=target), name_of(target)
+    second = target._replace(shown=None)
     try:
-        await change(context, Call.RENAME, first, second._replace(shown=None), flags=RENAME_NOREPLACE)
+        await change(context, Call.RENAME, temporary, second, flags=RENAME_NOREPLACE)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOSYS):
             raise
         # Without the flag, rename(2) of a directory replaces an empty directory, and nothing else.
-        await change(context, Call.RENAME, first, second._replace(shown=None), flags=0)
-
-
-async def _check_apart(context: AIOContext, source: Any, target: Any) -> None:
-    """ValueError if the target is the source, or inside it."""
-    inside = os.fsencode(await real_path_of(context, target, strict=False))
-    outside = os.fsencode(await real_path_of(context, source, strict=False))
-    if inside == outside or inside.startswith(outside.rstrip(b"/") + b"/"):
-        raise ValueError(f"target must not be inside the source: {target!r} is in {source!r}")
+        await change(context, Call.RENAME, temporary, second, flags=0)

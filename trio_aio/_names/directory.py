@@ -106,6 +106,15 @@ class AsyncDirectory(NotCopied):
 
     async def _guarded(self, call: Awaitable[_T]) -> _T:
         """Await a call while the directory stays open, and explain the error of a path that leaves it."""
+        try:
+            return await self._while_open(call)
+        except OSError as error:
+            if error.errno == errno.EXDEV and self._resolve:
+                raise os_error(errno.EXDEV, error.filename, f"the path leads out of the directory {self.name!r}") from None
+            raise
+
+    async def _while_open(self, call: Awaitable[_T]) -> _T:
+        """Await a call while the directory stays open."""
         backend, engine = self._context._backend, self._context._engine
         assert backend is not None
         assert engine is not None
@@ -114,10 +123,6 @@ class AsyncDirectory(NotCopied):
             try:
                 lease.take()
                 return await call
-            except OSError as error:
-                if error.errno == errno.EXDEV and self._resolve:
-                    raise os_error(errno.EXDEV, error.filename, f"the path leads out of the directory {self.name!r}") from None
-                raise
             finally:
                 lease.end()
         finally:
@@ -322,7 +327,13 @@ class AsyncDirectory(NotCopied):
         other = self if to is None else to
         second = other._name(target)
         request = change(self._context, call, self._name(source), second, flags=flags)
-        await other._guarded(self._guarded(request))
+        try:
+            await other._while_open(self._while_open(request))
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            both = f"a path leads out of its directory, {self.name!r} or {other.name!r}, or they lie on different filesystems"
+            raise OSError(errno.EXDEV, f"{os.strerror(errno.EXDEV)}: {both}", source, None, target) from None
 
     async def symlink(self, target: NamePath, path: NamePath) -> None:
         """Make `path` a link that points to `target`, whatever that is. symlinkat(2)."""

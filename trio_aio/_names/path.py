@@ -184,12 +184,13 @@ class Path(PathQuestions):
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-        moved = await self.copy(target, follow_symlinks=False, preserve_metadata=True)
         if await self._is(_stat.S_ISDIR, False):
+            await copying.copy_tree_to_move(self, target)
             await self.remove_tree()
         else:
+            await copying.copy_file(self, target, follow_symlinks=False, preserve_metadata=True)
             await self.unlink()
-        return moved
+        return self._like(target)
 
     async def move_into(self, target_dir: str | os.PathLike[str]) -> Self:
         """As ``pathlib.Path.move_into``: `move` under the same name into a directory."""

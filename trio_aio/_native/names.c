@@ -233,7 +233,7 @@ static void probe(struct taio_name *n, int dir, const char *path)
     taio_statx(fd, "", AT_EMPTY_PATH, &again, &key);
     long before = taio_times_slept();
     taio_statx(fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, &again, &key);
-    n->slept = taio_times_slept() != before;
+    n->slept = taio_times_slept() > before;
     if (key != n->key)
         n->key = 0; /* the name refers to something else by now */
     close(fd);
@@ -525,10 +525,52 @@ static int64_t mkdir_beneath(struct taio_name *n, const char *path)
     return rc;
 }
 
+/* A path as a call uses it: as it was given; or, if it must stay beneath its directory, the open parent and the last component. */
+struct place {
+    int dir;
+    const char *name;
+    char *last; /* to be freed, and then `dir` is to be closed; or NULL */
+    int slash;  /* one followed the last component */
+};
+
+static int enter(struct place *place, int dir, const char *path, int beneath)
+{
+    *place = (struct place){.dir = dir, .name = path};
+    if (!beneath)
+        return 0;
+    int fd = taio_open_parent(dir, path, &place->last);
+    if (fd < 0)
+        return fd;
+    place->dir = fd;
+    place->name = place->last;
+    place->slash = path[strlen(path) - 1] == '/';
+    return 0;
+}
+
+static void leave(struct place *place)
+{
+    if (place->last != NULL)
+        close(place->dir);
+    free(place->last);
+}
+
+/* A slash behind a name says that it is a directory, or becomes one. It was cut off, because `*at` calls follow a link that has one. */
+static int check_slashes(int call, const struct place *first, const struct place *second)
+{
+    struct stat st;
+    int renames = call == TAIO_NAME_RENAME;
+    if (call != TAIO_NAME_MKDIR && (first->slash || (renames && second->slash))) {
+        if (fstatat(first->dir, first->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+            return -errno;
+        if (!S_ISDIR(st.st_mode))
+            return -ENOTDIR;
+    }
+    return !renames && second->slash && fstatat(second->dir, second->name, &st, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+}
+
 /* Make a call whose paths must stay beneath their directories. What a call only looks at is opened first, and then named by its fd. */
 static int64_t run_beneath(struct taio_name *n, const char *path, const char *path2)
 {
-    char *last = NULL, *last2 = NULL;
     int looks = n->call == TAIO_NAME_STAT || n->call == TAIO_NAME_READLINK;
     if (n->call == TAIO_NAME_OPEN || n->call == TAIO_NAME_LIST || n->call == TAIO_NAME_WRITE || n->call == TAIO_NAME_READ)
         return run_call(n, n->dir, path, n->dir2, path2);
@@ -545,18 +587,17 @@ static int64_t run_beneath(struct taio_name *n, const char *path, const char *pa
         close(fd);
         return rc == -ENOENT && n->call == TAIO_NAME_READLINK ? -EINVAL : rc; /* readlinkat(fd, "") of what is no link */
     }
-    int parent = taio_open_parent(n->dir, path, &last), parent2 = -1;
-    if (parent < 0)
-        return parent;
+    struct place first, second = {.dir = -1};
     int two = n->call == TAIO_NAME_RENAME || n->call == TAIO_NAME_LINK;
-    if (two)
-        parent2 = taio_open_parent(n->dir2, path2, &last2);
-    int64_t rc = two && parent2 < 0 ? parent2 : run_call(n, parent, last, parent2, two ? last2 : path2);
-    if (parent2 >= 0)
-        close(parent2);
-    close(parent);
-    free(last);
-    free(last2);
+    int64_t rc = enter(&first, n->dir, path, n->beneath & 1);
+    if (rc == 0)
+        rc = enter(&second, n->dir2, path2, two && (n->beneath & 2));
+    if (rc == 0)
+        rc = check_slashes(n->call, &first, &second);
+    if (rc == 0)
+        rc = run_call(n, first.dir, first.name, second.dir, second.name);
+    leave(&second);
+    leave(&first);
     return rc;
 }
 

@@ -78,8 +78,7 @@ struct taio_copy {
     struct taio_new target;
     int32_t source;
     int32_t begun;
-    int64_t offset, size;
-    uint64_t copied; /* bytes */
+    int64_t offset, size; /* `offset`: at the end, the bytes of the copy with its holes */
     struct taio_stat stat; /* of the source */
 };
 
@@ -106,7 +105,8 @@ struct taio_name {
     int32_t call;
     int32_t dir, dir2;   /* fds that relative paths start from, or AT_FDCWD */
     int32_t flags;
-    int32_t beneath;     /* 1: no path leads out of its directory fd, and of a call that changes a name the last component is not followed */
+    int32_t beneath;     /* 1: no path leads out of its directory fd, and of a call that changes a name the last component is not followed;
+                            2: the same for the second of two paths */
     int32_t no_links;    /* 1: of a listing: no component of the path may be a link. Such a path may be longer than PATH_MAX */
     int32_t probe;       /* 1: find out whether attributes come from a server */
     int32_t slept;       /* out: 1 if they do */

@@ -77,46 +77,54 @@ static void copy_attributes(int from, int to)
     }
 }
 
-static void copy_times(int to, const struct taio_stat *from)
+/* Fill in the times of access and change. A time before 1970 has a second more before it, as the kernel wants it. */
+static void times_of(const struct taio_stat *from, struct timespec times[2])
 {
-    struct timespec times[2] = {{from->atime_ns / 1000000000, from->atime_ns % 1000000000}, {from->mtime_ns / 1000000000, from->mtime_ns % 1000000000}};
-    for (int i = 0; i < 2; i++)
+    int64_t ns[2] = {from->atime_ns, from->mtime_ns};
+    for (int i = 0; i < 2; i++) {
+        times[i] = (struct timespec){ns[i] / 1000000000, ns[i] % 1000000000};
         if (times[i].tv_nsec < 0) {
             times[i].tv_nsec += 1000000000;
             times[i].tv_sec--;
         }
-    futimens(to, times);
+    }
 }
 
 static void preserve(int from, int to, const struct taio_stat *stat)
 {
     copy_attributes(from, to);
     (void)!fchmod(to, stat->mode & 07777);
-    copy_times(to, stat);
+    struct timespec times[2];
+    times_of(stat, times);
+    futimens(to, times);
 }
 
-/* Copy a symbolic link itself, or make a FIFO or a device anew. Returns 0, or -errno. */
-static int64_t copy_special(struct taio_name *n, const char *path, const char *path2, const struct taio_stat *st)
+/* Copy a symbolic link itself, or make a FIFO or a device anew. What has the name is replaced once it exists. Returns 0, or -errno. */
+static int64_t copy_special(struct taio_name *n, struct taio_copy *copy, const char *path, const char *path2)
 {
+    struct taio_new *made = &copy->target;
     char target[PATH_MAX];
-    struct timespec times[2] = {{st->atime_ns / 1000000000, st->atime_ns % 1000000000}, {st->mtime_ns / 1000000000, st->mtime_ns % 1000000000}};
-    int64_t rc;
-    if (S_ISLNK(st->mode)) {
+    int is_link = S_ISLNK(copy->stat.mode), exclusive = (n->flags & TAIO_EXCLUSIVE) != 0;
+    if (is_link) {
         ssize_t length = readlinkat(n->dir, path, target, sizeof target - 1);
         if (length < 0)
             return -errno;
         target[length] = 0;
     }
-    for (int again = 0;; again++) {
-        rc = S_ISLNK(st->mode) ? symlinkat(target, n->dir2, path2) : mknodat(n->dir2, path2, st->mode & 07777 ? st->mode : st->mode | 0600, st->rdev);
-        rc = rc < 0 ? -errno : 0;
-        if (rc != -EEXIST || (n->flags & TAIO_EXCLUSIVE) || again)
-            break;
-        if (unlinkat(n->dir2, path2, 0) < 0)
-            return -errno;
+    int64_t rc = taio_new_special(made, n->dir2, path2, &copy->stat, is_link ? target : NULL);
+    if (rc == 0 && exclusive && made->exists)
+        rc = -EEXIST;
+    if (rc == 0 && (n->flags & TAIO_PRESERVE)) {
+        struct timespec times[2];
+        times_of(&copy->stat, times);
+        if (!is_link)
+            (void)!fchmodat(made->parent, made->temporary, copy->stat.mode & 07777, 0);
+        utimensat(made->parent, made->temporary, times, AT_SYMLINK_NOFOLLOW);
     }
-    if (rc == 0 && (n->flags & TAIO_PRESERVE))
-        utimensat(n->dir2, path2, times, AT_SYMLINK_NOFOLLOW);
+    if (rc == 0)
+        rc = taio_new_publish(made, exclusive, (n->flags & TAIO_DURABLE) != 0);
+    n->failed = rc < 0; /* it is about the target */
+    taio_new_end(made);
     return rc;
 }
 
@@ -124,6 +132,10 @@ static int64_t copy_begin(struct taio_name *n, struct taio_copy *copy, const cha
 {
     struct taio_stat there;
     int follow = n->flags & TAIO_FOLLOW;
+    if (*path2 == 0) {
+        n->failed = 1;
+        return -ENOENT;
+    }
     int error = taio_statx(n->dir, path, follow ? 0 : AT_SYMLINK_NOFOLLOW, &copy->stat, NULL);
     if (error < 0)
         return error;
@@ -132,11 +144,11 @@ static int64_t copy_begin(struct taio_name *n, struct taio_copy *copy, const cha
         return -EALREADY;
     copy->begun = 1;
     if (S_ISLNK(copy->stat.mode))
-        return copy_special(n, path, path2, &copy->stat);
+        return copy_special(n, copy, path, path2);
     if (!S_ISREG(copy->stat.mode)) {
         if (S_ISDIR(copy->stat.mode))
             return -EISDIR;
-        return n->number ? copy_special(n, path, path2, &copy->stat) : -EOPNOTSUPP; /* `number`: of a tree */
+        return n->number ? copy_special(n, copy, path, path2) : -EOPNOTSUPP; /* `number`: of a tree */
     }
     copy->source = openat(n->dir, path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC | (follow ? 0 : O_NOFOLLOW));
     if (copy->source < 0)
@@ -154,7 +166,7 @@ static int64_t copy_begin(struct taio_name *n, struct taio_copy *copy, const cha
         return -EEXIST;
     copy->size = copy->stat.size;
     if (ioctl(copy->target.fd, FICLONE, copy->source) == 0)
-        copy->copied = (uint64_t)(copy->offset = copy->size);
+        copy->offset = copy->size;
     return 0;
 }
 
@@ -178,14 +190,15 @@ static int64_t copy_some(struct taio_copy *copy)
         if (n == 0)
             break;
         left -= n;
-        copy->copied += (uint64_t)n;
         copy->offset = data + n;
     }
     if (left <= 0)
         return 1;
-    if (copy->size > copy->offset && ftruncate(copy->target.fd, copy->size) < 0)
-        return -errno;
-    copy->offset = copy->size;
+    if (copy->size > copy->offset) {
+        if (ftruncate(copy->target.fd, copy->size) < 0)
+            return -errno;
+        copy->offset = copy->size;
+    }
     return 0;
 }
 

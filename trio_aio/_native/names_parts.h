@@ -34,6 +34,9 @@ int64_t taio_name_read_many(struct taio_name *n);
 
 /* Prepare a new file beside `path`. `follow`: a link is resolved, and what it points to will be replaced. Returns 0, or -errno. */
 int taio_new_begin(struct taio_new *file, int dir, const char *path, unsigned mode, int follow, int beneath);
+/* Make a link that points to `target`, or, if that is NULL, a FIFO, a socket or a device `like` another, under a temporary name beside `path`.
+ * Returns 0, or -errno. */
+int taio_new_special(struct taio_new *file, int dir, const char *path, const struct taio_stat *like, const char *target);
 /* Give it its name. Returns 0, or -errno. */
 int taio_new_publish(struct taio_new *file, int exclusive, int durable);
 /* Close it, and remove its temporary name. Without a name it is gone then. */

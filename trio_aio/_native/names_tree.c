@@ -120,6 +120,10 @@ int64_t taio_name_list(struct taio_name *n)
         size = syscall(SYS_getdents64, n->fd, raw + used, sizeof raw - used);
         if (size < 0 && errno == EINTR)
             continue;
+        if (size < 0 && errno == EINVAL && used > 0) { /* FUSE has names of more than 255 bytes: the next request has room for it */
+            size = 1;
+            break;
+        }
         if (size <= 0)
             break;
         used += (size_t)size;

@@ -41,6 +41,8 @@ static void make_temporary_name(struct taio_new *file)
 static int open_directory_of(int dir, const char *path, char *last, int beneath)
 {
     size_t length = strlen(path);
+    if (length > 1 && path[length - 1] == '/')
+        return -EISDIR;
     if (beneath) {
         char *name = NULL;
         int fd = taio_open_parent(dir, path, &name);
@@ -53,8 +55,6 @@ static int open_directory_of(int dir, const char *path, char *last, int beneath)
         free(name);
         return fd;
     }
-    while (length > 1 && path[length - 1] == '/')
-        return -EISDIR;
     const char *slash = strrchr(path, '/');
     const char *name = slash == NULL ? path : slash + 1;
     if (*name == 0 || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
@@ -127,6 +127,28 @@ int taio_new_begin(struct taio_new *file, int dir, const char *path, unsigned mo
             return -errno;
     }
     return 0;
+}
+
+int taio_new_special(struct taio_new *file, int dir, const char *path, const struct taio_stat *like, const char *target)
+{
+    file->fd = file->parent = -1;
+    file->named = 0;
+    int error = find_place(file, dir, path, 0, 0);
+    if (error < 0)
+        return error;
+    file->exists = taio_statx(file->parent, file->last, AT_SYMLINK_NOFOLLOW, &file->old, NULL) == 0;
+    if (file->exists && S_ISDIR(file->old.mode))
+        return -EISDIR;
+    for (int tries = 0; tries < MOST_TRIES; tries++) {
+        make_temporary_name(file);
+        int rc = target != NULL ? symlinkat(target, file->parent, file->temporary) : mknodat(file->parent, file->temporary, like->mode, like->rdev);
+        file->named = rc == 0;
+        if (rc == 0)
+            return 0;
+        if (errno != EEXIST)
+            return -errno;
+    }
+    return -EEXIST;
 }
 
 /* Give a file without a name one. Returns 0, or -errno. */

@@ -102,8 +102,8 @@ class CopyState:
 
     @property
     def copied(self) -> int:
-        """How many bytes were copied."""
-        return self.record.copied  # type: ignore[no-any-return]
+        """How many bytes were copied, holes included."""
+        return self.record.offset  # type: ignore[no-any-return]
 
     @property
     def is_open(self) -> bool:
