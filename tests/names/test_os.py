@@ -16,6 +16,7 @@ import pytest
 import trio_aio
 from trio_aio import current_context
 
+from ..conftest import need
 from ..support.files import opened
 from ..support.tasks import busy, cancelled_while_blocked
 from ..support.trees import make_tree, outcome
@@ -300,3 +301,20 @@ async def test_many_calls_leave_no_descriptor(tmp_path: Path) -> None:
         await trio_aio.os.listdir(tmp_path)
     assert len(os.listdir("/proc/self/fd")) <= before + 3  # the context's own
     assert context.statistics().in_flight == 0
+
+
+async def test_makedirs_names_the_directory_that_a_user_may_not_make(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need(os.geteuid() == 0, "root, to become nobody for a while")
+    (disk / "closed/inner").mkdir(parents=True)
+    (disk / "closed").chmod(0o700)
+    (disk / "read only").mkdir()
+    monkeypatch.chdir(disk)
+    os.seteuid(65534)  # of all threads
+    try:
+        for name in ("closed/new/er", "closed/inner/new", "read only/new/er"):
+            for exist_ok in (False, True):
+                wanted = plain_result(os.makedirs, name, exist_ok=exist_ok)
+                assert isinstance(wanted, tuple)
+                assert await result(trio_aio.os.makedirs, name, exist_ok=exist_ok) == wanted
+    finally:
+        os.seteuid(0)

@@ -245,7 +245,7 @@ _names = st.sampled_from(["a", "b", "A", ".a", "ab", "a.py", "b.PY", "[x]", "**"
 _kinds = st.sampled_from(["directory", "file", "link", "broken"])
 _steps = st.lists(st.tuples(_kinds, st.lists(_names, min_size=1, max_size=3)), max_size=12)
 _parts = st.sampled_from(["*", "**", "a", "b", "?", "*.py", "[ab]", ".*", "..", "a*", "[!a]", "a.py", "[[]x]"])
-_patterns = st.lists(_parts, min_size=1, max_size=4).map("/".join)
+_patterns = st.lists(_parts, max_size=4).map("/".join)
 
 
 def build(top: pathlib.Path, steps: list[tuple[str, list[str]]]) -> None:
@@ -277,7 +277,7 @@ def test_glob_equals_pathlib_on_random_trees(
 
         async def main() -> None:
             for (pattern, recursive, slash), start in itertools.product(patterns, (top, top / "a")):
-                text = pattern + "/" * slash
+                text = pattern + "/" * (slash and pattern != "")
                 call = "rglob" if recursive else "glob"
                 try:
                     wanted = {str(path) for path in getattr(start, call)(text)}

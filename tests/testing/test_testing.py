@@ -16,6 +16,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+import trio_aio
 from trio_aio import _requests, open_aio
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._engine.mending import start_ready
@@ -86,9 +87,7 @@ async def test_every_operation_has_a_public_name() -> None:
     for module in pkgutil.iter_modules(_requests.__path__):
         importlib.import_module(f"trio_aio._requests.{module.name}")
     public = [kind for kind in kinds(Request) if kind.__module__.startswith("trio_aio.") and not kind.__name__.startswith("_")]
-    # Whole files are for the context of the run, which is never a faulty one. The others are bases.
-    bases = {"Transfer", "InSlab", "PiecesRequest"}
-    assert {kind.__name__ for kind in public if kind.fault_name is None} - bases == {"ReadWhole", "WriteWhole"}
+    assert {kind.__name__ for kind in public if kind.fault_name is None} == {"Transfer", "InSlab", "PiecesRequest"}  # bases
     assert {kind.fault_name for kind in public} - {None} == set(get_args(OperationName))
 
 
@@ -848,3 +847,57 @@ async def test_close_returns_when_the_last_request_is_cancelled(disk: Path) -> N
             assert engine.cancel(first)
             assert engine.cancel(last)
             engine.flush = flush  # type: ignore[method-assign]
+
+
+async def test_fault_is_for_every_name_of_a_call_wherever_it_starts_from(disk: Path, context: FaultyContext) -> None:
+    (disk / "tree").mkdir()
+    for name in ("one", "two", "three"):
+        (disk / name).write_text(name)
+        (disk / "tree" / name).write_text(name)
+    (disk / "link").symlink_to("tree")
+    top = await trio_aio.open_directory(disk, context=context)
+    async with top:
+        calls: list[tuple[str, Callable[[], Awaitable[Any]]]] = [
+            ("new", lambda: trio_aio.os.rename(disk / "one", disk / "new", context=context)),
+            ("new", lambda: trio_aio.os.link(disk / "one", disk / "new", context=context)),
+            ("new", lambda: trio_aio.os.symlink("one", disk / "new", context=context)),
+            ("new", lambda: trio_aio.copy_file(disk / "one", disk / "new", context=context)),
+            ("new", lambda: top.rename("one", "new")),
+            ("one", lambda: top.rename("one", "new")),
+            ("new", lambda: top.mkdir("new")),
+            ("new", lambda: top.write_bytes("new", b"")),
+            ("tree/one", lambda: top.unlink("tree/one")),
+            ("link/one", lambda: top.unlink("tree/one")),
+            ("tree", lambda: top.listdir("tree")),
+            ("one", lambda: trio_aio.read_bytes(disk / "one", context=context)),
+            ("one", lambda: trio_aio.read_bytes(disk / "one", offset=1, context=context)),
+            ("one", lambda: trio_aio.read_text(disk / "one", context=context)),
+            ("new", lambda: trio_aio.write_bytes(disk / "new", b"data", context=context)),
+            ("new", lambda: trio_aio.write_text(disk / "new", "text", context=context)),
+            ("new", lambda: trio_aio.write_bytes(disk / "new", b"data", atomic=True, context=context)),
+            ("tree", lambda: trio_aio.remove_tree(disk / "tree", context=context)),
+            ("tree/three", lambda: trio_aio.remove_tree(disk / "tree", context=context)),
+        ]
+        for name, call in calls:
+            with context.fail(errno.EDQUOT, file=disk / name) as fault:
+                with pytest.raises(OSError, match=os.strerror(errno.EDQUOT)):
+                    await call()
+                assert fault.hits == 1, name
+        with context.fail(errno.EDQUOT, file=disk / "absent") as fault:
+            await top.symlink("absent", "points to it")
+        assert fault.hits == 0
+    assert sorted(os.listdir(disk)) == ["link", "one", "points to it", "three", "tree", "two"]
+
+
+async def test_fault_of_one_of_many_files_is_that_of_its_path(disk: Path, context: FaultyContext) -> None:
+    paths = [disk / f"{i}" for i in range(10)]
+    for path in paths:
+        path.write_text(path.name)
+    with context.fail(errno.EIO, file=paths[7]):
+        found = await trio_aio.read_files(paths, on_error="return", context=context)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)) as caught:
+            await trio_aio.read_files(paths, context=context)
+    assert caught.value.filename == str(paths[7])
+    assert [data for data in found if isinstance(data, bytes)] == [b"%d" % i for i in range(10) if i != 7]
+    assert isinstance(found[7], OSError)
+    assert (found[7].errno, found[7].filename) == (errno.EIO, str(paths[7]))

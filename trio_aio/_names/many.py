@@ -111,9 +111,9 @@ class FileContents(Listing[Found]):
         part = self._parts[0]
         if not part.is_read:
             await wait_for(backend, part.request)
-            if part.request.result < 0:
-                raise part.request.error()
-            part.contents, part.is_read = [*part.request.files()], True
+            # A request that failed as a whole says nothing of its files: then each is read alone.
+            part.contents = part.request.files() if part.request.result >= 0 else [-errno.EFBIG] * len(part.paths)
+            part.is_read = True
             self._free.append(part.request.data)
         for at, data in enumerate(part.contents):
             if isinstance(data, int):

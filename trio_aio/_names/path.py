@@ -239,7 +239,8 @@ class Path(PathQuestions):
         parts = [*parts, *pure.parts]
         if not parts:
             raise ValueError(f"Unacceptable pattern: {text!r}")
-        if sys.version_info >= (3, 11) and text.endswith("/"):
+        # Since 3.13, "**" alone also matches files, and an empty pattern behind it still matches directories only.
+        if sys.version_info >= (3, 11) and (text.endswith("/") or not text):
             parts.append("")
         compiled = parts_of(parts, case_sensitive)
         make = self._child_maker()

@@ -177,7 +177,7 @@ static int make_parents(int dir, char *path, size_t length, int any, size_t *fai
         if (there)
             break;
         size_t up = parent_length(path, made);
-        if ((rc != -ENOENT && !(any && rc == -ENOTDIR)) || up == 0 || up == made) {
+        if ((rc != -ENOENT && !(any && (rc == -ENOTDIR || rc == -EACCES))) || up == 0 || up == made) {
             *failed = made;
             return rc;
         }
@@ -229,7 +229,8 @@ static int ends_in_dot(const char *path)
 int64_t taio_name_mkdir(struct taio_name *n, int dir, const char *path)
 {
     int rc = mkdirat(dir, path, n->mode) < 0 ? -errno : 0;
-    if ((rc == -ENOENT || (rc == -ENOTDIR && (n->flags & TAIO_UPWARDS))) && (n->flags & TAIO_PARENTS)) {
+    int looks_up = rc == -ENOENT || ((rc == -ENOTDIR || rc == -EACCES) && (n->flags & TAIO_UPWARDS));
+    if (looks_up && (n->flags & TAIO_PARENTS)) {
         int made = make_parents_of(dir, path, (n->flags & TAIO_UPWARDS) != 0, &n->failed);
         if (made < 0)
             return made;

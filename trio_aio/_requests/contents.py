@@ -157,12 +157,13 @@ class CopyMetadata(NameRequest):
     call = lib.TAIO_NAME_METADATA
 
 
-class _Many(NameRequest):
+class ManyNames(NameRequest):
     """Several names, one after the other."""
 
-    __slots__ = ("kept", "results")
+    __slots__ = ("kept", "names", "results")
 
     def __init__(self, descriptor: Descriptor, path: bytes | None, names: list[bytes], kept: list[CData], **fields: Any) -> None:
+        self.names: list[bytes] = names
         block = ffi.from_buffer("char[]", b"\0".join(names) + b"\0")
         self.results: CData = ffi.new("int64_t[]", len(names))
         many = ffi.new(
@@ -183,7 +184,7 @@ class _Many(NameRequest):
         return self.memory.done  # type: ignore[no-any-return]
 
 
-class UnlinkMany(_Many):
+class UnlinkMany(ManyNames):
     """Remove names in a directory that is found without following a link. directories: for each whether it is a directory."""
 
     __slots__ = ()
@@ -192,10 +193,10 @@ class UnlinkMany(_Many):
 
     def __init__(self, descriptor: Descriptor, path: bytes | None, names: list[bytes], directories: bytes) -> None:
         flags = ffi.from_buffer("uint8_t[]", directories)
-        _Many.__init__(self, descriptor, path, names, [flags], removing=address_of(flags))
+        ManyNames.__init__(self, descriptor, path, names, [flags], removing=address_of(flags))
 
 
-class ReadMany(_Many):
+class ReadMany(ManyNames):
     """Read whole files into one memory. `results`: sizes, or -errno; -EFBIG: longer than the memory."""
 
     __slots__ = ("data",)
@@ -205,7 +206,7 @@ class ReadMany(_Many):
 
     def __init__(self, descriptor: Descriptor, names: list[bytes], data: Export) -> None:
         self.data: Export = data
-        _Many.__init__(self, descriptor, b".", names, [], data=data.address, capacity=data.length)
+        ManyNames.__init__(self, descriptor, b".", names, [], data=data.address, capacity=data.length)
 
     def settle(self, engine: Host) -> None:
         engine.bytes_read += max(self.result, 0)

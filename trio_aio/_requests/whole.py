@@ -46,6 +46,7 @@ class ReadWhole(_Whole):
 
     __slots__ = ()
 
+    fault_name = "read"
     worker_operation = lib.TAIO_READ_FILE
     open_flags = os.O_RDONLY
 
@@ -63,6 +64,7 @@ class WriteWhole(_Whole):
     __slots__ = ()
 
     changes = ordered = True
+    fault_name = "write"
     tells_written = True
     worker_operation = lib.TAIO_WRITE_FILE
     open_flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC

@@ -31,7 +31,9 @@ class FaultyContext(AIOContext):
 
     Each fault says which requests it is for:
 
-    - `file`: those of one file, by its descriptor, or by the path that it was opened with. Paths are made absolute. Default: all files.
+    - `file`: those of one file, by its descriptor or by its path: the one that it was opened with, or any name of a call, also one that
+      starts from a descriptor or an `AsyncDirectory`. Paths are made absolute. A request for several names (`remove_tree`) meets the
+      fault as a whole; of those that `read_files` asks for, only the file itself fails. Default: all files.
     - `operation`: "open", "close", "read", "write" (an append too), "sync", "stat", "truncate", "seek", "fallocate", "poll", "list" or
       "change" (of names).
       Default: all but "close". The requests are those that the package makes: ``size()`` is a "stat", ``open_aio`` of a descriptor
@@ -74,7 +76,8 @@ class FaultyContext(AIOContext):
         """Let requests fail with `error`, and return the `Fault`.
 
         error: an errno, 1 to 4095. A failed request has no effect; a "close" has closed the descriptor, as with close(2). After EINTR the
-        request is made again, so no call raises it. after: bytes. A read or write fails when so many have been read or written.
+        request is made again, so no call raises it. after: bytes. A read or write of an open file fails when so many have been read or
+        written.
         """
         return Failure(error, after, self._faults, file, operation, turn, times)
 

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from trio_aio._errors import NotCopied
 from trio_aio._lanes.workers import WorkerLane
+from trio_aio._requests.contents import ManyNames
+from trio_aio._requests.names import Call, NameRequest
 from trio_aio._requests.pieces import PiecesRequest
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ class Fault(NotCopied):
         self._faults: dict[Any, None] = hook.rules
         self._fd: int | None = file if isinstance(file, int) else None
         self._path: str | None = None if file is None else _absolute(file)
+        # A request's own path starts from a descriptor perhaps, whose path has no links.
+        self._paths: set[str] = set() if self._path is None else {self._path, os.path.realpath(self._path)}
         self._operation: OperationName | None = operation
         self._first: int = first
         self._last: float = first + count - 1
@@ -83,7 +87,7 @@ class Fault(NotCopied):
         descriptor = request.descriptor
         if self._fd is not None and descriptor.fd != self._fd:
             return None
-        if self._path is not None and self._path != _absolute(descriptor.name):
+        if self._path is not None and self._path != _absolute(descriptor.name) and self._paths.isdisjoint(_places_of(request)):
             return None
         before, self._seen = self._seen, self._seen + request.count
         if self._seen >= self._last:
@@ -111,7 +115,7 @@ class Failure(Fault):
         if request.closes:
             # After a failed close(2) the descriptor is closed all the same.
             hook.start_and_answer(lane, request, slot, -self._error)
-        elif self._after and not request.transferred and not isinstance(request, PiecesRequest):
+        elif self._after and not request.transferred and request.nbytes and not isinstance(request, PiecesRequest):
             hook.start_cut(lane, request, slot, self._after, self, then=self)
         elif self._error == errno.EINTR and isinstance(lane, WorkerLane):
             # A worker repeats a system call after EINTR, so the request succeeds.
@@ -206,6 +210,31 @@ class Hang(Fault):
 def _absolute(name: object) -> str | None:
     """Return a path as an absolute str; None for a descriptor."""
     return None if name is None or isinstance(name, int) else os.path.abspath(os.fsdecode(name))  # type: ignore[arg-type]
+
+
+def _places_of(request: Any) -> set[str]:
+    """Return the absolute paths of the names that a request is for, wherever they start from."""
+    if not isinstance(request, NameRequest):
+        return set()
+    record = request.record
+    places = {_place(record.dir, request.path)}
+    if request.path2 is not None and request.call != Call.SYMLINK:  # there it is what the link will point to
+        places.add(_place(record.dir2, request.path2))
+    if isinstance(request, ManyNames):
+        folder = _place(record.dir, request.path)
+        places = {os.path.normpath(os.path.join(folder, os.fsdecode(name))) for name in request.names}
+    return places
+
+
+def _place(fd: int, path: bytes | None) -> str:
+    """Return the absolute path of a name that starts from a descriptor, or that is the descriptor's own (None)."""
+    start = os.getcwd()
+    if fd >= 0:
+        try:
+            start = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            start = f"<fd {fd}>"
+    return os.path.normpath(os.path.join(start, os.fsdecode(path or b"")))
 
 
 def _at_least(least: int, value: SupportsIndex, name: str) -> int:
