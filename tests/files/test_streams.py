@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,11 +203,11 @@ async def test_stream_without_a_path_has_no_path_attribute(path: Path) -> None:
             FileReadStream(file).extra(FileStreamAttribute.path)
 
 
-async def test_stream_of_wrong_mode_raises_broken_resource(path: Path) -> None:
-    async with open_aio(path) as file:
-        with pytest.raises(BrokenResourceError) as caught:
-            await FileWriteStream(file).send(b"x")
-        assert isinstance(caught.value.__cause__, io.UnsupportedOperation)
+async def test_stream_whose_file_was_not_opened_for_this_raises_closed_resource(streams: Any, path: Path) -> None:
+    with path.open("rb") as plain, pytest.raises(ClosedResourceError):
+        await streams.FileWriteStream(plain).send(b"x")
+    with path.open("ab") as plain, pytest.raises(ClosedResourceError):
+        await streams.FileReadStream(plain).receive()
 
 
 async def test_receive_in_cancelled_scope_consumes_nothing(path: Path) -> None:

@@ -79,8 +79,8 @@ class KnownFiles:
                 shared.durability.note_truncated(cut)
             shared.durability.note_written(start, end, exact=exact)
 
-    def note_failed_sync(self, device: int, inode_number: int, error: int) -> None:
-        """Note that a request that had no descriptor of a file could not make it durable."""
+    def note_failed_sync(self, device: int, inode_number: int, error: int, size: int) -> None:
+        """Note that a request that had no descriptor of a file could not make it durable. size: of the file, bytes."""
         shared = self._shared.get((device, inode_number, False))
         if shared is not None:
-            shared.durability.note_failed(error, 0)
+            shared.durability.note_failed(error, size)

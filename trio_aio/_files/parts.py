@@ -71,7 +71,8 @@ async def write_specially(
             end, exact = (offset + moved if in_place else 0), not flags & APPEND_TO
             engine.files.note_change(device, changed.inode, offset if exact else 0, end, cut=0 if emptied else None, exact=exact)
             if flags & DURABLE and in_place and moved == request.record.capacity and means_lost(request.result):
-                engine.files.note_failed_sync(device, changed.inode, -request.result)
+                size = changed.size + moved if flags & APPEND_TO else max(changed.size, end)
+                engine.files.note_failed_sync(device, changed.inode, -request.result, size)
 
 
 async def read_part(

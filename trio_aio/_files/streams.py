@@ -11,6 +11,7 @@ of the file ``EndOfStream``. Users construct the streams, or call `from_path`.
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -126,16 +127,19 @@ class FileReadStream(_FileStream, ByteReceiveStream):
         """Return the next `max_bytes` bytes, fewer only at the end of the file.
 
         max_bytes: at least 1, otherwise ValueError. Cancelled: no effect. ``anyio.EndOfStream`` at the end of the file;
-        ``anyio.ClosedResourceError`` if the stream is closed; ``anyio.BrokenResourceError`` instead of OSError, which is its cause.
+        ``anyio.ClosedResourceError`` if the stream is closed, or its file was not opened for reading; ``anyio.BrokenResourceError`` instead
+        of OSError, which is its cause.
         """
         if max_bytes < 1:
             raise ValueError(f"max_bytes must be a positive integer, not {max_bytes}")
         try:
+            if not self._file.readable():
+                raise io.UnsupportedOperation("the file was not opened for reading")
             data = await (await self._open_once()).read(max_bytes)
+        except ValueError:  # also of a file that was not opened for this, as with anyio's streams: that is an OSError too
+            raise ClosedResourceError from None
         except OSError as error:
             raise BrokenResourceError from error
-        except ValueError:
-            raise ClosedResourceError from None
         if not data:
             raise EndOfStream
         return data
@@ -164,12 +168,12 @@ class FileWriteStream(_FileStream, ByteSendStream):
     async def send(self, item: bytes) -> None:
         """Write all of `item`.
 
-        Cancelled: no effect. ``anyio.ClosedResourceError`` if the stream is closed; ``anyio.BrokenResourceError`` instead of OSError, which
-        is its cause: a part of `item` may have been written.
+        Cancelled: no effect. ``anyio.ClosedResourceError`` if the stream is closed, or its file was not opened for writing;
+        ``anyio.BrokenResourceError`` instead of OSError, which is its cause: a part of `item` may have been written.
         """
         try:
             await (await self._open_once()).write(item)
+        except ValueError:  # also of a file that was not opened for this, as with anyio's streams: that is an OSError too
+            raise ClosedResourceError from None
         except OSError as error:
             raise BrokenResourceError from error
-        except ValueError:
-            raise ClosedResourceError from None
