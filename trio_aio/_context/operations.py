@@ -131,7 +131,10 @@ class Operations:
             self._end_use(descriptor)
 
     async def fsync(self, fd: int) -> None:
-        """Make durable what was written to `fd` through this context: every write that was started before by this number. fsync(2)."""
+        """Make durable every write that was started before by this number, through this context. fsync(2).
+
+        Writes of the file through others (another number, another object, another process) are made durable if they have ended.
+        """
         await self._sync(fd, data_only=False)
 
     async def fdatasync(self, fd: int) -> None:

@@ -157,11 +157,17 @@ def cancel_again(engine: Host, lane: KernelLane) -> None:
 def end_withdrawn(engine: Host, request: Request) -> None:
     """End a request that was withdrawn from its lane."""
     request.cancel_requested = True
-    engine.cancelled += request.count
+    _count(engine, request)
     request.waiter = None
     request.state = State.WITHDRAWN
     engine.end_request(request)
     _wake_closing(engine)
+
+
+def _count(engine: Host, request: Request) -> None:
+    """Count a request among the cancelled, once."""
+    if not request.counted:
+        engine.cancelled += request.count
 
 
 def _wake_closing(engine: Host) -> None:
@@ -172,10 +178,11 @@ def _wake_closing(engine: Host) -> None:
 
 def abandon(engine: Host, request: Request) -> None:
     """Let a request that cannot be cancelled run on with no task waiting. It keeps its memory until its completion."""
+    request.note_abandoned(engine)
     order = request.descriptor.order
     request.waiter, leases = None, order.abandoned + (not request.closes)
     engine.abandoned, order.abandoned, request.abandoned = engine.abandoned + 1, leases, True
-    engine.cancelled += request.count
+    _count(engine, request)
     if not request.closes:
         leave_close(engine, order)
     _wake_closing(engine)

@@ -200,6 +200,9 @@ class Request:
         """Return whether it may run on with no task waiting, if it cannot be cancelled."""
         return True
 
+    def note_abandoned(self, engine: Host) -> None:
+        """Note that it runs on, and no task will wait for it."""
+
     def withdraw_held(self) -> None:
         """Withdraw it from what holds it: the order of its file."""
         self.descriptor.order.withdraw(self)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from trio_aio._engine.durability import means_lost
 from trio_aio._engine.mending import LOST, cause_of, keep_cause, mend
+from trio_aio._engine.withdrawal import abandon
 from trio_aio._native import lib
 from trio_aio._requests.base import Request, State
 from trio_aio._requests.written import size_of
@@ -95,7 +96,7 @@ class Sync(Request):
     def cancel(self, engine: Host) -> bool:
         """Withdraw it, unless other tasks wait for it: then it runs on for them, and only its own task leaves.
 
-        The last of the others withdraws it too, if it has not started: then no task waits for it, and its descriptor may be gone soon.
+        The last task that leaves withdraws the call of all of them. If that has started, it waits, as with a sync of its own.
         """
         if self.followers:
             self.waiter = None
@@ -103,8 +104,17 @@ class Sync(Request):
             engine.cancelled += 1
             return True
         leader = self.leader
-        if not Request.cancel(self, engine):
-            return False
-        if leader is not None and leader.counted and not leader.followers and not leader.finished and Request.cancel(leader, engine):
-            engine.cancelled -= 1  # it was counted when its own task left
-        return True
+        if leader is not None and leader.counted and leader.followers == [self]:
+            try:
+                if not Request.cancel(leader, engine):
+                    return False
+            except BaseException as error:
+                mend(engine, error, leader)
+                raise
+        return Request.cancel(self, engine)
+
+    def note_abandoned(self, engine: Host) -> None:
+        """Abandon the sync that serves it too: its last task leaves."""
+        leader = self.leader
+        if leader is not None and not leader.abandoned:
+            abandon(engine, leader)
