@@ -220,6 +220,33 @@ def test_memory_error_before_any_line_of_a_close_closes_all_the_same(disk: Path)
         number += 1
 
 
+def test_memory_error_before_any_line_of_leaving_a_shared_sync_loses_nothing(disk: Path) -> None:
+    path, _ = make_file(disk)
+    number = 1
+    with loop(4, 2, gather=True) as made, opened(path, os.O_RDWR) as fd:
+        woken_once(made)
+        descriptor = made.descriptor(fd)
+        slabs = free_slabs(made)
+        while True:
+            _, *sharing = requests = syncs(descriptor)
+            for request in requests:
+                request.waiter = made
+                made.engine.submit(request)
+            with error_before_line(number) as fault:
+                for request in sharing:
+                    try:
+                        assert made.engine.cancel(request)
+                    except MemoryError:
+                        request.waiter = None  # as backends do: its task leaves
+                use(made, [], made.engine.submit)
+            if fault.where is None:
+                break
+            assert all(request.finished for request in requests), fault.where
+            check_books(made, descriptor, slabs, fault.where)
+            number += 1
+    assert number > 10
+
+
 def test_requests_that_complete_before_a_torn_flush_is_repeated_stay_complete(
     file: tuple[Path, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
