@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from anyio.abc import AsyncResource
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from types import CodeType, ModuleType, TracebackType
 
 __all__ = (
-    *("Backend", "Deferred", "Performable", "Waitable", "Waiter", "async_resource", "current_backend"),
+    *("Backend", "Deferred", "Performable", "PutOff", "Waitable", "Waiter", "async_resource", "current_backend", "forget_scope"),
     *("load_backends", "protect_from_interrupts", "protected", "raise_if_cancelled", "resources", "shielded_checkpoint"),
 )
 
@@ -94,14 +94,15 @@ class Backend(Protocol):
     side: Callable[[], object]
     own_side: object
     """A quick look in this run's thread: ``side() == own_side``, unless the other library, or another loop, runs the code that calls."""
-    native_cancellation: tuple[type[BaseException], ...]
-    """The exceptions that pass every shield: asyncio's Task.cancel, once the wait has ended."""
 
     def current(self) -> object:
         """Return the run whose task calls. RuntimeError outside a task, and in a task of the other library."""
 
     def current_task(self) -> object:
         """Return the task that calls; None in a callback of asyncio."""
+
+    def is_native(self, error: BaseException | None) -> bool:
+        """Return whether an exception passes every shield: asyncio's Task.cancel, which is raised once the wait has ended."""
 
     def has_ended(self, task: Any) -> bool:
         """Return whether a task that `current_task` has returned has ended."""
@@ -164,31 +165,80 @@ class Backend(Protocol):
         """Return the object that `make` made for this run at the first call."""
 
 
-class Deferred:
-    """Puts off a native cancellation to the end of a call that must not stop half-way: ``with deferred: await ...``, then `deliver`."""
+class PutOff:
+    """Keeps a native cancellation until the end of a call: ``with put_off: await ...``. `Deferred` makes it, and raises what it keeps."""
 
-    def __init__(self, backend: Backend) -> None:
-        self._kinds: tuple[type[BaseException], ...] = backend.native_cancellation
-        self._error: BaseException | None = None
+    __slots__ = ("error", "is_native")
+
+    def __init__(self, is_native: Callable[[BaseException | None], bool]) -> None:
+        self.is_native: Callable[[BaseException | None], bool] = is_native
+        self.error: BaseException | None = None
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> bool:
-        if not isinstance(value, self._kinds):
+        if not self.is_native(value):
             return False
-        self._error = value
+        self.error = value
         return True
 
     @property
     def due(self) -> bool:
         """Whether one was put off."""
-        return self._error is not None
+        return self.error is not None
 
-    def deliver(self, error: BaseException | None = None) -> None:
-        """Raise what was put off. error: what the call would raise otherwise."""
-        if self._error is not None:
-            raise self._error from error
+
+class Deferred:
+    """Puts off native cancellations to the end of a call that must not stop half-way, and raises one there, whatever the call raises::
+
+        with Deferred(backend) as put_off:
+            with put_off:
+                await ...
+
+    What the call raises otherwise, an error or the Cancelled of a scope, is then its ``__cause__``. error: what was raised before, if the
+    call mends that. A native cancellation is then raised in place of what the call raises.
+    """
+
+    __slots__ = ("_before", "_put_off")
+
+    def __init__(self, backend: Backend, error: BaseException | None = None) -> None:
+        self._put_off: PutOff = PutOff(backend.is_native)
+        self._before: BaseException | None = error
+
+    def __enter__(self) -> PutOff:
+        return self._put_off
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        # The frames in a traceback hold this object. It must not hold the exception: such a circle would keep what they have alive.
+        put_off, before = self._put_off, self._before
+        self._before = None
+        if put_off.error is None and value is not None and put_off.is_native(before):
+            put_off.error = before
+        del before
+        if put_off.error is not None and (value is None or isinstance(value, (Exception, type(put_off.error)))):
+            raise_native(put_off, value)
+
+
+def raise_native(put_off: PutOff, cause: BaseException | None) -> NoReturn:
+    """Raise what was put off. anyio would take it for that of a scope if it were raised while that one is handled."""
+    error, put_off.error = put_off.error, None
+    assert error is not None
+    try:
+        if cause is not None:
+            error.__cause__ = cause
+            if cause.__context__ is error:
+                cause.__context__ = None
+        raise error
+    finally:
+        forget_scope(error)
+        del error, cause
+
+
+def forget_scope(error: BaseException) -> None:
+    """Take the cancellation of a scope from the context of a native one, which came while that was handled: anyio would confuse them."""
+    if isinstance(error.__context__, type(error)):
+        error.__context__ = None
 
 
 _LIBRARIES = ("trio", "asyncio")

@@ -33,7 +33,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from trio_aio._backends import Waiter
+from trio_aio._backends import Waiter, forget_scope
 from trio_aio._backends.flushes import call_last
 from trio_aio._backends.interrupts import CLOSED, GUARD_AGAIN, WAITING, deliver, deliver_late, guard, open_gate
 from trio_aio._backends.library import is_inside, sniffed
@@ -212,8 +212,10 @@ class _Ending:
 class AsyncioBackend:
     """One event loop of asyncio or uvloop."""
 
-    native_cancellation: tuple[type[BaseException], ...] = (CancelledError,)
     current_task = staticmethod(asyncio.current_task)
+
+    def is_native(self, error: BaseException | None) -> bool:
+        return isinstance(error, CancelledError) and not sent_by_scope(error)
 
     def has_ended(self, task: Any) -> bool:
         return bool(task.done())
@@ -261,6 +263,7 @@ class AsyncioBackend:
             yield
         except CancelledError as error:
             if not sent_by_scope(error):
+                forget_scope(error)
                 raise
             # anyio repeats it, so the task's next checkpoint raises it.
 
@@ -329,7 +332,10 @@ class AsyncioBackend:
                     await wait
                     native = native or wait.native
         if native is not None:
-            raise native
+            try:
+                raise native
+            finally:
+                forget_scope(native)
         return of_scope
 
     def step(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -396,6 +402,8 @@ class AsyncioBackend:
         except CancelledError as error:
             if abandon:
                 raise
+            if (failure := future.exception()) is not None:
+                raise error from failure
             # The caller must get the result, so raise the cancellation at the next checkpoint instead.
             task = self._current_task()
             if sys.version_info >= (3, 11):

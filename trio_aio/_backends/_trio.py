@@ -118,8 +118,6 @@ def before_io_wait(flushes: list[Callable[[], None]]) -> Generator[None, float]:
 class TrioBackend:
     """One ``trio.run``."""
 
-    native_cancellation: tuple[type[BaseException], ...] = ()
-
     def __init__(self) -> None:
         self.identity: object = current_trio_token()
         self._end_of_tick: _EndOfTick | None = None
@@ -141,6 +139,9 @@ class TrioBackend:
     cancel_shielded_checkpoint = staticmethod(cancel_shielded_checkpoint)
     notify_closing = staticmethod(notify_closing)
     current_task = staticmethod(current_task)
+
+    def is_native(self, error: BaseException | None) -> bool:
+        return False
 
     def has_ended(self, task: Any) -> bool:
         return task.coro.cr_frame is None

@@ -38,13 +38,19 @@ class Scopes:
     """What the imported version of anyio lets us see.
 
     tasks: the states of anyio's tasks, by weak reference to the task; None if this version keeps them elsewhere.
-    sent: whether a cancel scope has sent this cancellation.
     """
 
     def __init__(self, module: Any) -> None:
         self.tasks: dict[weakref.ref[Any], Any] | None = self._find_tasks(module)
-        known: Callable[[CancelledError], bool] = getattr(module, "is_anyio_cancellation", _has_message)
-        self.sent: Callable[[CancelledError], bool] = known
+        self._is_known: Callable[[CancelledError], bool] = getattr(module, "is_anyio_cancellation", _has_message)
+
+    def sent(self, error: CancelledError) -> bool:
+        """Return whether a cancel scope has sent this cancellation. anyio would ask that also of the one that was handled meanwhile."""
+        context, error.__context__ = error.__context__, None
+        try:
+            return self._is_known(error)
+        finally:
+            error.__context__ = context
 
     @staticmethod
     def _find_tasks(module: Any) -> Any:

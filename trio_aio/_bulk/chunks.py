@@ -208,12 +208,11 @@ class Chunks(NotCopied):
         assert backend is not None
         for ahead in self._ahead:
             backend.step(self._engine.cancel, ahead.request)
-        deferred = Deferred(backend)
-        while self._ahead:
-            with deferred:
-                await wait_shielded(backend, self._ahead[0].request)
-            backend.step(self._release_oldest)
-        deferred.deliver()
+        with Deferred(backend) as put_off:
+            while self._ahead:
+                with put_off:
+                    await wait_shielded(backend, self._ahead[0].request)
+                backend.step(self._release_oldest)
         await backend.cancel_shielded_checkpoint()
 
     def _release_oldest(self) -> None:

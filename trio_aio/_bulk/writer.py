@@ -18,7 +18,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from trio_aio._arguments import LARGEST_OFFSET, checked_offset, checked_size
-from trio_aio._backends import Deferred
+from trio_aio._backends import Deferred, PutOff
 from trio_aio._bulk.waiting import checked_depth, wait_for, wait_shielded
 from trio_aio._context.copying import COPY_STEP
 from trio_aio._context.lock import FairLock
@@ -131,45 +131,41 @@ class Writer(NotCopied):
             if not lock.acquire():
                 raise RuntimeError("another task is writing with this writer: write in one task, or put a lock around `write`")
             assert backend is not None
-            deferred = Deferred(backend)
             try:
-                await backend.checkpoint_if_cancelled()
-                self._check()
-                if self._block is None and export.length:
-                    await self._next_block(wait_for)
-                if export.mapped:
-                    inspect(self._context._check(), (export,))
-                with export.view() as view:
-                    taken = copied = 0
-                    while taken < export.length:
-                        if self._block is None:
-                            with deferred:
-                                await self._next_block(wait_shielded)
-                            # asyncio's own Task.cancel has ended the wait: `deferred` keeps it, and we wait again.
+                with Deferred(backend) as put_off:
+                    await backend.checkpoint_if_cancelled()
+                    self._check()
+                    if self._block is None and export.length:
+                        await self._next_block(wait_for)
+                    if export.mapped:
+                        inspect(self._context._check(), (export,))
+                    with export.view() as view:
+                        taken = copied = 0
+                        while taken < export.length:
                             if self._block is None:
-                                continue
-                        block = self._block
-                        assert block is not None
-                        count = min(self._target_size() - self._filled, export.length - taken, COPY_STEP)
-                        if export.mapped:
-                            await self._gather(export.part(taken, count), block, taken, deferred)
-                        else:
-                            block.memory[self._filled : self._filled + count] = view[taken : taken + count]
-                        self._filled += count
-                        taken += count
-                        copied += count
-                        if self._filled == self._target_size():
-                            backend.step(self._submit_block)
-                        if copied >= COPY_STEP and taken < export.length:
-                            copied = 0
-                            with deferred:
-                                await backend.cancel_shielded_checkpoint()
-                self._raise_error()
-                deferred.deliver()
+                                with put_off:
+                                    await self._next_block(wait_shielded)
+                                # asyncio's own Task.cancel has ended the wait: it is put off, and we wait again.
+                                if self._block is None:
+                                    continue
+                            block = self._block
+                            assert block is not None
+                            count = min(self._target_size() - self._filled, export.length - taken, COPY_STEP)
+                            if export.mapped:
+                                await self._gather(export.part(taken, count), block, taken, put_off)
+                            else:
+                                block.memory[self._filled : self._filled + count] = view[taken : taken + count]
+                            self._filled += count
+                            taken += count
+                            copied += count
+                            if self._filled == self._target_size():
+                                backend.step(self._submit_block)
+                            if copied >= COPY_STEP and taken < export.length:
+                                copied = 0
+                                with put_off:
+                                    await backend.cancel_shielded_checkpoint()
+                    self._raise_error()
                 await backend.cancel_shielded_checkpoint()
-            except OSError as error:
-                deferred.deliver(error)  # asyncio's own Task.cancel is raised by the call that it interrupts
-                raise
             finally:
                 lock.release()
             return export.length
@@ -177,7 +173,7 @@ class Writer(NotCopied):
             # The frames in a traceback must not hold the caller's memory, and that of an error that is kept has this one.
             del export
 
-    async def _gather(self, export: Export, block: PendingWrite, taken: int, deferred: Deferred) -> None:
+    async def _gather(self, export: Export, block: PendingWrite, taken: int, put_off: PutOff) -> None:
         """Have a worker copy data, which may belong to a mapped file, to the block. OSError: EFAULT. Never Cancelled once data is taken."""
         context = self._context
         request = gather(self._descriptor, [export], block.export, self._filled)
@@ -195,7 +191,7 @@ class Writer(NotCopied):
                 request.release_memory(engine)  # it was not submitted
             raise
         while not request.finished:
-            with deferred:
+            with put_off:
                 await wait_shielded(backend, request)
         if request.result < 0:
             raise _with_count(request.error(), taken)
@@ -266,31 +262,29 @@ class Writer(NotCopied):
         if backend is None:
             raise self._context._refusal()
         assert lock is not None
-        deferred = Deferred(backend)
-        # Another task may be writing: wait for it.
-        while not lock.acquire():
-            with deferred, backend.shielded():
-                await lock.wait()
-                break
-        self._open = False
-        try:
-            if kind is None and self._filled and self._block is not None and self._error is None:
-                backend.step(self._submit_block)
-        finally:
-            for block in self._blocks:
-                assert block.request is not None
-                with deferred:
-                    await wait_shielded(backend, block.request)
-                self._note_error(block)
-            self._blocks.clear()
-            self._block = None
-            lock.release()
-        if self._error is not None and value is not self._error:
+        with Deferred(backend, value) as put_off:
+            # Another task may be writing: wait for it.
+            while not lock.acquire():
+                with put_off, backend.shielded():
+                    await lock.wait()
+                    break
+            self._open = False
+            try:
+                if kind is None and self._filled and self._block is not None and self._error is None:
+                    backend.step(self._submit_block)
+            finally:
+                for block in self._blocks:
+                    assert block.request is not None
+                    with put_off:
+                        await wait_shielded(backend, block.request)
+                    self._note_error(block)
+                self._blocks.clear()
+                self._block = None
+                lock.release()
             if value is None:
-                deferred.deliver(self._error)
-                raise self._error
-            value.__context__ = value.__context__ or self._error
-        deferred.deliver()
+                self._raise_error()
+            elif self._error is not None and value is not self._error:
+                value.__context__ = value.__context__ or self._error
         await backend.cancel_shielded_checkpoint()
         if value is None:
             # All is written. The exception of a body leaves as it is instead.

@@ -18,6 +18,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from trio_aio._backends import Deferred
 from trio_aio._context.copying import COPY_STEP, joined, shortened
 from trio_aio._engine.descriptor import describe
 from trio_aio._files.cursor import LARGEST
@@ -94,10 +95,11 @@ class KernelCursor:
             with self._backend.shielded():
                 await self.seek(0, os.SEEK_CUR)
 
-    async def rewind(self, position: int) -> None:
-        """Return to where a call started that has failed after one of its reads."""
+    async def rewind(self, position: int, error: BaseException) -> None:
+        """Return to where a call started that has failed with `error` after one of its reads."""
         self._cursor.move(position)
-        await self.give_back()
+        with Deferred(self._backend, error):
+            await self.give_back()
 
     async def seek(self, offset: int, whence: int) -> int:
         """Move the cursor, and return its position. ``seek(0, os.SEEK_CUR)`` returns it, and gives back what was read ahead. lseek(2)."""
@@ -133,9 +135,9 @@ class KernelCursor:
                 if len(part) < want or not size:
                     return await joined(self._backend, parts)
                 want = 0
-        except BaseException:
+        except BaseException as error:
             if parts:
-                await self.rewind(start)
+                await self.rewind(start, error)
             raise
 
     async def _bytes_left(self) -> int:
@@ -160,9 +162,9 @@ class KernelCursor:
                 n += read
                 if n == size or read < count:
                     break
-        except BaseException:
+        except BaseException as error:
             if n:
-                await self.rewind(self._cursor.position - n)
+                await self.rewind(self._cursor.position - n, error)
             raise
         return memory if n == size and isinstance(memory, bytes) else await shortened(self._backend, memoryview(memory)[:n])
 
@@ -235,8 +237,8 @@ class KernelCursor:
                 line += data[:end]
                 cursor.move(cursor.position + end)
                 whole = not data or line.endswith(b"\n") or len(line) == limit
-        except BaseException:
+        except BaseException as error:
             if line:
-                await self.rewind(start)
+                await self.rewind(start, error)
             raise
         return line

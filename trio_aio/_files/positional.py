@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from trio_aio._arguments import NO_FLAGS, checked_flags, checked_offset, checked_size
-from trio_aio._backends import async_resource, raise_if_cancelled, shielded_checkpoint
+from trio_aio._backends import Deferred, async_resource, raise_if_cancelled, shielded_checkpoint
 from trio_aio._bulk.chunks import Chunks
 from trio_aio._bulk.many import read_blocks, read_ranges, write_ranges
 from trio_aio._bulk.writer import Writer
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
     from typing_extensions import Self
 
+    from trio_aio._backends import Backend
     from trio_aio._context.context import AIOContext
     from trio_aio._engine.descriptor import Descriptor
     from trio_aio._engine.engine import Engine
@@ -86,6 +87,7 @@ class PositionalFile(OpenedFile):
         backend = context._backend
         assert backend is not None
         self._context: AIOContext = context
+        self._backend: Backend = backend
         self._descriptor: Descriptor = descriptor
         self._engine: Engine = context._check()
         self._mode: str = mode
@@ -371,7 +373,8 @@ class PositionalFile(OpenedFile):
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         try:
             # The exception of the body leaves as it is, also in a cancelled scope.
-            await (self.aclose() if value is None else self._close())
+            with Deferred(self._backend, value):
+                await (self.aclose() if value is None else self._close())
         except BaseException:
             if not self._closed and self._context._state != "forked":  # an exception came before the close was submitted (no memory, say)
                 self._mark_closed()

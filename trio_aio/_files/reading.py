@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
     from typing_extensions import Self
 
-    from trio_aio._backends import Backend
     from trio_aio._context.context import AIOContext
     from trio_aio._engine.descriptor import Descriptor
     from trio_aio._files.blocking import BlockingFile
@@ -62,7 +61,6 @@ class ReadableFile(PacedLines[bytes], PositionalFile):
         PositionalFile.__init__(self, context, descriptor, mode, readable=readable, writable=writable, abandon_on_cancel=abandon_on_cancel)
         backend = context._backend
         assert backend is not None
-        self._backend: Backend = backend
         self._lock: FairLock = FairLock(backend, context._check)
         assert descriptor.shared_file is not None
         self._cursor: Cursor = Cursor(position, descriptor.shared_file)

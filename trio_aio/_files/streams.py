@@ -20,7 +20,7 @@ from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
 from anyio.abc import ByteReceiveStream, ByteSendStream
 from anyio.streams.file import FileStreamAttribute
 
-from trio_aio._backends import current_backend, raise_if_cancelled
+from trio_aio._backends import Deferred, current_backend, raise_if_cancelled
 from trio_aio._context.lock import FairLock
 from trio_aio._errors import NotCopied
 from trio_aio._files.binary import AsyncFile
@@ -92,11 +92,13 @@ class _FileStream(NotCopied):
             # Another task may be opening the file: wait for it.
             async with self._lock:
                 self._closed = True
-                try:
-                    if self._opened is not None:
-                        await self._opened._close()
-                finally:
-                    await backend.run_in_thread(self._file.close)
+                with Deferred(backend) as put_off:
+                    try:
+                        if self._opened is not None:
+                            with put_off:
+                                await self._opened._close()
+                    finally:
+                        await backend.run_in_thread(self._file.close)
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:

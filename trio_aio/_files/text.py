@@ -21,7 +21,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trio_aio._arguments import checked_integer
-from trio_aio._backends import Deferred, async_resource, raise_if_cancelled
+from trio_aio._backends import Deferred, PutOff, async_resource, raise_if_cancelled
 from trio_aio._context.pace import Pace
 from trio_aio._errors import NotCopied
 from trio_aio._files.coding import PART, decoded, encoded, is_indivisible, joined_text
@@ -678,7 +678,8 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
-        await (self.aclose() if value is None else self._close())
+        with Deferred(self._buffer._backend, value):
+            await (self.aclose() if value is None else self._close())
 
 
 class _Transaction:
@@ -733,18 +734,17 @@ class _Transaction:
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         file = self._file
         buffer = file._buffer
-        stops_behind_a_part = self._committed and isinstance(value, buffer._backend.native_cancellation)
+        stops_behind_a_part = self._committed and buffer._backend.is_native(value)
         if value is not None and not stops_behind_a_part:
             self._restore()
         try:
             if self._keeps_none and not buffer._closed:
-                deferred = Deferred(buffer._backend)
-                await self._give_back(deferred)
-                if deferred.due and value is None and not self._committed:
-                    # asyncio's own Task.cancel: the result is lost, so the cursor stays where it was.
-                    self._restore()
-                    await self._give_back(deferred)
-                deferred.deliver()
+                with Deferred(buffer._backend, value) as put_off:
+                    await self._give_back(put_off)
+                    if put_off.due and value is None and not self._committed:
+                        # asyncio's own Task.cancel: the result is lost, so the cursor stays where it was.
+                        self._restore()
+                        await self._give_back(put_off)
         finally:
             buffer._lock.release()
 
@@ -758,9 +758,9 @@ class _Transaction:
             file._encoder.setstate(encoder)
         file._buffer._cursor.move(position)
 
-    async def _give_back(self, deferred: Deferred) -> None:
+    async def _give_back(self, put_off: PutOff) -> None:
         shared = self._file._buffer._shared
         assert shared is not None
         self._file._drop_ahead()
-        with deferred:
+        with put_off:
             await shared.give_back()

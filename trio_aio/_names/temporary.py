@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, AnyStr, Generic, cast
 from weakref import WeakSet
 
-from trio_aio._backends import raise_if_cancelled, shielded_checkpoint
+from trio_aio._backends import Deferred, raise_if_cancelled, shielded_checkpoint
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import NotCopied
 from trio_aio._files.binary import AsyncFile
@@ -210,12 +210,14 @@ class _NamedFile(AsyncFile):
 
     async def _close(self) -> None:
         """Close it, and remove its name if the arguments say so, also in a cancelled scope."""
-        try:
-            await super()._close()
-        finally:
-            if self.removed_at_close and self.to_remove:
-                self.to_remove = False
-                await _remove(self._context, self.name)
+        with Deferred(self._backend) as put_off:
+            try:
+                with put_off:
+                    await super()._close()
+            finally:
+                if self.removed_at_close and self.to_remove:
+                    self.to_remove = False
+                    await _remove(self._context, self.name)
 
     def _drop(self) -> None:
         """Remove it, if that is still to be done."""
@@ -310,13 +312,16 @@ class NamedTemporaryFile(_Temporary[AnyStr]):
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         file = self._file
-        try:
-            await super().__aexit__(kind, value, traceback)
-        finally:
-            if file is not None and self._delete and not self._delete_on_close:
-                binary = file if isinstance(file, AsyncFile) else file.buffer
-                assert isinstance(binary, _NamedFile)
-                if binary.to_remove:
+        if file is None:
+            return
+        binary = file if isinstance(file, AsyncFile) else file.buffer
+        assert isinstance(binary, _NamedFile)
+        with Deferred(binary._backend, value) as put_off:
+            try:
+                with put_off:
+                    await super().__aexit__(kind, value, traceback)
+            finally:
+                if self._delete and not self._delete_on_close and binary.to_remove:
                     binary.to_remove = False
                     await _remove(binary._context, file.name)
 

@@ -1,0 +1,309 @@
+"""asyncio's own Task.cancel, put off because a call must not stop half-way: it is raised whatever else goes wrong meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import io
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from anyio import CancelScope
+from anyio._backends._asyncio import is_anyio_cancellation
+from anyio.lowlevel import checkpoint
+
+from trio_aio import FileReadStream, NamedTemporaryFile, open_aio
+from trio_aio.testing import FaultyContext
+
+from ..support.files import BLOCK, make_file
+from ..support.tasks import until_blocked
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from trio_aio.testing import Hang
+
+pytestmark = [pytest.mark.anyio, pytest.mark.backends("asyncio", "asyncio+uvloop")]
+
+
+class Job:
+    """A task that drops errors, and would run on. It may be cancelled by a scope too."""
+
+    def __init__(self, call: Callable[[], Awaitable[Any]]) -> None:
+        self._call: Callable[[], Awaitable[Any]] = call
+        self.ran_on: bool = False
+        self.scope: CancelScope = CancelScope()
+        self._error: asyncio.CancelledError | None = None
+        self.task: asyncio.Future[None] = asyncio.ensure_future(self._run())
+
+    async def _run(self) -> None:
+        with self.scope:
+            try:
+                await self._call()
+            except (OSError, ValueError):
+                pass
+            except asyncio.CancelledError as error:
+                self._error = error
+                raise
+        self.ran_on = True
+
+    async def cancel(self) -> None:
+        """Cancel it when every task waits, and let it take note of that."""
+        await until_blocked()
+        self.task.cancel()
+        await until_blocked()
+        assert not self.task.done()
+
+    async def cause(self) -> BaseException | None:
+        """Wait for its end, which is a native cancellation, and return the cause of that."""
+        with pytest.raises(asyncio.CancelledError):
+            await self.task
+        assert not self.ran_on
+        assert self._error is not None
+        assert not is_anyio_cancellation(self._error)  # where a task does not count its cancellations, anyio goes by this alone
+        return self._error.__cause__
+
+
+async def until_held(hang: Hang, count: int = 1) -> None:
+    while hang.held < count:
+        await checkpoint()
+
+
+# ---- writers
+
+
+async def test_write_of_a_writer_whose_file_is_closed_meanwhile(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with FaultyContext() as context:
+        file = await open_aio(path, "r+b", context=context)
+        async with file.writer(size=BLOCK, depth=1) as writer:
+            with context.hang(operation="write") as hang:
+                job = Job(lambda: writer.write(bytes(3 * BLOCK)))
+                await until_held(hang)
+                await job.cancel()
+                closing = asyncio.ensure_future(file.aclose())
+                await until_blocked()
+                hang.release()
+                assert isinstance(await job.cause(), ValueError)
+                await closing
+            writer._filled = 0  # what could not be written is not wanted
+
+
+async def test_end_of_a_writer_whose_file_is_closed_meanwhile(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with FaultyContext() as context:
+        file = await open_aio(path, "r+b", context=context)
+        writer = file.writer(size=BLOCK, depth=1)
+        with context.hang(operation="write") as hang:
+            await writer.__aenter__()
+            await writer.write(bytes(BLOCK))
+            job = Job(lambda: writer.write(bytes(BLOCK + 10)))
+            await until_held(hang)
+            end = Job(lambda: writer.__aexit__(None, None, None))
+            await end.cancel()
+            closing = asyncio.ensure_future(file.aclose())
+            await until_blocked()
+            hang.release()
+            assert isinstance(await end.cause(), ValueError)
+            await closing
+            await job.task
+
+
+@pytest.mark.parametrize("scope_first", [False, True])
+async def test_native_cancellation_comes_before_that_of_a_scope_at_the_end_of_a_writer(disk: Path, scope_first: bool) -> None:
+    path, _ = make_file(disk)
+    async with FaultyContext() as context, open_aio(path, "r+b", context=context) as file:
+        async with file.writer(size=BLOCK, depth=4) as writer:
+            await writer.write(bytes(2 * BLOCK))
+
+        async def use() -> None:
+            async with file.writer(size=BLOCK, depth=4) as writer:
+                await writer.write(bytes(2 * BLOCK))
+
+        with context.hang(operation="write") as hang:
+            job = Job(use)
+            await until_held(hang, 2)
+            await until_blocked()
+            if scope_first:
+                job.scope.cancel()
+            await job.cancel()
+            job.scope.cancel()
+            await until_blocked()
+            hang.release()
+            await job.cause()
+
+
+async def test_native_cancellation_while_a_writer_ends_because_of_a_scope(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with FaultyContext() as context, open_aio(path, "r+b", context=context) as file:
+        inside = asyncio.Event()
+
+        async def use() -> None:
+            async with file.writer(size=BLOCK, depth=4) as writer:
+                await writer.write(bytes(BLOCK))
+                inside.set()
+                await asyncio.get_running_loop().create_future()
+
+        with context.hang(operation="write") as hang:
+            job = Job(use)
+            await inside.wait()
+            await until_held(hang)
+            job.scope.cancel()
+            await job.cancel()
+            hang.release()
+            await job.cause()
+
+
+# ---- closes, and what is given back
+
+
+async def test_native_cancellation_while_a_file_is_closed_because_of_a_scope(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with FaultyContext() as context:
+        inside = asyncio.Event()
+
+        async def use() -> None:
+            async with open_aio(path, context=context):
+                inside.set()
+                await asyncio.get_running_loop().create_future()
+
+        with context.hang(operation="close") as hang:
+            job = Job(use)
+            await inside.wait()
+            job.scope.cancel()
+            await until_held(hang)
+            await job.cancel()
+            hang.release()
+            await job.cause()
+
+
+@pytest.mark.parametrize("mode", ["r+b", "r+"])
+async def test_close_that_fails_after_a_native_cancellation_of_the_body(disk: Path, mode: str) -> None:
+    path, _ = make_file(disk)
+    async with FaultyContext() as context:
+        inside = asyncio.Event()
+
+        async def use() -> None:
+            async with open_aio(path, mode, context=context):
+                inside.set()
+                await asyncio.get_running_loop().create_future()
+
+        with context.fail(errno.EIO, operation="close"):
+            job = Job(use)
+            await inside.wait()
+            job.task.cancel()
+            cause = await job.cause()
+            assert isinstance(cause, OSError)
+            assert cause.errno == errno.EIO
+
+
+async def test_close_that_fails_after_the_cancellation_of_a_scope_is_raised_before_it(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with FaultyContext() as context:
+
+        async def use() -> None:
+            async with open_aio(path, "r+b", context=context):
+                scope.cancel()
+                await checkpoint()
+
+        with context.fail(errno.EIO, operation="close"), CancelScope() as scope, pytest.raises(OSError, match="Input/output error"):
+            await use()
+
+
+@pytest.mark.parametrize("delete_on_close", [False, True])
+async def test_temporary_file_that_cannot_be_removed_after_a_native_cancellation(disk: Path, delete_on_close: bool) -> None:
+    async with FaultyContext() as context:
+        inside = asyncio.Event()
+
+        async def use() -> None:
+            async with NamedTemporaryFile(dir=disk, delete_on_close=delete_on_close, context=context):
+                inside.set()
+
+        with context.hang(operation="close") as hang, context.fail(errno.EPERM, operation="change"):
+            job = Job(use)
+            await inside.wait()
+            await until_held(hang)
+            await job.cancel()
+            hang.release()
+            assert isinstance(await job.cause(), PermissionError)
+
+
+async def test_plain_file_of_a_stream_that_cannot_be_closed_after_a_native_cancellation(disk: Path) -> None:
+    class Plain(io.FileIO):
+        def close(self) -> None:
+            if not self.closed:
+                super().close()
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path, _ = make_file(disk)
+    async with FaultyContext() as context:
+        stream = FileReadStream(Plain(path))
+        stream._opened = await open_aio(path, context=context)
+        with context.hang(operation="close") as hang:
+            job = Job(stream.aclose)
+            await until_held(hang)
+            await job.cancel()
+            hang.release()
+            assert isinstance(await job.cause(), OSError)
+
+
+async def test_text_that_cannot_be_given_back_after_a_native_cancellation(disk: Path) -> None:
+    path = disk / "lines"
+    path.write_text("line\n" * 1000)
+    async with FaultyContext() as context, open_aio(os.open(path, os.O_RDONLY), "r", encoding="utf-8", context=context) as file:
+        await file.read(0)
+        with context.hang(operation="seek", turn=1) as hang, context.fail(errno.EIO, operation="seek", turn=2):
+            job = Job(lambda: file.read(9))
+            await until_held(hang)
+            await job.cancel()
+            hang.release()
+            cause = await job.cause()
+            assert isinstance(cause, OSError)
+            assert cause.errno == errno.EIO
+
+
+CALLS: dict[str, Callable[[Any], Awaitable[Any]]] = {
+    "readline": lambda file: file.readline(),
+    "read": lambda file: file.read(8 << 20),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_cursor_that_cannot_be_moved_back_after_a_native_cancellation(disk: Path, call: str) -> None:
+    path = disk / "line"
+    path.write_bytes(bytes(5 << 20))
+    async with FaultyContext() as context, open_aio(os.open(path, os.O_RDONLY), "rb", context=context) as file:
+        with context.hang(operation="read", turn=2) as hang:
+            job = Job(lambda: CALLS[call](file))
+            await until_held(hang)
+            await job.cancel()
+            with context.fail(errno.EIO, operation="seek"):
+                hang.release()
+                cause = await job.cause()
+            assert isinstance(cause, OSError)
+            assert cause.errno == errno.EIO
+
+
+async def test_opener_that_fails_after_a_native_cancellation(disk: Path) -> None:
+    path, _ = make_file(disk)
+    begun, go = threading.Event(), threading.Event()
+
+    def opener(name: str, flags: int) -> int:
+        begun.set()
+        go.wait(60)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async def open_it() -> None:
+        await open_aio(path, opener=opener)
+
+    job = Job(open_it)
+    while not begun.is_set():
+        await checkpoint()
+    await job.cancel()
+    go.set()
+    cause = await job.cause()
+    assert isinstance(cause, OSError)
+    assert cause.errno == errno.EIO
