@@ -170,3 +170,22 @@ def test_run_that_drops_a_file_with_an_abandoned_read_ends_while_the_read_hangs(
         direct,
     )
     assert said.split() == ["1", "1", "0"]
+
+
+async def test_file_is_closed_while_its_chunks_are_being_closed(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with FaultyContext() as context:
+        file = await open_aio(path, context=context, abandon_on_cancel=True)
+        fd = file._descriptor.fd
+        chunks = file.chunks(BLOCK, depth=3)
+        assert await chunks.__anext__()
+        with context.hang(operation="read") as hang, anyio.fail_after(60):
+            assert await chunks.__anext__()
+            while not hang.held:
+                await checkpoint()
+            async with create_task_group() as tasks:
+                for close in (chunks.aclose, file.aclose):
+                    tasks.start_soon(close)
+                    await until_blocked()
+                hang.release()
+            await until_closed(fd)

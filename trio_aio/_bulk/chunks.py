@@ -202,17 +202,24 @@ class Chunks(NotCopied):
             return
         context._check()
         if self._waited_for:
-            raise RuntimeError("another task is waiting for the next chunk: cancel it before aclose()")
+            raise RuntimeError("another task is waiting for the next chunk, or in aclose(): cancel it before aclose()")
         self._ended = True
         backend = context._backend
         assert backend is not None
         for ahead in self._ahead:
             backend.step(self._engine.cancel, ahead.request)
-        with Deferred(backend) as put_off:
-            while self._ahead:
-                with put_off:
-                    await wait_shielded(backend, self._ahead[0].request)
-                backend.step(self._release_oldest)
+        try:  # twice, as in `__anext__`
+            try:
+                self._waited_for = True  # a close of the file, meanwhile, leaves the reads to this call
+                with Deferred(backend) as put_off:
+                    while self._ahead:
+                        with put_off:
+                            await wait_shielded(backend, self._ahead[0].request)
+                        backend.step(self._release_oldest)
+            finally:
+                self._waited_for = False
+        finally:
+            self._waited_for = False
         await backend.cancel_shielded_checkpoint()
 
     def _release_oldest(self) -> None:
