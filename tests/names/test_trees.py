@@ -357,6 +357,69 @@ async def test_removal_reports_errors_and_continues(tmp_path: pathlib.Path) -> N
     assert os.listdir(tmp_path / "tree") == ["a"]
 
 
+@pytest.mark.parametrize("end", ["/", "//", "/.", "/./"])
+async def test_removal_does_not_follow_a_link_with_more_behind_its_name(tmp_path: pathlib.Path, end: str) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/kept").write_text("")
+    (tmp_path / "link").symlink_to("tree")
+    errors: list[OSError] = []
+    refused = NotADirectoryError if "." not in end else OSError
+    for path in (f"{tmp_path}/link{end}", os.fsencode(f"{tmp_path}/link{end}")):
+        with pytest.raises(refused) as caught:
+            await remove_tree(path)
+        assert caught.value.filename == path
+        await remove_tree(path, on_error=errors.append)
+        async with trio_aio.open_directory(tmp_path) as directory:
+            with pytest.raises(refused):
+                await directory.remove_tree(f"link{end}")
+    assert [type(error) for error in errors] == [refused] * 2
+    assert (tmp_path / "tree/kept").exists()
+    assert (tmp_path / "link").is_symlink()
+
+
+async def test_removal_of_a_directory_whose_name_ends_with_slashes_is_complete(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "tree/a").mkdir(parents=True)
+    assert await remove_tree(f"{tmp_path}/tree//") == 2
+    (tmp_path / "tree/a").mkdir(parents=True)
+    async with trio_aio.open_directory(tmp_path) as directory:
+        assert await directory.remove_tree("tree/") == 2
+    assert os.listdir(tmp_path) == []
+
+
+async def test_removal_of_dots_is_refused_as_by_rmdir_before_anything_is_removed(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "tree/a").mkdir(parents=True)
+    for end, text in ((".", "Invalid"), ("a/..", "not empty")):
+        with pytest.raises(OSError, match=text) as wanted:
+            os.rmdir(f"{tmp_path}/tree/{end}")
+        with pytest.raises(OSError, match=text) as caught:
+            await remove_tree(f"{tmp_path}/tree/{end}")
+        assert (caught.value.errno, caught.value.filename) == (wanted.value.errno, wanted.value.filename)
+    assert os.listdir(tmp_path / "tree") == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("top", "operation", "file"),
+    [("tree", "list", "tree/a"), ("tree", "change", "tree/a"), ("empty", "change", "empty"), ("empty", "open", "empty")],
+    ids=["listing", "names in a directory", "the top", "opening the top"],
+)
+async def test_error_that_on_error_raises_ends_the_removal(tmp_path: pathlib.Path, top: str, operation: Any, file: str) -> None:
+    (tmp_path / "tree").mkdir()
+    make_tree(tmp_path / "tree")
+    (tmp_path / "empty").mkdir()
+    given: list[tuple[int | None, str]] = []
+
+    def stop(error: OSError) -> None:
+        given.append((error.errno, os.fspath(error.filename)))
+        raise BlockingIOError(errno.EAGAIN, "that of on_error") from error
+
+    async with FaultyContext() as context:
+        failing = context.fail(errno.EIO, operation=operation, file=tmp_path / file)
+        with failing, pytest.raises(BlockingIOError, match="that of on_error"):
+            await remove_tree(tmp_path / top, on_error=stop, context=context)
+    assert given == [(errno.EIO, str(tmp_path / file))]
+    assert (tmp_path / file).exists()
+
+
 async def test_cancelled_removal_can_be_called_again(tmp_path: pathlib.Path) -> None:
     (tmp_path / "tree").mkdir()
     make_tree(tmp_path / "tree")

@@ -3,31 +3,36 @@
 Another process may put a link in the place of a directory at any moment. So each directory is opened by its path below the top, and no
 component of that path may be a link (openat2(2) with RESOLVE_NO_SYMLINKS); its names are then removed by that descriptor. The directories
 of the tree are kept on a stack of our own, so its depth is not limited.
+
+A directory's mode may forbid its owner to look into it, or to remove names in it. A removal that insists gives the owner all permissions
+of it then, and tries once more: a temporary directory is removed so.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import os_error
-from trio_aio._names.calls import change, checked_context, name_of
+from trio_aio._names.calls import Name, change, checked_context, name_of
 from trio_aio._names.listing import DT_DIR
 from trio_aio._names.tree import AHEAD, Node, TreeReader, join
 from trio_aio._requests.contents import UnlinkMany
-from trio_aio._requests.names import AT_REMOVEDIR, Call
+from trio_aio._requests.names import AT_REMOVEDIR, AT_SYMLINK_NOFOLLOW, Call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_aio._context.context import AIOContext
-    from trio_aio._names.calls import Name, NamePath
+    from trio_aio._names.calls import NamePath
 
 __all__ = ("remove_named_tree", "remove_tree")
 
 _ENOENT = -errno.ENOENT
+_FORBIDDEN = (-errno.EACCES, -errno.EPERM)
 
 
 class _Emptied(Node):
@@ -37,11 +42,17 @@ class _Emptied(Node):
 
 
 class _Removal:
-    """The removal of one tree, from its top."""
+    """The removal of one tree with its top. insist: change the modes of directories that forbid it."""
 
-    def __init__(self, context: AIOContext, top: Name, on_error: Callable[[OSError], object] | None) -> None:
+    def __init__(
+        self, context: AIOContext, top: Name, on_error: Callable[[OSError], object] | None, *, missing_ok: bool, insist: bool
+    ) -> None:
         self._context: AIOContext = context
+        self._top: Name = top
         self._on_error: Callable[[OSError], object] | None = on_error
+        self._missing_ok: bool = missing_ok
+        self._insist: bool = insist
+        self._permitted: set[bytes] = set()  # the directories whose mode was changed, or could not be
         self._shown: bytes = os.fsencode(top.shown)
         self._as_bytes: bool = isinstance(top.shown, bytes)
         self._reader: TreeReader = TreeReader(context, top, no_links=True)
@@ -49,9 +60,14 @@ class _Removal:
         self.removed: int = 0
 
     async def run(self) -> None:
-        """Remove all that is in the top. OSError unless `on_error` takes it."""
-        await self._reader.open(os.O_NOFOLLOW)
+        """Remove all. OSError unless `on_error` takes it; what that raises ends the removal."""
         try:
+            try:
+                self._check_last()
+                await self._reader.open(os.O_NOFOLLOW)
+            except OSError as error:
+                self._report_top(error)
+                return
             while self._stack:
                 ahead = (node for node in self._stack[: -AHEAD - 1 : -1] if not isinstance(node, _Emptied))
                 self._reader.read_ahead(ahead)
@@ -63,13 +79,27 @@ class _Removal:
                     await self._enter(node)
         finally:
             self._reader.release()
+        try:
+            await change(self._context, Call.UNLINK, self._top, flags=AT_REMOVEDIR)
+        except OSError as error:
+            self._report_top(error)
+        else:
+            self.removed += 1
+
+    def _check_last(self) -> None:
+        """Raise what rmdir(2) would raise in the end, before anything is removed. "link/." leads through a link."""
+        last = b"" if self._top.path is None else self._top.path.rpartition(b"/")[2]
+        if last in (b".", b".."):
+            raise os_error(errno.EINVAL if last == b"." else errno.ENOTEMPTY, self._top.shown)
 
     async def _enter(self, node: Node) -> None:
         """Remove the files of a directory, and put its directories on the stack."""
         try:
             parts = await self._reader.read(node)
         except OSError as error:
-            if error.errno != errno.ENOENT:
+            if -(error.errno or 0) in _FORBIDDEN and await self._permit(node.path):
+                self._stack.append(Node(node.path, node.shown))
+            elif error.errno != errno.ENOENT:
                 self._report(error)
             return
         if node.path:
@@ -89,13 +119,29 @@ class _Removal:
         try:
             await self._context._submit_and_wait(request)
         except OSError as error:
-            self._report(error)
+            if error.errno != errno.ENOENT:
+                self._report(error)
             return
-        for name, result in zip(names, request.answers(), strict=True):
-            if result == 0:
-                self.removed += 1
-            elif result != _ENOENT:
-                self._report(os_error(result, self._path_of(join(parent, name))))
+        results = request.answers()
+        self.removed += results.count(0)
+        failed = [(name, result) for name, result in zip(names, results, strict=True) if result not in (0, _ENOENT)]
+        if any(result in _FORBIDDEN for _, result in failed) and await self._permit(parent):
+            await self._unlink(parent, [name for name, _ in failed], directories[: len(failed)])
+            return
+        for name, result in failed:
+            self._report(os_error(result, self._path_of(join(parent, name))))
+
+    async def _permit(self, path: bytes) -> bool:
+        """Give the owner of a directory, and of its parent, all permissions of it. Return whether that is new: then try once more."""
+        if not self._insist or path in self._permitted:
+            return False
+        for each in (path.rpartition(b"/")[0], path):
+            if each not in self._permitted:
+                self._permitted.add(each)
+                name = Name(self._reader.fd, each, self._path_of(each), resolve=1) if each else self._top
+                with suppress(OSError):
+                    await change(self._context, Call.CHMOD, name, mode=0o700, flags=AT_SYMLINK_NOFOLLOW)
+        return True
 
     def _path_of(self, path: bytes) -> str | bytes:
         """Return the path of a name below the top, as the type of the argument."""
@@ -107,21 +153,21 @@ class _Removal:
             raise error
         self._on_error(error)
 
+    def _report_top(self, error: OSError) -> None:
+        if not (self._missing_ok and error.errno == errno.ENOENT):
+            self._report(error)
 
-async def remove_named_tree(context: AIOContext, top: Name, *, missing_ok: bool, on_error: Callable[[OSError], object] | None) -> int:
-    """Remove a tree, and return how many names were removed. OSError."""
-    removal = _Removal(context, top, on_error)
-    try:
-        await removal.run()
-        await change(context, Call.UNLINK, top, flags=AT_REMOVEDIR)
-    except OSError as error:
-        missing = missing_ok and error.errno == errno.ENOENT
-        if on_error is None and not missing:
-            raise
-        if not missing and on_error is not None:
-            on_error(error)
-        return removal.removed
-    return removal.removed + 1
+
+async def remove_named_tree(
+    context: AIOContext, top: Name, *, missing_ok: bool, on_error: Callable[[OSError], object] | None, insist: bool = False
+) -> int:
+    """Remove a tree, and return how many names were removed. OSError. insist: change the modes of directories that forbid it."""
+    if top.path is not None:
+        # open(2) follows a link whose name ends with a slash.
+        top = top._replace(path=top.path.rstrip(b"/") or top.path[:1])
+    removal = _Removal(context, top, on_error, missing_ok=missing_ok, insist=insist)
+    await removal.run()
+    return removal.removed
 
 
 async def remove_tree(
@@ -133,8 +179,9 @@ async def remove_tree(
 ) -> int:
     """Remove a directory and all that is in it, and return how many names were removed. unlinkat(2).
 
-    No link is followed, not even one that appears meanwhile; NotADirectoryError if `path` itself is one. missing_ok: a missing `path` is no
-    error. on_error: called with each OSError, and the removal continues; if it raises, or is None, the removal ends with that error.
+    No link is followed, not even one that appears meanwhile; NotADirectoryError if `path` itself is one, also with a slash at its end. One
+    that ends with "." or ".." is refused as by rmdir(2), before anything is removed. missing_ok: a missing `path` is no error.
+    on_error: called with each OSError, and the removal continues; if it raises, or is None, the removal ends with that error.
     Cancelled: between two requests. What was removed is gone; call it again. Neither stack nor descriptors limit the depth.
     """
     return await remove_named_tree(checked_context(context), name_of(path, may_be_fd=False), missing_ok=missing_ok, on_error=on_error)
