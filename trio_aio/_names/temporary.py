@@ -1,22 +1,16 @@
 """Temporary files and directories, with the arguments of ``tempfile`` and of anyio.
 
 A file without a name is made with O_TMPFILE where the filesystem has it, and is otherwise removed as soon as it is open. Names are random,
-and made with O_EXCL. What has a name is removed at the end, and no cancellation stops that. A directory that is dropped is removed by a
-thread.
+and made with O_EXCL. What has a name is removed at the end, and no cancellation stops that: `leftovers` says how.
 """
 
 from __future__ import annotations
 
-import atexit
 import os
 import random
-import shutil
 import tempfile
 import warnings
-from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, AnyStr, Generic, cast
-from weakref import WeakSet
 
 from trio_aio._backends import Deferred, raise_if_cancelled, shielded_checkpoint
 from trio_aio._engine.descriptor import Descriptor
@@ -24,11 +18,12 @@ from trio_aio._errors import NotCopied
 from trio_aio._files.binary import AsyncFile
 from trio_aio._files.mode import flags_of, format_of
 from trio_aio._files.open import open_descriptor
-from trio_aio._lanes.threads import Background
-from trio_aio._names.calls import change, checked_context, encoded, name_of, request_of
-from trio_aio._names.removing import remove_tree
+from trio_aio._names.calls import checked_context, encoded, name_of, request_of
+from trio_aio._names.leftovers import left, remove_directory, remove_later, remove_name, run_to_the_end, take_back
+from trio_aio._names.removing import remove_named_tree
+from trio_aio._requests.base import State
 from trio_aio._requests.contents import TemporaryName
-from trio_aio._requests.names import Call, OpenFile
+from trio_aio._requests.names import Call, ChangeName, OpenFile
 from trio_aio._requests.opening import AT_FDCWD
 
 if TYPE_CHECKING:
@@ -39,6 +34,7 @@ if TYPE_CHECKING:
 
     from trio_aio._context.context import AIOContext
     from trio_aio._files.text import AsyncTextFile
+    from trio_aio._requests.names import NameRequest
 
 __all__ = (
     *("NamedTemporaryFile", "TemporaryDirectory", "TemporaryFile"),
@@ -78,37 +74,45 @@ async def _whole_name(context: AIOContext, suffix: Any, prefix: Any, directory: 
         await gettempdir(context=context) if directory is None else os.fsdecode(directory),
     ]
     suffix, prefix, directory = (os.fsencode(part) if as_bytes else part for part in parts)
-    return suffix, prefix, os.path.join(os.getcwdb() if as_bytes else os.getcwd(), directory)
+    # The working directory may have been removed: only a relative path needs it.
+    if not os.path.isabs(directory):
+        directory = os.path.join(os.getcwdb() if as_bytes else os.getcwd(), directory)
+    return suffix, prefix, directory
 
 
-async def _make(context: AIOContext, suffix: Any, prefix: Any, directory: Any, make: Callable[[Any], Any]) -> Any:
-    """Call `make` with random names until one is new, and return the path. FileExistsError after ``tempfile.TMP_MAX`` tries."""
+async def _make(context: AIOContext, suffix: Any, prefix: Any, directory: Any, request_for: Callable[[Any], NameRequest]) -> Any:
+    """Make random names until one is new, each by the request that `request_for` returns, and return the last request and its path.
+
+    FileExistsError after ``tempfile.TMP_MAX`` tries. Cancelled: nothing was made, or it was removed.
+    """
     suffix, prefix, directory = await _whole_name(context, suffix, prefix, directory)
     for tries in range(tempfile.TMP_MAX):
         text = "".join(_random.choices(_LETTERS, k=8))
         path = os.path.join(directory, prefix + (text.encode() if isinstance(prefix, bytes) else text) + suffix)
+        request = request_for(path)
         try:
-            await make(path)
+            await request_of(context, request)
         except FileExistsError:
             if tries + 1 == tempfile.TMP_MAX:
                 raise
             continue
-        return path
+        except BaseException as error:
+            if request.state is State.COMPLETED and not request.failed:
+                await take_back(context, path, error, directory=not isinstance(request, OpenFile))
+            raise
+        return request, path
     raise FileExistsError(17, "no usable temporary name found", directory)
 
 
 async def _make_file(context: AIOContext, suffix: Any, prefix: Any, directory: Any, flags: int = 0) -> tuple[Descriptor, Any]:
     """Make a file with a random name, and return its descriptor and its path."""
-    made: list[Descriptor] = []
+    how = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | flags
 
-    async def make(path: Any) -> None:
-        descriptor = Descriptor(AT_FDCWD, path)
-        how = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | flags
-        await request_of(context, OpenFile(descriptor, encoded(path), flags=how, mode=0o600))
-        made.append(descriptor)
+    def request_for(path: Any) -> OpenFile:
+        return OpenFile(Descriptor(AT_FDCWD, path), encoded(path), flags=how, mode=0o600)
 
-    path = await _make(context, suffix, prefix, directory, make)
-    return made[-1], path
+    request, path = await _make(context, suffix, prefix, directory, request_for)
+    return request.descriptor, path
 
 
 async def mkstemp(
@@ -133,12 +137,12 @@ async def mkdtemp(
     context: AIOContext | None = None,
 ) -> AnyStr:
     """As ``tempfile.mkdtemp``: make a directory with the mode 0700, and return its path."""
-    used = checked_context(context)
 
-    async def make(path: Any) -> None:
-        await change(used, Call.MKDIR, name_of(path), mode=0o700, flags=0)
+    def request_for(path: Any) -> ChangeName:
+        return ChangeName(Call.MKDIR, Descriptor(AT_FDCWD, path), encoded(path), mode=0o700, flags=0)
 
-    return cast("AnyStr", await _make(used, suffix, prefix, dir, make))
+    _, path = await _make(checked_context(context), suffix, prefix, dir, request_for)
+    return cast("AnyStr", path)
 
 
 class _Temporary(NotCopied, Generic[AnyStr]):
@@ -215,56 +219,32 @@ class _NamedFile(AsyncFile):
                 with put_off:
                     await super()._close()
             finally:
-                if self.removed_at_close and self.to_remove:
-                    self.to_remove = False
-                    await _remove(self._context, self.name)
+                if self.removed_at_close:
+                    await self._remove()
+
+    async def _remove(self) -> None:
+        """Remove its name, if that is still to be done, also in a cancelled scope."""
+        if self.to_remove:
+            await run_to_the_end(self._context, self._remove_name)
+
+    async def _remove_name(self) -> None:
+        try:
+            await remove_name(self._context, self.name)
+        except OSError:
+            self.to_remove = False  # the caller knows, and decides
+            raise
+        self.to_remove = False
 
     def _drop(self) -> None:
         """Remove it, if that is still to be done."""
         if self.to_remove:
             self.to_remove = False
-            _remove_later(self._context, os.unlink, self.name)
+            remove_later(self._context, os.unlink, self.name)
 
     def __del__(self) -> None:
         if self.to_remove:
             self._drop()
         super().__del__()
-
-
-# What is to be removed at the end of the interpreter. When modules have been taken apart, a finalizer can do nothing any more.
-_left: WeakSet[_NamedFile | TemporaryDirectory[Any]] = WeakSet()
-_at_the_end: bool = False
-
-
-@atexit.register
-def _remove_left() -> None:
-    global _at_the_end
-    _at_the_end = True
-    for each in list(_left):
-        each._drop()
-
-
-def _remove_later(context: AIOContext, remove: Callable[..., object], path: Any) -> None:
-    """Let a thread remove what was dropped. In a child of fork it is the parent's."""
-    if context._state == "forked":
-        return
-    if _at_the_end:  # no thread runs any more, nor an event loop
-        _remove_quietly(remove, path)
-    else:
-        Background("trio_aio temporary file", _remove_quietly, remove, path).start()
-
-
-def _remove_quietly(remove: Callable[..., object], path: Any) -> None:
-    with suppress(OSError):  # it may be gone, and no caller is left who could be told of anything else
-        remove(path)
-
-
-async def _remove(context: AIOContext, path: Any) -> None:
-    """Remove a file, if it is still there, also in a cancelled scope."""
-    backend = context._backend
-    assert backend is not None
-    with backend.shielded(), suppress(FileNotFoundError):
-        await change(context, Call.UNLINK, name_of(path))
 
 
 class NamedTemporaryFile(_Temporary[AnyStr]):
@@ -300,14 +280,14 @@ class NamedTemporaryFile(_Temporary[AnyStr]):
         descriptor, path = await _make_file(used, *self._place, flags=flags_of(self._arguments[0]) & os.O_APPEND)
         try:
             file = await open_descriptor(used, descriptor, *self._arguments, kind=_NamedFile)
-        except BaseException:
-            await _remove(used, path)
+        except BaseException as error:
+            await take_back(used, path, error)
             raise
         binary = file if isinstance(file, AsyncFile) else file.buffer
         assert isinstance(binary, _NamedFile)
         binary.to_remove, binary.removed_at_close = self._delete, self._delete_on_close
         if self._delete:
-            _left.add(binary)
+            left.add(binary)
         return file
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
@@ -321,16 +301,15 @@ class NamedTemporaryFile(_Temporary[AnyStr]):
                 with put_off:
                     await super().__aexit__(kind, value, traceback)
             finally:
-                if self._delete and not self._delete_on_close and binary.to_remove:
-                    binary.to_remove = False
-                    await _remove(binary._context, file.name)
+                if self._delete and not self._delete_on_close:
+                    await binary._remove()
 
 
 class TemporaryDirectory(NotCopied, Generic[AnyStr]):
     """A temporary directory: ``async with TemporaryDirectory() as name``. As ``tempfile.TemporaryDirectory``.
 
-    Leaving removes it and all that is in it, also in a cancelled scope. delete: False leaves it. ignore_cleanup_errors: what cannot be
-    removed stays. One that is dropped is removed by a thread (ResourceWarning).
+    Leaving removes it and all that is in it, also in a cancelled scope, and also directories whose mode forbids it. delete: False leaves it
+    to `cleanup`. ignore_cleanup_errors: what cannot be removed stays. One that is dropped is removed by a thread (ResourceWarning).
     """
 
     def __init__(
@@ -348,6 +327,8 @@ class TemporaryDirectory(NotCopied, Generic[AnyStr]):
         self._ignore: bool = ignore_cleanup_errors
         self._delete: bool = delete
         self._name: Any = None
+        self._to_remove: bool = False  # it is removed if it is dropped
+        self._removed: bool = False
 
     @property
     def name(self) -> Any:
@@ -367,7 +348,8 @@ class TemporaryDirectory(NotCopied, Generic[AnyStr]):
         self._context = checked_context(self._context)
         suffix, prefix, directory = self._place
         self._name = await mkdtemp(suffix, prefix, directory, context=self._context)
-        _left.add(self)
+        self._to_remove = self._delete
+        left.add(self)
         return cast("AnyStr", self._name)
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
@@ -375,32 +357,42 @@ class TemporaryDirectory(NotCopied, Generic[AnyStr]):
             await (self.cleanup() if value is None else self._cleanup())
 
     async def cleanup(self) -> None:
-        """Remove it and all that is in it, also in a cancelled scope, and then raise Cancelled. A second call is a checkpoint. OSError."""
+        """Remove it and all that is in it, also in a cancelled scope, and then raise Cancelled. Then a second call is a checkpoint.
+
+        OSError: something could not be removed; a second call tries again.
+        """
         await self._cleanup()
         await raise_if_cancelled()
 
     async def _cleanup(self) -> None:
         """Do what `cleanup` does, and do not raise Cancelled."""
         context = checked_context(self._context)
-        if self._name is None or not self._delete:
+        if self._name is None or self._removed:
             await shielded_checkpoint()
             return
-        self._delete = False
-        backend = context._backend
-        assert backend is not None
-        with backend.shielded():
-            await remove_tree(self._name, missing_ok=True, on_error=(lambda _: None) if self._ignore else None, context=context)
+        await run_to_the_end(context, self._remove)
+
+    async def _remove(self) -> None:
+        errors: list[OSError] = []
+        on_error = errors.append if self._ignore else None
+        context = checked_context(self._context)
+        try:
+            await remove_named_tree(context, name_of(self._name), missing_ok=True, on_error=on_error, insist=True)
+        except OSError:
+            self._to_remove = False  # as ``tempfile``: the caller knows, and decides
+            raise
+        self._to_remove, self._removed = False, not errors
 
     def __del__(self) -> None:
-        if getattr(self, "_name", None) is not None and self._delete:
+        if getattr(self, "_to_remove", False):
             self._drop()
 
     def _drop(self) -> None:
         """Remove it, if that is still to be done, and warn."""
-        if self._name is not None and self._delete:
-            self._delete = False
+        if self._to_remove:
+            self._to_remove = False
             assert self._context is not None
-            _remove_later(self._context, partial(shutil.rmtree, ignore_errors=True), self._name)
+            remove_later(self._context, remove_directory, self._name)
             if self._context._state != "forked":
                 warnings.warn(f"unclosed {self!r}: use it in `async with`", ResourceWarning, stacklevel=2, source=self)
 

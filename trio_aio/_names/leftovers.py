@@ -1,0 +1,123 @@
+"""How temporary names are removed: by the task that made them, by a thread when they were dropped, or at the end of the interpreter.
+
+asyncio's own Task.cancel passes every shield, and may come at any await. So a removal is repeated until it has run to its end, and what was
+just made is removed before the cancellation leaves: no caller would learn its name. A finalizer cannot wait for a removal, so it starts a
+thread. When modules have been taken apart it cannot do that either, so what is left at the end of the interpreter is in a list.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakSet
+
+from trio_aio._backends import Deferred
+from trio_aio._lanes.threads import Background
+from trio_aio._names.calls import change, name_of
+from trio_aio._requests.names import AT_REMOVEDIR, Call
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from trio_aio._context.context import AIOContext
+
+__all__ = ("Leftover", "left", "remove_directory", "remove_later", "remove_name", "run_to_the_end", "take_back")
+
+
+class Leftover(Protocol):
+    """What has a name that may be left at the end."""
+
+    def _drop(self) -> None:
+        """Remove it, if that is still to be done."""
+
+
+left: WeakSet[Any] = WeakSet()
+_at_the_end: bool = False
+
+
+@atexit.register
+def _remove_left() -> None:
+    global _at_the_end
+    _at_the_end = True
+    each: Leftover
+    for each in list(left):
+        each._drop()
+
+
+def remove_later(context: AIOContext, remove: Callable[[Any], object], path: Any) -> None:
+    """Let a thread remove what was dropped. In a child of fork it is the parent's."""
+    if context._state == "forked":
+        return
+    if _at_the_end:  # no thread runs any more, nor an event loop
+        _remove_quietly(remove, path)
+    else:
+        Background("trio_aio temporary file", _remove_quietly, remove, path).start()
+
+
+def _remove_quietly(remove: Callable[[Any], object], path: Any) -> None:
+    with suppress(OSError):  # it may be gone, and no caller is left who could be told of anything else
+        remove(path)
+
+
+def remove_directory(path: Any) -> None:
+    """Remove a tree, as far as that is possible, in the thread that calls. Directories that forbid it are changed, as by `remove_tree`."""
+    shutil.rmtree(path, ignore_errors=True)
+    if os.path.lexists(path):
+        _permit(path)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _permit(top: Any) -> None:
+    """Give the owner of all directories of a tree all permissions of them."""
+    paths = [top]
+    while paths:
+        path = paths.pop()
+        with suppress(OSError):
+            # By descriptor: chmod(2) follows a link, and one may have taken the directory's place.
+            fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                os.chmod(f"/proc/self/fd/{fd}", 0o700)
+            finally:
+                os.close(fd)
+            with os.scandir(path) as entries:
+                paths += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
+async def remove_name(context: AIOContext, path: Any, *, directory: bool = False) -> None:
+    """Remove a file, or an empty directory, if it is still there. OSError."""
+    with suppress(FileNotFoundError):
+        await change(context, Call.UNLINK, name_of(path), flags=AT_REMOVEDIR if directory else 0)
+
+
+async def run_to_the_end(context: AIOContext, remove: Callable[[], Awaitable[object]]) -> None:
+    """Call `remove`, which may be called again, until it has run to its end, whatever cancellation comes.
+
+    asyncio's own Task.cancel is raised then. What `remove` raises ends it too.
+    """
+    backend = context._backend
+    assert backend is not None
+    ended = False
+    with Deferred(backend) as put_off, backend.shielded():
+        while not ended:
+            with put_off:
+                await remove()
+                ended = True
+
+
+async def take_back(context: AIOContext, path: Any, error: BaseException, *, directory: bool = False) -> None:
+    """Remove what was just made, because of an error that is about to be raised."""
+    backend = context._backend
+    assert backend is not None
+    remove_in_thread = partial(remove_later, context, os.rmdir if directory else os.unlink, path)
+    if not isinstance(error, Exception) and not backend.is_native(error):
+        # The coroutine is thrown away, or interrupted: it should wait for nothing any more.
+        remove_in_thread()
+        return
+    try:
+        await run_to_the_end(context, partial(remove_name, context, path, directory=directory))
+    except Exception:
+        remove_in_thread()
