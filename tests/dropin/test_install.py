@@ -71,6 +71,28 @@ async def test_installed_open_file_opens_files_of_ours(tmp_path: Path) -> None:
         assert type(file) is (trio._file_io.AsyncIOWrapper if library() is trio else anyio.AsyncFile)
 
 
+@pytest.mark.anyio
+@pytest.mark.backends("trio", "asyncio")
+@pytest.mark.parametrize("mode", ["w+b", "w+"])
+async def test_installed_spooled_file_has_what_that_of_anyio_has(tmp_path: Path, mode: Any) -> None:
+    theirs = anyio.SpooledTemporaryFile
+    install(names=True)
+    ours: Any = anyio.SpooledTemporaryFile
+    assert ours is trio_aio.SpooledTemporaryFile
+    encoding = None if "b" in mode else "utf-8"
+    async with theirs(0, mode, encoding=encoding) as model, ours(0, mode, encoding=encoding, dir=str(tmp_path)) as file:
+        assert isinstance(file, anyio.AsyncFile)
+        assert isinstance(file, anyio.abc.AsyncResource)
+        assert isinstance(file, trio.abc.AsyncResource)
+        public = {name for name in dir(theirs) if not name.startswith("_")}
+        assert sorted(name for name in public if not hasattr(file, name)) == []
+        for name in ("encoding", "errors", "newlines", "line_buffering", "write_through"):  # of what is underneath
+            assert getattr(file, name, "none") == getattr(model, name, "none")
+        for name in ("readable", "writable", "seekable", "isatty"):
+            assert getattr(file, name)() == getattr(model, name)()  # type: ignore[operator]
+        assert type(file.wrapped) is type(model.wrapped)
+
+
 @pytest.mark.parametrize("function", [lambda: trio.open_file, lambda: anyio.open_file, lambda: trio.Path.open, lambda: anyio.Path.open])
 def test_replacement_has_signature_name_and_text_of_the_replaced(function: Callable[[], Any]) -> None:
     def facts() -> Any:

@@ -32,7 +32,11 @@ WITHOUT: dict[str, str] = {
     "Chunks": "AsyncFile.chunks",
     "Writer": "AsyncFile.writer",
     "AIOContext.statistics": "numbers",
-    **{f"{kind}.{name}": "memory" for kind in ("AsyncFile", "AsyncTextFile") for name in ("readable", "writable", "seekable", "isatty")},
+    **{
+        f"{kind}.{name}": "memory"
+        for kind in ("AsyncFile", "AsyncTextFile", "SpooledTemporaryFile")
+        for name in ("readable", "writable", "seekable", "isatty")
+    },
     "AsyncFile.blocking": "blocks, and refuses to on the loop's thread",
     "AsyncTextFile.blocking": "blocks, and refuses to on the loop's thread",
     "AsyncTextFile.fileno": "AsyncFile.fileno",

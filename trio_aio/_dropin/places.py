@@ -69,6 +69,7 @@ def anyio_places(*, streams: bool, whole: bool, names: bool) -> Iterator[Place]:
 
     anyio.AsyncFile.register(AsyncFile)
     anyio.AsyncFile.register(AsyncTextFile)
+    anyio.AsyncFile.register(SpooledTemporaryFile)
     original = anyio.open_file
     ours = _anyio_open_file(original)
     for owner in (anyio, importlib.import_module("anyio._core._fileio")):

@@ -1,15 +1,24 @@
-"""`SpooledTemporaryFile`: a temporary file that is in memory until it is large."""
+"""`SpooledTemporaryFile`: a temporary file that is in memory until it is large.
+
+Moving it to disk takes several requests. What another task writes meanwhile must not go to the memory that was copied already. So one lock
+is held during each call, and calls are served in their order. On disk the file has a lock of its own, but a call that has waited for the
+move goes there before later ones.
+"""
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, AnyStr, Generic, cast
 
-from trio_aio._backends import raise_if_cancelled
-from trio_aio._errors import NotCopied
+from trio_aio._arguments import checked_integer
+from trio_aio._backends import Deferred, async_resource, raise_if_cancelled, shielded_checkpoint
+from trio_aio._context.lock import FairLock
+from trio_aio._errors import NotCopied, os_error
 from trio_aio._files.binary import AsyncFile
-from trio_aio._files.mode import format_of
+from trio_aio._files.mode import format_of, parse_mode
 from trio_aio._names.calls import checked_context
 from trio_aio._names.temporary import TemporaryFile
 
@@ -20,15 +29,21 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
     from typing_extensions import Self
 
+    from trio_aio._backends import Backend
     from trio_aio._context.context import AIOContext
 
 __all__ = ("SpooledTemporaryFile",)
 
+_READS = frozenset(("read", "read1", "readinto", "readinto1", "readline", "readlines"))
+_WRITES = frozenset(("write", "writelines", "truncate"))
 
+
+@async_resource
 class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
     """A temporary file that is in memory until it is larger than `max_size` bytes. As ``tempfile.SpooledTemporaryFile``.
 
-    Until then no call makes a system call. max_size: 0 keeps it in memory until `rollover`.
+    Until then no call makes a system call. max_size: 0 keeps it in memory until `rollover`. Tasks that use it at once are served one after
+    the other, in the order of their calls. A task that is cancelled while it waits for the others has had no effect.
     """
 
     def __init__(
@@ -50,10 +65,16 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
         self._max_size: int = max_size
         self._on_disk: Any = TemporaryFile(mode, buffering, encoding, newline, suffix, prefix, dir, errors=errors, context=context)
         self._mode: str = mode
+        self._readable: bool = parse_mode(mode).readable
+        self._writable: bool = parse_mode(mode).writable
+        self._line_buffering: bool = text and buffering == 1
         self._bytes: io.BytesIO = io.BytesIO()
         self._memory: Any = io.TextIOWrapper(self._bytes, encoding, errors, newline, write_through=True) if text else self._bytes
         self._file: Any = None
         self._closed: bool = False
+        # Of the run whose tasks use it.
+        self._backend: Backend | None = None
+        self._lock: FairLock | None = None
 
     def __await__(self) -> Generator[Any, Any, Self]:
         return self.__aenter__().__await__()
@@ -85,60 +106,206 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
         """None in memory, otherwise the number of the descriptor."""
         return None if self._file is None else self._file.name
 
+    @property
+    def wrapped(self) -> Any:
+        """A synchronous file: in memory the ``io.BytesIO`` or ``io.TextIOWrapper`` itself, until it moves; on disk `AsyncFile.wrapped`."""
+        return self._memory if self._file is None else self._file.wrapped
+
+    @property
+    def limiter(self) -> None:
+        """None: no call takes a thread."""
+        return None
+
+    @property
+    def encoding(self) -> str:
+        """The name of the encoding. AttributeError for a binary file; so are the next four."""
+        return cast("str", self._inner.encoding)
+
+    @property
+    def errors(self) -> str:
+        """How bytes or characters that cannot be converted are handled."""
+        return cast("str", self._inner.errors)
+
+    @property
+    def newlines(self) -> str | tuple[str, ...] | None:
+        """The line ends seen so far, in memory or since it is on disk."""
+        return cast("str | tuple[str, ...] | None", self._inner.newlines)
+
+    @property
+    def line_buffering(self) -> bool:
+        """Whether `buffering` was 1. It has no effect: there is no write buffer."""
+        _ = self._inner.line_buffering
+        return self._line_buffering
+
+    @property
+    def write_through(self) -> bool:
+        """True: there is no write buffer."""
+        return cast("bool", self._inner.write_through)
+
+    @property
+    def _inner(self) -> Any:
+        return self._memory if self._file is None else self._file
+
+    def readable(self) -> bool:
+        """Return whether the mode allows reading."""
+        self._check_open()
+        return self._readable
+
+    def writable(self) -> bool:
+        """Return whether the mode allows writing."""
+        self._check_open()
+        return self._writable
+
+    def seekable(self) -> bool:
+        """Return True."""
+        self._check_open()
+        return True
+
+    def isatty(self) -> bool:
+        """Return False."""
+        self._check_open()
+        return False
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("I/O operation on closed file")
+
+    def _check_mode(self, name: str) -> None:
+        if (name in _READS and not self._readable) or (name in _WRITES and not self._writable):
+            what = "reading" if name in _READS else "writing"
+            raise io.UnsupportedOperation(f"the temporary file is not open for {what}, its mode is {self._mode!r}: make it with 'w+b'")
+
     def fileno(self) -> int:
         """Return the descriptor. UnsupportedOperation while it is in memory."""
+        self._check_open()
         if self._file is None:
             raise io.UnsupportedOperation("it is in memory and has no descriptor: call rollover first")
         return cast("int", self._file.fileno())
 
-    async def rollover(self) -> None:
-        """Move it to disk, with contents and position. If that fails, nothing has changed."""
-        if self._closed:
-            raise ValueError("I/O operation on closed file")
-        if self._file is not None:
-            await checked_context(self._context)._checkpoint()
-            return
-        position = self._memory.tell()
-        file = await self._on_disk
+    # ---- one call at a time
+
+    def _lock_of_run(self) -> FairLock:
+        """Return the lock of the run that calls. Another run has used the file before, and uses it no more."""
+        backend = checked_context(self._context)._backend
+        assert backend is not None
+        if self._lock is None or self._backend is not backend:
+            self._backend, self._lock = backend, FairLock(backend, lambda: None)
+        return self._lock
+
+    async def _call(self, name: str, *arguments: Any) -> Any:
+        self._check_open()
+        lock = self._lock_of_run()
+        if not lock.acquire():
+            await lock.wait()
         try:
-            binary = file if isinstance(file, AsyncFile) else file.buffer
-            await binary.pwrite(self._bytes.getvalue(), 0)
-            await file.seek(position)
-        except BaseException:
-            await file._close()
-            raise
-        self._file = file
-        self._memory = self._bytes = io.BytesIO()
+            self._check_open()
+            if self._file is not None:
+                return await getattr(self._file, name)(*arguments)
+            self._check_mode(name)
+            await checked_context(self._context)._checkpoint()
+            if name == "truncate":
+                return await self._truncate(*arguments)
+            result = getattr(self._memory, name)(*arguments)
+            if name in _WRITES and self._is_large(self._bytes.getbuffer().nbytes):
+                await self._move(shielded=True)
+            return result
+        finally:
+            lock.release()
+
+    def _is_large(self, size: int) -> bool:
+        return 0 < self._max_size < size
+
+    async def _truncate(self, size: int | None) -> int:
+        """Do in memory what ftruncate(2) does: zeros appear behind the end, and the position does not move."""
+        self._memory.flush()
+        position = self._bytes.tell()
+        size = position if size is None else checked_integer(size, "size")
+        if size < 0:
+            raise os_error(errno.EINVAL)
+        if size <= self._bytes.getbuffer().nbytes:
+            self._bytes.truncate(size)
+        elif self._is_large(size):
+            await self._move(shielded=True)
+            await self._file.truncate(size)
+        else:
+            try:
+                self._bytes.seek(size - 1)
+                self._bytes.write(b"\0")
+            finally:
+                self._bytes.seek(position)
+        return size
+
+    async def rollover(self) -> None:
+        """Move it to disk, with contents and position. If that fails, or is cancelled, nothing has changed."""
+        self._check_open()
+        lock = self._lock_of_run()
+        if not lock.acquire():
+            await lock.wait()
+        try:
+            self._check_open()
+            if self._file is None:
+                await self._move()
+            else:
+                await checked_context(self._context)._checkpoint()
+        finally:
+            lock.release()
+
+    async def _move(self, *, shielded: bool = False) -> None:
+        """Do what `rollover` does. The caller holds the lock. shielded: the call has had an effect."""
+        backend = self._backend
+        assert backend is not None
+        with backend.shielded() if shielded else nullcontext():
+            position = self._memory.tell()
+            file = await self._on_disk
+            try:
+                binary = file if isinstance(file, AsyncFile) else file.buffer
+                await binary.pwrite(self._bytes.getvalue(), 0)
+                await file.seek(position)
+            except BaseException:
+                await file._close()
+                raise
+        memory, self._memory = self._memory, io.BytesIO()
+        self._file, self._bytes = file, self._memory
+        with suppress(BufferError):  # `wrapped` has exported it
+            memory.close()
 
     async def aclose(self) -> None:
-        """Close it, also in a cancelled scope, and then raise Cancelled. A second call is a checkpoint."""
+        """Close it, also in a cancelled scope, and then raise Cancelled. A second call is a checkpoint.
+
+        Calls that have started end first. Those that wait for them raise ValueError.
+        """
         await self._close()
         await raise_if_cancelled()
 
     async def _close(self) -> None:
         """Do what `aclose` does, and do not raise Cancelled."""
         self._closed = True
+        backend, lock = self._backend, self._lock
+        if backend is None or lock is None or lock.free or not _is_current(backend):
+            await self._close_inner()
+            return
+        deferred = Deferred(backend)
+        try:
+            with backend.shielded():
+                while not lock.acquire():
+                    with deferred:
+                        await lock.wait()
+                        break
+                try:
+                    await self._close_inner()
+                finally:
+                    lock.release()
+        finally:
+            deferred.deliver()
+
+    async def _close_inner(self) -> None:
         if self._file is not None:
             await self._file._close()
         else:
             self._memory.close()
-            backend = checked_context(self._context)._backend
-            assert backend is not None
-            await backend.cancel_shielded_checkpoint()
+            await shielded_checkpoint()
 
-    async def _call(self, name: str, *arguments: Any) -> Any:
-        if self._file is not None:
-            return await getattr(self._file, name)(*arguments)
-        if self._closed:
-            raise ValueError("I/O operation on closed file")
-        await checked_context(self._context)._checkpoint()
-        result = getattr(self._memory, name)(*arguments)
-        if name in ("write", "writelines", "truncate") and self._max_size and self._bytes.getbuffer().nbytes > self._max_size:
-            backend = checked_context(self._context)._backend
-            assert backend is not None
-            with backend.shielded():
-                await self.rollover()
-        return result
+    # ---- as a file
 
     async def read(self, size: int = -1) -> AnyStr:
         """As ``read`` of a file: bytes or characters."""
@@ -187,14 +354,20 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
 
     async def tell(self) -> int:
         """Return the position."""
-        if self._file is not None:
-            return cast("int", await self._file.tell())
         return cast("int", await self._call("tell"))
 
     async def truncate(self, size: int | None = None) -> int:
-        """As ``truncate`` of a file."""
+        """As ``truncate`` of a file: zeros appear behind the end, and the position does not move. It moves to disk as `write` does."""
         return cast("int", await self._call("truncate", size))
 
     async def flush(self) -> None:
-        """Let other tasks run: nothing is held back."""
-        await checked_context(self._context)._checkpoint()
+        """Check that it is open. Nothing is held back."""
+        await self._call("flush")
+
+
+def _is_current(backend: Backend) -> bool:
+    """Return whether a task of its run calls."""
+    try:
+        return backend.current() is backend.identity
+    except RuntimeError:
+        return False
