@@ -224,7 +224,7 @@ async def test_error_of_close_is_raised_before_cancelled(disk: Path) -> None:
         assert scope.cancelled_caught
 
 
-@pytest.mark.parametrize(("arguments", "last"), [({}, 2), ({"offset": 100}, 2), ({"size": 290 << 10}, 1)])
+@pytest.mark.parametrize(("arguments", "last"), [({}, 3), ({"offset": 100}, 2), ({"size": 290 << 10}, 1)])
 async def test_whole_file_that_was_read_is_returned_though_the_scope_is_cancelled(
     disk: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, int], last: int
 ) -> None:

@@ -15,6 +15,7 @@ import secrets
 import shutil
 import stat
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trio_aio._backends import Deferred
@@ -23,6 +24,7 @@ from trio_aio._engine.descriptor import Descriptor, kind_of
 from trio_aio._errors import os_error
 from trio_aio._files.open import drop_unclaimed
 from trio_aio._names.calls import Name, change, changing, checked_context, encoded, request_of, status_or_error
+from trio_aio._names.leftovers import run_to_the_end
 from trio_aio._names.listing import DT_DIR, DT_LNK
 from trio_aio._names.os_calls import RENAME_NOREPLACE
 from trio_aio._names.removing import remove_named_tree
@@ -223,15 +225,13 @@ class _TreeCopy:
         """Wait for the copies that have started, and remove what is not complete, also in a cancelled scope."""
         backend = self._context._backend
         assert backend is not None
-        deferred = Deferred(backend)
-        with backend.shielded():
+        with Deferred(backend) as put_off, backend.shielded():
             while self._copying:
                 request = self._copying[0]
-                with deferred:
+                with put_off:
                     await wait_shielded(backend, request)
                     self._copying.popleft()
                     await _give_up(self._context, request.copy)
-        deferred.deliver()
 
     def _report(self, error: BaseException) -> None:
         if self._on_error is None or not isinstance(error, OSError):
@@ -342,22 +342,9 @@ async def _copy_to_new(
         await _publish(used, temporary, target)
     except BaseException:
         if made.finished and made.result == 0:
-            await _remove_all(used, temporary)
+            await run_to_the_end(used, partial(remove_named_tree, used, temporary, missing_ok=True, on_error=lambda _: None, insist=True))
         raise
     return copy.made + 1
-
-
-async def _remove_all(context: AIOContext, top: Name) -> None:
-    """Remove what was made of a tree, also in a cancelled scope."""
-    backend = context._backend
-    assert backend is not None
-    deferred, removed = Deferred(backend), False
-    with backend.shielded():
-        while not removed:
-            with deferred:
-                await remove_named_tree(context, top, missing_ok=True, on_error=lambda _: None)
-                removed = True
-    deferred.deliver()
 
 
 async def _publish(context: AIOContext, temporary: Name, target: Name) -> None:

@@ -284,19 +284,15 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
         if backend is None or lock is None or lock.free or not _is_current(backend):
             await self._close_inner()
             return
-        deferred = Deferred(backend)
-        try:
-            with backend.shielded():
-                while not lock.acquire():
-                    with deferred:
-                        await lock.wait()
-                        break
-                try:
-                    await self._close_inner()
-                finally:
-                    lock.release()
-        finally:
-            deferred.deliver()
+        with Deferred(backend) as put_off, backend.shielded():
+            while not lock.acquire():
+                with put_off:
+                    await lock.wait()
+                    break
+            try:
+                await self._close_inner()
+            finally:
+                lock.release()
 
     async def _close_inner(self) -> None:
         if self._file is not None:
