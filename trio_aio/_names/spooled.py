@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import io
 import os
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, AnyStr, Generic, cast
 
 from trio_aio._arguments import checked_integer
@@ -18,7 +18,7 @@ from trio_aio._backends import Deferred, async_resource, raise_if_cancelled, shi
 from trio_aio._context.lock import FairLock
 from trio_aio._errors import NotCopied, os_error
 from trio_aio._files.binary import AsyncFile
-from trio_aio._files.mode import format_of, parse_mode
+from trio_aio._files.mode import format_of
 from trio_aio._names.calls import checked_context
 from trio_aio._names.temporary import TemporaryFile
 
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from trio_aio._context.context import AIOContext
 
 __all__ = ("SpooledTemporaryFile",)
-
-_READS = frozenset(("read", "read1", "readinto", "readinto1", "readline", "readlines"))
-_WRITES = frozenset(("write", "writelines", "truncate"))
 
 
 @async_resource
@@ -65,8 +62,6 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
         self._max_size: int = max_size
         self._on_disk: Any = TemporaryFile(mode, buffering, encoding, newline, suffix, prefix, dir, errors=errors, context=context)
         self._mode: str = mode
-        self._readable: bool = parse_mode(mode).readable
-        self._writable: bool = parse_mode(mode).writable
         self._line_buffering: bool = text and buffering == 1
         self._bytes: io.BytesIO = io.BytesIO()
         self._memory: Any = io.TextIOWrapper(self._bytes, encoding, errors, newline, write_through=True) if text else self._bytes
@@ -75,6 +70,7 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
         # Of the run whose tasks use it.
         self._backend: Backend | None = None
         self._lock: FairLock | None = None
+        self._mover: Any = None  # the task whose call moves it, while that holds the lock
 
     def __await__(self) -> Generator[Any, Any, Self]:
         return self.__aenter__().__await__()
@@ -147,14 +143,14 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
         return self._memory if self._file is None else self._file
 
     def readable(self) -> bool:
-        """Return whether the mode allows reading."""
+        """Return whether it can be read: in memory always, on disk if the mode says so."""
         self._check_open()
-        return self._readable
+        return bool(self._inner.readable())
 
     def writable(self) -> bool:
-        """Return whether the mode allows writing."""
+        """Return whether it can be written: in memory always, on disk if the mode says so."""
         self._check_open()
-        return self._writable
+        return bool(self._inner.writable())
 
     def seekable(self) -> bool:
         """Return True."""
@@ -169,11 +165,6 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError("I/O operation on closed file")
-
-    def _check_mode(self, name: str) -> None:
-        if (name in _READS and not self._readable) or (name in _WRITES and not self._writable):
-            what = "reading" if name in _READS else "writing"
-            raise io.UnsupportedOperation(f"the temporary file is not open for {what}, its mode is {self._mode!r}: make it with 'w+b'")
 
     def fileno(self) -> int:
         """Return the descriptor. UnsupportedOperation while it is in memory."""
@@ -201,13 +192,12 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
             self._check_open()
             if self._file is not None:
                 return await getattr(self._file, name)(*arguments)
-            self._check_mode(name)
             await checked_context(self._context)._checkpoint()
             if name == "truncate":
                 return await self._truncate(*arguments)
             result = getattr(self._memory, name)(*arguments)
-            if name in _WRITES and self._is_large(self._bytes.getbuffer().nbytes):
-                await self._move(shielded=True)
+            if name in ("write", "writelines") and self._is_large(self._bytes.getbuffer().nbytes):
+                await self._grow()
             return result
         finally:
             lock.release()
@@ -225,7 +215,7 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
         if size <= self._bytes.getbuffer().nbytes:
             self._bytes.truncate(size)
         elif self._is_large(size):
-            await self._move(shielded=True)
+            await self._grow()
             await self._file.truncate(size)
         else:
             try:
@@ -235,8 +225,22 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
                 self._bytes.seek(position)
         return size
 
+    async def _grow(self) -> None:
+        """Move it to disk in a call that holds the lock and has had an effect: by `rollover`, as ``tempfile``, for subclasses."""
+        backend = self._backend
+        assert backend is not None
+        self._mover = backend.current_task()
+        try:
+            with backend.shielded():
+                await self.rollover()
+        finally:
+            self._mover = None
+
     async def rollover(self) -> None:
         """Move it to disk, with contents and position. If that fails, or is cancelled, nothing has changed."""
+        if self._mover is not None and self._backend is not None and self._mover is self._backend.current_task():
+            await self._move()
+            return
         self._check_open()
         lock = self._lock_of_run()
         if not lock.acquire():
@@ -250,20 +254,17 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
         finally:
             lock.release()
 
-    async def _move(self, *, shielded: bool = False) -> None:
-        """Do what `rollover` does. The caller holds the lock. shielded: the call has had an effect."""
-        backend = self._backend
-        assert backend is not None
-        with backend.shielded() if shielded else nullcontext():
-            position = self._memory.tell()
-            file = await self._on_disk
-            try:
-                binary = file if isinstance(file, AsyncFile) else file.buffer
-                await binary.pwrite(self._bytes.getvalue(), 0)
-                await file.seek(position)
-            except BaseException:
-                await file._close()
-                raise
+    async def _move(self) -> None:
+        """Do what `rollover` does. The caller holds the lock."""
+        position = self._memory.tell()
+        file = await self._on_disk
+        try:
+            binary = file if isinstance(file, AsyncFile) else file.buffer
+            await binary.pwrite(self._bytes.getvalue(), 0)
+            await file.seek(position)
+        except BaseException:
+            await file._close()
+            raise
         memory, self._memory = self._memory, io.BytesIO()
         self._file, self._bytes = file, self._memory
         with suppress(BufferError):  # `wrapped` has exported it
