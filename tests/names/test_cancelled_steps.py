@@ -7,13 +7,14 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from anyio import CancelScope, create_task_group
+from anyio import CancelScope, create_task_group, sleep_forever
 from anyio.lowlevel import checkpoint
 
 from trio_aio import Path, read_files, scandir, walk
 from trio_aio._names import many
 
 from ..support.files import content
+from ..support.tasks import until_blocked
 from ..support.trees import make_tree
 
 if TYPE_CHECKING:
@@ -129,3 +130,21 @@ def test_step_that_was_cancelled_natively_can_be_made_again(folder: pathlib.Path
         assert cancelled > 0
 
     asyncio.run(main())
+
+
+@pytest.mark.anyio
+@pytest.mark.backends("trio", "asyncio")
+async def test_generator_of_paths_that_was_cancelled_is_not_taken_for_one_that_has_ended(folder: pathlib.Path) -> None:
+    async def slow() -> AsyncIterator[pathlib.Path]:
+        yield folder / "large"
+        await sleep_forever()
+        yield folder / "large"
+
+    listing = read_files(slow(), depth=1)
+    await anext(listing)
+    async with create_task_group() as tasks:
+        tasks.start_soon(anext, listing)
+        await until_blocked()
+        tasks.cancel_scope.cancel()
+    with pytest.raises(RuntimeError, match="cancelled"):
+        await anext(listing)

@@ -201,6 +201,9 @@ async def test_slash_behind_a_name_says_that_it_is_a_directory(tree: pathlib.Pat
             (lambda: directory.chmod("one.py/", 0o600), NotADirectoryError),
             (lambda: directory.utime("one.py/"), NotADirectoryError),
             (lambda: directory.stat("one.py/"), NotADirectoryError),
+            (lambda: directory.symlink("x", "one.py/"), FileExistsError),
+            (lambda: directory.link("two", "one.py/"), (FileExistsError, FileNotFoundError)),
+            (lambda: directory.rename("from", "one.py/", exchange=True), NotADirectoryError),
             (lambda: directory.write_bytes("one.py/", b"x", atomic=True), IsADirectoryError),
         ):
             with pytest.raises(error):
@@ -210,6 +213,8 @@ async def test_slash_behind_a_name_says_that_it_is_a_directory(tree: pathlib.Pat
         await directory.mkdir("new/of/two/", parents=True)
         await directory.chmod("new/", 0o700)
         await directory.rename("from/", "to/")
+        await directory.rename("one.py", "to/", exchange=True)
+        await directory.rename("one.py/", "to", exchange=True)
         await directory.rmdir("gone/")
     assert (tree / "new/of/two").is_dir()
     assert (tree / "to").is_dir()

@@ -140,6 +140,9 @@ CHANGES: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("makedirs", ("one.py/x/y",), {}),
     ("makedirs", ("deep//er/",), {}),
     ("makedirs", ("dot/.",), {}),
+    ("makedirs", ("one.py/.",), {}),
+    ("makedirs", ("a/" + "x" * 256 + "/new",), {}),
+    ("makedirs", ("loop/new/er",), {}),
     ("rmdir", ("empty",), {}),
     ("rmdir", ("a",), {}),
     ("rmdir", ("one.py",), {}),
@@ -311,7 +314,7 @@ async def test_makedirs_names_the_directory_that_a_user_may_not_make(disk: Path,
     monkeypatch.chdir(disk)
     os.seteuid(65534)  # of all threads
     try:
-        for name in ("closed/new/er", "closed/inner/new", "read only/new/er"):
+        for name in ("closed/new/er", "closed/inner/new", "read only/new/er", "closed/.", "closed/inner/."):
             for exist_ok in (False, True):
                 wanted = plain_result(os.makedirs, name, exist_ok=exist_ok)
                 assert isinstance(wanted, tuple)

@@ -321,3 +321,11 @@ def test_listing_equals_pathlib_on_random_trees(tmp_path_factory: pytest.TempPat
         trio.run(main)
     finally:
         shutil.rmtree(top)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("pattern", ["", ".", "*/..", pathlib.PurePath("*")])
+async def test_rglob_of_few_characters_equals_pathlib(tmp_path: pathlib.Path, pattern: Any) -> None:
+    make_tree(tmp_path)
+    wanted = sorted(str(path) for path in tmp_path.rglob(pattern))
+    assert sorted(str(path) for path in await Path(tmp_path).rglob(pattern)) == wanted

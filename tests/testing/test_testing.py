@@ -897,7 +897,42 @@ async def test_fault_of_one_of_many_files_is_that_of_its_path(disk: Path, contex
         found = await trio_aio.read_files(paths, on_error="return", context=context)
         with pytest.raises(OSError, match=os.strerror(errno.EIO)) as caught:
             await trio_aio.read_files(paths, context=context)
-    assert caught.value.filename == str(paths[7])
+    assert str(caught.value.filename) == str(paths[7])
     assert [data for data in found if isinstance(data, bytes)] == [b"%d" % i for i in range(10) if i != 7]
     assert isinstance(found[7], OSError)
-    assert (found[7].errno, found[7].filename) == (errno.EIO, str(paths[7]))
+    assert (found[7].errno, str(found[7].filename)) == (errno.EIO, str(paths[7]))
+
+
+@pytest.mark.parametrize("rule", [{"times": 1}, {"turn": 1}, {"turn": 3}])
+async def test_fault_counts_each_file_that_read_files_reads(disk: Path, context: FaultyContext, rule: dict[str, int]) -> None:
+    paths = [disk / f"{i}" for i in range(5)]
+    for path in paths:
+        path.write_text(path.name)
+    with context.fail(errno.EIO, operation="read", **rule) as fault:
+        found = await trio_aio.read_files(paths, on_error="return", context=context)
+    assert fault.hits == 1
+    bad = rule.get("turn", 1) - 1
+    assert [isinstance(data, OSError) for data in found] == [i == bad for i in range(5)]
+    with context.short(0, end=True, file=paths[2]) as fault:
+        assert await trio_aio.read_files(paths, context=context) == [b"0", b"1", b"", b"3", b"4"]
+    assert fault.hits == 1
+
+
+async def test_fault_of_a_path_needs_no_working_directory_and_takes_nothing_else_for_a_name(
+    disk: Path, context: FaultyContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("file", "user.y"):
+        (disk / name).write_text(name)
+    os.setxattr(disk / "file", "user.y", b"value")
+    (disk / "gone").mkdir()
+    monkeypatch.chdir(disk)
+    with context.fail(errno.EIO, file="user.y") as fault:
+        assert await trio_aio.os.getxattr("file", "user.y", context=context) == b"value"
+    with context.fail(errno.EIO, file=disk) as other, pytest.raises(FileNotFoundError):
+        await trio_aio.copy_file("file", "absent/copy", context=context)
+    monkeypatch.chdir(disk / "gone")
+    (disk / "gone").rmdir()
+    with context.fail(errno.EIO, file=disk / "user.y"):
+        await trio_aio.copy_file(disk / "file", disk / "copy", context=context)
+    assert (fault.hits, other.hits) == (0, 0)
+    assert (disk / "copy").read_text() == "file"

@@ -23,7 +23,7 @@ from trio_aio._bulk.waiting import checked_depth, wait_shielded
 from trio_aio._engine.descriptor import Descriptor, kind_of
 from trio_aio._errors import os_error
 from trio_aio._files.open import drop_unclaimed
-from trio_aio._names.calls import Name, change, changing, checked_context, encoded, request_of, status_or_error
+from trio_aio._names.calls import Name, change, changing, checked_context, encoded, request_of, stat_of, status_or_error
 from trio_aio._names.leftovers import run_to_the_end
 from trio_aio._names.listing import DT_DIR, DT_LNK
 from trio_aio._names.os_calls import RENAME_NOREPLACE
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from trio_aio._context.context import AIOContext
     from trio_aio._names.calls import NamePath
 
-__all__ = ("copy_file", "copy_tree", "copy_tree_to_move")
+__all__ = ("copy_file", "copy_tree", "move")
 
 _DT_SOCK = 12
 
@@ -65,11 +65,20 @@ async def copy_file(
     """
     used = checked_context(context)
     flags = _flags(follow_symlinks, preserve_metadata, exclusive) | (DURABLE if durable else 0)
-    name, second = encoded(source, "source"), encoded(target, "target")
+    first, second = Name(AT_FDCWD, encoded(source, "source"), source), Name(AT_FDCWD, encoded(target, "target"), target)
+    return await _copied(used, first, second, flags)
+
+
+async def _copied(used: AIOContext, source: Name, target: Name, flags: int) -> int:
+    """Copy a file, and return the number of bytes."""
+    assert source.path is not None
+    assert target.path is not None
     copy = CopyState()
-    descriptor = Descriptor(AT_FDCWD, source)
+    descriptor = Descriptor(source.dir, source.shown)
     try:
-        while await request_of(used, CopyName(descriptor, name, second, copy, filename2=target, dir2=AT_FDCWD, flags=flags)):
+        while await request_of(
+            used, CopyName(descriptor, source.path, target.path, copy, filename2=target.shown, dir2=target.dir, flags=flags)
+        ):
             pass
     except OSError as error:
         raise _explained(error, copy) from None
@@ -135,8 +144,10 @@ class _TreeCopy:
                 for path in reversed(self._directories):
                     await self._preserve(path)
         finally:
-            self._reader.release()
-            await self._give_up_all()
+            try:
+                await self._give_up_all()
+            finally:
+                self._reader.release()  # only now: the copies start from the descriptor of the source
 
     async def _enter(self, node: Node) -> None:
         try:
@@ -151,7 +162,7 @@ class _TreeCopy:
                 if kind == DT_DIR or (self._follow and kind == DT_LNK and target == DT_DIR):
                     if await self._make_directory(path):
                         self._stack.append(Node(path, os.fsdecode(os.path.join(self._source, path))))
-                elif kind != _DT_SOCK or self.with_sockets:
+                elif self.with_sockets or (kind != _DT_SOCK and not (self._follow and kind == DT_LNK and target == _DT_SOCK)):
                     await self._start(path)
 
     def _made(self, path: bytes) -> Name:
@@ -209,7 +220,7 @@ class _TreeCopy:
             self._submit(request.path, request.copy)
         elif request.result < 0:
             error = request.error()
-            self._report(error)
+            self._report(_explained(error, request.copy) if isinstance(error, OSError) else error)
         else:
             self.made += 1
 
@@ -270,12 +281,24 @@ async def copy_tree(
         return copy.made + isinstance(status, int)
 
 
-async def copy_tree_to_move(source: NamePath, target: NamePath) -> None:
-    """Copy a tree that will be removed: as `copy_tree`, and its sockets are made anew too."""
+async def move(source: NamePath, target: NamePath) -> None:
+    """Rename a file or a tree, or copy it to another filesystem, sockets included, and then remove it. OSError."""
     used = checked_context(None)
     with _Ends(used, source, target) as ends:
+        try:
+            await change(used, Call.RENAME, ends.source, ends.target, flags=0)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+        else:
+            return
+        if not stat.S_ISDIR((await stat_of(used, ends.source, follow_symlinks=False)).st_mode):
+            await _copied(used, ends.source, ends.target, PRESERVE)
+            await change(used, Call.UNLINK, ends.source)
+            return
         await ends.check_apart()
         await _copy_to_new(used, ends, PRESERVE, None, 16, with_sockets=True)
+        await remove_named_tree(used, ends.source, missing_ok=False, on_error=None)
 
 
 class _Ends:

@@ -332,7 +332,8 @@ class AsyncDirectory(NotCopied):
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            both = f"a path leads out of its directory, {self.name!r} or {other.name!r}, or they lie on different filesystems"
+            where = f"{self.name!r}" if other is self else f"{self.name!r} or {other.name!r}"
+            both = f"a path leads out of the directory {where}, or they lie on different filesystems"
             raise OSError(errno.EXDEV, f"{os.strerror(errno.EXDEV)}: {both}", source, None, target) from None
 
     async def symlink(self, target: NamePath, path: NamePath) -> None:

@@ -47,6 +47,15 @@ class _Part:
         self.is_read: bool = False
         self.request: ReadMany = ReadMany(Descriptor(AT_FDCWD, paths[0]), [encoded(path) for path in paths], memory)
 
+    def served(self) -> list[Any]:
+        """Return what the request says of the first of its files: at least of one."""
+        result = self.request.result
+        served = self.request.files() if result >= 0 else []
+        if served:
+            return served
+        # A request that failed as a whole says nothing of several files: then each is read alone.
+        return [result or b""] if len(self.paths) == 1 else [-errno.EFBIG] * len(self.paths)
+
 
 class FileContents(Listing[Found]):
     """What `read_files` returns: ``(path, data)`` in the order of the paths. ``await`` returns the list of data."""
@@ -63,6 +72,7 @@ class FileContents(Listing[Found]):
         # Memory of requests that have ended. New memory would cost a page fault for every 4 KiB.
         self._free: list[Export] = []
         self._exhausted: bool = False
+        self._cut_off: bool = False  # an exception has ended the generator of the paths
         # What was read and could not be yielded, because an error came before it.
         self._found: deque[Found] = deque()
         self._next: list[Any] = []  # paths of the next request
@@ -111,9 +121,7 @@ class FileContents(Listing[Found]):
         part = self._parts[0]
         if not part.is_read:
             await wait_for(backend, part.request)
-            # A request that failed as a whole says nothing of its files: then each is read alone.
-            part.contents = part.request.files() if part.request.result >= 0 else [-errno.EFBIG] * len(part.paths)
-            part.is_read = True
+            part.contents, part.is_read = part.served(), True
             self._free.append(part.request.data)
         for at, data in enumerate(part.contents):
             if isinstance(data, int):
@@ -139,17 +147,32 @@ class FileContents(Listing[Found]):
         backend = context._backend
         assert backend is not None
         await backend.checkpoint_if_cancelled()
+        # A test's fault is for one file.
+        together = self._together if context._check().hook is None else 1
         while len(self._parts) < self._most and not self._exhausted:
             paths = self._next
-            while len(paths) < self._together:
+            while len(paths) < together:
                 try:
-                    paths.append(await anext(self._paths) if self._asynchronous else next(self._paths))  # type: ignore[arg-type]
+                    paths.append(await self._next_path() if self._asynchronous else next(self._paths))  # type: ignore[arg-type]
                 except (StopIteration, StopAsyncIteration):
                     self._exhausted = True
                     break
             if paths:
                 self._parts.append(self._submitted(context, paths))
                 self._next = []
+
+    async def _next_path(self) -> Any:
+        """Return the next path of an asynchronous iterator. RuntimeError if a cancellation has ended it: it may have had more."""
+        if self._cut_off:
+            raise RuntimeError("the generator of the paths was cancelled, which has ended it: use one that goes on, or a list")
+        paths: Any = self._paths
+        try:
+            return await anext(paths)
+        except StopAsyncIteration:
+            raise
+        except BaseException:
+            self._cut_off = getattr(paths, "ag_frame", paths) is None
+            raise
 
     def _submitted(self, context: AIOContext, paths: list[Any]) -> _Part:
         part = _Part(paths, self._free.pop() if self._free else hold(private_memory(self._memory)))

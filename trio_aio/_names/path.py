@@ -7,7 +7,6 @@ are here on every Python.
 
 from __future__ import annotations
 
-import errno
 import os
 import pathlib
 import stat as _stat
@@ -179,17 +178,7 @@ class Path(PathQuestions):
 
     async def move(self, target: str | os.PathLike[str]) -> Self:
         """As ``pathlib.Path.move``: renamed, or to another filesystem copied, with metadata, and then removed. Returns the new path."""
-        try:
-            return await self.replace(target)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-        if await self._is(_stat.S_ISDIR, False):
-            await copying.copy_tree_to_move(self, target)
-            await self.remove_tree()
-        else:
-            await copying.copy_file(self, target, follow_symlinks=False, preserve_metadata=True)
-            await self.unlink()
+        await copying.move(self, target)
         return self._like(target)
 
     async def move_into(self, target_dir: str | os.PathLike[str]) -> Self:

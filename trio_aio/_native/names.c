@@ -554,18 +554,32 @@ static void leave(struct place *place)
     free(place->last);
 }
 
-/* A slash behind a name says that it is a directory, or becomes one. It was cut off, because `*at` calls follow a link that has one. */
-static int check_slashes(int call, const struct place *first, const struct place *second)
+/* Return 0 if a name is a directory, or -errno. */
+static int check_directory(const struct place *place)
 {
     struct stat st;
-    int renames = call == TAIO_NAME_RENAME;
-    if (call != TAIO_NAME_MKDIR && (first->slash || (renames && second->slash))) {
-        if (fstatat(first->dir, first->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-            return -errno;
-        if (!S_ISDIR(st.st_mode))
-            return -ENOTDIR;
+    if (fstatat(place->dir, place->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return -errno;
+    return S_ISDIR(st.st_mode) ? 0 : -ENOTDIR;
+}
+
+/* A slash behind a name says that it is a directory, or becomes one. It was cut off, because `*at` calls follow a link that has one. */
+static int check_slashes(const struct taio_name *n, const struct place *first, const struct place *second)
+{
+    int renames = n->call == TAIO_NAME_RENAME, exchanges = renames && (n->flags & RENAME_EXCHANGE);
+    int error = 0;
+    if (n->call == TAIO_NAME_MKDIR)
+        return 0;
+    if (first->slash || (renames && !exchanges && second->slash))
+        error = check_directory(first);
+    if (error != -ENOENT && n->call == TAIO_NAME_SYMLINK)
+        return 0; /* it exists, which is the error */
+    if (error == 0 && second->slash && (exchanges || !renames)) {
+        error = check_directory(second);
+        if (error != -ENOENT && !renames)
+            return 0;
     }
-    return !renames && second->slash && fstatat(second->dir, second->name, &st, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+    return error;
 }
 
 /* Make a call whose paths must stay beneath their directories. What a call only looks at is opened first, and then named by its fd. */
@@ -593,7 +607,7 @@ static int64_t run_beneath(struct taio_name *n, const char *path, const char *pa
     if (rc == 0)
         rc = enter(&second, n->dir2, path2, two && (n->beneath & 2));
     if (rc == 0)
-        rc = check_slashes(n->call, &first, &second);
+        rc = check_slashes(n, &first, &second);
     if (rc == 0)
         rc = run_call(n, first.dir, first.name, second.dir, second.name);
     leave(&second);

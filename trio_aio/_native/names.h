@@ -113,7 +113,8 @@ struct taio_name {
     int32_t fd;          /* an open fd, or -1; the caller closes what a call has left here */
     uint32_t mode, uid, gid;
     uint64_t moved;      /* out: bytes, also before an error */
-    uint32_t failed;     /* out: of a call on several names, the length of the path that failed; 0: the whole path */
+    uint32_t failed;     /* out: of a call on several names, the length of the path that failed; 0: the whole path. Of a copy: 0 if the
+                            source failed, 1 the target, 2 one of both */
     uint64_t path, path2;
     uint64_t memory, capacity;
     int64_t number;

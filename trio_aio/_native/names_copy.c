@@ -157,13 +157,15 @@ static int64_t copy_begin(struct taio_name *n, struct taio_copy *copy, const cha
     if (error == 0 && !S_ISREG(copy->stat.mode))
         error = -EOPNOTSUPP;
     if (error == 0)
-        error = taio_new_begin(&copy->target, n->dir2, path2, 0666, follow, 0);
+        error = taio_new_begin(&copy->target, n->dir2, path2, 0666, follow && !(n->flags & TAIO_EXCLUSIVE), 0);
     if (error < 0) {
         n->failed = 1; /* it is about the target, unless the source is no file */
         return error;
     }
-    if ((n->flags & TAIO_EXCLUSIVE) && copy->target.exists)
+    if ((n->flags & TAIO_EXCLUSIVE) && copy->target.exists) {
+        n->failed = 1;
         return -EEXIST;
+    }
     copy->size = copy->stat.size;
     if (ioctl(copy->target.fd, FICLONE, copy->source) == 0)
         copy->offset = copy->size;
@@ -174,12 +176,14 @@ static int64_t copy_begin(struct taio_name *n, struct taio_copy *copy, const cha
 static int64_t copy_some(struct taio_copy *copy)
 {
     int64_t left = TAIO_COPY_PIECE;
+    int in_hole = 0;
     if (copy->size > 0 && copy->offset >= copy->size)
         return 0;
     while (left > 0) {
         off_t data = copy->size > 0 ? lseek(copy->source, copy->offset, SEEK_DATA) : copy->offset, end;
-        if (data < 0 && errno == ENXIO)
-            break; /* the rest is a hole */
+        in_hole = data < 0 && errno == ENXIO;
+        if (in_hole)
+            break;
         if (data < 0)
             data = copy->offset; /* the filesystem does not know holes */
         end = copy->size > 0 ? lseek(copy->source, data, SEEK_HOLE) : -1;
@@ -194,10 +198,11 @@ static int64_t copy_some(struct taio_copy *copy)
     }
     if (left <= 0)
         return 1;
-    if (copy->size > copy->offset) {
-        if (ftruncate(copy->target.fd, copy->size) < 0)
+    struct stat st; /* the source may have been cut off meanwhile */
+    if (in_hole && fstat(copy->source, &st) == 0 && st.st_size > copy->offset) {
+        if (ftruncate(copy->target.fd, st.st_size) < 0)
             return -errno;
-        copy->offset = copy->size;
+        copy->offset = st.st_size;
     }
     return 0;
 }
@@ -218,8 +223,10 @@ int64_t taio_name_copy(struct taio_name *n, const char *path, const char *path2)
     int64_t rc = copy->begun ? 0 : copy_begin(n, copy, path, path2);
     if (rc == 0 && copy->source < 0)
         return 0; /* it was a link */
-    if (rc == 0)
+    if (rc == 0) {
         rc = copy_some(copy);
+        n->failed = rc < 0 ? 2 : 0;
+    }
     if (rc > 0)
         return rc;
     if (rc == 0 && (n->flags & TAIO_PRESERVE))

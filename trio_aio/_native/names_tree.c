@@ -164,7 +164,7 @@ static size_t parent_length(const char *path, size_t length)
 }
 
 /* Make all missing directories of `path`, a copy that it may change, with the mode 0777. Returns 0, or -errno and the length of the path that
- * failed. `any`: what exists is good enough, as for os.makedirs, and so what is below a file fails at the name right below it. */
+ * failed. `any`: what exists is good enough, as for os.makedirs, and whatever the error is, it is that of the first name that cannot be made. */
 static int make_parents(int dir, char *path, size_t length, int any, size_t *failed)
 {
     size_t made = length;
@@ -177,7 +177,7 @@ static int make_parents(int dir, char *path, size_t length, int any, size_t *fai
         if (there)
             break;
         size_t up = parent_length(path, made);
-        if ((rc != -ENOENT && !(any && (rc == -ENOTDIR || rc == -EACCES))) || up == 0 || up == made) {
+        if ((rc != -ENOENT && !any) || up == 0 || up == made) {
             *failed = made;
             return rc;
         }
@@ -229,12 +229,12 @@ static int ends_in_dot(const char *path)
 int64_t taio_name_mkdir(struct taio_name *n, int dir, const char *path)
 {
     int rc = mkdirat(dir, path, n->mode) < 0 ? -errno : 0;
-    int looks_up = rc == -ENOENT || ((rc == -ENOTDIR || rc == -EACCES) && (n->flags & TAIO_UPWARDS));
+    int missing = rc == -ENOENT, looks_up = missing || (rc < 0 && rc != -EEXIST && (n->flags & TAIO_UPWARDS));
     if (looks_up && (n->flags & TAIO_PARENTS)) {
         int made = make_parents_of(dir, path, (n->flags & TAIO_UPWARDS) != 0, &n->failed);
         if (made < 0)
             return made;
-        if (ends_in_dot(path))
+        if (missing && ends_in_dot(path))
             return 0;
         rc = mkdirat(dir, path, n->mode) < 0 ? -errno : 0;
     }

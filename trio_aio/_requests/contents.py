@@ -130,7 +130,11 @@ class CopyName(NameRequest):
     def kernel_error(self) -> OSError:
         if self.result == -errno.EALREADY:
             return OSError(errno.EALREADY, "they are the same file", self.descriptor.name, None, self.filename2)
-        return os_error(self.result, self.filename2 if self.record.failed else self.descriptor.name)
+        failed = self.record.failed
+        error = os_error(self.result, self.filename2 if failed == 1 else self.descriptor.name)
+        if failed > 1:
+            error.filename2 = self.filename2
+        return error
 
     def settle(self, engine: Host) -> None:
         if engine.orphaned and self.copy.is_open:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from trio_aio._errors import NotCopied
 from trio_aio._lanes.workers import WorkerLane
-from trio_aio._requests.contents import ManyNames
+from trio_aio._requests.contents import CopyMetadata, CopyName, ManyNames
 from trio_aio._requests.names import Call, NameRequest
 from trio_aio._requests.pieces import PiecesRequest
 
@@ -51,8 +51,7 @@ class Fault(NotCopied):
         self._faults: dict[Any, None] = hook.rules
         self._fd: int | None = file if isinstance(file, int) else None
         self._path: str | None = None if file is None else _absolute(file)
-        # A request's own path starts from a descriptor perhaps, whose path has no links.
-        self._paths: set[str] = set() if self._path is None else {self._path, os.path.realpath(self._path)}
+        self._paths: set[str] = set() if self._path is None else _ways_to(self._path)
         self._operation: OperationName | None = operation
         self._first: int = first
         self._last: float = first + count - 1
@@ -75,14 +74,14 @@ class Fault(NotCopied):
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         self.remove()
 
-    def _suits(self, name: OperationName) -> bool:
-        """Return whether this fault can happen to such a request."""
+    def _suits(self, name: OperationName, request: Any) -> bool:
+        """Return whether this fault can happen to a request."""
         return True
 
     def _first_due(self, request: Any) -> int | None:
         """Count a request, or each of its pieces, if the fault is for it. Return the index of the first that meets it, or None."""
         name = request.fault_name
-        if name is None or (name != self._operation if self._operation is not None else name == "close") or not self._suits(name):
+        if name is None or (name != self._operation if self._operation is not None else name == "close") or not self._suits(name, request):
             return None
         descriptor = request.descriptor
         if self._fd is not None and descriptor.fd != self._fd:
@@ -108,7 +107,7 @@ class Failure(Fault):
         self._after: int = _at_least(0, after, "after")
         super().__init__(hook, *rule)
 
-    def _suits(self, name: OperationName) -> bool:
+    def _suits(self, name: OperationName, request: Any) -> bool:
         return not self._after or name in ("read", "write")
 
     def _meet(self, hook: FaultHook, lane: Lane[Any], request: Any, slot: int) -> None:
@@ -134,8 +133,9 @@ class Shortness(Fault):
         self._end: bool = end
         super().__init__(hook, *rule)
 
-    def _suits(self, name: OperationName) -> bool:
-        return name in ("read", "write")
+    def _suits(self, name: OperationName, request: Any) -> bool:
+        # What reads or writes a file by its path makes several system calls, and continues after a short one.
+        return name in ("read", "write") and (request.nbytes > 0 or not self._nbytes)
 
     def _meet(self, hook: FaultHook, lane: Lane[Any], request: Any, slot: int) -> None:
         if isinstance(request, PiecesRequest):
@@ -212,29 +212,41 @@ def _absolute(name: object) -> str | None:
     return None if name is None or isinstance(name, int) else os.path.abspath(os.fsdecode(name))  # type: ignore[arg-type]
 
 
+# Calls on two names. Other calls have something else beside the first: what a link will point to, say.
+_TWO_NAMES = (Call.RENAME, Call.RENAMES, Call.LINK, CopyName.call, CopyMetadata.call)
+
+
 def _places_of(request: Any) -> set[str]:
     """Return the absolute paths of the names that a request is for, wherever they start from."""
     if not isinstance(request, NameRequest):
         return set()
     record = request.record
-    places = {_place(record.dir, request.path)}
-    if request.path2 is not None and request.call != Call.SYMLINK:  # there it is what the link will point to
-        places.add(_place(record.dir2, request.path2))
     if isinstance(request, ManyNames):
         folder = _place(record.dir, request.path)
-        places = {os.path.normpath(os.path.join(folder, os.fsdecode(name))) for name in request.names}
-    return places
+        places = [os.path.normpath(os.path.join(folder, os.fsdecode(name))) for name in request.names]
+    else:
+        places = [_place(record.dir, request.path)] if request.path is not None or record.dir >= 0 else []
+        if request.call in _TWO_NAMES:
+            places.append(_place(record.dir2, request.path2))
+    return {way for place in places for way in _ways_to(place)}
 
 
 def _place(fd: int, path: bytes | None) -> str:
     """Return the absolute path of a name that starts from a descriptor, or that is the descriptor's own (None)."""
-    start = os.getcwd()
-    if fd >= 0:
+    text = os.fsdecode(path or b"")
+    start = "/"
+    if not text.startswith("/"):
         try:
-            start = os.readlink(f"/proc/self/fd/{fd}")
-        except OSError:
+            start = os.readlink(f"/proc/self/fd/{fd}") if fd >= 0 else os.getcwd()
+        except OSError:  # it is closed, or gone
             start = f"<fd {fd}>"
-    return os.path.normpath(os.path.join(start, os.fsdecode(path or b"")))
+    return os.path.normpath(os.path.join(start, text))
+
+
+def _ways_to(path: str) -> set[str]:
+    """Return a path, and the one without links that leads to the same name."""
+    folder, name = os.path.split(path)
+    return {path, os.path.join(os.path.realpath(folder), name)}
 
 
 def _at_least(least: int, value: SupportsIndex, name: str) -> int:
