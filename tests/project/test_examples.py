@@ -30,6 +30,7 @@ def run(name: str, *arguments: object) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--direct",)])
 def test_copy_file_copies(disk: Path, options: tuple[str, ...]) -> None:
     source, target = disk / "source", disk / "target"

@@ -12,6 +12,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "passed"), [("test_with_pytest_trio.py", 2), ("test_with_anyio.py", 2)])
 def test_pytest_examples_pass(tmp_path: Path, name: str, passed: int) -> None:
     shutil.copy(EXAMPLES / name, tmp_path)

@@ -295,6 +295,7 @@ async def acknowledged_until(module: Any, port: int, enough: int, stop: Callable
     return known, sent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--direct",)])
 def test_page_server_keeps_acknowledged_pages_when_it_is_killed(disk: Path, options: tuple[str, ...]) -> None:
     module = load("page_server")

@@ -43,6 +43,7 @@ def run_suite(folder: Path, *arguments: str, output: int | IO[bytes] = subproces
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_summary_groups_skips_and_ends_with_the_slow_tests_left_out(tmp_path: Path, workers: str) -> None:
     output = run_suite(tmp_path, "-m", "not slow", "-n", workers)
@@ -50,10 +51,12 @@ def test_summary_groups_skips_and_ends_with_the_slow_tests_left_out(tmp_path: Pa
     assert output.endswith("2 slow tests were left out; `make test-all` runs all\n")
 
 
+@pytest.mark.slow
 def test_summary_without_left_out_tests_does_not_name_any(tmp_path: Path) -> None:
     assert "left out" not in run_suite(tmp_path)
 
 
+@pytest.mark.slow
 def test_output_longer_than_the_file_size_limit_is_written(tmp_path: Path) -> None:
     with (tmp_path / "output").open("wb") as output:
         output.write(bytes(100 << 10))
