@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from anyio import CancelScope
+from anyio import CancelScope, create_task_group
+from anyio.lowlevel import checkpoint
 
 import trio_aio
 from trio_aio import AIOContext, Path, current_context, scandir, walk
+from trio_aio.testing import FaultyContext
 
 from ..support.tasks import busy, cancelled_while_blocked, until_idle
 from ..support.trees import make_tree, outcome
@@ -217,3 +220,33 @@ async def test_path_walk_equals_pathlib(tmp_path: pathlib.Path, top_down: bool, 
     ours = [(path, sorted(dirs), sorted(files)) async for path, dirs, files in Path(tmp_path).walk(top_down, None, follow)]
     theirs = [(path, sorted(dirs), sorted(files)) for path, dirs, files in tmp_path.walk(top_down, None, follow)]
     assert sorted(ours) == sorted(theirs)
+
+
+async def test_tree_stays_open_for_directories_that_are_still_being_read(tmp_path: pathlib.Path) -> None:
+    # A request that starts from its descriptor must not start from another directory that has got the number.
+    (tmp_path / "a/b").mkdir(parents=True)
+
+    def is_open() -> bool:
+        opened = []
+        for fd in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):  # that of the listing itself
+                opened.append(os.readlink(f"/proc/self/fd/{fd}"))
+        return str(tmp_path) in opened
+
+    async with FaultyContext() as context:
+        with context.hang(operation="list", file=tmp_path / "a") as hang:
+            listing = walk(tmp_path, context=context)
+            assert (await anext(listing))[1] == ["a"]
+            with CancelScope() as scope:
+                async with create_task_group() as tasks:
+                    tasks.start_soon(anext, listing)
+                    while not hang.held:
+                        await checkpoint()
+                    scope.cancel()
+            await listing.aclose()
+            for _ in range(5):
+                await trio_aio.os.getcwd()
+            assert is_open()
+            hang.release()
+            while is_open():
+                await trio_aio.os.getcwd()

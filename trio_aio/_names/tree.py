@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING
 from trio_aio._bulk.waiting import wait_for
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import os_error
-from trio_aio._files.open import drop_unclaimed
 from trio_aio._lanes.protocols import State
 from trio_aio._names.listing import Directory
 from trio_aio._requests.names import OpenName
+from trio_aio._requests.opening import Close
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from trio_aio._context.context import AIOContext
+    from trio_aio._engine.engine import Engine
     from trio_aio._names.calls import Name
     from trio_aio._requests.names import Listed, ListNames
 
@@ -52,6 +53,21 @@ class Node:
         self.listed: list[Listed] = []
 
 
+class _Top:
+    """The open top of a tree. It is closed when neither its reader nor a request that starts from it needs it any more."""
+
+    __slots__ = ("_close", "_engine", "descriptor")
+
+    def __init__(self, engine: Engine, descriptor: Descriptor) -> None:
+        self._engine: Engine = engine
+        self.descriptor: Descriptor = descriptor
+        self._close: Close = Close(descriptor)
+
+    def __del__(self) -> None:
+        if self.descriptor.take_unclaimed():
+            self._engine.drops.add(self.descriptor, self._close)
+
+
 class TreeReader:
     """Reads the directories below `top`. flags: those of each listing (`ListNames`)."""
 
@@ -60,6 +76,7 @@ class TreeReader:
         self._top: Name = top
         self._flags: dict[str, object] = flags
         self._root: Descriptor = Descriptor(top.dir, top.shown)
+        self._open_top: _Top | None = None
         self._reading: set[Node] = set()
 
     async def open(self, extra_flags: int = 0) -> None:
@@ -69,6 +86,7 @@ class TreeReader:
         top = self._top
         path = b"." if top.path is None else top.path
         flags = os.O_PATH | os.O_DIRECTORY | extra_flags
+        self._open_top = _Top(self._context._check(), self._root)
         await self._context._submit_and_wait(OpenName(self._root, path, flags=flags, beneath=int(top.resolve != 0)))
 
     @property
@@ -88,6 +106,7 @@ class TreeReader:
     def _submit(self, node: Node) -> None:
         assert node.directory is not None
         node.request = node.directory.request()
+        node.request.kept = self._open_top
         self._reading.add(node)
         self._context._check().submit(node.request)
 
@@ -123,4 +142,4 @@ class TreeReader:
             assert node.directory is not None
             node.directory.release(self._context)
         self._reading.clear()
-        drop_unclaimed(engine, self._root)
+        self._open_top = None

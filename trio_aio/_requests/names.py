@@ -335,7 +335,7 @@ class ListNames(NameRequest):
     point to. stats: also describe each entry.
     """
 
-    __slots__ = ("opened", "stats")
+    __slots__ = ("kept", "opened", "stats")
 
     fault_name = "list"
     call = lib.TAIO_NAME_LIST
@@ -356,6 +356,7 @@ class ListNames(NameRequest):
             self, descriptor, path, memory=memory, no_links=int(no_links), flags=os.O_NOFOLLOW if no_links else 0, **fields
         )
         self.opened: Descriptor = opened
+        self.kept: object = None  # what must stay open until it has ended
         self.record.fd = opened.fd if opened.unclaimed else -1
         memory.targets = int(targets)
         self.stats: CData | None = _new_uncleared("struct taio_stat[]", lib.TAIO_LIST_ENTRIES) if stats else None
@@ -370,6 +371,9 @@ class ListNames(NameRequest):
             self.opened.close_unclaimed()
         elif self.abandoned and self.opened.take_unclaimed():
             engine.drops.add(self.opened, Close(self.opened))  # its listing was dropped
+
+    def release_memory(self, engine: Host) -> None:
+        self.kept = None
 
     def listed(self) -> Listed:
         """Return what it has read. Its memory may be used again then."""
