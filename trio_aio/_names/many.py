@@ -201,7 +201,8 @@ def read_files(
 
     paths: taken as needed; the order of the results is theirs. At most `depth` files and `max_bytes` are read and not yet taken; a larger
     file is read alone. Several files share a request. on_error: "raise" raises an OSError at its turn, and the iteration can continue;
-    "return" yields it in place of data. ValueError for another, or a number below 1.
+    "return" yields it in place of data. ValueError for another, or a number below 1. A step that was cancelled can be made again, unless
+    that has ended a generator of the paths: RuntimeError.
     """
     if on_error not in ("raise", "return"):
         raise ValueError(f"on_error must be 'raise' or 'return', not {on_error!r}")
