@@ -432,3 +432,38 @@ def test_missing_package_is_an_import_error_that_names_the_extra() -> None:
     program = "import sys; sys.modules['starlette'] = None; import trio_aio.integrations.starlette"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert re.search(r"ImportError: .*pip install 'trio-aio\[starlette\]'", done.stderr)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_headers_that_a_subclass_has_removed_stay_removed(path: Path, method: str) -> None:
+    def without(base: Any) -> Any:
+        class NotCached(base):  # type: ignore[misc]
+            async def get_response(self, path: str, scope: Any) -> Any:
+                response = await super().get_response(path, scope)
+                del response.headers["etag"]
+                del response.headers["last-modified"]
+                response.headers["cache-control"] = "no-store"
+                return response
+
+        return NotCached(directory=path.parent)
+
+    async def main() -> None:
+        for headers in ({}, {"range": "bytes=0-9"}, {"range": "bytes=0-9", "if-range": '"x"'}):
+            ours = await answer(without(StaticFiles), headers, method=method, path=f"/{path.name}")
+            assert not {"etag", "last-modified"} & {*ours.headers}
+            if "if-range" not in headers:
+                theirs = await answer(without(starlette.staticfiles.StaticFiles), headers, method=method, path=f"/{path.name}")
+                assert ours[:3] == theirs[:3]
+
+    anyio.run(main)
+
+
+def test_header_that_was_removed_stays_removed_when_a_response_is_sent_again(path: Path) -> None:
+    async def main() -> None:
+        response = FileResponse(path)
+        assert "etag" in (await answer(response)).headers
+        del response.headers["etag"]
+        for _ in range(3):
+            assert "etag" not in (await answer(response)).headers
+
+    anyio.run(main)

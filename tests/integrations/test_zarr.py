@@ -307,3 +307,36 @@ def test_missing_package_is_an_import_error_that_names_the_extra() -> None:
     program = "import sys; sys.modules['zarr.abc.store'] = None; import trio_aio.integrations.zarr"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert re.search(r"ImportError: .*pip install 'trio-aio\[zarr\]'", done.stderr)
+
+
+@pytest.mark.parametrize("key", ["a/", "a/.", "./a", "g/", "g/.", "", ".", "a//", "g//b"])
+def test_key_with_parts_that_name_nothing_is_as_with_local_store(tmp_path: pathlib.Path, key: str) -> None:
+    prototype = default_buffer_prototype()
+
+    def left(store: Any) -> list[str] | None:
+        return sorted(os.listdir(store.root)) if store.root.exists() else None
+
+    async def outcomes(store: Any) -> list[Any]:
+        async def outcome(call: Coroutine[Any, Any, Any]) -> Any:
+            try:
+                result = await call
+            except Exception as error:
+                return type(error)
+            return result.to_bytes() if hasattr(result, "to_bytes") else result
+
+        await store.set("a", Buffer.from_bytes(b"value"))
+        await store.set("g/b", Buffer.from_bytes(b"inner"))
+        found = [
+            await outcome(store.get(key, prototype)),
+            await outcome(store.exists(key)),
+            await outcome(store.set_if_not_exists(key, Buffer.from_bytes(b"new"))),
+            await outcome(store.delete_dir(key)),
+            left(store),
+        ]
+        await store.set("a", Buffer.from_bytes(b"value"))
+        return [*found, await outcome(store.delete(key)), left(store)]
+
+    async def main() -> None:
+        assert await outcomes(AioStore(tmp_path / "ours")) == await outcomes(LocalStore(tmp_path / "theirs"))
+
+    asyncio.run(main())

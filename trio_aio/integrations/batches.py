@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import operator
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,9 @@ import anyio
 import trio_aio
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-__all__ = ("DEPTH", "Range", "read_parts", "together")
+__all__ = ("DEPTH", "Range", "by_path", "is_special", "raise_first", "read_parts", "result_of", "together")
 
 # Files that are open at the same time, at most.
 DEPTH = 64
@@ -90,3 +91,30 @@ async def together(function: Callable[..., Awaitable[Any]], calls: Sequence[tupl
         for _ in range(min(DEPTH, len(calls))):
             tasks.start_soon(take)
     return results
+
+
+def by_path(paths: list[str], found: list[Any], on_error: str) -> dict[str, Any]:
+    """Return results by path. on_error: "raise" the first error, "return" errors too, or leave them out."""
+    if on_error == "raise":
+        raise_first(found)
+    return {path: data for path, data in zip(paths, found, strict=True) if on_error == "return" or not isinstance(data, Exception)}
+
+
+def raise_first(results: Iterable[Any]) -> None:
+    """Raise the first error among results."""
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+def is_special(data: Any) -> bool:
+    """Return whether a result says that the file is a device, a FIFO or another for which a thread may have to wait."""
+    return isinstance(data, io.UnsupportedOperation)
+
+
+def result_of(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a call returns or raises."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        return error

@@ -12,8 +12,10 @@ fsspec finds the class by its entry point: ``fsspec.open("aio:///data/file")``.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import stat
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +24,9 @@ import anyio.to_thread
 
 import trio_aio
 from trio_aio.integrations import missing
-from trio_aio.integrations.batches import DEPTH, read_parts, together
-from trio_aio.integrations.plan import PROTOCOLS, planned
+from trio_aio.integrations.batches import DEPTH, by_path, is_special, raise_first, read_parts, result_of, together
+from trio_aio.integrations.order import in_groups, known, nested
+from trio_aio.integrations.plan import PROTOCOLS, as_list, path_error, plain, planned
 from trio_aio.integrations.streamed import MODES, AioStreamedFile, open_streamed
 
 try:
@@ -36,7 +39,7 @@ except ImportError as _error:
     raise missing("fsspec", _error) from _error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from typing_extensions import Buffer
 
@@ -100,34 +103,38 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
         paths = self.expand_path(path, recursive=recursive)
         if not isinstance(path, list) and paths == [self._strip_protocol(path)]:
             return self.cat_file(paths[0])
-        found = sync(self.loop, self._read_files, paths) if len(paths) > 1 else [_result_of(self.cat_file, paths[0])]
+        found = sync(self.loop, self._read_files, paths) if len(paths) > 1 else [result_of(self.cat_file, paths[0])]
+        if on_error == "raise":
+            raise_first(data for data in found if not is_special(data))
         # This thread may wait for a device or a FIFO.
-        found = [_result_of(self.cat_file, name) if _is_special(data) else data for name, data in zip(paths, found, strict=True)]
-        return _by_path(paths, found, on_error)
+        found = [result_of(self.cat_file, name) if is_special(data) else data for name, data in zip(paths, found, strict=True)]
+        return by_path(paths, found, on_error)
 
     async def _cat(self, path: Any, recursive: bool = False, on_error: str = "raise", batch_size: int | None = None, **options: Any) -> Any:
         if options:
             return await super()._cat(path, recursive=recursive, on_error=on_error, batch_size=batch_size, **options)
         paths = await self._expand_path(path, recursive=recursive)
-        found = await self._read_all_kinds(paths)
+        found = await self._read_all_kinds(paths, on_error)
         if not isinstance(path, list) and paths == [self._strip_protocol(path)]:
             if isinstance(found[0], Exception) and on_error == "raise":
                 raise found[0]
             return found[0]
-        return _by_path(paths, found, on_error)
+        return by_path(paths, found, on_error)
 
     async def _read_files(self, paths: list[str]) -> list[bytes | Exception]:
         """Return the contents of files, each error in the place of what it prevented."""
-        errors = [_path_error(path) for path in paths]
+        errors = [path_error(path) for path in paths]
         usable = [path for path, error in zip(paths, errors, strict=True) if error is None]
         found = iter(await trio_aio.read_files(usable, depth=DEPTH, on_error="return"))
         return [next(found) if error is None else error for error in errors]
 
-    async def _read_all_kinds(self, paths: list[str]) -> list[bytes | Exception]:
+    async def _read_all_kinds(self, paths: list[str], on_error: str = "return") -> list[bytes | Exception]:
         """Do what `_read_files` does. A thread reads devices and FIFOs, for which it may have to wait."""
         found = await self._read_files(paths)
-        special = [index for index, data in enumerate(found) if _is_special(data)]
-        calls = [(_result_of, self.cat_file, paths[index]) for index in special]
+        if on_error == "raise":
+            raise_first(data for data in found if not is_special(data))
+        special = [index for index, data in enumerate(found) if is_special(data)]
+        calls = [(result_of, self.cat_file, paths[index]) for index in special]
         for index, data in zip(special, await together(anyio.to_thread.run_sync, calls), strict=True):
             found[index] = data
         return found
@@ -137,7 +144,7 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
         try:
             return await read_parts(path, ranges, max_gap)
         except io.UnsupportedOperation:
-            calls = [(_result_of, self.cat_file, path, start, end) for start, end in ranges]
+            calls = [(result_of, self.cat_file, path, start, end) for start, end in ranges]
             return await together(anyio.to_thread.run_sync, calls)
 
     async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
@@ -179,7 +186,7 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
             return await super()._cat_ranges(paths, starts, ends, None, batch_size, on_error, **options)
         if not isinstance(paths, list):
             raise TypeError(f"paths must be a list, not {type(paths).__name__}")
-        ranges = list(zip(_as_list(starts, len(paths), "starts"), _as_list(ends, len(paths), "ends"), strict=True))
+        ranges = list(zip(as_list(starts, len(paths), "starts"), as_list(ends, len(paths), "ends"), strict=True))
         wanted: dict[str, list[int]] = {}
         for index, path in enumerate(paths):
             wanted.setdefault(self._strip_protocol(path), []).append(index)
@@ -195,7 +202,7 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
             for position, index in enumerate(indices):
                 results[index] = found if isinstance(found, Exception) else found[position]
         if on_error != "return":
-            _raise_first(results)
+            raise_first(results)
         return results
 
     def pipe(self, path: Any, value: Any = None, **options: Any) -> None:
@@ -207,9 +214,16 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
             super().pipe(path, value, **options)
 
     async def _pipe(self, path: Any, value: Any = None, batch_size: int | None = None, **options: Any) -> None:
-        # Of a path that is named twice, the last value counts.
-        values = {self._strip_protocol(name): data for name, data in (path.items() if isinstance(path, dict) else [(path, value)])}
-        _raise_first(await together(partial(self._pipe_file, **options), list(values.items()), stop=True))
+        values = [(self._strip_protocol(name), data) for name, data in (path.items() if isinstance(path, dict) else [(path, value)])]
+
+        async def write_in_order(group: list[int]) -> None:
+            for index in group:
+                await self._pipe_file(*values[index], **options)
+
+        # Of a file that has several names here, the last value counts.
+        files = await known([name for name, _ in values])
+        groups = in_groups([()] * len(files), [file.names for file in files])
+        raise_first(await together(write_in_order, [(group,) for group in groups], stop=True))
 
     async def _pipe_file(self, path: str, value: Buffer, mode: str = "overwrite", **options: Any) -> None:
         path = self._strip_protocol(path)
@@ -253,7 +267,7 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
         self._copy_pairs(partial(LocalFileSystem.get, recursive=recursive, maxdepth=maxdepth, **options), rpath, lpath, callback)
 
     async def _get(self, rpath: Any, lpath: Any, recursive: bool = False, callback: Any = DEFAULT_CALLBACK, **options: Any) -> None:
-        await self._copy_pairs_async(partial(LocalFileSystem.get, recursive=recursive, **_plain(options)), rpath, lpath, callback)
+        await self._copy_pairs_async(partial(LocalFileSystem.get, recursive=recursive, **plain(options)), rpath, lpath, callback)
 
     def put(
         self, lpath: Any, rpath: Any, recursive: bool = False, callback: Any = DEFAULT_CALLBACK, maxdepth: Any = None, **options: Any
@@ -262,16 +276,16 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
         self._copy_pairs(partial(LocalFileSystem.put, recursive=recursive, maxdepth=maxdepth, **options), lpath, rpath, callback)
 
     async def _put(self, lpath: Any, rpath: Any, recursive: bool = False, callback: Any = DEFAULT_CALLBACK, **options: Any) -> None:
-        await self._copy_pairs_async(partial(LocalFileSystem.put, recursive=recursive, **_plain(options)), lpath, rpath, callback)
+        await self._copy_pairs_async(partial(LocalFileSystem.put, recursive=recursive, **plain(options)), lpath, rpath, callback)
 
     def copy(self, path1: Any, path2: Any, recursive: bool = False, maxdepth: Any = None, on_error: Any = None, **options: Any) -> None:
         """Copy files. As `LocalFileSystem.copy`; several files are copied together."""
-        ignore = on_error == "ignore" or (on_error is None and recursive)
+        ignore = recursive if on_error is None else on_error != "raise"
         self._copy_pairs(partial(LocalFileSystem.copy, recursive=recursive, maxdepth=maxdepth, **options), path1, path2, ignore=ignore)
 
     async def _copy(self, path1: Any, path2: Any, recursive: bool = False, on_error: Any = None, **options: Any) -> None:
-        ignore = on_error == "ignore" or (on_error is None and recursive)
-        plan = partial(LocalFileSystem.copy, recursive=recursive, **_plain(options))
+        ignore = recursive if on_error is None else on_error != "raise"
+        plan = partial(LocalFileSystem.copy, recursive=recursive, **plain(options))
         await self._copy_pairs_async(plan, path1, path2, ignore=ignore)
 
     def _copy_pairs(
@@ -298,8 +312,8 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
         await self._copy_all(pairs, callback, ignore, **options)
 
     async def _copy_all(self, pairs: list[tuple[Any, Any]], callback: Any, ignore: bool, **options: Any) -> None:
-        async def copy_in_order(pairs: list[tuple[Any, Any]]) -> None:
-            for source, target in pairs:
+        async def copy_in_order(group: list[int]) -> None:
+            for source, target in (pairs[index] for index in group):
                 copy = self._get_file if isfilelike(target) else self._put_file
                 with callback.branched(source, target) as child:
                     try:
@@ -310,27 +324,49 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
                 callback.relative_update(1)
 
         callback.set_size(len(pairs))
+        sources = await known([self._strip_protocol(source) for source, _ in pairs])
         # A folder has to be there before what is copied into it.
-        kinds = await together(trio_aio.os.path.isdir, [(self._strip_protocol(source),) for source, _ in pairs])
-        await copy_in_order([pair for pair, is_folder in zip(pairs, kinds, strict=True) if is_folder is True])
-        # Of a target that is named twice, the last source counts.
-        by_target: dict[Any, list[tuple[Any, Any]]] = {}
-        for (source, target), is_folder in zip(pairs, kinds, strict=True):
-            if is_folder is not True:
-                by_target.setdefault(target if isfilelike(target) else self._strip_protocol(target), []).append((source, target))
-        _raise_first(await together(copy_in_order, [(of_one,) for of_one in by_target.values()], stop=True))
+        folders = [index for index, source in enumerate(sources) if source.status is not None and stat.S_ISDIR(source.status.st_mode)]
+        await copy_in_order(folders)
+        # Of a target that is named twice, the last source counts; and a file that is a target too is copied in its turn.
+        files = sorted({*range(len(pairs))} - {*folders})
+        targets = [(id(target),) if isfilelike(target) else None for _, target in pairs]
+        named = iter(await known([self._strip_protocol(target) for _, target in pairs if not isfilelike(target)]))
+        written = [each if each is not None else next(named).names for each in targets]
+        groups = in_groups([sources[index].names for index in files], [written[index] for index in files])
+        raise_first(await together(copy_in_order, [([files[at] for at in group],) for group in groups], stop=True))
 
     async def _cp_file(self, path1: str, path2: str, *, exclusive: bool = False, **options: Any) -> None:
         path1, path2 = self._strip_protocol(path1), self._strip_protocol(path2)
         await self._make_parent(path2)
-        if await trio_aio.os.path.isdir(path1):
+        try:
+            kind = (await trio_aio.os.stat(path1)).st_mode
+        except (OSError, ValueError):
+            kind = 0
+        if stat.S_ISDIR(kind):
             await trio_aio.os.makedirs(path2, exist_ok=True)
             return
+        if not stat.S_ISREG(kind):
+            raise FileNotFoundError(path1)  # as LocalFileSystem says of all other sources
+        if exclusive or not await self._is_written_in_place(path2):
+            try:
+                await trio_aio.copy_file(path1, path2, exclusive=exclusive)
+                return
+            except io.UnsupportedOperation:
+                pass  # LocalFileSystem writes to a device
+            except OSError as error:
+                # A folder where nothing may be made, or a file that is mounted.
+                if error.errno not in (errno.EACCES, errno.EPERM, errno.EBUSY) or not await trio_aio.os.path.exists(path2):
+                    raise
+        await anyio.to_thread.run_sync(LocalFileSystem.cp_file, self, path1, path2)
+
+    async def _is_written_in_place(self, path: str) -> bool:
+        """Return whether a file is written in place: another user's, which a new one would not be, or one that may not be written."""
         try:
-            await trio_aio.copy_file(path1, path2, exclusive=exclusive)
-        except io.UnsupportedOperation:
-            # LocalFileSystem writes to a device. A source that is no regular file is missing for it.
-            await anyio.to_thread.run_sync(LocalFileSystem.cp_file, self, path1, path2)
+            owner = (await trio_aio.os.stat(path)).st_uid
+        except OSError:
+            return False
+        return (os.geteuid() != 0 and owner != os.geteuid()) or not await trio_aio.os.access(path, os.W_OK)
 
     async def _get_file(self, rpath: str, lpath: Any, **options: Any) -> None:
         if isfilelike(lpath):
@@ -355,7 +391,12 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
         self, path: Any, recursive: bool = False, batch_size: int | None = None, maxdepth: int | None = None, **options: Any
     ) -> None:
         paths = [self._strip_protocol(name) for name in (path if isinstance(path, list) else [path])]
-        _raise_first(await together(self._remove, [(name, recursive) for name in paths], stop=True))
+
+        async def remove_in_order(group: list[int]) -> None:
+            for index in group:
+                await self._remove(paths[index], recursive)
+
+        raise_first(await together(remove_in_order, [(group,) for group in nested(paths)], stop=True))
 
     async def _remove(self, path: str, recursive: bool) -> None:
         try:
@@ -402,47 +443,3 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
     async def _make_parent(self, path: str) -> None:
         if self.auto_mkdir:
             await trio_aio.os.makedirs(self._parent(path), exist_ok=True)
-
-
-def _as_list(values: Any, count: int, name: str) -> list[Any]:
-    """Return one value for each path. ValueError if there are more or fewer."""
-    listed = list(values) if hasattr(values, "__iter__") else [values] * count
-    if len(listed) != count:
-        raise ValueError(f"{name} must have one number for each of the {count} paths, not {len(listed)}")
-    return listed
-
-
-def _by_path(paths: list[str], found: list[Any], on_error: str) -> dict[str, Any]:
-    if on_error == "raise":
-        _raise_first(found)
-    return {path: data for path, data in zip(paths, found, strict=True) if on_error == "return" or not isinstance(data, Exception)}
-
-
-def _raise_first(results: Iterable[Any]) -> None:
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
-
-
-def _is_special(data: Any) -> bool:
-    return isinstance(data, io.UnsupportedOperation)
-
-
-def _result_of(function: Callable[..., Any], *arguments: Any) -> Any:
-    try:
-        return function(*arguments)
-    except Exception as error:
-        return error
-
-
-def _path_error(path: str) -> ValueError | None:
-    """Return the error of a path that no file can have."""
-    try:
-        return ValueError(f"path must not contain a null byte: {path!r}") if b"\0" in os.fsencode(path) else None
-    except UnicodeEncodeError as error:
-        return error
-
-
-def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options without `batch_size`: `DEPTH` says how many files are open at once."""
-    return {name: value for name, value in options.items() if name != "batch_size"}

@@ -104,12 +104,15 @@ class FileResponse(starlette.responses.FileResponse):
 
     def _set_headers(self, described: os.stat_result) -> None:
         """Set the headers that describe the file. A response that is sent again has those of the file as it is now."""
+        removed = [name for name in self._file_headers if name not in self.headers]  # by a subclass, or whoever made the response
         for name, value in self._file_headers.items():
             if self.headers.get(name) == value:
                 del self.headers[name]
         before = {*self.headers.keys()}
         self.set_stat_headers(described)
         self._file_headers = {name: self.headers[name] for name in {*self.headers.keys()} - before}
+        for name in removed:
+            del self.headers[name]
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send, file: trio_aio.AsyncFile | None) -> bool:
         """Send the response. Return False if that was an error, about ranges."""
@@ -142,7 +145,9 @@ class FileResponse(starlette.responses.FileResponse):
         if wanted is None or self.status_code != 200 or scope["method"].upper() not in ("GET", "HEAD"):
             return []
         # A weak tag does not say that the bytes are the same.
-        if condition is not None and (condition.startswith("W/") or condition not in (self.headers["last-modified"], self.headers["etag"])):
+        if condition is not None and (
+            condition.startswith("W/") or condition not in (self.headers.get("last-modified"), self.headers.get("etag"))
+        ):
             return []
         unit, equals, listed = wanted.partition("=")
         if not equals:

@@ -158,7 +158,7 @@ class AioStore(LocalStore):
         """Set a value, unless there is one."""
         try:
             await self._write(key, value, exclusive=True)
-        except FileExistsError:
+        except (FileExistsError, IsADirectoryError):
             return
 
     async def _write(self, key: str, value: Buffer, *, exclusive: bool) -> None:
@@ -209,6 +209,8 @@ class AioStore(LocalStore):
             raise ValueError(f"delete_dir was passed a {prefix=!r} that is a file")
 
     def _path(self, key: str) -> str:
+        if not key or key[-1] in "/." or "//" in key or "/./" in key:
+            return str(self.root / key)  # without the slash at its end, and other parts that name nothing
         return os.path.join(self.root, key)
 
 
