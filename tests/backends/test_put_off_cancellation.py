@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import gc
 import io
 import os
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +17,7 @@ from anyio import CancelScope
 from anyio._backends._asyncio import is_anyio_cancellation
 from anyio.lowlevel import checkpoint
 
-from trio_aio import FileReadStream, NamedTemporaryFile, open_aio
+from trio_aio import FileReadStream, FileWriteStream, NamedTemporaryFile, SpooledTemporaryFile, TemporaryDirectory, TemporaryFile, open_aio
 from trio_aio.testing import FaultyContext
 
 from ..support.files import BLOCK, make_file
@@ -307,3 +310,170 @@ async def test_opener_that_fails_after_a_native_cancellation(disk: Path) -> None
     cause = await job.cause()
     assert isinstance(cause, OSError)
     assert cause.errno == errno.EIO
+
+
+# ---- ends of `async with` that fail, and closes that wait
+
+
+ENDS: dict[str, tuple[str, Callable[[FaultyContext, Path], Any]]] = {
+    "spooled": ("close", lambda context, folder: SpooledTemporaryFile(dir=folder, context=context)),
+    "directory": ("change", lambda context, folder: TemporaryDirectory(dir=folder, context=context)),
+    "named": ("change", lambda context, folder: NamedTemporaryFile(dir=folder, context=context)),
+    "unnamed": ("close", lambda context, folder: TemporaryFile(dir=folder, context=context)),
+    "stream": ("close", lambda context, folder: _Stream(context, folder / "file")),
+}
+
+
+class _Stream:
+    def __init__(self, context: FaultyContext, path: Path) -> None:
+        self._context: FaultyContext = context
+        self._path: Path = path
+        self._stream: Any = None
+
+    async def __aenter__(self) -> Any:
+        self._stream = await FileWriteStream.from_path(self._path, context=self._context)
+        return await self._stream.__aenter__()
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        await self._stream.__aexit__(*exc_info)
+
+
+@pytest.mark.parametrize("name", ENDS)
+async def test_native_cancellation_of_a_body_is_raised_although_the_end_fails(tmp_path: Path, name: str) -> None:
+    operation, make = ENDS[name]
+    entered = asyncio.Event()
+    async with FaultyContext() as context:
+
+        async def call() -> None:
+            async with make(context, tmp_path) as file:
+                if name == "spooled":
+                    await file.rollover()
+                context.fail(errno.EIO, operation=operation)  # type: ignore[arg-type]
+                entered.set()
+                await asyncio.sleep(3600)
+
+        job = Job(call)
+        await entered.wait()
+        job.task.cancel()
+        cause = await job.cause()
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__
+        assert cause is not None
+        context._faults.rules.clear()
+
+
+class _SlowFile(io.FileIO):
+    """A file whose flush, and close, wait for an event."""
+
+    def __init__(self, path: Path, call: str) -> None:
+        super().__init__(path, "w")
+        self._call: str = call
+        self.entered: threading.Event = threading.Event()
+        self.may_go_on: threading.Event = threading.Event()
+
+    def _wait(self, call: str) -> None:
+        if call == self._call:
+            self.entered.set()
+            assert self.may_go_on.wait(60)
+
+    def flush(self) -> None:
+        self._wait("flush")
+
+    def close(self) -> None:
+        if not self.closed:
+            self._wait("close")
+        super().close()
+
+
+async def test_native_cancellation_of_a_close_that_waits_for_another_task_closes_first(tmp_path: Path) -> None:
+    file = _SlowFile(tmp_path / "file", "flush")
+    stream = FileWriteStream(file)
+    opening = asyncio.ensure_future(stream.send(b"hello"))
+    while not file.entered.is_set():
+        await checkpoint()
+    job = Job(stream.aclose)
+    await job.cancel()
+    file.may_go_on.set()
+    assert await job.cause() is None
+    assert file.closed
+    await opening
+    assert (tmp_path / "file").read_bytes() == b"hello"
+
+
+async def test_native_cancellation_during_a_close_in_a_thread_is_raised_at_its_end(tmp_path: Path) -> None:
+    file = _SlowFile(tmp_path / "file", "close")
+    stream = FileWriteStream(file)
+    await stream.send(b"hello")
+    job = Job(stream.aclose)
+    while not file.entered.is_set():
+        await checkpoint()
+    job.task.cancel()
+    await checkpoint()
+    file.may_go_on.set()
+    await job.cause()
+    assert file.closed
+
+
+# ---- what an exception holds
+
+
+async def test_cancelled_request_leaves_no_circle(disk: Path) -> None:
+    class Local:
+        pass
+
+    path, _ = make_file(disk)
+    gc.collect()
+    gc.disable()
+    try:
+        async with FaultyContext() as context, open_aio(path, context=context) as file:
+            held = []
+
+            async def call(read: Callable[[], Awaitable[object]]) -> None:
+                local = Local()
+                held.append(weakref.ref(local))
+                await read()
+
+            for read in (lambda: file.pread(10, 0), lambda: file.read(10), lambda: file.fsync()):
+                with context.hang() as hang:
+                    task = asyncio.ensure_future(call(read))
+                    await until_held(hang)
+                    task.cancel()
+                    await checkpoint()
+                    hang.release()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await task
+                    del task
+            await checkpoint()  # the loop forgets what it has run
+            assert [each() for each in held] == [None] * 3
+    finally:
+        gc.enable()
+
+
+async def test_second_native_cancellation_keeps_the_error_behind_the_first(disk: Path) -> None:
+    path, _ = make_file(disk)
+    async with FaultyContext() as context, open_aio(path, context=context) as file:
+        with context.hang(operation="read") as hang:
+
+            async def call() -> None:
+                try:
+                    try:
+                        raise ValueError("the user's error")
+                    finally:
+                        await asyncio.sleep(3600)
+                finally:
+                    await file.pread(10, 0)
+
+            task = asyncio.ensure_future(call())
+            await until_blocked()
+            task.cancel()
+            await until_held(hang)
+            task.cancel()
+            await checkpoint()
+            hang.release()
+            with pytest.raises(asyncio.CancelledError) as caught:
+                await task
+    chain, error = [], caught.value.__context__
+    while error is not None:
+        chain.append(type(error))
+        error = error.__context__
+    assert chain == [asyncio.CancelledError, ValueError]

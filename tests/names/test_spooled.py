@@ -338,3 +338,23 @@ async def test_file_that_is_opened_for_writing_only_can_be_read_in_memory_as_tha
                 theirs.read()
             with pytest.raises(io.UnsupportedOperation, match="reading"):
                 await ours.read()
+
+
+class _Curious(SpooledTemporaryFile[Any]):
+    """Its rollover uses the file."""
+
+    async def rollover(self) -> None:
+        self.position = await self.tell()
+        await self.write(b"")
+        await super().rollover()
+
+
+async def test_rollover_of_a_subclass_may_use_the_file_and_no_other_task_comes_between() -> None:
+    for _ in range(10):
+        async with _Curious(max_size=10) as file:
+            async with create_task_group() as tasks:
+                for data in (b"A" * 11, b"B" * 5, b"C" * 5):
+                    tasks.start_soon(file.write, data)
+            assert file.rolled
+            await file.seek(0)
+            assert sorted(await file.read()) == sorted(b"A" * 11 + b"B" * 5 + b"C" * 5)

@@ -9,6 +9,8 @@ import errno
 import gc
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import textwrap
 from pathlib import Path
@@ -400,3 +402,67 @@ async def test_absolute_folder_needs_no_working_directory(tmp_path: Path, monkey
         tempfile.mkdtemp(dir="relative")
     with pytest.raises(FileNotFoundError):
         await mkdtemp(dir="relative")
+
+
+@on_asyncio
+@pytest.mark.parametrize("name", ["mkstemp", "NamedTemporaryFile", "TemporaryFile", "open_directory"])
+async def test_native_cancellation_while_a_file_is_opened_leaves_no_descriptor_to_the_collector(tmp_path: Path, name: str) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        async with FaultyContext() as context:
+            await trio_aio.os.getcwd()
+            arguments: dict[str, Any] = {"path": tmp_path} if name == "open_directory" else {"dir": tmp_path}
+
+            async def call() -> None:
+                await getattr(trio_aio, name)(**arguments, context=context)
+
+            before = len(os.listdir("/proc/self/fd"))
+            with context.hang(operation="open") as hang:
+                await cancelled_natively(call, hang)
+            while len(os.listdir("/proc/self/fd")) > before:
+                await trio_aio.os.stat(tmp_path, context=context)
+    finally:
+        gc.enable()
+
+
+async def test_absolute_folder_is_normalised_as_by_tempfile(tmp_path: Path) -> None:
+    for folder in (f"{tmp_path}//", f"{tmp_path}/./", f"{tmp_path}/x/..", os.fsencode(f"{tmp_path}//")):
+        for call in (mkdtemp, lambda **options: _second(mkstemp(**options))):
+            made = await call(dir=folder)
+            assert os.path.dirname(made) == (os.fsencode(tmp_path) if isinstance(made, bytes) else str(tmp_path))
+
+
+async def _second(call: Awaitable[tuple[int, Any]]) -> Any:
+    fd, path = await call
+    os.close(fd)
+    return path
+
+
+AT_THE_END = """
+import os, sys, threading, warnings
+import trio, trio_aio
+
+async def main():
+    kept = []
+    for i in range(3):
+        kept.append(await trio_aio.TemporaryDirectory(dir=sys.argv[1]))
+        for j in range(500):
+            open(kept[i].name + f"/{j}", "w").close()
+    if sys.argv[2] == "held":
+        threading.Thread(target=lambda held: threading.Event().wait(), args=(kept,), daemon=True).start()
+
+if sys.argv[2] == "dropped":
+    warnings.simplefilter("ignore")
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("how", ["dropped", "held"])
+def test_directories_are_removed_at_the_end_of_the_interpreter(tmp_path: Path, how: str) -> None:
+    options = ["-W", "error::ResourceWarning"] if how == "held" else []
+    done = subprocess.run(
+        [sys.executable, *options, "-c", AT_THE_END, str(tmp_path), how], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert os.listdir(tmp_path) == []
+    assert ("unclosed" in done.stderr) == (how == "held")

@@ -17,9 +17,9 @@ from anyio.abc import AsyncResource
 
 import trio_aio._backends.flushes
 import trio_aio._backends.interrupts
-import trio_aio._backends.mock_clock
-import trio_aio._backends.scopes  # noqa: F401 -- for the backends, which may have to be loaded without their files
+import trio_aio._backends.mock_clock  # noqa: F401 -- for the backends, which may have to be loaded without their files
 from trio_aio._backends.library import current_library
+from trio_aio._backends.scopes import sent_by_scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -237,8 +237,10 @@ def raise_native(put_off: PutOff, cause: BaseException | None) -> NoReturn:
 
 def forget_scope(error: BaseException) -> None:
     """Take the cancellation of a scope from the context of a native one, which came while that was handled: anyio would confuse them."""
-    if isinstance(error.__context__, type(error)):
-        error.__context__ = None
+    before: Any = error.__context__
+    alike = isinstance(before, type(error))
+    if alike and sent_by_scope(before):
+        error.__context__ = before.__context__
 
 
 _LIBRARIES = ("trio", "asyncio")

@@ -294,7 +294,10 @@ class AsyncioBackend:
                 self.step(_leave, request, cancel)
             raise
         if of_scope is not None and request.took_no_effect:
-            raise of_scope
+            try:
+                raise of_scope
+            finally:
+                del of_scope
 
     async def wait(self, waitable: Waitable, cancel: Callable[[], bool], start: Callable[[], None] | None = None) -> None:
         self._current_task()
@@ -324,18 +327,19 @@ class AsyncioBackend:
     async def _wait(self, waitable: Waitable, wait: _Wait) -> CancelledError | None:
         """Wait until `wake` is called. Return a scope's cancellation that was refused; raise a native one."""
         await wait
-        native, of_scope = wait.native, wait.of_scope
+        native, of_scope, wait.native, wait.of_scope = wait.native, wait.of_scope, None, None
         if waitable.waiter is not None:
             with shielded():
                 while waitable.waiter is not None:
                     waitable.waiter = wait = _Wait(wait.give_up, self)
                     await wait
-                    native = native or wait.native
+                    native, wait.native = native or wait.native, None
         if native is not None:
             try:
                 raise native
             finally:
                 forget_scope(native)
+                del native, of_scope  # the traceback holds this frame, which must not hold the exception: a circle
         return of_scope
 
     def step(self, function: Callable[..., Any], *args: Any) -> Any:

@@ -17,7 +17,7 @@ import io
 import operator
 import os
 import stat
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
@@ -34,13 +34,13 @@ from trio_aio._requests.metadata import Seek
 from trio_aio._requests.opening import AT_FDCWD, Close, Describe, Open
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator
 
     from _typeshed import OpenBinaryMode, OpenTextMode
 
     from trio_aio._engine.engine import Engine
 
-__all__ = ("drop_unclaimed", "is_file", "learn", "make_opener", "open_aio", "open_descriptor", "unsupported")
+__all__ = ("drop_unclaimed", "dropped_on_error", "is_file", "learn", "make_opener", "open_aio", "open_descriptor", "unsupported")
 
 
 @overload
@@ -417,6 +417,17 @@ def drop_unclaimed(engine: Engine, descriptor: Descriptor) -> None:
     """Let the engine close a descriptor that a request has opened, if no file has taken it over."""
     if descriptor.take_unclaimed():
         engine.drops.add(descriptor, Close(descriptor))
+
+
+@contextmanager
+def dropped_on_error(context: AIOContext, descriptor: Descriptor) -> Generator[None]:
+    """Let the engine close what a request has opened, if the block ends with an exception: asyncio's own Task.cancel may come after it."""
+    try:
+        yield
+    except BaseException:
+        if context._engine is not None:
+            drop_unclaimed(context._engine, descriptor)
+        raise
 
 
 def learn(context: AIOContext, descriptor: Descriptor, description: Any) -> None:

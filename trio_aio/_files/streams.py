@@ -78,7 +78,8 @@ class _FileStream(NotCopied):
         await raise_if_cancelled()
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
-        await (self.aclose() if value is None else self._close())
+        with Deferred(current_backend(), value):
+            await (self.aclose() if value is None else self._close())
 
     async def _close(self) -> None:
         """Do what `aclose` does, and do not raise Cancelled."""
@@ -88,17 +89,25 @@ class _FileStream(NotCopied):
         backend = current_backend()
         if self._lock is None:
             self._lock = FairLock(backend, lambda: None)
-        with backend.shielded():
+        with Deferred(backend) as put_off, backend.shielded():
             # Another task may be opening the file: wait for it.
-            async with self._lock:
+            while not self._lock.acquire():
+                with put_off:
+                    await self._lock.wait()
+                    break
+            try:
                 self._closed = True
-                with Deferred(backend) as put_off:
-                    try:
-                        if self._opened is not None:
-                            with put_off:
-                                await self._opened._close()
-                    finally:
+                try:
+                    if self._opened is not None:
+                        with put_off:
+                            await self._opened._close()
+                finally:
+                    with put_off:
                         await backend.run_in_thread(self._file.close)
+                    with put_off:
+                        await backend.cancel_shielded_checkpoint()  # where one is raised that came during the call in the thread
+            finally:
+                self._lock.release()
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:

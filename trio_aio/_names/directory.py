@@ -28,16 +28,17 @@ from trio_aio._files.opener import FileOpener
 from trio_aio._files.parts import LARGEST_PART, read_into, read_part, write_flags, write_specially
 from trio_aio._files.text import text_format
 from trio_aio._names import os_calls
-from trio_aio._names.calls import Name, change, checked_context, link_of, name_of, request_of, stat_of, status_or_error
+from trio_aio._names.calls import Name, change, link_of, name_of, request_of, stat_of, status_or_error
 from trio_aio._names.calls import encoded as encoded_path
+from trio_aio._names.directory_opener import NameOpener
 from trio_aio._names.listing import DirEntry, Entries, Listing, entries_of
 from trio_aio._names.removing import remove_named_tree
 from trio_aio._names.walk import Visit, Walk
-from trio_aio._requests.names import AT_REMOVEDIR, EXIST_OK, PARENTS, Call, OpenFile, OpenName, SyncName
+from trio_aio._requests.names import AT_REMOVEDIR, EXIST_OK, PARENTS, Call, OpenFile, SyncName
 from trio_aio._requests.opening import CREATION_MODE, Close
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable
     from types import TracebackType
 
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -362,7 +363,7 @@ class AsyncDirectory(NotCopied):
 
     def open_directory(self, path: NamePath) -> DirectoryOpener:
         """Open a directory below this one: await it, or use it in ``async with``."""
-        return DirectoryOpener(self._context, lambda: self._name(path), self._resolve != 0, self._guarded)
+        return DirectoryOpener(self._context, lambda: self._name(path), _maker(self._resolve != 0), self._guarded)
 
     async def sync(self) -> None:
         """Make the names in this directory durable. fsync(2)."""
@@ -414,41 +415,12 @@ class AsyncDirectory(NotCopied):
         warnings.warn(f"unclosed directory <trio_aio.AsyncDirectory name={self.name!r}>", ResourceWarning, stacklevel=2, source=self)
 
 
-class DirectoryOpener(NotCopied):
+def _maker(beneath: bool) -> Callable[[AIOContext, Descriptor], AsyncDirectory]:
+    return lambda context, descriptor: AsyncDirectory(context, descriptor, beneath=beneath)
+
+
+class DirectoryOpener(NameOpener[AsyncDirectory]):
     """What `open_directory` returns. Await it for the directory, or use it in ``async with``, which closes the directory."""
-
-    def __init__(
-        self,
-        context: AIOContext | None,
-        name: Callable[[], Name],
-        beneath: bool,
-        guard: Callable[[Awaitable[int]], Awaitable[int]] | None = None,
-    ) -> None:
-        self._context: AIOContext | None = context
-        self._name: Callable[[], Name] = name
-        self._beneath: bool = beneath
-        self._guard: Callable[[Awaitable[int]], Awaitable[int]] | None = guard
-        self._opened: AsyncDirectory | None = None
-
-    async def _open(self) -> AsyncDirectory:
-        used, name = checked_context(self._context), self._name()
-        descriptor = Descriptor(name.dir, name.shown)
-        request = OpenName(descriptor, name.path, flags=os.O_RDONLY | os.O_DIRECTORY, beneath=int(name.resolve != 0))
-        call = request_of(used, request)
-        await (call if self._guard is None else self._guard(call))
-        return AsyncDirectory(used, descriptor, beneath=self._beneath)
-
-    def __await__(self) -> Generator[Any, Any, AsyncDirectory]:
-        return self._open().__await__()
-
-    async def __aenter__(self) -> AsyncDirectory:
-        self._opened = directory = await self._open()
-        return directory
-
-    async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
-        directory, self._opened = self._opened, None
-        if directory is not None:
-            await directory.__aexit__(kind, value, traceback)
 
 
 def open_directory(path: NamePath, *, beneath: bool = True, context: AIOContext | None = None) -> DirectoryOpener:
@@ -458,4 +430,4 @@ def open_directory(path: NamePath, *, beneath: bool = True, context: AIOContext 
     OSError: FileNotFoundError, NotADirectoryError, PermissionError.
     """
     name = name_of(path, may_be_fd=False)
-    return DirectoryOpener(context, lambda: name, beneath)
+    return DirectoryOpener(context, lambda: name, _maker(beneath))

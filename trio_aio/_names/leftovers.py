@@ -36,6 +36,9 @@ class Leftover(Protocol):
 
 
 left: WeakSet[Any] = WeakSet()
+# Threads that remove what was dropped: the end of the interpreter waits for them.
+_running: set[Background] = set()
+os.register_at_fork(after_in_child=_running.clear)
 _at_the_end: bool = False
 
 
@@ -43,9 +46,17 @@ _at_the_end: bool = False
 def _remove_left() -> None:
     global _at_the_end
     _at_the_end = True
+    errors: list[Exception] = []
     each: Leftover
     for each in list(left):
-        each._drop()
+        try:
+            each._drop()
+        except Exception as error:  # a warning that is an error must not keep the others
+            errors.append(error)
+    for thread in list(_running):
+        thread.join()
+    if errors:
+        raise errors[0]
 
 
 def remove_later(context: AIOContext, remove: Callable[[Any], object], path: Any) -> None:
@@ -54,8 +65,21 @@ def remove_later(context: AIOContext, remove: Callable[[Any], object], path: Any
         return
     if _at_the_end:  # no thread runs any more, nor an event loop
         _remove_quietly(remove, path)
-    else:
-        Background("trio_aio temporary file", _remove_quietly, remove, path).start()
+        return
+    thread = Background("trio_aio temporary file", _remove_in_thread, remove, path)
+    thread._args += (thread,)
+    _running.add(thread)
+    try:
+        thread.start()
+    except RuntimeError:  # no thread can be had
+        _remove_in_thread(remove, path, thread)
+
+
+def _remove_in_thread(remove: Callable[[Any], object], path: Any, thread: Background) -> None:
+    try:
+        _remove_quietly(remove, path)
+    finally:
+        _running.discard(thread)
 
 
 def _remove_quietly(remove: Callable[[Any], object], path: Any) -> None:
@@ -72,19 +96,21 @@ def remove_directory(path: Any) -> None:
 
 
 def _permit(top: Any) -> None:
-    """Give the owner of all directories of a tree all permissions of them."""
-    paths = [top]
-    while paths:
-        path = paths.pop()
-        with suppress(OSError):
-            # By descriptor: chmod(2) follows a link, and one may have taken the directory's place.
-            fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                os.chmod(f"/proc/self/fd/{fd}", 0o700)
-            finally:
-                os.close(fd)
-            with os.scandir(path) as entries:
-                paths += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    """Give the owner of all directories of a tree all permissions of them. No link is followed, not even one that appears meanwhile."""
+    _permit_one(top, None)
+    for _, directories, _, fd in os.fwalk(top):
+        for name in directories:
+            _permit_one(name, fd)
+
+
+def _permit_one(name: Any, dir_fd: int | None) -> None:
+    with suppress(OSError):
+        # By descriptor: chmod(2) follows a link, and one may have taken the directory's place.
+        fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=dir_fd)
+        try:
+            os.chmod(f"/proc/self/fd/{fd}", 0o700)
+        finally:
+            os.close(fd)
 
 
 async def remove_name(context: AIOContext, path: Any, *, directory: bool = False) -> None:

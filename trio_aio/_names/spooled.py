@@ -80,7 +80,10 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
-        await (self.aclose() if value is None else self._close())
+        backend = checked_context(self._context)._backend
+        assert backend is not None
+        with Deferred(backend, value):
+            await (self.aclose() if value is None else self._close())
 
     @property
     def rolled(self) -> bool:
@@ -185,22 +188,32 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
 
     async def _call(self, name: str, *arguments: Any) -> Any:
         self._check_open()
+        if self._is_mover():
+            return await self._call_inside(name, *arguments)
         lock = self._lock_of_run()
         if not lock.acquire():
             await lock.wait()
         try:
-            self._check_open()
-            if self._file is not None:
-                return await getattr(self._file, name)(*arguments)
-            await checked_context(self._context)._checkpoint()
-            if name == "truncate":
-                return await self._truncate(*arguments)
-            result = getattr(self._memory, name)(*arguments)
-            if name in ("write", "writelines") and self._is_large(self._bytes.getbuffer().nbytes):
-                await self._grow()
-            return result
+            return await self._call_inside(name, *arguments)
         finally:
             lock.release()
+
+    async def _call_inside(self, name: str, *arguments: Any) -> Any:
+        """Make a call. The task holds the lock."""
+        self._check_open()
+        if self._file is not None:
+            return await getattr(self._file, name)(*arguments)
+        await checked_context(self._context)._checkpoint()
+        if name == "truncate":
+            return await self._truncate(*arguments)
+        result = getattr(self._memory, name)(*arguments)
+        if name in ("write", "writelines") and self._is_large(self._bytes.getbuffer().nbytes) and not self._is_mover():
+            await self._grow()
+        return result
+
+    def _is_mover(self) -> bool:
+        """Return whether this task is moving the file, by the `rollover` of a subclass perhaps, and holds the lock."""
+        return self._mover is not None and self._backend is not None and self._mover is self._backend.current_task()
 
     def _is_large(self, size: int) -> bool:
         return 0 < self._max_size < size
@@ -238,7 +251,7 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
 
     async def rollover(self) -> None:
         """Move it to disk, with contents and position. If that fails, or is cancelled, nothing has changed."""
-        if self._mover is not None and self._backend is not None and self._mover is self._backend.current_task():
+        if self._is_mover():
             await self._move()
             return
         self._check_open()

@@ -17,7 +17,7 @@ from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import NotCopied
 from trio_aio._files.binary import AsyncFile
 from trio_aio._files.mode import flags_of, format_of
-from trio_aio._files.open import open_descriptor
+from trio_aio._files.open import dropped_on_error, open_descriptor
 from trio_aio._names.calls import checked_context, encoded, name_of, request_of
 from trio_aio._names.leftovers import left, remove_directory, remove_later, remove_name, run_to_the_end, take_back
 from trio_aio._names.removing import remove_named_tree
@@ -74,10 +74,7 @@ async def _whole_name(context: AIOContext, suffix: Any, prefix: Any, directory: 
         await gettempdir(context=context) if directory is None else os.fsdecode(directory),
     ]
     suffix, prefix, directory = (os.fsencode(part) if as_bytes else part for part in parts)
-    # The working directory may have been removed: only a relative path needs it.
-    if not os.path.isabs(directory):
-        directory = os.path.join(os.getcwdb() if as_bytes else os.getcwd(), directory)
-    return suffix, prefix, directory
+    return suffix, prefix, os.path.abspath(directory)  # noqa: ASYNC240 - no system call but getcwd, and that for a relative path only
 
 
 async def _make(context: AIOContext, suffix: Any, prefix: Any, directory: Any, request_for: Callable[[Any], NameRequest]) -> Any:
@@ -91,7 +88,8 @@ async def _make(context: AIOContext, suffix: Any, prefix: Any, directory: Any, r
         path = os.path.join(directory, prefix + (text.encode() if isinstance(prefix, bytes) else text) + suffix)
         request = request_for(path)
         try:
-            await request_of(context, request)
+            with dropped_on_error(context, request.descriptor):
+                await request_of(context, request)
         except FileExistsError:
             if tries + 1 == tempfile.TMP_MAX:
                 raise
@@ -199,7 +197,8 @@ class TemporaryFile(_Temporary[AnyStr]):
         _, _, directory = await _whole_name(used, *self._place)
         descriptor = Descriptor(AT_FDCWD, directory)
         flags = os.O_RDWR | (os.O_DIRECT if self._direct else 0) | flags_of(self._arguments[0]) & os.O_APPEND
-        await request_of(used, TemporaryName(descriptor, encoded(directory), flags=flags, mode=0o600))
+        with dropped_on_error(used, descriptor):
+            await request_of(used, TemporaryName(descriptor, encoded(directory), flags=flags, mode=0o600))
         # As ``tempfile`` does: a file without a name is shown by its number.
         descriptor.name = descriptor.fd
         return await open_descriptor(used, descriptor, *self._arguments, direct=self._direct)
@@ -354,7 +353,10 @@ class TemporaryDirectory(NotCopied, Generic[AnyStr]):
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         if self._delete:
-            await (self.cleanup() if value is None else self._cleanup())
+            backend = checked_context(self._context)._backend
+            assert backend is not None
+            with Deferred(backend, value):
+                await (self.cleanup() if value is None else self._cleanup())
 
     async def cleanup(self) -> None:
         """Remove it and all that is in it, also in a cancelled scope, and then raise Cancelled. Then a second call is a checkpoint.
