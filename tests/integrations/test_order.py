@@ -150,9 +150,10 @@ def test_source_that_is_no_file_is_missing(fs: AioFileSystem, tmp_path: Path, ki
 AS_NOBODY = """
 import os, sys, fsspec.implementations.local
 from trio_aio.integrations.fsspec import AioFileSystem
-os.setgroups([2000]); os.setgid(65534); os.setuid(65534)
 fs = AioFileSystem()
 folder = os.getcwd() + "/"
+import anyio._backends._asyncio  # nobody may not read it
+os.setgroups([2000]); os.setgid(65534); os.setuid(65534)
 for call in (fs.copy, fs.get, fs.put):
     call([folder + "source", folder + "source"], [folder + "closed/own", folder + "closed/group"])
     for target in ("closed/other", "open/read only", "open/other"):

@@ -26,6 +26,7 @@ from trio_aio.testing import FaultyContext
 
 from ..conftest import need
 from ..support import programs
+from ..support.tasks import Noting
 from ..support.trees import make_tree
 
 if TYPE_CHECKING:
@@ -47,16 +48,14 @@ async def cancelled_natively(
     call: Callable[[], Awaitable[Any]], hang: Any, *, times: int = 1, error: int | None = None
 ) -> asyncio.CancelledError:
     """Start a call, cancel its task when its request hangs, let that run, and return the cancellation that the call has raised."""
-    task = asyncio.ensure_future(call())
+    noting = Noting(call)
     while not hang.held:
         await checkpoint()
     for _ in range(times):
-        task.cancel("the test's")
+        noting.task.cancel("the test's")
         await checkpoint()
     hang.release(error)
-    with pytest.raises(asyncio.CancelledError) as caught:
-        await task
-    return caught.value
+    return await noting.cancellation()
 
 
 MADE: dict[str, tuple[Any, Callable[[Path, Any], Awaitable[Any]]]] = {
@@ -93,7 +92,11 @@ async def test_native_cancellation_while_a_name_is_taken_back_leaves_none(tmp_pa
             while not removing.held:
                 await checkpoint()
             assert len(os.listdir(tmp_path)) == 1
-            await cancelled_natively(lambda: task, removing)
+            task.cancel()
+            await checkpoint()
+            removing.release()
+            with pytest.raises(asyncio.CancelledError):
+                await task
         assert os.listdir(tmp_path) == []
 
 

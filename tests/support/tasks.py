@@ -20,6 +20,29 @@ if TYPE_CHECKING:
     from trio_aio import AIOContext
 
 
+class Noting:
+    """A task that makes a call and notes the cancellation that the call raises: up to Python 3.10, awaiting the task raises another."""
+
+    def __init__(self, call: Callable[[], Awaitable[Any]]) -> None:
+        self._call: Callable[[], Awaitable[Any]] = call
+        self._error: asyncio.CancelledError | None = None
+        self.task: asyncio.Future[Any] = asyncio.ensure_future(self._run())
+
+    async def _run(self) -> Any:
+        try:
+            return await self._call()
+        except asyncio.CancelledError as error:
+            self._error = error
+            raise
+
+    async def cancellation(self) -> asyncio.CancelledError:
+        """Wait for the end of the task, which is a cancellation, and return that."""
+        with pytest.raises(asyncio.CancelledError):
+            await self.task
+        assert self._error is not None
+        return self._error
+
+
 async def until_blocked() -> None:
     """Wait until every other task waits for something."""
     if trio.lowlevel.in_trio_task():
