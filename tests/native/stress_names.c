@@ -287,7 +287,7 @@ void names_end(struct name_call *c, int64_t result, int ran)
             check_file(c->path, c->numbers[0]);
             break;
         case COPY:
-            CHECK(result == 0 && c->copy.copied == size_of(c->numbers[0]) && c->copy.source < 0 && c->copy.target.parent < 0);
+            CHECK(result == 0 && (uint64_t)c->copy.offset == size_of(c->numbers[0]) && c->copy.source < 0 && c->copy.target.parent < 0);
             check_file(c->path2, c->numbers[0]);
             break;
         case STAT:
