@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet
 
 from trio_aio._backends import Deferred
-from trio_aio._lanes.threads import Background
+from trio_aio._lanes.threads import Background, living
 from trio_aio._names.calls import change, name_of
 from trio_aio._requests.names import AT_REMOVEDIR, Call
 
@@ -36,9 +36,7 @@ class Leftover(Protocol):
 
 
 left: WeakSet[Any] = WeakSet()
-# Threads that remove what was dropped: the end of the interpreter waits for them.
-_running: set[Background] = set()
-os.register_at_fork(after_in_child=_running.clear)
+_THREAD = "trio_aio temporary file"  # the name of threads that remove what was dropped: the end of the interpreter waits for them
 _at_the_end: bool = False
 
 
@@ -53,8 +51,9 @@ def _remove_left() -> None:
             each._drop()
         except Exception as error:  # a warning that is an error must not keep the others
             errors.append(error)
-    for thread in list(_running):
-        thread.join()
+    for thread in list(living):
+        if thread.name == _THREAD:
+            thread.join()
     if errors:
         raise errors[0]
 
@@ -66,20 +65,10 @@ def remove_later(context: AIOContext, remove: Callable[[Any], object], path: Any
     if _at_the_end:  # no thread runs any more, nor an event loop
         _remove_quietly(remove, path)
         return
-    thread = Background("trio_aio temporary file", _remove_in_thread, remove, path)
-    thread._args += (thread,)
-    _running.add(thread)
     try:
-        thread.start()
+        Background(_THREAD, _remove_quietly, remove, path).start()
     except RuntimeError:  # no thread can be had
-        _remove_in_thread(remove, path, thread)
-
-
-def _remove_in_thread(remove: Callable[[Any], object], path: Any, thread: Background) -> None:
-    try:
         _remove_quietly(remove, path)
-    finally:
-        _running.discard(thread)
 
 
 def _remove_quietly(remove: Callable[[Any], object], path: Any) -> None:
