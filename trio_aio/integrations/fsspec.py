@@ -25,7 +25,7 @@ import anyio.to_thread
 import trio_aio
 from trio_aio.integrations import missing
 from trio_aio.integrations.batches import DEPTH, by_path, is_special, raise_first, read_parts, result_of, together
-from trio_aio.integrations.order import in_groups, known, nested
+from trio_aio.integrations.order import in_groups, in_order, known, nested
 from trio_aio.integrations.plan import PROTOCOLS, as_list, path_error, plain, planned
 from trio_aio.integrations.streamed import MODES, AioStreamedFile, open_streamed
 
@@ -215,15 +215,10 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
 
     async def _pipe(self, path: Any, value: Any = None, batch_size: int | None = None, **options: Any) -> None:
         values = [(self._strip_protocol(name), data) for name, data in (path.items() if isinstance(path, dict) else [(path, value)])]
-
-        async def write_in_order(group: list[int]) -> None:
-            for index in group:
-                await self._pipe_file(*values[index], **options)
-
         # Of a file that has several names here, the last value counts.
         files = await known([name for name, _ in values])
         groups = in_groups([()] * len(files), [file.names for file in files])
-        raise_first(await together(write_in_order, [(group,) for group in groups], stop=True))
+        await in_order(partial(self._pipe_file, **options), values, groups)
 
     async def _pipe_file(self, path: str, value: Buffer, mode: str = "overwrite", **options: Any) -> None:
         path = self._strip_protocol(path)
@@ -312,29 +307,27 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
         await self._copy_all(pairs, callback, ignore, **options)
 
     async def _copy_all(self, pairs: list[tuple[Any, Any]], callback: Any, ignore: bool, **options: Any) -> None:
-        async def copy_in_order(group: list[int]) -> None:
-            for source, target in (pairs[index] for index in group):
-                copy = self._get_file if isfilelike(target) else self._put_file
-                with callback.branched(source, target) as child:
-                    try:
-                        await copy(source, target, callback=child, **options)
-                    except FileNotFoundError:
-                        if not ignore:
-                            raise
-                callback.relative_update(1)
+        async def copy_one(source: Any, target: Any) -> None:
+            copy = self._get_file if isfilelike(target) else self._put_file
+            with callback.branched(source, target) as child:
+                try:
+                    await copy(source, target, callback=child, **options)
+                except FileNotFoundError:
+                    if not ignore:
+                        raise
+            callback.relative_update(1)
 
         callback.set_size(len(pairs))
         sources = await known([self._strip_protocol(source) for source, _ in pairs])
         # A folder has to be there before what is copied into it.
         folders = [index for index, source in enumerate(sources) if source.status is not None and stat.S_ISDIR(source.status.st_mode)]
-        await copy_in_order(folders)
+        await in_order(copy_one, pairs, [folders])
         # Of a target that is named twice, the last source counts; and a file that is a target too is copied in its turn.
         files = sorted({*range(len(pairs))} - {*folders})
-        targets = [(id(target),) if isfilelike(target) else None for _, target in pairs]
         named = iter(await known([self._strip_protocol(target) for _, target in pairs if not isfilelike(target)]))
-        written = [each if each is not None else next(named).names for each in targets]
+        written = [(id(target),) if isfilelike(target) else next(named).names for _, target in pairs]
         groups = in_groups([sources[index].names for index in files], [written[index] for index in files])
-        raise_first(await together(copy_in_order, [([files[at] for at in group],) for group in groups], stop=True))
+        await in_order(copy_one, [pairs[index] for index in files], groups)
 
     async def _cp_file(self, path1: str, path2: str, *, exclusive: bool = False, **options: Any) -> None:
         path1, path2 = self._strip_protocol(path1), self._strip_protocol(path2)
@@ -391,12 +384,7 @@ class AioFileSystem(LocalFileSystem, AsyncFileSystem):
         self, path: Any, recursive: bool = False, batch_size: int | None = None, maxdepth: int | None = None, **options: Any
     ) -> None:
         paths = [self._strip_protocol(name) for name in (path if isinstance(path, list) else [path])]
-
-        async def remove_in_order(group: list[int]) -> None:
-            for index in group:
-                await self._remove(paths[index], recursive)
-
-        raise_first(await together(remove_in_order, [(group,) for group in nested(paths)], stop=True))
+        await in_order(self._remove, [(name, recursive) for name in paths], nested(paths))
 
     async def _remove(self, path: str, recursive: bool) -> None:
         try:

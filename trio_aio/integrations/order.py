@@ -7,15 +7,15 @@ folder, and by device and inode if it exists. Calls that have nothing in common 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio_aio
-from trio_aio.integrations.batches import together
+from trio_aio.integrations.batches import raise_first, together
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Awaitable, Callable, Hashable, Sequence
 
-__all__ = ("Known", "in_groups", "known", "nested")
+__all__ = ("Known", "in_groups", "in_order", "known", "nested")
 
 
 class Known(NamedTuple):
@@ -31,13 +31,17 @@ async def known(paths: Sequence[str]) -> list[Known]:
     """Return what is known of each path. Each folder is asked for once."""
     folders = list({os.path.dirname(path) for path in paths})
     real = dict(zip(folders, await together(trio_aio.os.path.realpath, [(folder,) for folder in folders]), strict=True))
+    statuses = await together(trio_aio.os.stat, [(path,) for path in paths])
+    missing = [path for path, status in zip(paths, statuses, strict=True) if isinstance(status, FileNotFoundError)]
+    are_links = await together(trio_aio.os.path.islink, [(path,) for path in missing])
+    links = {path for path, is_link in zip(missing, are_links, strict=True) if is_link is True}
     found = []
-    for path, status in zip(paths, await together(trio_aio.os.stat, [(path,) for path in paths]), strict=True):
+    for path, status in zip(paths, statuses, strict=True):
         folder, name = os.path.split(path)
         names: list[Hashable] = [(folder if isinstance(real[folder], Exception) else real[folder], name)]
         if not isinstance(status, Exception):
             names.append((status.st_dev, status.st_ino))
-        elif isinstance(status, FileNotFoundError) and await trio_aio.os.path.islink(path):
+        elif path in links:
             names.append(os.path.split(await trio_aio.os.path.realpath(path)))
         found.append(Known(None if isinstance(status, Exception) else status, tuple(names)))
     return found
@@ -65,6 +69,16 @@ def in_groups(reads: Sequence[Sequence[Hashable]], writes: Sequence[Sequence[Has
     for index in range(len(reads)):
         groups.setdefault(first_of(index), []).append(index)
     return list(groups.values())
+
+
+async def in_order(function: Callable[..., Awaitable[Any]], calls: Sequence[tuple[Any, ...]], groups: Sequence[Sequence[int]]) -> None:
+    """Make calls, those of a group one after the other. groups: their indices. The first error is raised, and no more are started."""
+
+    async def run(group: Sequence[int]) -> None:
+        for index in group:
+            await function(*calls[index])
+
+    raise_first(await together(run, [(group,) for group in groups], stop=True))
 
 
 def nested(paths: Sequence[str]) -> list[list[int]]:
