@@ -367,16 +367,13 @@ async def open_descriptor(
 
 async def _adopt_number(context: AIOContext, fd: int, mode: Mode, *, direct: bool, abandon: bool) -> tuple[Descriptor, int]:
     """Return the descriptor that the caller passes, and where its cursor is."""
-    engine = context._check()
+    context._check()
     descriptor = Descriptor(fd, fd)
     descriptor.borrowed = True  # until there is a file: if that fails, the caller keeps it
     descriptor.opened = False
-    try:
+    with dropped_on_error(context, descriptor):
         await _adopt(context, descriptor, writable=mode.writable, direct=direct, abandon=abandon)
         return descriptor, await context._submit_and_wait(_seek_to_start(descriptor, mode.flags), abandon=abandon)
-    except BaseException:
-        drop_unclaimed(engine, descriptor)
-        raise
 
 
 def _seek_to_start(descriptor: Descriptor, flags: int) -> Seek:

@@ -220,9 +220,9 @@ async def link_of(context: AIOContext, name: Name) -> Any:
     return own_type(request.answer(), name.shown)
 
 
-async def real_path_of(context: AIOContext, path: NamePath, *, strict: bool) -> Any:
-    """Return a path without links, as the type of the argument. OSError."""
-    request = RealPath(Descriptor(AT_FDCWD, path), encoded(path), strict=strict)
+async def real_path_of(context: AIOContext, path: NamePath, *, strict: bool, shown: object = None) -> Any:
+    """Return a path without links, as the type of the argument. OSError. shown: for errors, in place of the path."""
+    request = RealPath(Descriptor(AT_FDCWD, path if shown is None else shown), encoded(path), strict=strict)
     await context._submit_and_wait(request)
     return own_type(request.answer(), path)
 

@@ -23,14 +23,14 @@ from trio_aio._bulk.waiting import checked_depth, wait_shielded
 from trio_aio._engine.descriptor import Descriptor, kind_of
 from trio_aio._errors import os_error
 from trio_aio._files.open import drop_unclaimed
-from trio_aio._names.calls import Name, change, changing, checked_context, encoded, request_of, stat_of, status_or_error
+from trio_aio._names.calls import Name, change, changing, checked_context, encoded, real_path_of, request_of, stat_of, status_or_error
 from trio_aio._names.leftovers import run_to_the_end
 from trio_aio._names.listing import DT_DIR, DT_LNK
 from trio_aio._names.os_calls import RENAME_NOREPLACE
 from trio_aio._names.removing import remove_named_tree
 from trio_aio._names.tree import AHEAD, Node, TreeReader, join
 from trio_aio._requests.contents import DURABLE, EXCLUSIVE, FOLLOW, PRESERVE, AbandonCopy, CopyMetadata, CopyName, CopyState
-from trio_aio._requests.names import EXIST_OK, Call, RealPath
+from trio_aio._requests.names import EXIST_OK, Call
 from trio_aio._requests.opening import AT_FDCWD
 
 if TYPE_CHECKING:
@@ -115,7 +115,9 @@ async def _give_up(context: AIOContext, copy: CopyState) -> None:
 class _TreeCopy:
     """The copy of one tree to a directory, `root`, that exists. It is shown as the target."""
 
-    def __init__(self, context: AIOContext, source: Name, root: Name, flags: int, depth: int, on_error: Any) -> None:
+    def __init__(
+        self, context: AIOContext, source: Name, root: Name, flags: int, depth: int, on_error: Any, *, with_sockets: bool = False
+    ) -> None:
         self._context: AIOContext = context
         self._source: bytes = os.fsencode(source.shown)
         self._root: Name = root
@@ -128,7 +130,7 @@ class _TreeCopy:
         # Directories whose times and modes are set in the end, when nothing is made in them any more.
         self._directories: list[bytes] = []
         self._copying: deque[CopyName] = deque()
-        self.with_sockets: bool = False
+        self._with_sockets: bool = with_sockets
         self.made: int = 0
 
     async def run(self) -> None:
@@ -162,7 +164,7 @@ class _TreeCopy:
                 if kind == DT_DIR or (self._follow and kind == DT_LNK and target == DT_DIR):
                     if await self._make_directory(path):
                         self._stack.append(Node(path, os.fsdecode(os.path.join(self._source, path))))
-                elif self.with_sockets or (kind != _DT_SOCK and not (self._follow and kind == DT_LNK and target == _DT_SOCK)):
+                elif self._with_sockets or (kind != _DT_SOCK and not (self._follow and kind == DT_LNK and target == _DT_SOCK)):
                     await self._start(path)
 
     def _made(self, path: bytes) -> Name:
@@ -327,15 +329,12 @@ class _Ends:
         else:
             self._start.close_unclaimed()
 
-    async def _resolved(self, name: Name) -> bytes:
-        assert name.path is not None
-        request = RealPath(Descriptor(AT_FDCWD, name.shown), os.path.join(self._path, name.path), strict=False)
-        await request_of(self._context, request)
-        return request.answer()
-
     async def check_apart(self) -> None:
         """ValueError if the target is the source, or inside it."""
-        inside, outside = await self._resolved(self.target), await self._resolved(self.source)
+        inside, outside = [
+            await real_path_of(self._context, os.path.join(self._path, name.path or b""), strict=False, shown=name.shown)
+            for name in (self.target, self.source)
+        ]
         if inside == outside or inside.startswith(outside.rstrip(b"/") + b"/"):
             raise ValueError(f"target must not be inside the source: {self.target.shown!r} is in {self.source.shown!r}")
 
@@ -356,8 +355,7 @@ async def _copy_to_new(
     assert target.path is not None
     parent, last = os.path.split(target.path.rstrip(b"/"))
     temporary = target._replace(path=os.path.join(parent, b".%b.%b.tmp" % (last[:200], secrets.token_hex(6).encode())))
-    copy = _TreeCopy(used, ends.source, temporary, flags, depth, on_error)
-    copy.with_sockets = with_sockets
+    copy = _TreeCopy(used, ends.source, temporary, flags, depth, on_error, with_sockets=with_sockets)
     made = changing(Call.MKDIR, temporary, mode=0o777, flags=0)
     try:
         await used._submit_and_wait(made)

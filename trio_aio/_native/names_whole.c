@@ -97,14 +97,22 @@ static int find_place(struct taio_new *file, int dir, const char *path, int foll
     }
 }
 
-int taio_new_begin(struct taio_new *file, int dir, const char *path, unsigned mode, int follow, int beneath)
+/* Find the place of a new file, and what is there. Returns 0, or -errno. */
+static int look_at_place(struct taio_new *file, int dir, const char *path, int follow, int beneath)
 {
     file->fd = file->parent = -1;
     file->named = 0;
     int error = find_place(file, dir, path, follow, beneath);
+    if (error == 0)
+        file->exists = taio_statx(file->parent, file->last, AT_SYMLINK_NOFOLLOW, &file->old, NULL) == 0;
+    return error;
+}
+
+int taio_new_begin(struct taio_new *file, int dir, const char *path, unsigned mode, int follow, int beneath)
+{
+    int error = look_at_place(file, dir, path, follow, beneath);
     if (error < 0)
         return error;
-    file->exists = taio_statx(file->parent, file->last, AT_SYMLINK_NOFOLLOW, &file->old, NULL) == 0;
     int replaces = file->exists && S_ISREG(file->old.mode);
     if (file->exists && !replaces && !S_ISLNK(file->old.mode))
         return S_ISDIR(file->old.mode) ? -EISDIR : -EOPNOTSUPP;
@@ -131,12 +139,9 @@ int taio_new_begin(struct taio_new *file, int dir, const char *path, unsigned mo
 
 int taio_new_special(struct taio_new *file, int dir, const char *path, const struct taio_stat *like, const char *target)
 {
-    file->fd = file->parent = -1;
-    file->named = 0;
-    int error = find_place(file, dir, path, 0, 0);
+    int error = look_at_place(file, dir, path, 0, 0);
     if (error < 0)
         return error;
-    file->exists = taio_statx(file->parent, file->last, AT_SYMLINK_NOFOLLOW, &file->old, NULL) == 0;
     if (file->exists && S_ISDIR(file->old.mode))
         return -EISDIR;
     for (int tries = 0; tries < MOST_TRIES; tries++) {
