@@ -800,6 +800,7 @@ def test_child_of_fork_leaves_the_loop_of_its_parent(disk: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_hundred_loops_leave_nothing(run: Callable[[Main], Any], disk: Path) -> None:
     path, data = make_file(disk)
 

@@ -109,7 +109,9 @@ def device(_filesystem: Misbehaving) -> Iterator[Misbehaving]:
     _filesystem.reset()
 
 
-@pytest.mark.parametrize("end", ["return", "exit", "drop", "drop all"])
+@pytest.mark.parametrize(
+    "end", ["return", "drop all", pytest.param("exit", marks=pytest.mark.slow), pytest.param("drop", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("direct", ["buffered", "direct"])
 @pytest.mark.parametrize("library", ["ASYNCIO", "TRIO"])
 def test_exit_frees_no_memory_in_flight(device: Misbehaving, tmp_path: Path, library: str, direct: str, end: str) -> None:

@@ -172,7 +172,12 @@ print("ended", flush=True)
 
 @pytest.mark.parametrize("direct", ["buffered", "direct"])
 @pytest.mark.parametrize(
-    "loop", ["asyncio", pytest.param("eager", marks=pytest.mark.skipif(sys.version_info < (3, 12), reason="3.12")), "uvloop"]
+    "loop",
+    [
+        "asyncio",
+        pytest.param("eager", marks=[pytest.mark.slow, pytest.mark.skipif(sys.version_info < (3, 12), reason="3.12")]),
+        pytest.param("uvloop", marks=pytest.mark.slow),
+    ],
 )
 def test_interrupt_before_any_line_ends_the_run(loop: str, direct: str, disk: Path) -> None:
     path = os.path.realpath(disk / "data")

@@ -81,6 +81,7 @@ async def _raise_in(manager: AbstractAsyncContextManager[object], error: Excepti
 # ---- files
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_thousand_files_opened_and_closed_leave_nothing(disk: Path) -> None:
     path, data = make_file(disk)

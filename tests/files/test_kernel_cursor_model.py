@@ -264,7 +264,7 @@ async def play(path: Path, seed: int, encoding: str | None, newline: str | None,
 @pytest.mark.parametrize("append", [False, True], ids=["", "append"])
 @pytest.mark.parametrize("direct", [False, True], ids=["buffered", "direct"])
 @pytest.mark.parametrize("adopted", [True, False], ids=["adopted", "given_away"])
-@pytest.mark.parametrize("seeds", [range(2), pytest.param(range(2, 5), marks=pytest.mark.slow)], ids=["two", "more"])
+@pytest.mark.parametrize("seeds", [range(1), pytest.param(range(1, 5), marks=pytest.mark.slow)], ids=["one", "more"])
 async def test_shared_file_is_as_its_model(
     disk: Path, encoding: str | None, newline: str | None, append: bool, direct: bool, adopted: bool, seeds: range
 ) -> None:

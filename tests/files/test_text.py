@@ -448,7 +448,7 @@ def _next(action: str, file: Any) -> Any:
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "utf-16-le"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", pytest.param("cp1252", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("odd", ["", "é", "\r"])
 @pytest.mark.parametrize("action", ["tell", "read", "readline", "write", "truncate", "stay", "rest"])
 async def test_text_loop_in_memory_can_be_left_at_any_line(tmp_path: Path, encoding: str, odd: str, action: str) -> None:

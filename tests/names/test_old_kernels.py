@@ -91,7 +91,13 @@ def old_libc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
-@pytest.mark.parametrize("quirks", ["OLD_STATX", "UNKNOWN_TYPES", "FEW_ENTRIES", "OLD_STATX UNKNOWN_TYPES FEW_ENTRIES"])
+@pytest.mark.parametrize(
+    "quirks",
+    [
+        "OLD_STATX UNKNOWN_TYPES FEW_ENTRIES",
+        *(pytest.param(quirk, marks=pytest.mark.slow) for quirk in ("OLD_STATX", "UNKNOWN_TYPES", "FEW_ENTRIES")),
+    ],
+)
 def test_older_answers_of_the_kernel_give_the_same_results(
     disk: Path, old_libc: Path, quirks: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
