@@ -18,6 +18,7 @@ from anyio._backends._asyncio import is_anyio_cancellation
 from anyio.lowlevel import checkpoint
 
 from trio_aio import FileReadStream, FileWriteStream, NamedTemporaryFile, SpooledTemporaryFile, TemporaryDirectory, TemporaryFile, open_aio
+from trio_aio._backends import current_backend
 from trio_aio.testing import FaultyContext
 
 from ..support.files import BLOCK, make_file
@@ -363,37 +364,39 @@ async def test_native_cancellation_of_a_body_is_raised_although_the_end_fails(tm
 
 
 class _SlowFile(io.FileIO):
-    """A file whose flush, and close, wait for an event."""
+    """A file whose close waits for an event."""
 
-    def __init__(self, path: Path, call: str) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__(path, "w")
-        self._call: str = call
         self.entered: threading.Event = threading.Event()
         self.may_go_on: threading.Event = threading.Event()
 
-    def _wait(self, call: str) -> None:
-        if call == self._call:
-            self.entered.set()
-            assert self.may_go_on.wait(60)
-
-    def flush(self) -> None:
-        self._wait("flush")
-
     def close(self) -> None:
         if not self.closed:
-            self._wait("close")
+            self.entered.set()
+            assert self.may_go_on.wait(60)
         super().close()
 
 
-async def test_native_cancellation_of_a_close_that_waits_for_another_task_closes_first(tmp_path: Path) -> None:
-    file = _SlowFile(tmp_path / "file", "flush")
+async def test_native_cancellation_of_a_close_that_waits_for_another_task_closes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = current_backend()
+    run_in_thread, may_go_on = backend.run_in_thread, asyncio.Event()
+
+    async def when_it_may(function: Any, *args: Any) -> Any:
+        await may_go_on.wait()
+        return await run_in_thread(function, *args)
+
+    monkeypatch.setattr(backend, "run_in_thread", when_it_may)  # the flush of a file that is taken over
+    file = open(tmp_path / "file", "wb")  # noqa: ASYNC230, SIM115
     stream = FileWriteStream(file)
     opening = asyncio.ensure_future(stream.send(b"hello"))
-    while not file.entered.is_set():
+    while stream._lock is None or stream._lock.free:
         await checkpoint()
     job = Job(stream.aclose)
     await job.cancel()
-    file.may_go_on.set()
+    may_go_on.set()
     assert await job.cause() is None
     assert file.closed
     await opening
@@ -401,7 +404,7 @@ async def test_native_cancellation_of_a_close_that_waits_for_another_task_closes
 
 
 async def test_native_cancellation_during_a_close_in_a_thread_is_raised_at_its_end(tmp_path: Path) -> None:
-    file = _SlowFile(tmp_path / "file", "close")
+    file = _SlowFile(tmp_path / "file")
     stream = FileWriteStream(file)
     await stream.send(b"hello")
     job = Job(stream.aclose)

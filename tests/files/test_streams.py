@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import errno
+import gzip
+import io
 import os
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -258,3 +262,96 @@ async def test_stream_closed_while_opening_writes_to_no_other_file(tmp_path: Pat
     stranger.close()
     assert other.read_bytes() == b"kept"
     assert mine.read_bytes() == b"".join(sent)
+
+
+# ---- files that are not those of their descriptors
+
+
+async def test_stream_of_a_compressed_file_has_its_content(streams: Any, tmp_path: Path) -> None:
+    path = tmp_path / "file.gz"
+    async with streams.FileWriteStream(gzip.open(path, "wb")) as writer:
+        await writer.send(b"hello ")
+        await writer.send(b"world")
+    assert gzip.decompress(path.read_bytes()) == b"hello world"
+    async with streams.FileReadStream(gzip.open(path, "rb")) as reader:
+        assert await reader.receive(5) == b"hello"
+        assert await reader.tell() == 5
+        assert await reader.receive() == b" world"
+        with pytest.raises(EndOfStream):
+            await reader.receive()
+
+
+async def test_stream_of_memory_has_neither_path_nor_descriptor(streams: Any) -> None:
+    memory = io.BytesIO(b"abc")
+    async with streams.FileReadStream(memory) as stream:
+        assert set(stream.extra_attributes) == {FileStreamAttribute.file}
+        assert stream.extra(FileStreamAttribute.file) is memory
+        assert await stream.receive(2) == b"ab"
+        assert await stream.seek(0) == 0
+        assert await stream.receive() == b"abc"
+        writer = streams.FileWriteStream(memory)
+        await writer.send(b"d")
+        assert memory.getvalue() == b"abcd"
+    assert memory.closed
+    with pytest.raises(ClosedResourceError):
+        await stream.receive()
+
+
+async def test_stream_of_a_pipe_reads_and_writes_it(streams: Any, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    async with streams.FileWriteStream(os.fdopen(writer, "wb", 0)) as sender:
+        await sender.send(b"abc")
+    async with streams.FileReadStream(os.fdopen(reader, "rb")) as receiver:
+        assert await receiver.receive() == b"abc"
+        with pytest.raises(EndOfStream):
+            await receiver.receive()
+
+
+async def test_stream_from_the_path_of_a_fifo_or_device(streams: Any, tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    os.write(fd, b"abc")
+    try:
+        async with await streams.FileReadStream.from_path(path) as stream:
+            assert await stream.receive(3) == b"abc"
+            assert stream.extra(FileStreamAttribute.path) == path
+    finally:
+        os.close(fd)
+    async with await streams.FileReadStream.from_path("/dev/null") as stream:
+        with pytest.raises(EndOfStream):
+            await stream.receive()
+    async with await streams.FileWriteStream.from_path("/dev/full") as stream:
+        with pytest.raises(BrokenResourceError) as caught:
+            await stream.send(bytes(1 << 20))
+        assert isinstance(caught.value.__cause__, OSError)
+        assert caught.value.__cause__.errno == errno.ENOSPC
+        with suppress(OSError):  # anyio's stream writes what its buffer holds
+            await stream.aclose()
+
+
+async def test_stream_of_temporary_files_reads_what_was_written(streams: Any) -> None:
+    for make in (tempfile.TemporaryFile, tempfile.NamedTemporaryFile, tempfile.SpooledTemporaryFile):
+        file: Any = make()
+        file.write(b"content")
+        file.seek(0)
+        async with streams.FileReadStream(file) as stream:
+            assert await stream.receive() == b"content"
+
+
+async def test_stream_of_a_subclass_uses_its_methods(streams: Any, path: Path) -> None:
+    class Upper(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            return (super().read(-1 if size is None else size) or b"").upper()
+
+    async with streams.FileReadStream(Upper(path)) as stream:
+        assert await stream.receive() == b"HELLO"
+
+
+async def test_stream_of_what_is_no_binary_file_is_refused(path: Path) -> None:
+    for kind in (FileReadStream, FileWriteStream):
+        for wrong in (3, b"bytes", None, path, io.StringIO()):
+            with pytest.raises(TypeError, match="stream needs"):
+                kind(wrong)  # type: ignore[arg-type]
+        with path.open("r+") as text, pytest.raises(TypeError, match="binary file"):
+            kind(text)  # type: ignore[arg-type]

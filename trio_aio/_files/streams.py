@@ -5,6 +5,9 @@ anyio's own streams call each read and write in a thread. These use an `AsyncFil
 A stream may be made of an ordinary binary file, outside of any event loop, as anyio allows. `open_aio` then opens its descriptor in
 the first call, where an event loop runs. A lock lets one task do that, and keeps `aclose` from closing the file meanwhile.
 
+Any other file is called in threads, as by anyio: pipes and devices, and objects that stand before a file or have none, such as a GzipFile,
+whose bytes are not those of its descriptor.
+
 anyio reports errors by its own exceptions. So OSError becomes ``BrokenResourceError``, a closed file ``ClosedResourceError``, and the end
 of the file ``EndOfStream``. Users construct the streams, or call `from_path`.
 """
@@ -16,6 +19,7 @@ import os
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import anyio
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
 from anyio.abc import ByteReceiveStream, ByteSendStream
 from anyio.streams.file import FileStreamAttribute
@@ -24,7 +28,7 @@ from trio_aio._backends import Deferred, current_backend, raise_if_cancelled
 from trio_aio._context.lock import FairLock
 from trio_aio._errors import NotCopied
 from trio_aio._files.binary import AsyncFile
-from trio_aio._files.open import open_aio
+from trio_aio._files.open import make_opener, open_aio
 from trio_aio._files.text import AsyncTextFile
 
 if TYPE_CHECKING:
@@ -37,22 +41,52 @@ if TYPE_CHECKING:
 
 __all__ = ("FileReadStream", "FileWriteStream")
 
+_open_with_anyio = anyio.open_file  # `install` may replace the attribute
+
+
+def _is_plain(file: Any) -> bool:
+    """Return whether reads and writes of `file` are those of its descriptor: it is of a type that ``open(path, "rb")`` or "wb" returns."""
+    try:
+        raw = file.raw if type(file) in (io.BufferedReader, io.BufferedWriter, io.BufferedRandom) else file
+    except ValueError:  # it was detached
+        return False
+    return type(raw) is io.FileIO
+
+
+async def _open(path: str | os.PathLike[str], mode: str, context: AIOContext | None) -> Any:
+    """Return an `AsyncFile`; for a pipe or a device, the file that anyio opens."""
+
+    def otherwise(_: object) -> Any:
+        return _open_with_anyio(path, mode)  # type: ignore[call-overload]
+
+    return await make_opener(
+        "open_aio", path, mode, -1, None, None, None, True, None, False, False, context, stacklevel=3, otherwise=otherwise
+    )
+
 
 class _FileStream(NotCopied):
     """What both streams share: the file, opened when it is first used, and its close."""
 
     def __init__(self, file: AsyncFile | IO[bytes]) -> None:
-        if not isinstance(file, AsyncFile) and not (hasattr(file, "fileno") and hasattr(file, "tell")):
-            raise TypeError(f"a stream needs an AsyncFile or an ordinary binary file as file, not {type(file).__name__}")
         if isinstance(file, AsyncTextFile):
             raise TypeError("a stream needs a binary file as file, not an AsyncTextFile: pass its `buffer`")
-        self._file: AsyncFile | IO[bytes] = file
-        self._opened: AsyncFile | None = file if isinstance(file, AsyncFile) else None
+        if isinstance(file, io.TextIOBase):
+            raise TypeError("a stream needs a binary file as file, not a text file: open it with 'rb' or 'wb'")
+        self._opened: AsyncFile | anyio.AsyncFile[bytes] | None = None
+        self._file: AsyncFile | IO[bytes]
+        if isinstance(file, AsyncFile):
+            self._file = self._opened = file
+        elif isinstance(file, anyio.AsyncFile):
+            self._file, self._opened = file.wrapped, file
+        elif hasattr(file, "close") and (hasattr(file, "read") or hasattr(file, "write")):
+            self._file = file
+        else:
+            raise TypeError(f"a stream needs an AsyncFile or an ordinary binary file as file, not {type(file).__name__}")
         self._lock: FairLock | None = None
         self._closed: bool = False
 
-    async def _open_once(self) -> AsyncFile:
-        """Return the `AsyncFile`. The first call opens it, if the stream was made of an ordinary file."""
+    async def _open_once(self) -> AsyncFile | anyio.AsyncFile[bytes]:
+        """Return the `AsyncFile`, or anyio's. The first call opens it, if the stream was made of an ordinary file."""
         if self._opened is not None:
             return self._opened
         file = self._file
@@ -65,12 +99,19 @@ class _FileStream(NotCopied):
                 raise ValueError("I/O operation on closed file")
             # Another task may have opened it while this one waited for the lock.
             if self._opened is None:
-                if file.writable():
-                    await backend.run_in_thread(file.flush)
-                opened = await open_aio(file.fileno(), "r+b" if file.writable() else "rb", closefd=False)
-                await opened.seek(file.tell())
-                self._opened = opened
+                self._opened = (await self._take_over(file) if _is_plain(file) else None) or anyio.wrap_file(file)
             return self._opened
+
+    async def _take_over(self, file: IO[bytes]) -> AsyncFile | None:
+        """Return an `AsyncFile` for the descriptor of an ordinary file; None if that is a pipe or a device."""
+        if file.writable():
+            await current_backend().run_in_thread(file.flush)
+        try:
+            opened = await open_aio(file.fileno(), "r+b" if file.writable() else "rb", closefd=False)
+        except io.UnsupportedOperation:
+            return None
+        await opened.seek(file.tell())
+        return opened
 
     async def aclose(self) -> None:
         """Close the file, also in a cancelled scope, and then raise Cancelled. OSError: the file is closed all the same."""
@@ -98,7 +139,7 @@ class _FileStream(NotCopied):
             try:
                 self._closed = True
                 try:
-                    if self._opened is not None:
+                    if isinstance(self._opened, AsyncFile):
                         with put_off:
                             await self._opened._close()
                 finally:
@@ -115,24 +156,31 @@ class _FileStream(NotCopied):
         file = self._file
         attributes: dict[Any, Callable[[], Any]] = {
             FileStreamAttribute.file: lambda: file,
-            FileStreamAttribute.fileno: file.fileno,
         }
-        if not isinstance(file.name, int):
-            attributes[FileStreamAttribute.path] = lambda: Path(os.fsdecode(file.name))
+        name = getattr(file, "name", None)
+        if isinstance(name, (str, bytes, os.PathLike)):
+            attributes[FileStreamAttribute.path] = lambda: Path(os.fsdecode(name))
+        try:
+            file.fileno()
+        except (AttributeError, io.UnsupportedOperation):
+            pass  # it has none, such as a BytesIO
+        else:
+            attributes[FileStreamAttribute.fileno] = file.fileno
         return attributes
 
 
 class FileReadStream(_FileStream, ByteReceiveStream):
     """A stream of the bytes of a file.
 
-    file: an `AsyncFile` opened for reading, or a regular file of ``open(path, "rb")``, which is read from its position on. The stream
-    closes it. Tasks that call `receive` at once are served one after the other.
+    file: an `AsyncFile` opened for reading, or a file of ``open(path, "rb")``, which is read from its position on, or another binary
+    file object. Pipes, devices and other objects are called in threads, as by anyio. The stream closes it. Tasks that call `receive` at
+    once are served one after the other.
     """
 
     @classmethod
     async def from_path(cls, path: str | os.PathLike[str], *, context: AIOContext | None = None) -> Self:
-        """Open a file for reading, and return its stream. Cancellation and errors as `open_aio`. context: serves it."""
-        return cls(await open_aio(path, "rb", context=context))
+        """Open a file of any kind for reading, and return its stream. Cancellation and errors as `open_file`. context: serves it."""
+        return cls(await _open(path, "rb", context))
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Return the next `max_bytes` bytes, fewer only at the end of the file.
@@ -144,9 +192,10 @@ class FileReadStream(_FileStream, ByteReceiveStream):
         if max_bytes < 1:
             raise ValueError(f"max_bytes must be a positive integer, not {max_bytes}")
         try:
-            if not self._file.readable():
+            file = await self._open_once()
+            if isinstance(file, AsyncFile) and not self._file.readable():
                 raise io.UnsupportedOperation("the file was not opened for reading")
-            data = await (await self._open_once()).read(max_bytes)
+            data = await file.read(max_bytes)
         except ValueError:  # also of a file that was not opened for this, as with anyio's streams: that is an OSError too
             raise ClosedResourceError from None
         except OSError as error:
@@ -167,14 +216,15 @@ class FileReadStream(_FileStream, ByteReceiveStream):
 class FileWriteStream(_FileStream, ByteSendStream):
     """A stream of bytes into a file.
 
-    file: an `AsyncFile` opened for writing, or a regular file of ``open(path, "wb")``, which is written from its position on. The stream
-    closes it. Tasks that call `send` at once are served one after the other.
+    file: an `AsyncFile` opened for writing, or a file of ``open(path, "wb")``, which is written from its position on, or another binary
+    file object. Pipes, devices and other objects are called in threads, as by anyio. The stream closes it. Tasks that call `send` at once
+    are served one after the other.
     """
 
     @classmethod
     async def from_path(cls, path: str | os.PathLike[str], append: bool = False, *, context: AIOContext | None = None) -> Self:
-        """Open a file for writing, emptied or with `append` for appending. Return its stream. Otherwise as `open_aio`."""
-        return cls(await open_aio(path, "ab" if append else "wb", context=context))
+        """Open a file of any kind for writing, emptied or with `append` for appending, and return its stream. Otherwise as `open_file`."""
+        return cls(await _open(path, "ab" if append else "wb", context))
 
     async def send(self, item: bytes) -> None:
         """Write all of `item`.
