@@ -217,3 +217,33 @@ async def test_cancelled_open_of_a_device_leaves_no_descriptor(tmp_path: Path) -
 
 def test_wrap_file_is_that_of_anyio() -> None:
     assert wrap_file is anyio.wrap_file
+
+
+async def test_limiter_of_trio_limits_the_threads_of_a_file_of_anyio() -> None:
+    limiter = trio.CapacityLimiter(1)
+    if not trio.lowlevel.in_trio_task():
+        with pytest.raises(TypeError, match="trio only"):
+            await open_file("/dev/zero", "rb", limiter=limiter)
+        return
+    reader, writer = os.pipe()
+    async with await open_file(reader, "rb", 0, limiter=limiter) as file:
+        kept = file.limiter
+        assert isinstance(kept, anyio.CapacityLimiter)
+        got: list[bytes] = []
+
+        async def read() -> None:
+            got.append(await file.read(1))
+
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(read)
+            while not limiter.statistics().tasks_waiting:
+                await checkpoint()
+            assert (kept.borrowed_tokens, kept.total_tokens, kept.available_tokens) == (1, 1, 0)
+            os.write(writer, b"ab")
+        assert sorted(got) == [b"a", b"b"]
+        kept.total_tokens = 2
+        async with kept:
+            assert limiter.borrowed_tokens == 1
+        assert limiter.total_tokens == 2
+    os.close(writer)

@@ -9,13 +9,13 @@ it. So nothing is opened twice, and an `opener` is called once: its descriptor i
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any, overload
 
 from anyio import AsyncFile as AnyioFile
-from anyio import CapacityLimiter, wrap_file
 from anyio import open_file as open_with_anyio
+from anyio import wrap_file
 
+from trio_aio._dropin.limiters import check_limiter, for_anyio
 from trio_aio._files.open import make_opener
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def open_file(
     an ``anyio.AsyncFile``; with `direct` it is refused (``io.UnsupportedOperation``).
 
     - `limiter`: an ``anyio.CapacityLimiter``, a ``trio.CapacityLimiter`` or None; otherwise TypeError. It is the file's `limiter`. Files of
-      ours take no token from it, because their calls take no thread; those of anyio do.
+      ours take no token from it, because their calls take no thread; those of anyio do, and need anyio's limiter if trio does not run.
     - The other arguments, and cancellation, are those of `open_aio`.
 
     OSError as from ``open()``, with the file's name.
@@ -145,20 +145,13 @@ def opener_of(
 
     original: opens files of the kinds that `open_aio` does not open, with the arguments of ``open()`` and `limiter` if there is one.
     """
-    if limiter is not None and not isinstance(limiter, _limiter_types()):
-        raise TypeError(f"limiter must be an anyio.CapacityLimiter or a trio.CapacityLimiter, not {type(limiter).__name__}")
+    check_limiter(limiter)
 
     def otherwise(handing_over: Callable[[Any, int], int] | None) -> Awaitable[Any]:
-        more = {} if limiter is None else {"limiter": limiter}
+        more = {} if limiter is None else {"limiter": for_anyio(limiter)}
         return original(file, mode, buffering, encoding, errors, newline, closefd, handing_over, **more)
 
     return make_opener(
         function, file, mode, buffering, encoding, errors, newline, closefd, opener, direct, abandon_on_cancel, context,
         stacklevel=4, otherwise=otherwise, limiter=limiter,
     )  # fmt: skip
-
-
-def _limiter_types() -> tuple[type, ...]:
-    """Return the classes of limiters, without importing trio."""
-    trio = sys.modules.get("trio")
-    return (CapacityLimiter,) if trio is None else (CapacityLimiter, trio.CapacityLimiter)
