@@ -843,3 +843,73 @@ def test_descriptor_opened_after_the_end_of_its_loop_is_closed(disk: Path) -> No
     gc.collect()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(opened[0])
+
+
+# ---- entering a context
+
+
+def test_natively_cancelled_entry_of_a_context_leaves_nothing_open(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def enter(contexts: list[AIOContext]) -> None:
+        contexts.append(AIOContext())
+        async with contexts[-1]:
+            await asyncio.sleep(3600)
+
+    async def main() -> None:
+        await current_context()._checkpoint()
+        before = set(os.listdir("/proc/self/fd"))
+        entered = set()
+        for ticks in range(6):
+            contexts: list[AIOContext] = []
+            task = asyncio.ensure_future(enter(contexts))
+            for _ in range(ticks):
+                await asyncio.sleep(0)
+            states = [context._state for context in contexts]
+            entered.update(states)
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            for context in contexts:
+                assert context._state in ("new", "closed")
+            assert set(os.listdir("/proc/self/fd")) == before
+        assert entered == {"new", "open"}
+
+    loop = new_loop()
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+
+
+def test_context_that_the_loop_refuses_fails_alone(new_loop: Callable[[], asyncio.AbstractEventLoop], disk: Path) -> None:
+    path, data = make_file(disk)
+    loop = new_loop()
+
+    class Refusing:
+        """The loop, without room for one more descriptor."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(loop, name)
+
+        def add_reader(self, *arguments: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+    async def main() -> None:
+        async with open_aio(path, direct=True) as file:
+            backend: Any = file.context._backend
+            for _ in range(3):
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(backend, "loop", Refusing())
+                    refused = AIOContext()
+                    with pytest.raises(OSError, match="No space left"):
+                        await refused.__aenter__()
+                assert "closed" in repr(refused)
+                with pytest.raises(RuntimeError, match="closed"):
+                    refused._check()
+            assert await file.pread(BLOCK, 0) == data[:BLOCK]
+            async with AIOContext() as another:
+                assert await read_bytes(path, context=another) == data
+
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()

@@ -374,7 +374,12 @@ class AsyncioBackend:
             waiter.set_result(True)
 
     def start_reaper(self, fd: int, reap: Callable[[], bool], drained: Callable[[], bool], end: Callable[[], None]) -> None:
-        self.loop.add_reader(fd, _Watch(self, fd, reap, drained, end).readable)
+        watch = _Watch(self, fd, reap, drained, end)
+        try:
+            self.loop.add_reader(fd, watch.readable)
+        except BaseException:
+            watch._ending.over = True  # the loop has refused it, and has not ended
+            raise
 
     def at_end_of_tick(self, flush: Callable[[], None]) -> None:
         if self.ended:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from trio_aio._backends import Waiter, async_resource, current_backend, raise_if_cancelled, shielded_checkpoint
 from trio_aio._context.lock import FairLock
 from trio_aio._context.operations import Operations
-from trio_aio._context.statistics import AIOStatistics
+from trio_aio._context.statistics import counted
 from trio_aio._engine.activity import is_busy
 from trio_aio._engine.drain import drain
 from trio_aio._engine.engine import Engine
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from trio_aio._backends import Backend
+    from trio_aio._context.statistics import AIOStatistics
     from trio_aio._engine.protocols import Hook
     from trio_aio._requests.base import Request
     from trio_aio._requests.opening import Close
@@ -115,8 +116,9 @@ class AIOContext(NotCopied, Operations):
     async def __aenter__(self) -> AIOContext:
         backend = current_backend()
         await backend.checkpoint_if_cancelled()
-        self._start(backend)
+        # Before the start: what a native cancellation would end behind it, no one could close.
         await backend.cancel_shielded_checkpoint()
+        backend.step(self._start, backend)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
@@ -147,7 +149,11 @@ class AIOContext(NotCopied, Operations):
         self._state = "open"
         _living.add(self)
         backend.hold_clock(self._is_busy)
-        backend.start_reaper(engine.event_fd, self._reap, self._served, self._close_in_thread)
+        try:
+            backend.start_reaper(engine.event_fd, self._reap, self._served, self._close_in_thread)
+        except BaseException:
+            self._close_in_thread()
+            raise
 
     def _hook(self) -> Hook | None:
         """Return a hook between requests and lanes, or None. `testing.FaultyContext` returns its faults here."""
@@ -339,30 +345,7 @@ class AIOContext(NotCopied, Operations):
         engine = self._engine
         if engine is None:
             raise self._refusal()
-        inline, names = engine.inline, self._names
-        return AIOStatistics(
-            engine=self.engine,
-            max_in_flight=self._max_in_flight,
-            in_flight=engine.occupied,
-            queued=engine.queued,
-            submitted_kernel=engine.submitted_kernel,
-            submitted_inline=inline.hits + names.hits,
-            submitted_workers=engine.submitted_workers,
-            submit_calls=engine.submit_calls,
-            completed=engine.completed + inline.hits + names.hits,
-            cancelled=engine.cancelled,
-            retried=engine.retried,
-            bytes_read=engine.bytes_read + inline.bytes_read + names.bytes_read,
-            bytes_written=engine.bytes_written,
-            bounced_bytes=engine.bounced_bytes,
-            inline_by_cachestat=inline.hits_by_cachestat,
-            inline_by_mincore=inline.hits_by_mincore,
-            inline_missed=inline.misses,
-            inline_slept=inline.slept,
-            names_inline=names.hits,
-            names_missed=names.misses,
-            names_slept=names.slept,
-        )
+        return counted(engine, self._names, self.engine, self._max_in_flight)
 
     # ---- one request
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-__all__ = ("AIOStatistics",)
+if TYPE_CHECKING:
+    from trio_aio._engine.engine import Engine
+    from trio_aio._lanes.names import NameLane
+
+__all__ = ("AIOStatistics", "counted")
 
 
 @dataclass(frozen=True)
@@ -54,3 +59,31 @@ class AIOStatistics:
     """Calls on names that the inline lane could not answer, so a worker did."""
     names_slept: int = 0
     """Inline calls on names that slept all the same. Each takes the lane from its mount, for 1 s at first and 10 minutes at most."""
+
+
+def counted(engine: Engine, names: NameLane, kind: str, max_in_flight: int) -> AIOStatistics:
+    """Return the counts of an engine and of the calls on names that were answered at once. kind: "aio" or "workers"."""
+    inline = engine.inline
+    return AIOStatistics(
+        engine=kind,
+        max_in_flight=max_in_flight,
+        in_flight=engine.occupied,
+        queued=engine.queued,
+        submitted_kernel=engine.submitted_kernel,
+        submitted_inline=inline.hits + names.hits,
+        submitted_workers=engine.submitted_workers,
+        submit_calls=engine.submit_calls,
+        completed=engine.completed + inline.hits + names.hits,
+        cancelled=engine.cancelled,
+        retried=engine.retried,
+        bytes_read=engine.bytes_read + inline.bytes_read + names.bytes_read,
+        bytes_written=engine.bytes_written,
+        bounced_bytes=engine.bounced_bytes,
+        inline_by_cachestat=inline.hits_by_cachestat,
+        inline_by_mincore=inline.hits_by_mincore,
+        inline_missed=inline.misses,
+        inline_slept=inline.slept,
+        names_inline=names.hits,
+        names_missed=names.misses,
+        names_slept=names.slept,
+    )
