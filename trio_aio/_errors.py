@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import NoReturn, SupportsIndex
 
-__all__ = ("NotCopied", "aio_limit", "os_error", "setup_error", "shown")
+__all__ = ("NotCopied", "aio_limit", "os_call_error", "os_error", "setup_error", "shown")
 
 
 class NotCopied:
@@ -25,19 +25,29 @@ class NotCopied:
         raise TypeError(f"cannot copy or pickle {type(self).__name__!r} object: it owns open files or requests in flight; make another")
 
 
-def os_error(code: int, filename: object = None, detail: str = "") -> OSError:
+def os_error(code: int, filename: object = None, detail: str = "", filename2: object = None) -> OSError:
     """Return the exception for an errno of either sign: the right subclass of OSError, with ``detail`` after its text.
 
-    filename: a descriptor is named as `shown` does it.
+    filename, filename2: named as `shown` does it; None: the exception has none.
     """
     code = abs(code)
     message = f"{os.strerror(code)}: {detail}" if detail else os.strerror(code)
-    return OSError(code, message) if filename is None else OSError(code, message, shown(filename))
+    return OSError(code, message) if filename is None else OSError(code, message, shown(filename), None, shown(filename2))
+
+
+def os_call_error(code: int, name: object, filename2: object = None) -> OSError:
+    """Return what `os_error` does, for a call of `trio_aio.os`: a descriptor stays a number, as in the errors of `os`."""
+    error = os_error(code, name, filename2=filename2)
+    if isinstance(name, int):
+        error.filename = name
+    return error
 
 
 def shown(name: object) -> object:
-    """Return the name of a file as an error has it: ``<fd 3>`` for a descriptor."""
-    return f"<fd {name}>" if isinstance(name, int) else name
+    """Return the name of a file as an error has it: text or bytes, as the functions of `os` do it, and ``<fd 3>`` for a descriptor."""
+    if isinstance(name, int):
+        return f"<fd {name}>"
+    return os.fspath(name) if isinstance(name, os.PathLike) else name
 
 
 def setup_error(code: int) -> OSError:

@@ -74,7 +74,7 @@ async def test_write_options_equal_what_they_say(filesystem: pathlib.Path, durab
     assert await write_bytes(path, b"0123456789", exclusive=True, durable=durable) == 10
     with pytest.raises(FileExistsError) as caught:
         await write_bytes(path, b"x", exclusive=True, durable=durable)
-    assert caught.value.filename == path
+    assert caught.value.filename == str(path)
     assert await write_bytes(path, b"ab", offset=4, durable=durable) == 2
     assert path.read_bytes() == b"0123ab6789"
     assert await write_bytes(path, b"end", append=True, durable=durable) == 3

@@ -172,7 +172,7 @@ async def test_exclusive_copy_follows_no_link(source: pathlib.Path) -> None:
     for target in ("dangling", "one.py", "link to file"):
         with pytest.raises(FileExistsError) as caught:
             await copy_file(source / "a/one.py", source / target, exclusive=True)
-        assert caught.value.filename == source / target
+        assert caught.value.filename == str(source / target)
     assert not (source / "victim").exists()
     assert (source / "one.py").read_text() == "one.py"
 

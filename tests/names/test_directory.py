@@ -439,7 +439,7 @@ async def test_opening_what_is_no_directory_fails(tree: pathlib.Path) -> None:
         await open_directory(tree / "one.py")
     with pytest.raises(FileNotFoundError) as caught:
         await open_directory(tree / "absent")
-    assert caught.value.filename == tree / "absent"
+    assert caught.value.filename == str(tree / "absent")
     async with open_directory(tree) as directory:
         with pytest.raises(OSError, match="FIFO"):
             await directory.open("fifo")

@@ -221,7 +221,7 @@ async def test_rename_exclusive_leaves_an_existing_target(filesystem: Path) -> N
     (filesystem / "b").write_text("b")
     with pytest.raises(FileExistsError) as caught:
         await trio_aio.os.rename(filesystem / "a", filesystem / "b", exclusive=True)
-    assert (caught.value.filename, caught.value.filename2) == (filesystem / "a", filesystem / "b")
+    assert (caught.value.filename, caught.value.filename2) == (str(filesystem / "a"), str(filesystem / "b"))
     assert (filesystem / "b").read_text() == "b"
     await trio_aio.os.rename(filesystem / "a", filesystem / "b", exchange=True)
     assert ((filesystem / "a").read_text(), (filesystem / "b").read_text()) == ("b", "a")
@@ -321,3 +321,108 @@ async def test_makedirs_names_the_directory_that_a_user_may_not_make(disk: Path,
                 assert await result(trio_aio.os.makedirs, name, exist_ok=exist_ok) == wanted
     finally:
         os.seteuid(0)
+
+
+# ---- names in errors
+
+
+PLAIN = {
+    "stat": (),
+    "lstat": (),
+    "unlink": (),
+    "rmdir": (),
+    "readlink": (),
+    "chmod": (0o600,),
+    "mkdir": (),
+    "listdir": (),
+    "scandir": (),
+    "truncate": (3,),
+    "statvfs": (),
+    "removedirs": (),
+    "chown": (1, 1),
+}
+
+
+@pytest.mark.parametrize("call", PLAIN)
+async def test_error_has_the_path_as_text_as_with_os(tmp_path: Path, call: str) -> None:
+    for path in (tmp_path / "absent/x", trio_aio.Path(tmp_path / "absent/x"), os.fsencode(tmp_path / "absent/x")):
+        with pytest.raises(FileNotFoundError) as wanted:
+            getattr(os, call)(path, *PLAIN[call])
+        with pytest.raises(FileNotFoundError) as caught:
+            await getattr(trio_aio.os, call)(path, *PLAIN[call])
+        assert caught.value.filename == wanted.value.filename
+        assert type(caught.value.filename) is type(wanted.value.filename)
+
+
+@pytest.mark.parametrize("call", ["rename", "replace", "link", "symlink", "renames"])
+async def test_error_has_both_paths_as_text_as_with_os(tmp_path: Path, call: str) -> None:
+    paths = tmp_path / "absent/x", tmp_path / "nowhere/y"
+    if call == "renames":
+        (tmp_path / "nowhere").mkdir()
+    with pytest.raises(FileNotFoundError) as wanted:
+        getattr(os, call)(*paths)
+    with pytest.raises(FileNotFoundError) as caught:
+        await getattr(trio_aio.os, call)(*paths)
+    assert (caught.value.filename, caught.value.filename2) == (wanted.value.filename, wanted.value.filename2)
+
+
+@pytest.mark.parametrize("call", ["stat", "chmod", "statvfs", "chown"])
+async def test_error_of_a_descriptor_has_its_number_as_with_os(call: str) -> None:
+    with pytest.raises(OSError, match="Bad file descriptor") as wanted:
+        getattr(os, call)(1 << 20, *PLAIN[call])
+    with pytest.raises(OSError, match="Bad file descriptor") as caught:
+        await getattr(trio_aio.os, call)(1 << 20, *PLAIN[call])
+    assert caught.value.filename == wanted.value.filename == 1 << 20
+
+
+async def test_error_of_a_path_has_it_as_text_as_with_pathlib(tmp_path: Path) -> None:
+    ours, theirs = trio_aio.Path(tmp_path / "absent/x"), tmp_path / "absent/x"
+
+    async def listed() -> None:
+        async for _ in ours.iterdir():
+            pass
+
+    for call in ("stat", "unlink", "rmdir", "readlink", "mkdir", "touch", "read_bytes", "open", "iterdir", "owner"):
+        with pytest.raises(FileNotFoundError) as wanted:
+            list(theirs.iterdir()) if call == "iterdir" else getattr(theirs, call)()
+        with pytest.raises(FileNotFoundError) as caught:
+            await (listed() if call == "iterdir" else getattr(ours, call)())
+        assert caught.value.filename == wanted.value.filename == str(theirs)
+
+
+# ---- arguments and answers that os refuses
+
+
+@pytest.mark.parametrize("call", ["stat", "unlink", "mkdir", "access", "readlink", "chmod"])
+async def test_directory_must_be_an_integer(tree: Path, call: str) -> None:
+    with opened(tree, os.O_RDONLY) as fd, pytest.raises(TypeError, match="integer"):
+        await getattr(trio_aio.os, call)("one.py", *({"access": (0,), "chmod": (0o600,)}.get(call, ())), dir_fd=fd + 0.5)
+    assert (tree / "one.py").exists()
+
+
+async def test_mode_of_a_link_is_refused_as_os_does(tree: Path) -> None:
+    path: Any = "link to file"
+    with opened(tree, os.O_RDONLY) as fd:
+        for options, error in (({}, NotImplementedError), ({"dir_fd": fd}, ValueError)):
+            with pytest.raises(error):
+                os.chmod(path, 0o600, follow_symlinks=False, **options)  # type: ignore[arg-type]
+            with pytest.raises(error):
+                await trio_aio.os.chmod(path, 0o600, follow_symlinks=False, **options)  # type: ignore[arg-type]
+    for attempt in (trio_aio.Path(path).lchmod(0o600), trio_aio.Path(path).chmod(0o600, follow_symlinks=False)):
+        with pytest.raises(NotImplementedError):
+            await attempt
+    await trio_aio.Path("one.py").chmod(0o640, follow_symlinks=False)
+    assert stat.S_IMODE(os.stat("one.py").st_mode) == 0o640
+
+
+@pytest.mark.parametrize("target", ["broken/x", "broken/x/y", "loop/x", "one.py/x", "absent/deep/x"])
+async def test_renames_below_a_link_that_leads_nowhere_equals_os(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    outcomes = []
+    for name in ("theirs", "ours"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(make_tree(tmp_path / name))
+        if name == "theirs":
+            outcomes.append(plain_result(os.renames, "a", target))
+        else:
+            outcomes.append(await result(trio_aio.os.renames, "a", target))
+    assert outcomes[0] == outcomes[1]

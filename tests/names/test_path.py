@@ -162,7 +162,11 @@ class TestAsPathlib:
     async def test_from_uri_equals_pathlib(self) -> None:
         assert Path.from_uri("file:///a/b%20c") == pathlib.PurePosixPath("/a/b c")
         assert Path.from_uri("file://localhost/a") == Path.from_uri("file:/a") == Path("/a")
-        for wrong in ("file:a", "http://a/b", "/a"):
+        for path in ("/", "//a/b", "//", "/a%20b/ü", "/a//b"):
+            assert Path.from_uri(Path(path).as_uri()) == Path(path)
+        assert Path.from_uri("file://localhost//a") == Path("//a")
+        assert Path.from_uri("file:%2fa") == Path("/a")
+        for wrong in ("file:a", "http://a/b", "/a", "file://host/a", "file://", "file:"):
             with pytest.raises(ValueError, match="URI"):
                 Path.from_uri(wrong)
 

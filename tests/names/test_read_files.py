@@ -76,7 +76,7 @@ async def test_error_is_raised_at_its_turn_and_the_iteration_continues(disk: pat
         except StopAsyncIteration:
             break
     assert found == list(files.items())
-    assert errors == [(5, FileNotFoundError, disk / "absent"), (8, IsADirectoryError, disk)]
+    assert errors == [(5, FileNotFoundError, str(disk / "absent")), (8, IsADirectoryError, str(disk))]
     with pytest.raises(FileNotFoundError):
         await read_files(paths)
 

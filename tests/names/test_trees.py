@@ -131,16 +131,16 @@ async def test_copy_refuses_what_is_no_file_without_opening_it(disk: pathlib.Pat
         await copy_file(disk / "fifo", disk / "copy")
     with pytest.raises(IsADirectoryError) as caught:
         await copy_file(disk, disk / "copy")
-    assert caught.value.filename == disk
+    assert caught.value.filename == str(disk)
     with pytest.raises(FileNotFoundError) as caught:
         await copy_file(disk / "absent", disk / "copy")
-    assert caught.value.filename == disk / "absent"
+    assert caught.value.filename == str(disk / "absent")
     path, _ = make_file(disk)
     with pytest.raises(io.UnsupportedOperation, match=r"replaced, and .*fifo"):
         await copy_file(path, disk / "fifo")
     with pytest.raises(FileNotFoundError) as caught:
         await copy_file(path, disk / "absent/copy")
-    assert caught.value.filename == disk / "absent/copy"
+    assert caught.value.filename == str(disk / "absent/copy")
     assert sorted(os.listdir(disk)) == ["fifo", "file"]
 
 

@@ -8,6 +8,7 @@ other modules of this folder use these functions.
 from __future__ import annotations
 
 import errno
+import operator
 import os
 import sys
 from collections.abc import Awaitable, Callable
@@ -17,7 +18,7 @@ from trio_aio._arguments import checked_mode
 from trio_aio._context.context import AIOContext
 from trio_aio._context.shared import current_context, usable_context
 from trio_aio._engine.descriptor import Descriptor
-from trio_aio._errors import os_error
+from trio_aio._errors import os_call_error, os_error
 from trio_aio._lanes.names import UNKNOWN
 from trio_aio._requests.names import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, AccessName, ChangeName, ReadLink, RealPath, StatName
 from trio_aio._requests.opening import AT_FDCWD
@@ -99,9 +100,10 @@ def name_of(path: AnyPath, dir_fd: int | None = None, *, may_be_fd: bool = True,
 
 
 def _checked_fd(fd: int) -> int:
+    fd = operator.index(fd)
     if not -(1 << 31) <= fd < 1 << 31:
         raise OverflowError(f"a descriptor must fit 32 bits, and {fd} does not")
-    return int(fd)
+    return fd
 
 
 def own_type(result: bytes, like: Any) -> Any:
@@ -177,7 +179,7 @@ async def stat_of(context: AIOContext, name: Name, *, follow_symlinks: bool = Tr
     """Return the status of a name. OSError."""
     status = await status_or_error(context, name, follow_symlinks=follow_symlinks)
     if isinstance(status, int):
-        raise os_error(status, name.shown)
+        raise os_call_error(status, name.shown)
     return status
 
 

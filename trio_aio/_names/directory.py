@@ -335,7 +335,7 @@ class AsyncDirectory(NotCopied):
                 raise
             where = f"{self.name!r}" if other is self else f"{self.name!r} or {other.name!r}"
             both = f"a path leads out of the directory {where}, or they lie on different filesystems"
-            raise OSError(errno.EXDEV, f"{os.strerror(errno.EXDEV)}: {both}", source, None, target) from None
+            raise os_error(errno.EXDEV, source, both, target) from None
 
     async def symlink(self, target: NamePath, path: NamePath) -> None:
         """Make `path` a link that points to `target`, whatever that is. symlinkat(2)."""

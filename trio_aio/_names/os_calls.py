@@ -204,9 +204,16 @@ async def symlink(
 async def chmod(
     path: AnyPath, mode: int, *, dir_fd: int | None = None, follow_symlinks: bool = True, context: AIOContext | None = None
 ) -> None:
-    """As ``os.chmod``. fchmodat2(2)."""
+    """As ``os.chmod``: a link itself has no mode, NotImplementedError. fchmodat2(2)."""
     flags = 0 if follow_symlinks or isinstance(path, int) else AT_SYMLINK_NOFOLLOW
-    await _change(context, Call.CHMOD, name_of(path, dir_fd), mode=mode, flags=flags)
+    try:
+        await _change(context, Call.CHMOD, name_of(path, dir_fd), mode=mode, flags=flags)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP or not flags:
+            raise
+        if dir_fd is not None:
+            raise ValueError("chmod: cannot use dir_fd and follow_symlinks together on a link") from None
+        raise NotImplementedError("chmod: follow_symlinks unavailable on this platform: a link has no mode") from None
 
 
 async def chown(

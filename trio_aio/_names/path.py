@@ -147,7 +147,7 @@ class Path(PathQuestions):
         await os_calls.chmod(self, mode, follow_symlinks=follow_symlinks)
 
     async def lchmod(self, mode: int) -> None:
-        """As ``pathlib.Path.lchmod``. fchmodat2(2)."""
+        """As ``pathlib.Path.lchmod``: NotImplementedError for a link. fchmodat2(2)."""
         await os_calls.chmod(self, mode, follow_symlinks=False)
 
     async def symlink_to(self, target: str | bytes | os.PathLike[str] | os.PathLike[bytes], target_is_directory: bool = False) -> None:

@@ -152,15 +152,16 @@ class PathQuestions(pathlib.PurePosixPath):
     @classmethod
     def from_uri(cls, uri: str) -> Self:
         """As ``pathlib.Path.from_uri``: the path of a ``file:`` URI. ValueError for another. It is not awaited."""
-        rest = uri.removeprefix("file:")
-        rest = (
-            rest.removeprefix("//localhost") if rest.startswith("//localhost/") else rest.removeprefix("//") if rest[:3] == "///" else rest
-        )
         if not uri.startswith("file:"):
             raise ValueError(f"URI must start with 'file:', but is {uri!r}")
-        if not rest.startswith("/") or rest.startswith("//"):
+        rest, host = uri.removeprefix("file:"), ""
+        if rest.startswith("//"):
+            host, slash, rest = rest[2:].partition("/")
+            rest = slash + rest
+        path = os.fsdecode(unquote_to_bytes(rest))
+        if host not in ("", "localhost") or not path.startswith("/"):
             raise ValueError(f"URI must have an absolute path on this host, but is {uri!r}")
-        return cls(os.fsdecode(unquote_to_bytes(rest)))
+        return cls(path)
 
     async def expanduser(self) -> Self:
         """As ``pathlib.Path.expanduser``: RuntimeError if there is no such user. A worker asks the user database. getpwnam_r(3)."""

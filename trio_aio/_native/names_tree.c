@@ -265,6 +265,15 @@ int64_t taio_name_renames(struct taio_name *n)
     int rc = make_parents_of(n->dir2, path2, 1, &n->failed);
     if (rc < 0)
         return rc;
+    size_t head = parent_length(path2, strlen(path2));
+    char *parent = head > 0 ? strndup(path2, head) : NULL;
+    struct stat st;
+    if (parent != NULL && fstatat(n->dir2, parent, &st, 0) < 0) { /* a link that leads nowhere: no directory, and its name is taken */
+        free(parent);
+        n->failed = (uint32_t)head;
+        return -EEXIST;
+    }
+    free(parent);
     if (renameat(n->dir, path, n->dir2, path2) < 0)
         return -errno;
     size_t up = parent_length(path, strlen(path));

@@ -129,12 +129,11 @@ class CopyName(NameRequest):
 
     def kernel_error(self) -> OSError:
         if self.result == -errno.EALREADY:
-            return OSError(errno.EALREADY, "they are the same file", self.descriptor.name, None, self.filename2)
+            return os_error(errno.EALREADY, self.descriptor.name, "they are the same file", self.filename2)
         failed = self.record.failed
-        error = os_error(self.result, self.filename2 if failed == 1 else self.descriptor.name)
-        if failed > 1:
-            error.filename2 = self.filename2
-        return error
+        if failed == 1:
+            return os_error(self.result, self.filename2)
+        return os_error(self.result, self.descriptor.name, filename2=self.filename2 if failed > 1 else None)
 
     def settle(self, engine: Host) -> None:
         if engine.orphaned and self.copy.is_open:

@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from trio_aio._engine.descriptor import DescriptionRecord
-from trio_aio._errors import os_error
+from trio_aio._errors import os_call_error, os_error
 from trio_aio._native import ffi, lib
 from trio_aio._requests.base import Request
 from trio_aio._requests.metadata import status_of
@@ -122,10 +122,7 @@ class NameRequest(Request):
             name = _start_of(name, failed)
         elif failed:
             return os_error(self.result, _start_of(self.filename2, failed))
-        error = os_error(self.result, name)
-        if self.filename2 is not None:
-            error.filename2 = self.filename2
-        return error
+        return os_call_error(self.result, name, self.filename2)
 
     def answer(self) -> bytes:
         """Return the bytes that the call has written to its memory."""
