@@ -233,3 +233,34 @@ def test_child_that_lives_on_does_not_keep_the_thread_of_a_cancelled_poll(disk: 
         """),
         path,
     )
+
+
+def test_first_fileno_in_the_child_is_refused_and_leaves_the_parents_position(disk: Path) -> None:
+    path, _ = make_file(disk)
+    run(
+        """
+        async def main():
+            async with open_aio(path) as file, open_aio(path, "r", encoding="latin-1") as text:
+                shared = await open_aio(path)
+                number = shared.fileno()
+                await file.read(100)
+                await text.read(100)
+
+                def child():
+                    for each in (file, text):
+                        try:
+                            each.fileno()
+                        except RuntimeError as error:
+                            assert "parent process" in str(error), error
+                        else:
+                            raise AssertionError("it was not refused")
+                    assert shared.fileno() == number
+
+                check(in_child(child))
+                assert os.lseek(file._descriptor.fd, 0, os.SEEK_CUR) == 0
+                assert await file.read(100) == data[100:200]
+                await shared.aclose()
+        trio.run(main)
+        """,
+        path,
+    )

@@ -1,10 +1,11 @@
-"""`AIOContext.poll` of what has two wait queues, which the kernel's AIO refuses: a FIFO opened O_RDWR, and a pty."""
+"""`AIOContext.poll` of what has two wait queues, which the kernel's AIO refuses (a FIFO opened O_RDWR, a pty), and of what has none."""
 
 from __future__ import annotations
 
 import errno
 import os
 import select
+import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import pytest
 
 from trio_aio import AIOContext
 
+from ..conftest import need
 from ..support.tasks import until_blocked
 
 if TYPE_CHECKING:
@@ -93,3 +95,38 @@ async def test_close_of_the_context_ends_the_poll(tmp_path: Path, engine: str, k
             await until_blocked()
             await context.aclose()
     assert errors == [errno.ECANCELED]
+
+
+@pytest.mark.parametrize("device", ["/dev/null", "/dev/zero", "/dev/full"])
+async def test_device_without_a_poll_is_ready(engine: str, device: str) -> None:
+    fd = os.open(device, os.O_RDWR)
+    try:
+        async with AIOContext(engine=engine) as context:  # type: ignore[arg-type]
+            for events in (select.POLLIN, select.POLLOUT, select.POLLIN | select.POLLOUT):
+                assert await context.poll(fd, events) == events
+    finally:
+        os.close(fd)
+
+
+async def test_block_device_is_ready(engine: str, disk: Path) -> None:
+    need(os.geteuid() == 0, "root, for a loop device")
+    path = disk / "image"
+    path.write_bytes(bytes(1 << 20))
+    device = subprocess.run(["losetup", "--find", "--show", str(path)], check=True, capture_output=True, text=True).stdout.strip()  # noqa: ASYNC221
+    fd = os.open(device, os.O_RDONLY)
+    subprocess.run(["losetup", "--detach", device], check=True)  # noqa: ASYNC221  # when the last descriptor is closed
+    try:
+        async with AIOContext(engine=engine) as context:  # type: ignore[arg-type]
+            assert await context.poll(fd, select.POLLIN) == select.POLLIN
+    finally:
+        os.close(fd)
+
+
+async def test_descriptor_that_only_names_a_file_is_refused(engine: str, tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_PATH)
+    try:
+        async with AIOContext(engine=engine) as context:  # type: ignore[arg-type]
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                await context.poll(fd, select.POLLIN)
+    finally:
+        os.close(fd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import errno
 import os
 import resource
@@ -234,3 +235,14 @@ async def test_line_that_cannot_be_written_says_how_much_was_before(tmp_path: Pa
             await file.writelines(lines())
         written = path.stat().st_size
         assert written == caught.value.characters_written == 1 << 20  # type: ignore[attr-defined]
+
+
+async def test_line_that_is_not_contiguous_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    async with open_aio(path, "wb") as file:
+        for data in (b"abcd", bytearray(b"abcd"), array.array("B", b"abcd")):
+            with pytest.raises(BufferError, match="contiguous"):
+                await file.writelines([b"x", memoryview(data)[::2], b"y"])
+        assert await file.tell() == 0
+        await file.writelines([memoryview(b"ab"), memoryview(bytearray(b"cd"))[1:], memoryview(b"ef").cast("H")])
+    assert path.read_bytes() == b"abdef"

@@ -17,6 +17,7 @@ from trio.testing import assert_checkpoints
 
 from trio_aio import AIOContext, AsyncFile, AsyncTextFile, open_aio
 from trio_aio._files.text_position import find_position
+from trio_aio.testing import FaultyContext
 
 from ..support.files import content
 from ..support.page_cache import attempts, evict
@@ -577,3 +578,106 @@ def test_position_in_a_long_chunk_is_found_in_few_steps(encoding: str, wide: int
         assert (found.position, found.to_skip) == (len(text[:skipped].encode(encoding)), 0)
         assert decoder.calls < 200
         assert decoder.fed < 4 * len(data)
+
+
+# ---- a position that cannot be worked out
+
+
+def fails_the_second_time() -> str:
+    """Return the name of an error handler that decodes the first error as "?", and raises for others."""
+    errors = []
+
+    def handle(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeDecodeError)
+        errors.append(error)
+        if len(errors) > 1:
+            raise ValueError("too many errors")
+        return "?", error.end
+
+    codecs.register_error("trio_aio tests: second", handle)
+    return "trio_aio tests: second"
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("kind", ["punycode", "handler"])
+@pytest.mark.parametrize("way", ["fileno", "adopted"])
+@pytest.mark.parametrize("body", ["ends", "raises"])
+async def test_shared_text_file_without_a_position_is_closed_and_its_lock_is_free(tmp_path: Path, kind: str, way: str, body: str) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"bbk9-" if kind == "punycode" else b"\xffabc")
+    options: Any = {"encoding": "punycode", "errors": "replace"} if kind == "punycode" else {"encoding": "ascii"}
+    if kind == "handler":
+        options["errors"] = fails_the_second_time()
+    file: AsyncTextFile = await open_aio(os.open(path, os.O_RDONLY) if way == "adopted" else path, "r", **options)
+    fd = file.fileno()
+    try:
+        async with file:
+            assert await file.read(2) == ("bb" if kind == "punycode" else "?a")
+            assert file.buffer._lock.free
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(file.buffer.tell)
+            if body == "raises":
+                raise KeyError
+    except KeyError:
+        assert body == "raises"
+    assert file.closed
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    await file.aclose()
+
+
+@pytest.mark.trio
+async def test_text_that_has_no_position_stays_for_the_next_read(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"bbk9-")
+    options: Any = {"encoding": "punycode", "errors": "replace"}
+    with open(path, **options) as plain:  # noqa: ASYNC230
+        wanted = plain.read()
+    async with open_aio(path, "r", **options) as file:
+        file.fileno()
+        assert await file.read(2) + await file.read(1) + await file.read() == wanted
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("way", ["plain", "shared"])
+@pytest.mark.parametrize("call", ["readline", "read"])
+async def test_write_after_a_read_of_nothing_goes_where_that_of_io_goes(tmp_path: Path, way: str, call: str) -> None:
+    path = tmp_path / "file"
+    path.write_text("a\nb\nc\n")
+    async with open_aio(path, "r+", encoding="ascii") as file:
+        if way == "shared":
+            file.fileno()
+        assert await getattr(file, call)(0) == ""
+        await file.write("W")
+    # io.TextIOWrapper has read a chunk for `readline`; a shared file gives it back.
+    assert path.read_text() == ("a\nb\nc\nW" if call == "readline" and way == "plain" else "W\nb\nc\n")
+
+
+@pytest.mark.trio
+async def test_shared_text_read_whose_rest_cannot_be_given_back_leaves_the_position(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("one two")
+    async with FaultyContext() as context, open_aio(path, "r", encoding="ascii", context=context) as file:
+        file.fileno()
+        with context.fail(errno.EIO, operation="seek", turn=1), pytest.raises(OSError, match="Input/output"):
+            await file.read(3)
+        assert await file.read(3) == "one"
+        assert await file.read() == " two"
+
+
+@pytest.mark.trio
+async def test_text_call_whose_codec_raises_at_its_start_leaves_the_lock_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_text("one two")
+
+    class Broken:
+        def getstate(self) -> Any:
+            raise MemoryError
+
+    async with open_aio(path, "r", encoding="ascii") as file:
+        with monkeypatch.context() as patch:
+            patch.setattr(file, "_decoder", Broken())
+            with pytest.raises(MemoryError):
+                await file.read(3)
+        assert file.buffer._lock.free
+        assert await file.read(3) == "one"

@@ -227,16 +227,21 @@ class Operations:
         # A short result has to be copied, so limit the read to the known file size. On a network filesystem that size may be old, so read
         # on after it.
         if size > COPY_STEP:
-            left = describe(descriptor.fd).value.size - offset if stat.S_ISREG(descriptor.mode) else 0
-            if 0 < left < size:
-                data = await self._pread_by_worker(descriptor, left, offset, flags, abandon)
+            left = max(describe(descriptor.fd).value.size - offset, 0) if stat.S_ISREG(descriptor.mode) else size
+            if left < size:
+                data = await self._pread(descriptor, left, offset, flags, abandon)
                 if len(data) < left:
                     return data
-                more = await self._pread(descriptor, min(size - left, INLINE_LIMIT), offset + left, flags, abandon)
-                if not more:
-                    return data
-                left += len(more)
-                return await joined(self._backend, (data, more, await self._pread(descriptor, size - left, offset + left, flags, abandon)))
+                end, asked = offset + left, min(size - left, INLINE_LIMIT)
+                more = await self._pread(descriptor, asked, end, flags, abandon)
+                if len(more) < asked:
+                    return await joined(self._backend, (data, more)) if data and more else data or more
+                rest = await self._pread_all(descriptor, size - left - asked, end + asked, flags, abandon)
+                return await joined(self._backend, (data, more, rest))
+        return await self._pread_all(descriptor, size, offset, flags, abandon)
+
+    async def _pread_all(self, descriptor: Descriptor, size: int, offset: int, flags: int, abandon: bool) -> bytes:
+        """Read by a worker, into memory for `size` bytes."""
         memory = await self._new_memory(size)
         export = hold(memory)
         n = 0

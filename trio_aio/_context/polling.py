@@ -1,4 +1,7 @@
-"""`poll` where the kernel's AIO does not do it: epoll(7) for what tells when it is ready, a thread for what may ask a server first."""
+"""`poll` where the kernel's AIO does not do it: epoll(7) for what tells when it is ready, a thread for what may ask a server first.
+
+The thread also serves what epoll(7) refuses (EPERM): devices that are always ready.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,15 @@ async def poll(backend: Backend, watches: set[int], fd: int, mode: int, events: 
     watches: gets the descriptor that is waited for; what is closed by `notify_closing` meanwhile ends the wait with ECANCELED.
     """
     try:
-        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-            return await _poll_by_thread(backend, watches, fd, events)
-        return await _poll_by_epoll(backend, watches, fd, events)
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISBLK(mode)):
+            try:
+                return await _poll_by_epoll(backend, watches, fd, events)
+            except PermissionError:
+                pass  # the device has no poll: poll(2) then says that it is ready
+        ready = await _poll_by_thread(backend, watches, fd, events)
+        if ready & select.POLLNVAL:  # a descriptor that only names a file (O_PATH)
+            raise OSError(errno.EBADF, "")
+        return ready
     except OSError as error:
         raise os_error(error.errno or 0, fd) from None
 

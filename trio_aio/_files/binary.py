@@ -233,10 +233,13 @@ class AsyncFile(ReadableFile):
 
         Others may use it from now on: a child process, ``os.sendfile``. So the first call sets the kernel's file position to the cursor.
         From then on each call that uses the cursor starts at the kernel's position, and leaves it behind what it did. A worker makes each
-        of them, and nothing is read ahead. Positional calls do not change.
+        of them, and nothing is read ahead. Positional calls do not change. RuntimeError for a first call in a child of fork: the position
+        is the parent's too.
         """
         self._check_open()
         if self._shared is None:
+            if self._context._backend is None:
+                raise self._context._refusal()
             self._share()
         return self._descriptor.fd
 

@@ -133,7 +133,7 @@ def _measured(line: ReadableBuffer) -> tuple[int, bool]:
     """Return the bytes of a line, and whether it may belong to a mapped file."""
     if isinstance(line, (bytes, bytearray)):
         return len(line), False
-    if isinstance(line, memoryview) and isinstance(line.obj, (bytes, bytearray)):
+    if isinstance(line, memoryview) and line.contiguous and isinstance(line.obj, (bytes, bytearray)):
         return line.nbytes, False
     export = export_buffer(line, writable=False)
     return export.length, export.mapped

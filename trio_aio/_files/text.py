@@ -381,7 +381,8 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
         end = self._line_end(text, start)
         if end > 0 and not 0 <= limit < end - start:
             return self._take(end - start)
-        if 0 <= limit <= len(text) - start:
+        # As io.TextIOWrapper, it reads a chunk even if no character is wanted: a write that follows comes after that chunk.
+        if 0 <= limit <= len(text) - start and len(text) > start:
             return self._take(limit)
         parts = [self._take(len(text))]
         length = len(parts[0])
@@ -458,6 +459,7 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
 
         If a part of the characters that some bytes stand for was returned, the others stay in memory, and the cursor is behind those bytes.
         If the program has moved the cursor of `buffer`, it stays there, and the text in memory stays too, as with ``io.TextIOWrapper``.
+        So does the text of a codec that cannot tell where it starts in the file.
         """
         self._drop_surplus()
         decoder, snapshot = self._decoder, self._snapshot
@@ -465,7 +467,10 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
         if decoder is None or snapshot is None or cursor.position != snapshot[2]:
             return
         end = cursor.position
-        place = self._tell()
+        try:
+            place = self._tell()
+        except Exception:  # of the codec, or of the caller's error handler, too
+            return
         if place.flags & 1 and isinstance(decoder, io.IncrementalNewlineDecoder):
             # It holds a "\r" back, because "\n" may follow.
             if place.to_skip == 1:
@@ -721,14 +726,18 @@ class _Transaction:
             if buffer._closed:
                 buffer._lock.release()
                 buffer._check_open()
-        if self._keeps_none:
-            file._drop_ahead()
-        else:
-            file._drop_surplus()
-        decoder = file._decoder
-        state = decoder.getstate() if decoder is not None else None
-        encoder = file._encoder.getstate() if file._encoder is not None else None
-        self._saved = file._text, file._settle(), file._snapshot, file._ratio, state, encoder, buffer._cursor.settle()
+        try:
+            if self._keeps_none:
+                file._drop_ahead()
+            else:
+                file._drop_surplus()
+            decoder = file._decoder
+            state = decoder.getstate() if decoder is not None else None
+            encoder = file._encoder.getstate() if file._encoder is not None else None
+            self._saved = file._text, file._settle(), file._snapshot, file._ratio, state, encoder, buffer._cursor.settle()
+        except BaseException:
+            buffer._lock.release()
+            raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
@@ -740,8 +749,14 @@ class _Transaction:
         try:
             if self._keeps_none and not buffer._closed:
                 with Deferred(buffer._backend, value) as put_off:
-                    await self._give_back(put_off)
-                    if put_off.due and value is None and not self._committed:
+                    loses_result = value is None and not self._committed
+                    try:
+                        await self._give_back(put_off)
+                    except BaseException:
+                        if loses_result:
+                            self._restore()
+                        raise
+                    if put_off.due and loses_result:
                         # asyncio's own Task.cancel: the result is lost, so the cursor stays where it was.
                         self._restore()
                         await self._give_back(put_off)

@@ -181,6 +181,8 @@ _uninitialised.argtypes = (ctypes.c_char_p, ctypes.c_ssize_t)
 
 _query = lib.taio_memory_query
 _HUGE = 2 << 20  # bytes
+# Bytes in one object of Python: the header of the object, less than this, comes on top.
+_LARGEST_OBJECT = sys.maxsize - 64
 
 _uninitialised_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
 _uninitialised_bytes.restype = ctypes.py_object
@@ -203,7 +205,7 @@ def new_bytes(size: int, *, for_worker: bool = False) -> bytes | bytearray:
     """
     if size < 2:
         return bytearray(size)
-    if size > sys.maxsize:  # ctypes would take it modulo 2**64
+    if size > _LARGEST_OBJECT:
         raise MemoryError
     made: bytes = _uninitialised_bytes(None, size)
     if for_worker and size >= _HUGE:
@@ -213,7 +215,7 @@ def new_bytes(size: int, *, for_worker: bool = False) -> bytes | bytearray:
 
 def new_bytearray(size: int) -> bytearray:
     """Return a bytearray with whatever is in it. ``bytearray(size)`` would touch all its pages, on the event loop's thread."""
-    if size > sys.maxsize:  # ctypes would take it modulo 2**64
+    if size > _LARGEST_OBJECT:
         raise MemoryError
     made: bytearray = _uninitialised(None, size)
     return made
