@@ -10,7 +10,7 @@ import sys
 if sys.platform != "linux":
     raise ImportError(f"trio_aio works on Linux only: it is built on the Linux kernel's native AIO, which {sys.platform} does not have")
 
-from trio_aio import os
+from trio_aio import os as os
 from trio_aio._backends import load_backends
 from trio_aio._bulk.chunks import Chunks
 from trio_aio._bulk.writer import Writer
@@ -47,6 +47,7 @@ from trio_aio._names.temporary import (
 from trio_aio._names.walk import walk
 from trio_aio.lowlevel import RWF
 
+# Not `os`: ``from trio_aio import *`` must leave the program's own.
 __all__ = (
     "RWF",
     "AIOContext",
@@ -82,7 +83,6 @@ __all__ = (
     "open_aio",
     "open_directory",
     "open_file",
-    "os",
     "read_bytes",
     "read_files",
     "read_text",
