@@ -4,8 +4,8 @@
 the event loop stands still. ``_thread.start_new_thread`` returns at once (0.05 ms). Such a thread is a daemon: the interpreter does not
 wait for it at its end. CPython 3.10 crashes if the interpreter ends before a new thread has run at all, so the end waits for that.
 
-A new thread needs memory before it runs its first line: for its frame, and for what libraries keep for each thread (glibc ends the process
-if there is none). So a thread starts only where that much can be had.
+A new thread needs memory: for its first frame, and then for what libraries keep for each thread (glibc ends the process if there is none).
+So a thread starts only where that much can be had, and half of it is kept from others until the thread has run its first line.
 """
 
 from __future__ import annotations
@@ -39,20 +39,28 @@ class Background:
         self._running.acquire()
         self._entered: Any = allocate_lock()  # held until the thread has run its first line
         self._entered.acquire()
+        self._kept: mmap | None = None
 
     def start(self) -> None:
         """Start it, and do not wait for it. RuntimeError if no more threads can be had."""
         try:
             living.add(self)
-            _check_memory()
+            self._kept = _memory_for_a_thread()
             start_new_thread(self._run, ())
         except BaseException:
             living.discard(self)
+            self._give_back_memory()
             raise
+
+    def _give_back_memory(self) -> None:
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.close()
 
     def _run(self) -> None:
         self._entered.release()
         try:
+            self._give_back_memory()
             self._function(*self._args)
         finally:
             living.discard(self)
@@ -64,13 +72,18 @@ class Background:
             pass
 
 
-def _check_memory() -> None:
-    """Take as much address space as a new thread needs, and give it back. RuntimeError if there is none."""
+def _memory_for_a_thread() -> mmap:
+    """Take as much memory as a new thread needs, give back its stack and half of the rest, and return the other half. RuntimeError."""
     stack = stack_size() or STACK
+    kept: mmap | None = None
     try:
-        mmap(-1, NEEDS + (stack if 0 < stack < 1 << 30 else 8 << 20)).close()
+        kept = mmap(-1, NEEDS // 2)
+        mmap(-1, NEEDS // 2 + (stack if 0 < stack < 1 << 30 else 8 << 20)).close()
     except OSError as error:
+        if kept is not None:
+            kept.close()
         raise RuntimeError("there is no memory for a new thread") from error
+    return kept
 
 
 def _wait_until_entered() -> None:
