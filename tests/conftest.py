@@ -28,7 +28,9 @@ import trio
 import trio.testing
 import uvloop
 
+from trio_aio._lanes.inline import InlineLane
 from trio_aio._lanes.threads import living
+from trio_aio._native import lib
 
 from .support.engine_loop import Loop, loop
 from .support.files import is_open, make_file
@@ -301,6 +303,12 @@ def disk(on_filesystem: Callable[[str], Path]) -> Path:
 def file(disk: Path) -> tuple[Path, bytes]:
     """Return a file on ext4, and what is in it."""
     return make_file(disk)
+
+
+@pytest.fixture
+def no_read_slept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no inline read count as one that slept. A machine makes one wait now and then, and then its lane leaves the device."""
+    monkeypatch.setattr(InlineLane, "_without_sleep", lambda lane, descriptor, n: n & ~lib.TAIO_SLEPT if n >= 0 else n)
 
 
 @pytest.fixture

@@ -253,6 +253,7 @@ async def test_polls_of_two_tasks_share_the_data(engine: Any) -> None:
 # ---- statistics
 
 
+@pytest.mark.usefixtures("no_read_slept")
 async def test_statistics_count_requests_by_lane(disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext(4, max_workers=2) as context:

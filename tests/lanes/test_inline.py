@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..support.engine_loop import Loop
 
 
+@pytest.mark.usefixtures("no_read_slept")
 def test_inline_read_returns_cached_pages_and_misses_uncached_ones(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
     path, data = file
     inline = engine_loop.engine.inline
@@ -61,6 +62,7 @@ def test_device_without_nowait_is_not_tried_again(engine_loop: Loop, on_filesyst
         assert other.read_device is descriptor.read_device
 
 
+@pytest.mark.usefixtures("no_read_slept")
 def test_inline_read_of_missing_page_starts_no_read_ahead(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
     path, _ = file
     inline = engine_loop.engine.inline
@@ -76,6 +78,7 @@ def test_inline_read_of_missing_page_starts_no_read_ahead(engine_loop: Loop, fil
                 break
 
 
+@pytest.mark.usefixtures("no_read_slept")
 def test_blocks_that_are_missing_start_no_read_ahead_inline(file: tuple[Path, bytes], engine_loop: Loop) -> None:
     path, _ = file
     offsets = array.array("q", [32 * BLOCK, 5 * BLOCK])
@@ -89,6 +92,7 @@ def test_blocks_that_are_missing_start_no_read_ahead_inline(file: tuple[Path, by
                 break
 
 
+@pytest.mark.usefixtures("no_read_slept")
 def test_inline_read_at_the_edge_of_a_cached_window_is_left_to_a_worker(engine_loop: Loop, disk: Path) -> None:
     path, data = make_file(disk, 256 * BLOCK)
     inline = engine_loop.engine.inline
@@ -105,6 +109,7 @@ def test_inline_read_at_the_edge_of_a_cached_window_is_left_to_a_worker(engine_l
                 break
 
 
+@pytest.mark.usefixtures("no_read_slept")
 def test_inline_read_of_a_page_that_is_cached_alone_is_a_hit(engine_loop: Loop, disk: Path) -> None:
     path, data = make_file(disk, 256 * BLOCK)
     with opened(path, os.O_RDONLY) as fd:
@@ -118,12 +123,15 @@ def test_inline_read_of_a_page_that_is_cached_alone_is_a_hit(engine_loop: Loop, 
                 break
 
 
-def test_device_where_a_read_slept_is_left_to_the_workers_for_a_while(engine_loop: Loop, file: tuple[Path, bytes]) -> None:
+def test_device_where_a_read_slept_is_left_to_the_workers_for_a_while(
+    engine_loop: Loop, file: tuple[Path, bytes], request: pytest.FixtureRequest
+) -> None:
     path, data = file
     inline = engine_loop.engine.inline
     with opened(path, os.O_RDONLY) as fd, pinned(path):
         descriptor = engine_loop.descriptor(fd)
         assert inline._without_sleep(descriptor, BLOCK + lib.TAIO_SLEPT) == BLOCK
+        request.getfixturevalue("no_read_slept")  # from here on
         skipped = 0
         while inline.read(descriptor, BLOCK, 0) is None:
             skipped += 1

@@ -221,6 +221,7 @@ def test_mapping_ends_with_the_file(folder: Path, kind: str) -> None:
     trio.run(main)
 
 
+@pytest.mark.usefixtures("no_read_slept")
 def test_calls_by_descriptor_keep_no_mapping(folder: Path, kind: str) -> None:
     path, data = make_file(folder)
 
