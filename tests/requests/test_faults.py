@@ -536,28 +536,27 @@ async def _waits(call: Callable[[], Awaitable[object]]) -> None:
 
 async def test_hung_requests_on_all_workers_leave_calls_that_need_none(device: Misbehaving, context: AIOContext, disk: Path) -> None:
     path, data = make_file(disk)
-    with pinned(path, 0, BLOCK):  # no worker is left for a page that is not in the cache
-        async with (
-            await _open(context, device, direct=False) as file,
-            open_aio(path, "r+b", context=context) as buffered,
-            open_aio(path, direct=True, context=context) as direct,
-            trio.open_nursery() as nursery,
-        ):
-            before = context.statistics().submitted_kernel
-            while context.statistics().submitted_kernel == before:
-                await direct.pread(BLOCK, 0)
-            with device.hanging("read"):
-                for i in range(7):
-                    nursery.start_soon(file.pread, BLOCK, i * 8 * BLOCK)
-                await device.until_held(7)
-                assert await buffered.truncate(len(data)) == len(data)  # the eighth worker
-                nursery.start_soon(file.pread, BLOCK, 56 * BLOCK)
-                await device.until_held(8)
-                await _waits(lambda: buffered.truncate(len(data)))
-                assert await buffered.pread(BLOCK, 0) == data[:BLOCK]  # the page cache
-                assert await direct.pread(BLOCK, 0) == data[:BLOCK]  # the kernel
-                async with AIOContext(1) as other, open_aio(path, context=other) as elsewhere:
-                    assert (await elsewhere.stat()).st_size == len(data)
+    async with (
+        await _open(context, device, direct=False) as file,
+        open_aio(path, "r+b", context=context) as buffered,
+        open_aio(path, direct=True, context=context) as direct,
+        trio.open_nursery() as nursery,
+    ):
+        before = context.statistics().submitted_kernel
+        while context.statistics().submitted_kernel == before:
+            await direct.pread(BLOCK, 0)
+        with pinned(path, 0, BLOCK), device.hanging("read"):  # no worker will be left for a page that is not in the cache
+            for i in range(7):
+                nursery.start_soon(file.pread, BLOCK, i * 8 * BLOCK)
+            await device.until_held(7)
+            assert await buffered.truncate(len(data)) == len(data)  # the eighth worker
+            nursery.start_soon(file.pread, BLOCK, 56 * BLOCK)
+            await device.until_held(8)
+            await _waits(lambda: buffered.truncate(len(data)))
+            assert await buffered.pread(BLOCK, 0) == data[:BLOCK]  # the page cache
+            assert await direct.pread(BLOCK, 0) == data[:BLOCK]  # the kernel
+            async with AIOContext(1) as other, open_aio(path, context=other) as elsewhere:
+                assert (await elsewhere.stat()).st_size == len(data)
 
 
 async def test_hung_direct_requests_in_all_slots_leave_the_workers(device: Misbehaving, disk: Path) -> None:

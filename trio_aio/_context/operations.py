@@ -235,7 +235,7 @@ class Operations:
                 end, asked = offset + left, min(size - left, INLINE_LIMIT)
                 more = await self._pread(descriptor, asked, end, flags, abandon)
                 if len(more) < asked:
-                    return await joined(self._backend, (data, more)) if data and more else data or more
+                    return await joined(self._backend, [part for part in (data, more) if part])
                 rest = await self._pread_all(descriptor, size - left - asked, end + asked, flags, abandon)
                 return await joined(self._backend, (data, more, rest))
         return await self._pread_all(descriptor, size, offset, flags, abandon)
