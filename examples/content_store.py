@@ -30,7 +30,7 @@ class ContentStore:
         path = self.path(digest)
         await trio_aio.os.makedirs(path.parent, exist_ok=True)
         try:
-            # Nobody sees a part of the file: it gets its name when it is whole.
+            # No reader sees a part of the file: it gets its name when it is whole.
             await trio_aio.write_bytes(path, data, atomic=True, exclusive=True, durable=True)
         except FileExistsError:
             # Another task has written it. It may not be on the disk yet.

@@ -102,7 +102,7 @@ async def open_pages(path: str, *, direct: bool = False, context: trio_aio.AIOCo
 
 
 async def answer(pages: PageFile, kind: bytes, number: int, data: bytes) -> bytes:
-    """Do a request, and return the answer. A sync that fails raises OSError."""
+    """Serve a request, and return the answer. A sync that fails raises OSError."""
     try:
         if kind == GET:
             return OK + await pages.get(number)
@@ -223,7 +223,7 @@ if __name__ == "__main__":
         one = commands.add_parser(command)
         if command == "serve":
             one.add_argument("file")
-            one.add_argument("--direct", action="store_true", help="past the page cache (O_DIRECT)")
+            one.add_argument("--direct", action="store_true", help="bypass the page cache (O_DIRECT)")
         else:
             one.add_argument("number", type=int)
         if command == "put":

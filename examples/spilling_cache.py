@@ -1,4 +1,4 @@
-"""A cache of large blocks. The newest are in memory, the others in a file, past the page cache: what is spilled takes no memory.
+"""A cache of large blocks. The newest are in memory, the others in a file that bypasses the page cache: what is spilled takes no memory.
 
 python examples/spilling_cache.py FILE [--blocks N] [--in-memory N]
 """

@@ -2,7 +2,7 @@
 # Under uvloop a sleep ends before its time, and one of half a millisecond or less does not sleep at all.
 #
 # Guess: `asyncio.sleep(delay)` waits at least `delay`, on every loop. uvloop's timers have a grain of a millisecond, so it rounds up: 0.4 ms is 1 ms.
-# Seen: uvloop 0.23.0. It rounds to the nearest millisecond, and counts from the time that it cached when the turn of the loop began. The shortest
+# Seen: uvloop 0.23.0. It rounds to the nearest millisecond, and counts from the time that it cached at the start of the loop's tick. The shortest
 #   of 300 sleeps of 0.1 to 0.5 ms took some microseconds, and so did the shortest of those of 1.4 ms. asyncio's own loop never
 #   returned early. `loop.time()` did not move either: before and after a sleep of 0.4 ms it is the same.
 # Why it matters: a poll with `await asyncio.sleep(0.0005)` between two looks is a busy loop under uvloop, and a limiter that spaces requests by 0.4 ms

@@ -6,7 +6,7 @@
 # Seen: zarr 3.4.2 with fsspec 2026.9.0. Of a value of 100 bytes, SuffixByteRequest(0) is nothing with LocalStore and MemoryStore, and all 100 bytes
 #   with FsspecStore. For 10, 100 and 150 all stores agree. (In zarr 3.1.6, the newest for Python 3.11, MemoryStore returned 50 bytes from the middle
 #   for 150.)
-# Why it matters: who computes how much of an index is missing gets 0 when nothing is, and then fetches the whole object from the network. No
+# Why it matters: a program that computes how much of an index is missing gets 0 when nothing is, and then fetches the whole object from the network. No
 #   test with files or memory finds it.
 #
 # Needs Python >= 3.12 and a package index for pip. Exit status 1 if the behaviour has changed.

@@ -2,7 +2,7 @@
 # In a transaction of fsspec's LocalFileSystem, one file that is opened for appending loses all files that are opened after it.
 #
 # Guess: in `with fs.transaction:` a file opened with "ab" is put off like one opened with "wb". It changes when the transaction ends, and keeps
-#   its old content if the body fails. So says the documentation: files are moved to their place at the end, or all of them are given up.
+#   its old content if the body fails. So says the documentation: files are moved to their place at the end, or all of them are discarded.
 # Seen: fsspec 2026.9.0. The append is written at once, inside the transaction, and stays when the body fails. At the end the transaction stops
 #   at that file with AttributeError ('_io.BufferedWriter' object has no attribute 'temp'), which also takes the place of the body's own
 #   exception. What was written to files opened before it is there; what was written to files opened after it is nowhere. The same happens

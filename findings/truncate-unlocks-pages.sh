@@ -6,7 +6,7 @@
 # Seen: Linux 6.18. On ext4 and xfs none of the 16 pages is locked or mapped any more ("Locked" and "Rss" in /proc/PID/smaps are 0), and after a
 #   sync the next drop_caches drops all of them. A file of which each page was written and synced by itself, so that it lies in folios of one
 #   page, keeps its locks. So do files on btrfs and tmpfs. That fits a split of the large folio at the cut, for which all of it is unmapped.
-# Why it matters: programs lock what must not wait for the disk (databases, audio, keys). Whoever may shorten the file undoes that, and nothing
+# Why it matters: programs lock what must not wait for the disk (databases, audio, keys). Any process that may shorten the file undoes that, and nothing
 #   tells the program. The mapping is still VM_LOCKED, so a page is locked again when it is touched; but that is the wait that was to be avoided.
 #
 # Needs root, a C compiler, util-linux, e2fsprogs, xfsprogs and btrfs-progs. No package of any registry. Exit status 1 if the behaviour has

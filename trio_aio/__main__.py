@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "doctor",
         help="report what this kernel, its limits and a place on a disk provide, and what to do about it",
         description="Report what this kernel, its limits and the file or folder PATH provide, by trying on a temporary file there, and "
-        "what to do about it. The exit status is 1 if native AIO cannot be used.",
+        "what to do about it. The exit status is 1 if native AIO cannot be used, and 2 if PATH cannot be found.",
     )
     bench = commands.add_parser(
         "bench",

@@ -2,6 +2,7 @@
 
 They have the names, parameters, results and errors of ``os``, and take ``context=None``. What only looks is answered inline if the kernel
 has the name in memory; a worker serves the rest. ``trio_aio.os.path`` has those of ``os.path`` that ask the filesystem.
+A call that raises Cancelled has changed no name: cancelled when a worker has started it, it completes and returns its result.
 """
 
 from __future__ import annotations

@@ -420,7 +420,7 @@ async def test_native_cancellation_during_a_close_in_a_thread_is_raised_at_its_e
 # ---- what an exception holds
 
 
-async def test_cancelled_request_leaves_no_circle(disk: Path) -> None:
+async def test_cancelled_request_leaves_no_reference_cycle(disk: Path) -> None:
     class Local:
         pass
 

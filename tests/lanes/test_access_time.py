@@ -94,7 +94,7 @@ CHANGES: dict[str, Callable[[AsyncFile, int], Any]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-async def test_read_behind_a_change_is_left_to_others(disk: Path, name: str) -> None:
+async def test_read_after_a_change_goes_to_a_worker(disk: Path, name: str) -> None:
     path = make_fresh_file(disk, SIZE - 100)
     with pinned(path):
         seen = 0  # not each time: the kernel's clock for times has a grain of some milliseconds
@@ -204,7 +204,7 @@ def test_completion_of_a_direct_write_says_that_the_file_has_changed(disk: Path)
             assert bool(lib.taio_sets_access_time(fd)) == (times.st_atime_ns <= times.st_mtime_ns)
 
 
-async def test_change_by_somebody_else_is_seen_a_moment_later(disk: Path) -> None:
+async def test_change_by_another_process_is_seen_after_some_milliseconds(disk: Path) -> None:
     path = make_fresh_file(disk)
     with pinned(path), opened(path, os.O_WRONLY) as theirs:
         seen = 0

@@ -44,7 +44,7 @@ def mapped(tmp_path: Path) -> Iterator[mmap.mmap]:
     with open(tmp_path / "mapped", "r+b") as file:
         made = mmap.mmap(file.fileno(), SIZE)
     yield made
-    gc.collect()  # a ctypes array is part of a circle
+    gc.collect()  # a ctypes array is part of a reference cycle
     made.close()
 
 

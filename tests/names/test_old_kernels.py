@@ -107,7 +107,7 @@ def test_older_answers_of_the_kernel_give_the_same_results(
     assert check([*PROGRAM, str(disk)]).split() == ["inline", "local"]
 
 
-def test_library_of_the_test_changes_what_a_listing_says(disk: Path, old_libc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preloaded_library_hides_the_types_of_entries(disk: Path, old_libc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without this the test above would pass with a library that is never called."""
     monkeypatch.setenv("LD_PRELOAD", str(old_libc))
     monkeypatch.setenv("UNKNOWN_TYPES", "1")

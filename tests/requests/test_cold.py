@@ -115,7 +115,7 @@ def test_cold_read_that_fails_raises_the_error_and_its_slot_is_free(file: tuple[
         assert len(lp.engine.workers.free) == 4
 
 
-def test_cold_read_behind_a_close_is_refused(file: tuple[Path, bytes]) -> None:
+def test_cold_read_after_a_close_is_refused(file: tuple[Path, bytes]) -> None:
     path, _ = file
     with loop() as lp, opened(path, os.O_RDONLY) as fd:
         descriptor = lp.descriptor(fd)

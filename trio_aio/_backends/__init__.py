@@ -1,7 +1,7 @@
-"""The seam to the event loop: all that the rest of the package needs of one, and the choice of the one that runs.
+"""The interface to the event loop: what the rest of the package needs of one, and the choice of the one that runs.
 
 A backend imports its async library, and a program uses one of them, seldom both. So it is imported when that library runs. But by then the
-program may have no files any more: after chroot(2), in a sandbox, or without a free descriptor. So `load_backends`, called by the package's
+program may be unable to open a file: after chroot(2), in a sandbox, or without a free descriptor. So `load_backends`, called by the package's
 import, imports the backends of the libraries that the program has imported before, and reads the code of the others.
 """
 
@@ -135,7 +135,7 @@ class Backend(Protocol):
         """End the `wait_readable` of an fd."""
 
     def step(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function that must not be torn: no exception of a signal handler is raised inside. On asyncio it may be raised behind it.
+        """Call a function that must not be torn: no exception of a signal handler is raised inside. On asyncio it may be raised after it.
 
         trio puts off KeyboardInterrupt alone. `perform` and `wait` do the same for what they call, and so do the reaper and the flush.
         """
@@ -210,7 +210,7 @@ class Deferred:
         return self._put_off
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
-        # The frames in a traceback hold this object. It must not hold the exception: such a circle would keep what they have alive.
+        # The frames in a traceback hold this object. It must not hold the exception: such a reference cycle would keep what they have alive.
         put_off, before = self._put_off, self._before
         self._before = None
         if put_off.error is None and value is not None and put_off.is_native(before):

@@ -12,8 +12,8 @@ The end. ``asyncio.run`` cancels all tasks, and their ``finally`` blocks may sti
 callback, which works until the loop is closed. The loop drops its callbacks in ``close``; when ours is freed, we end.
 
 Interrupts. The function of a signal handler may raise between any two bytecodes. So each step closes the gate of `interrupts`, and what was
-held is raised behind the step. A task that was interrupted while it waits cancels its request. Outside the steps nothing may need a second
-line: `_ticks` and the ends of coroutines say how that is done.
+held is raised after the step. A task that was interrupted while it waits cancels its request. Outside the steps an exception may come
+between any two lines, so no change of state takes two lines there: see `_ticks`, and the ends of `perform` and `wait`.
 
 Ticks. A tick of the loop runs the callbacks that were ready when it started. ``call_soon`` puts a callback into the next tick, behind all
 tasks that were woken together.
@@ -140,13 +140,13 @@ class _Watch:
         gate = self._gate
         try:
             gate[CLOSED] = 1
-            self._turn()
+            self._serve()
         finally:
             gate[CLOSED] = 0
             if gate[WAITING]:
                 deliver()
 
-    def _turn(self) -> None:
+    def _serve(self) -> None:
         if self._ending.over:
             return
         if isinstance(self._gate, memoryview) and (now := time.monotonic()) >= self._guard_at:
@@ -339,7 +339,7 @@ class AsyncioBackend:
                 raise native
             finally:
                 forget_scope(native)
-                del native, of_scope  # the traceback holds this frame, which must not hold the exception: a circle
+                del native, of_scope  # the traceback holds this frame, which must not hold the exception: a cycle
         return of_scope
 
     def step(self, function: Callable[..., Any], *args: Any) -> Any:

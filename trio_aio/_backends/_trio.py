@@ -82,7 +82,7 @@ def _main_task_lives() -> bool:
 
 
 def _next_tick() -> None:
-    """Let trio not wait for I/O."""
+    """Do nothing. While it is queued, trio does not wait for I/O."""
 
 
 class _EndOfTick(trio.abc.Instrument):

@@ -16,7 +16,7 @@ thing behind a closed gate is the call of the step. Used like this, with nothing
         if gate[WAITING]:
             deliver()
 
-A program may register a function at any time, which takes us out of the signal's way: so `guard` is called again and again.
+A program may register a function at any time, which replaces our handler: so `guard` is called again and again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CLOSED, WAITING = 0, 1
 GUARD_AGAIN = 0.02  # seconds after which a new handler is looked for; a look costs 5 us
 
 deliver = lib.taio_interrupts_deliver
-# In 5 ms: behind a finalizer, which would drop the exception.
+# In 5 ms: after a finalizer, which would drop the exception.
 deliver_late = lib.taio_interrupts_deliver_late
 
 _gate: MutableSequence[int] = memoryview(ffi.buffer(ffi.addressof(lib, "taio_interrupts"))).cast("i")  # type: ignore[assignment]

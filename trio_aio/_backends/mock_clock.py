@@ -5,8 +5,8 @@ been blocked for the threshold. A task that waits for a disk is blocked. So the 
 expires.
 
 What we do about it. While a request is in flight, `autojump_threshold` is infinite. It is the public attribute of the clock, so nothing
-waits for the disk: other tasks go on, sockets and subprocesses too, and the guest mode works. trio reads it behind the last task of a tick,
-so an instrument that is called behind each task keeps it right. It is there only if the clock of the run is such a clock.
+waits for the disk: other tasks continue, sockets and subprocesses too, and the guest mode works. trio reads it after the last task of a tick,
+so an instrument that is called after each task keeps it right. It is there only if the clock of the run is such a clock.
 
 A poll waits for others, as ``wait_readable`` does, and does not hold the clock. Nor do requests that a test lets hang: a test may say
 ``fail_after(5)`` over a hung disk. `AIOContext` says what is in flight.
@@ -36,12 +36,12 @@ class ClockHold:
         self.threads: int = 0
 
     def watch(self, is_busy: Callable[[], bool]) -> None:
-        """Hold the clock while a bound method returns True. It is called behind each task, and forgotten with its object."""
+        """Hold the clock while a bound method returns True. It is called after each task, and forgotten with its object."""
         self._sources = [source for source in self._sources if source() is not None]
         self._sources.append(weakref.WeakMethod(is_busy))
 
     def after_task_step(self, task: object) -> None:
-        """Hold the clock, or let it go. trio calls this behind each task."""
+        """Hold the clock, or release it. trio calls this after each task."""
         busy = self.threads > 0
         for source in self._sources:
             is_busy = source()

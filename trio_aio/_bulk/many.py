@@ -277,7 +277,7 @@ async def _run_group(
 def _error_of(request: PiecesRead | PiecesWrite, written: int | None) -> BaseException:
     """Return the error of a request that failed; written: bytes, by it and the others of its group.
 
-    A function of its own: an error that a frame raises and also has as a variable is a circle, and until the collector comes that keeps the
+    A function of its own: an error that a frame raises and also has as a variable is a reference cycle, and until the collector comes that keeps the
     caller's buffers.
     """
     if cause_of(request) is not None:

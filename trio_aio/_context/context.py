@@ -116,7 +116,7 @@ class AIOContext(NotCopied, Operations):
     async def __aenter__(self) -> AIOContext:
         backend = current_backend()
         await backend.checkpoint_if_cancelled()
-        # Before the start: what a native cancellation would end behind it, no one could close.
+        # Before the start: a native cancellation raised after it would leave a context that no task closes.
         await backend.cancel_shielded_checkpoint()
         backend.step(self._start, backend)
         return self

@@ -121,6 +121,7 @@ class Operations:
     async def pwrite(self, fd: int, data: ReadableBuffer, offset: int, *, flags: int = NO_FLAGS) -> int:
         """Write all of `data` at `offset` of an open fd, and return its length in bytes. pwritev2(2).
 
+        offset: bytes, 0 to 2**63 - 1. flags: `RWF`. Do not change `data` until the call has ended.
         OSError as pwrite(2); its ``characters_written`` says how many bytes were written before. Cancelled: as `pread`.
         """
         offset, flags = checked_offset(offset), checked_flags(flags)
@@ -134,6 +135,8 @@ class Operations:
         """Make durable every write that was started before by this number, through this context. fsync(2).
 
         Writes of the file through others (another number, another object, another process) are made durable if they have ended.
+        OSError as fsync(2); after a failed sync later ones fail too: see `AsyncFile.fsync`. Cancelled before the sync has started: no effect.
+        If other calls wait for the same sync, it runs on for them, and Cancelled is raised at once.
         """
         await self._sync(fd, data_only=False)
 

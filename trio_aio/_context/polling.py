@@ -1,4 +1,5 @@
-"""`poll` where the kernel's AIO does not do it: epoll(7) for what tells when it is ready, a thread for what may ask a server first.
+"""`poll` where the kernel's AIO does not do it: epoll(7) for descriptors that signal readiness, a thread for files whose poll may
+ask a server first.
 
 The thread also serves what epoll(7) refuses (EPERM): devices that are always ready.
 """

@@ -7,7 +7,7 @@ slow disk. Afterwards it is in memory, for as long as the kernel likes.
 What we do about it. A file is divided into at most 1024 regions of at least 1 MiB. The first read in each region is submitted by a
 submitter, and so are all that come before it has completed. A region counts as known when one of its reads has completed. That is a rule of
 thumb: of a file in tiny pieces one block of ext4's map covers 1.3 MiB; of a large one, 1024 regions see few of them. What the rule
-misses is seen by the watch on io_submit (`lanes.devices`). All descriptors of a file share this, until the last is closed.
+misses is seen by the watch on io_submit (`_lanes.devices`). All descriptors of a file share this, until the last is closed.
 """
 
 from __future__ import annotations

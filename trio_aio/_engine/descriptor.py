@@ -66,7 +66,7 @@ BUFFERED = Alignment(1, 1)
 
 # How to see that pages of a file are in the page cache where RWF_NOWAIT does not work: a struct taio_residency (native.h). tmpfs needs no
 # more than cachestat(2), the same for all of its files. overlayfs needs a mapping for each open file. A worker makes it with the first
-# read, and it ends before the descriptor is closed. Whoever holds the record last unmaps it.
+# read, and it ends before the descriptor is closed. It is unmapped when its last reference is gone.
 # False as a truth value: RWF_NOWAIT works, or a worker must read.
 NO_RESIDENCY: CData = ffi.cast("struct taio_residency *", 0)
 BY_CACHESTAT: CData = ffi.new("struct taio_residency *", {"way": lib.TAIO_BY_CACHESTAT, "place": lib.TAIO_LOCAL})

@@ -86,7 +86,7 @@ class Durability:
     def __init__(self, key: object, kept: dict[Any, Durability]) -> None:
         self.error: int = 0  # errno of the last failed sync, while something is lost
         self.failures: int = 0  # syncs that have failed
-        self.written_elsewhere: bool = False  # by threads, and nobody noted what: a sync that fails then loses the whole file
+        self.written_elsewhere: bool = False  # by threads, which note no ranges: a sync that fails then loses the whole file
         self._key: object = key
         self._kept: dict[Any, Durability] = kept  # where it is kept while it has something to say
         self._written: list[Range] = []  # and not made durable

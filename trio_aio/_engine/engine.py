@@ -237,7 +237,7 @@ class Engine:
                 self.start_queued()
             elif self.kernel is not None and self.kernel.is_stuck:  # otherwise a completion will follow, and ask for the flush
                 self.ask_for_flush()
-            if self.drops and not self._stopping:  # asked behind the emptying of the eventfd, because other threads add drops at any time
+            if self.drops and not self._stopping:  # after the eventfd was emptied, because other threads add drops at any time
                 take_dropped(self)
             if self.kernel is not None and self.kernel.to_cancel:
                 cancel_again(self, self.kernel)

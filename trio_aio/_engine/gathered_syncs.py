@@ -5,7 +5,7 @@ woken together when a sync ends. If the first that is ready starts the next sync
 split into two groups that take turns at the disk.
 
 What we do about it. A sync that a task asks for starts at the end of the tick. One that becomes ready because others have ended starts a
-tick later: the tasks that were woken run in between. If they have begun small writes by then, it waits for these too, once (`Order`).
+tick later: the tasks that were woken run in between. If they have started small writes by then, it waits for these too, once (`Order`).
 """
 
 from __future__ import annotations

@@ -34,13 +34,13 @@ class Order:
     __slots__ = ("_close", "_syncing", "_syncs", "abandoned", "closing", "gate", "gather", "leases", "syncs", "writes")
 
     def __init__(self) -> None:
-        self.leases: int = 0  # requests that are not over, and calls between two requests
+        self.leases: int = 0  # requests that have not ended, and calls between two requests
         self.abandoned: int = 0  # those of the leases that are of requests that no task waits for
         self.closing: bool = False  # a close was asked for: nothing may be submitted any more
         self.gate: Gate | None = None  # of the file
         self.gather: Callable[..., None] | None = None  # lets the first sync start at the end of a tick; None: at once
-        self.writes: set[Request] = set()  # not over: the next sync waits for them
-        self.syncs: set[Request] = set()  # not over
+        self.writes: set[Request] = set()  # not ended: the next sync waits for them
+        self.syncs: set[Request] = set()  # not ended
         self._syncing: SyncRequest | None = None  # in flight
         self._syncs: deque[SyncRequest] = deque()  # wait; others follow them
         self._close: CloseRequest | None = None  # waits for all leases
@@ -140,7 +140,7 @@ class Order:
     def release_sync(self, ready: list[Any]) -> None:
         """Add the first sync to `ready`, if it waits for nothing any more.
 
-        If small writes through the page cache have begun meanwhile, it waits for them too, once: their tasks will ask for a sync next. The
+        If small writes through the page cache have started meanwhile, it waits for them too, once: their tasks will ask for a sync next. The
         workers have these writes, and the sync would come behind them anyway.
         """
         if not self._syncs or self._syncing is not None or self._syncs[0].waits_for:

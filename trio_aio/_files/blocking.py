@@ -118,7 +118,7 @@ class BlockingFile(io.RawIOBase):
         if self._context._state == "forked":
             raise RuntimeError("this file belongs to the parent process: after a fork, open it again")
 
-    def _turn(self) -> threading.Lock:
+    def _call_lock(self) -> threading.Lock:
         """Return the lock that each call holds. RuntimeError in a child of fork: there, no thread would release it."""
         self._check_process()
         return self.lock
@@ -146,7 +146,7 @@ class BlockingFile(io.RawIOBase):
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         """Fill a writable buffer, and return the number of bytes: fewer than it holds only at the end of the file. preadv2(2)."""
-        with self._turn(), memoryview(buffer).cast("B") as view:
+        with self._call_lock(), memoryview(buffer).cast("B") as view:
             self._check()
             n = self._read_at(view, self._position)
             self._position += n
@@ -154,7 +154,7 @@ class BlockingFile(io.RawIOBase):
 
     def readall(self) -> bytes:
         """Return the bytes up to the end of the file."""
-        with self._turn():
+        with self._call_lock():
             self._check()
             parts: list[bytes] = []
             while True:
@@ -202,7 +202,7 @@ class BlockingFile(io.RawIOBase):
 
     def write(self, data: ReadableBuffer, /) -> int:
         """Write all of `data`, and return its length in bytes. pwrite(2); OSError: ``characters_written`` of them were written."""
-        with self._turn(), memoryview(data).cast("B") as view:
+        with self._call_lock(), memoryview(data).cast("B") as view:
             self._check(writing=True)
             done = 0
             try:
@@ -241,7 +241,7 @@ class BlockingFile(io.RawIOBase):
 
     def truncate(self, size: int | None = None, /) -> int:
         """Set the size of the file in bytes, by default to the cursor, and return it. ftruncate(2)."""
-        with self._turn():
+        with self._call_lock():
             self._check(writing=True)
             size = self._position if size is None else checked_integer(size, "size")
             os.ftruncate(self._descriptor.fd, size)
@@ -254,7 +254,7 @@ class BlockingFile(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """Move the cursor, and return its position in bytes. whence: ``os.SEEK_SET``, ``SEEK_CUR`` or ``SEEK_END`` (fstat(2))."""
         offset, whence = checked_integer(offset, "offset"), operator.index(whence)
-        with self._turn():
+        with self._call_lock():
             self._check_open()
             if whence == os.SEEK_SET:
                 position = offset

@@ -25,7 +25,7 @@ _BLOCKING = "pass `file.blocking()` to code that wants a synchronous file, and c
 
 
 class Misuse:
-    """What raises an error that names the right call."""
+    """Base class of files: calls of a synchronous file raise an error that names the right call."""
 
     __slots__ = ()
 
@@ -52,7 +52,7 @@ class Misuse:
 
 
 class _Missing:
-    """An attribute that does not exist. Its AttributeError has an advice."""
+    """An attribute that does not exist. Its AttributeError says what to use instead."""
 
     def __init__(self, name: str, advice: str) -> None:
         self._name: str = name

@@ -68,7 +68,7 @@ class FileOpener(NotCopied, Coroutine[Any, Any, _File], Generic[_File]):
         if file is not None:
             await file.__aexit__(kind, value, traceback)
 
-    # ---- as a coroutine: for who drives it without `await`
+    # ---- as a coroutine: for event loops, which drive it without `await`
 
     def send(self, value: Any) -> Any:
         """Start the coroutine, or continue it with the result of what it waits for. For event loops."""

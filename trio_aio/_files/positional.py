@@ -277,6 +277,7 @@ class PositionalFile(OpenedFile):
         Writes of the file through others (another object, another process) are made durable if they have ended.
 
         OSError: what was written before may be lost. Later calls raise it too, until it was written again or the file is opened anew.
+        Cancelled: as every call; but if others still wait for the same sync, it runs on for them, and Cancelled is raised at once.
         """
         await self._sync(data_only=False)
 

@@ -139,7 +139,7 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
 
     @property
     def buffer(self) -> AsyncFile:
-        """The binary file underneath. Its cursor is after the bytes that have been read cursor."""
+        """The binary file underneath. Its cursor is after the bytes that have been read ahead."""
         return self._buffer
 
     def blocking(self, position: int = 0, *, allow_loop: bool = False) -> BlockingFile:

@@ -1,6 +1,6 @@
 """Threads that the event loop starts without waiting for them.
 
-``threading.Thread.start`` returns when the new thread has run. Beside busy processors that takes milliseconds (p99: 7.9), in which
+``threading.Thread.start`` returns when the new thread has run. On busy processors that takes milliseconds (p99: 7.9), in which
 the event loop stands still. ``_thread.start_new_thread`` returns at once (0.05 ms). Such a thread is a daemon: the interpreter does not
 wait for it at its end. CPython 3.10 crashes if the interpreter ends before a new thread has run at all, so the end waits for that.
 
@@ -73,7 +73,7 @@ class Background:
 
 
 def _memory_for_a_thread() -> mmap:
-    """Take as much memory as a new thread needs, give back its stack and half of the rest, and return the other half. RuntimeError."""
+    """Take as much memory as a new thread needs, release its stack and half of the rest, and return the other half. RuntimeError."""
     stack = stack_size() or STACK
     kept: mmap | None = None
     try:

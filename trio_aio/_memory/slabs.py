@@ -29,7 +29,7 @@ PAGE = mmap.PAGESIZE
 HUGE_PAGE = 2 << 20  # bytes: a huge page of x86-64 and of most others
 # Bytes, at most `DIRECT_LIMIT` of `_requests.transfer`. A request that needs more aligned memory goes to a worker, which has its own.
 LARGEST_SLAB = HUGE_PAGE // 2
-ARENA = 64 << 20
+ARENA = 64 << 20  # bytes of address space in one mapping
 
 
 class _Arena:

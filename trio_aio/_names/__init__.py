@@ -1,1 +1,1 @@
-"""Names: paths, listings, trees. Below `_dropin`, above `_files`."""
+"""Names: paths, directories, listings, trees, temporary files."""

@@ -29,7 +29,7 @@ from trio_aio._names.listing import DT_DIR, DT_LNK
 from trio_aio._names.os_calls import RENAME_NOREPLACE
 from trio_aio._names.removing import remove_named_tree
 from trio_aio._names.tree import AHEAD, Node, TreeReader, join
-from trio_aio._requests.contents import DURABLE, EXCLUSIVE, FOLLOW, PRESERVE, AbandonCopy, CopyMetadata, CopyName, CopyState
+from trio_aio._requests.contents import DURABLE, EXCLUSIVE, FOLLOW, PRESERVE, DiscardCopy, CopyMetadata, CopyName, CopyState
 from trio_aio._requests.names import EXIST_OK, Call
 from trio_aio._requests.opening import AT_FDCWD
 
@@ -109,7 +109,7 @@ async def _give_up(context: AIOContext, copy: CopyState) -> None:
     backend = context._backend
     assert backend is not None
     with backend.shielded():
-        await request_of(context, AbandonCopy(Descriptor(AT_FDCWD), copy))
+        await request_of(context, DiscardCopy(Descriptor(AT_FDCWD), copy))
 
 
 class _TreeCopy:
@@ -215,7 +215,7 @@ class _TreeCopy:
         request = self._copying[0]
         await wait_shielded(backend, request)
         if request.result > 0:
-            await backend.checkpoint_if_cancelled()  # while it is still among those that are given up
+            await backend.checkpoint_if_cancelled()  # while it is still among those that are discarded
         self._copying.popleft()
         if request.result > 0:
             assert request.path is not None
@@ -268,7 +268,8 @@ async def copy_tree(
     Without `exist_ok` the target must not exist; it appears at the end, and nothing remains of a copy that was cancelled or has failed.
     With it, files are replaced one by one, and those copied stay. follow_symlinks: copy what links point to. FIFOs and devices are made
     anew, sockets are left out. depth: files that are copied at once. on_error: called with each OSError, and the copy continues; if it
-    raises, or is None, the copy ends with that error. ValueError if the target is inside the source.
+    raises, or is None, the copy ends with that error. OSError with the path that failed; ValueError if the target is inside the source.
+    Cancelled: between two requests. Each file is copied as by `copy_file`.
     """
     used, depth = checked_context(context), checked_depth(depth)
     flags = _flags(follow_symlinks, preserve_metadata, False)

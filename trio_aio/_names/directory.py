@@ -62,6 +62,7 @@ class AsyncDirectory(NotCopied):
 
     Paths given to it start from it and, unless it was opened with ``beneath=False``, cannot leave it: OSError (EXDEV). Calls that only
     look are answered inline if the kernel has the name in memory. ValueError once it is closed. Dropped: ResourceWarning, and it is closed.
+    Every coroutine is a checkpoint. A call that raises Cancelled has changed no name; `remove_tree` stops between two names.
     """
 
     def __init__(self, context: AIOContext, descriptor: Descriptor, *, beneath: bool) -> None:
@@ -427,7 +428,7 @@ def open_directory(path: NamePath, *, beneath: bool = True, context: AIOContext 
     """Open a directory, and return an `AsyncDirectory`. ``async with open_directory(path) as directory:``, or ``await`` it.
 
     beneath: paths given to it cannot leave it, by ``..``, an absolute path, a link, or a rename at the same time: OSError (EXDEV).
-    OSError: FileNotFoundError, NotADirectoryError, PermissionError.
+    openat(2). OSError: FileNotFoundError, NotADirectoryError, PermissionError. Cancelled: nothing stays open.
     """
     name = name_of(path, may_be_fd=False)
     return DirectoryOpener(context, lambda: name, _maker(beneath))

@@ -139,7 +139,7 @@ class Glob(Listing[_P]):
         self._join(place, states, climbing=parts is not None)
 
     def _join(self, place: _Place, states: set[int], *, climbing: bool) -> None:
-        """Go on below the parts that need no listing. climbing: only those that lead up; a listing was read for the others."""
+        """Continue below the parts that need no listing. climbing: only those that lead up; a listing was read for the others."""
         for at in states:
             if at == len(self._parts) or self._parts[at].match is not None:
                 continue

@@ -72,7 +72,7 @@ def remove_later(context: AIOContext, remove: Callable[[Any], object], path: Any
 
 
 def _remove_quietly(remove: Callable[[Any], object], path: Any) -> None:
-    with suppress(OSError):  # it may be gone, and no caller is left who could be told of anything else
+    with suppress(OSError):  # it may be gone, and no caller is left for any other error
         remove(path)
 
 

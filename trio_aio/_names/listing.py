@@ -124,7 +124,7 @@ class Listing(NotCopied, Generic[T]):
             else:
                 batch = await self._guard(lambda: self._next_batch(context))
                 self._guard = None
-        except Exception:  # not a cancellation: then it can go on
+        except Exception:  # not a cancellation: after one it can continue
             self._end()
             raise
         if batch is None:

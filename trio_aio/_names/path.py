@@ -41,7 +41,8 @@ class Path(PathQuestions):
     """A path with asynchronous calls. As ``pathlib.Path``, except that what asks the filesystem is awaited.
 
     It is equal to a ``pathlib`` path of the same name, and has the same hash. It uses the run's shared context. Calls that only look are
-    answered inline if the kernel has the name in memory; others go to workers. A call that raises Cancelled has changed no name.
+    answered inline if the kernel has the name in memory; others go to workers. A call that raises Cancelled has changed no name;
+    `copy` and `move` remove what they have made by then.
     """
 
     __slots__ = ()

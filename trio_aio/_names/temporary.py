@@ -170,7 +170,7 @@ class TemporaryFile(_Temporary[AnyStr]):
     """A temporary file without a name: ``async with TemporaryFile() as file``, or ``await`` it. As ``tempfile.TemporaryFile``.
 
     The result is an `AsyncFile`, or for a mode without "b" an `AsyncTextFile`. Made with O_TMPFILE; where the filesystem has none, it has a
-    name until it is open. direct: open with O_DIRECT.
+    name until it is open. direct: open with O_DIRECT. OSError as open(2). Cancelled: what was made is removed.
     """
 
     def __init__(
@@ -250,7 +250,7 @@ class NamedTemporaryFile(_Temporary[AnyStr]):
     """A temporary file with a name, which is the file's `name`. As ``tempfile.NamedTemporaryFile``.
 
     delete: it is removed by `aclose`, and on leaving; with ``delete_on_close=False`` only on leaving. Both happen also in a cancelled
-    scope. One that is dropped is removed by a thread (ResourceWarning).
+    scope. One that is dropped is removed by a thread (ResourceWarning). OSError as open(2). Cancelled: what was made is removed.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The C of this package and of the kernel's headers: `ffi` and `lib`, and the type of what they return.
+"""The C of this package and of the kernel's headers: `ffi` and `lib` of the extension, and `CData`, the type of C objects.
 
 In a clone the Python code may be newer than the extension, after a pull for example. Then some name would be missing in `lib`, far from
 here. So the extension knows the digest of the declarations that it was built from, and it is compared once, here. An installed package has

@@ -249,7 +249,7 @@ class Lib:
     TAIO_NAME_WRITE: Final[int]
     TAIO_NAME_READ: Final[int]
     TAIO_NAME_COPY: Final[int]
-    TAIO_NAME_ABANDON: Final[int]
+    TAIO_NAME_DISCARD: Final[int]
     TAIO_NAME_METADATA: Final[int]
     TAIO_NAME_UNLINK_MANY: Final[int]
     TAIO_NAME_READ_MANY: Final[int]

@@ -58,8 +58,7 @@ static int64_t cursor_read_at(struct taio_cursor *cursor, int fd, char *memory, 
 {
     struct iovec one = {memory, length};
     struct taio_transfer t = {.fd = fd, .vector = &one, .parts = 1, .offset = cursor->position, .mapped = cursor->mapped};
-    int64_t n = cursor->unit > 1 ? taio_transfer_through_scratch(&t, cursor->unit, scratch) : taio_transfer(&t);
-    return n;
+    return cursor->unit > 1 ? taio_transfer_through_scratch(&t, cursor->unit, scratch) : taio_transfer(&t);
 }
 
 int64_t taio_cursor_read(struct taio_cursor *cursor, int fd, char *memory, uint64_t length, struct taio_scratch *scratch)
@@ -94,7 +93,7 @@ int taio_cursor_abandon(struct taio_cursor *cursor)
     return __atomic_compare_exchange_n(&cursor->state, &state, TAIO_ABANDONED, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 }
 
-/* Write by write(2), on an fd with a position of its own or on `fd` itself. Returns the bytes written, or -errno after `*moved` bytes. */
+/* Write by write(2). `fd`: that of the file, or its second fd, which has a position of its own. Returns the bytes written, or -errno after `*moved` bytes. */
 static int64_t cursor_write_on(int fd, const char *memory, uint64_t length, int64_t *moved)
 {
     while ((uint64_t)*moved < length) {

@@ -1,14 +1,14 @@
 /* Signals that arrive while a step of the engine runs on the main thread.
  *
  * How CPython works. Its C handler notes a signal. The function that the program has registered runs a little later on the main thread, between
- * any two bytecodes, and may raise. An exception in the middle of a step (a slot is taken, and its request not yet stored) would tear the
- * engine.
+ * any two bytecodes, and may raise. An exception in the middle of a step (a slot is taken, and its request not yet stored) would leave the
+ * engine's state half changed.
  *
  * What we do about it. `taio_interrupts_guard` puts `on_signal` in front of CPython's handler. While `taio_interrupts.closed`, a signal is held,
  * and `taio_interrupts_deliver` passes it on when the step has ended. Otherwise it is passed on at once, and nothing has changed. Python sees
  * none of this: signal.getsignal returns what was registered.
  *
- * Only the main thread touches the gate: a signal that the kernel delivers to another thread is sent on to the main one. So plain variables do,
+ * Only the main thread touches these variables: a signal that the kernel delivers to another thread is sent on to the main one. So plain variables do,
  * volatile because the handler may run between any two instructions. */
 #define _GNU_SOURCE
 #include "native.h"

@@ -14,7 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Copy through a pipe, where process_vm_readv is missing or forbidden (a sandbox's filter). One of the two sides may be gone. */
+/* Copy through a pipe, where process_vm_readv is missing or forbidden (a sandbox's filter). The pages of either side may be gone: EFAULT. */
 static int copy_through_pipe(char *to, const char *from, uint64_t count)
 {
     int ends[2], error = 0;

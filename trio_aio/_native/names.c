@@ -481,8 +481,8 @@ static int64_t run_call(struct taio_name *n, int dir, const char *path, int dir2
         return taio_name_read(n, path);
     case TAIO_NAME_COPY:
         return taio_name_copy(n, path, path2);
-    case TAIO_NAME_ABANDON:
-        return taio_name_abandon(n);
+    case TAIO_NAME_DISCARD:
+        return taio_name_discard(n);
     case TAIO_NAME_METADATA:
         return taio_name_metadata(n, path, path2);
     case TAIO_NAME_UNLINK_MANY:

@@ -44,7 +44,7 @@ enum taio_name_call {
                             * and `moved` counts them after an error too; out: `stat` */
     TAIO_NAME_READ,        /* open, read `capacity` bytes at `number` to `memory`, and close; returns the number of bytes; out: `stat` */
     TAIO_NAME_COPY,        /* begin or continue to copy `path` to `path2`; memory: struct taio_copy; returns 1 if there is more to do */
-    TAIO_NAME_ABANDON,     /* give up a copy that is not complete; memory: struct taio_copy */
+    TAIO_NAME_DISCARD,     /* give up a copy that is not complete; memory: struct taio_copy */
     TAIO_NAME_METADATA,    /* give `path2` mode, times and attributes of `path` */
     TAIO_NAME_UNLINK_MANY, /* memory: struct taio_many; remove names in the directory `path` */
     TAIO_NAME_READ_MANY,   /* memory: struct taio_many; read whole files to `data` */
@@ -118,7 +118,7 @@ struct taio_name {
     uint64_t path, path2;
     uint64_t memory, capacity;
     int64_t number;
-    int64_t times[4];    /* seconds and nanoseconds of access, then of change */
+    int64_t times[4];    /* seconds and nanoseconds of access, then of modification */
     uint64_t key;        /* out: the mount, or on kernels before 6.8 the device */
     struct taio_stat stat;
 };

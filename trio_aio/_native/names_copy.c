@@ -77,7 +77,7 @@ static void copy_attributes(int from, int to)
     }
 }
 
-/* Fill in the times of access and change. A time before 1970 has a second more before it, as the kernel wants it. */
+/* Fill in the times of access and modification. utimensat(2) wants nanoseconds of 0 or more, so a time before 1970 borrows a second. */
 static void times_of(const struct taio_stat *from, struct timespec times[2])
 {
     int64_t ns[2] = {from->atime_ns, from->mtime_ns};
@@ -207,7 +207,7 @@ static int64_t copy_some(struct taio_copy *copy)
     return 0;
 }
 
-int64_t taio_name_abandon(struct taio_name *n)
+int64_t taio_name_discard(struct taio_name *n)
 {
     struct taio_copy *copy = (struct taio_copy *)(uintptr_t)n->memory;
     if (copy->source >= 0)
@@ -237,7 +237,7 @@ int64_t taio_name_copy(struct taio_name *n, const char *path, const char *path2)
         rc = taio_new_publish(&copy->target, (n->flags & TAIO_EXCLUSIVE) != 0, (n->flags & TAIO_DURABLE) != 0);
         n->failed = rc < 0;
     }
-    taio_name_abandon(n);
+    taio_name_discard(n);
     return rc;
 }
 

@@ -1,4 +1,5 @@
-/* What the files of the calls on names share: names.c, names_tree.c and names_inline.c. */
+/* What the files of the calls on names share: names.c, names_tree.c, names_whole.c, names_copy.c and
+ * names_inline.c. */
 #ifndef TRIO_AIO_NAMES_PARTS_H
 #define TRIO_AIO_NAMES_PARTS_H
 
@@ -27,7 +28,7 @@ int64_t taio_name_read(struct taio_name *n, const char *path);
 int taio_open_file(struct taio_name *n, const char *path, int flags);
 int64_t taio_name_temporary(struct taio_name *n, const char *path);
 int64_t taio_name_copy(struct taio_name *n, const char *path, const char *path2);
-int64_t taio_name_abandon(struct taio_name *n);
+int64_t taio_name_discard(struct taio_name *n);
 int64_t taio_name_metadata(struct taio_name *n, const char *path, const char *path2);
 int64_t taio_name_unlink_many(struct taio_name *n, const char *path);
 int64_t taio_name_read_many(struct taio_name *n);

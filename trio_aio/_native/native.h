@@ -96,10 +96,11 @@ void taio_residency_find(struct taio_residency *residency, int fd, int64_t offse
 /* Unmap what is mapped, before the fd is closed: then this is not the last use of the file, and does not sleep. */
 void taio_residency_release(struct taio_residency *residency);
 /* Return 0 if a read of this range needs nothing but the page cache, and starts no read-ahead; also if it lies behind the end of a regular file.
- * 1: the same, and so it was some moments ago for all around it. Otherwise -EAGAIN; -EPERM: the kernel does not tell this process; -ERANGE: not mapped. `residency`: NULL where RWF_NOWAIT works; then it is
- * also 0 on a Linux older than 6.5, which cannot be asked. Never sleeps. */
+ * 1: the same, and not long ago the whole region around it was cached. Otherwise -EAGAIN; -EPERM: the kernel does not tell this process;
+ * -ERANGE: not mapped. `residency`: NULL where RWF_NOWAIT works; then it is also 0 on a Linux older than 6.5, which cannot be asked. Never
+ * sleeps. */
 int taio_is_cached(int fd, const struct taio_residency *residency, int64_t offset, uint64_t length);
-/* Forget what is known of an fd's number: it belongs to another file now. taio_describe calls it, and who opens a file without that. */
+/* Forget what is known of an fd's number: it belongs to another file now. taio_describe calls it, and so does code that opens a file without that. */
 void taio_forget_cached(int fd);
 /* Return a number for the file that an fd was last described for. */
 uint64_t taio_use_of(int fd);
@@ -125,9 +126,10 @@ struct taio_times {
 uint64_t taio_file_of(uint64_t device, uint64_t inode);
 /* As taio_sets_access_time, by times that were just asked for. `fd`: of that file, and no server has it. */
 int taio_times_are_due(uint64_t file, int fd, const struct taio_times *times);
-/* For who makes the reads of a file that were left to it. Return what taio_read_has_ended takes; 0: none was left. */
+/* For the thread that makes a read which the loop has left to it; call it before the read. Return what taio_read_has_ended takes; 0: none
+ * was left. */
 uint64_t taio_read_begins(uint64_t file);
-/* Note whether a read that has moved bytes has set the time, if it was one that was left. */
+/* Note whether a read that has moved bytes has set the time, if the loop had left such a read. */
 void taio_read_has_ended(uint64_t file, int fd, uint64_t left);
 /* Count that a file was changed, after the change. */
 void taio_note_change(void);
@@ -388,7 +390,7 @@ struct taio_cursor {
     int32_t line;        /* 1: one read(2), and the position is set behind the first newline */
     int32_t mapped;      /* 1: the caller's memory may belong to a mapped file */
     int32_t at_offset;   /* 1: leave the position alone while reading, and set it in the end, unless `state` says otherwise */
-    int32_t state;       /* the worker commits the call, or the loop abandons it: whoever swaps TAIO_PENDING first (acquire, release) */
+    int32_t state;       /* the worker commits the call, or the loop abandons it: the first that swaps TAIO_PENDING wins (acquire, release) */
 };
 enum { TAIO_PENDING, TAIO_COMMITTED, TAIO_ABANDONED };
 #define TAIO_ANYWHERE (-2)

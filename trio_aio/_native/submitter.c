@@ -2,11 +2,11 @@
  *
  * How the kernel works. io_submit starts a write only when it has the filesystem's permission to write (sb_start_write). A frozen filesystem
  * withholds that for as long as a snapshot takes, RWF_NOWAIT or not. On FUSE, io_submit asks a server for attributes, and sleeps when more
- * requests are out than the server takes (max_background). On a file whose map of blocks is not in memory it reads that map first.
+ * requests are in flight than the server takes (max_background). On a file whose map of blocks is not in memory it reads that map first.
  *
- * What we do about it. The loop fills the iocbs as ever, and hands them over, some at a time and at the end of the tick, to a thread that calls
+ * What we do about it. The loop fills the iocbs as usual, and hands them over, some at a time and at the end of the tick, to a thread that calls
  * io_submit. Completions come by the ring, so nothing else changes. One thread serves one device in one direction: while a frozen filesystem
- * holds it, all other devices go on, and so do reads of the frozen one. It is a plain thread: it never holds the GIL, and Python knows nothing
+ * holds it, all other devices continue, and so do reads of the frozen one. It is a plain thread: it never holds the GIL, and Python knows nothing
  * of it.
  *
  * A slot goes from the loop to the submitter by its bit in `ready`. The loop sets the bits of a tick, and the submitter clears those that it
@@ -27,7 +27,8 @@
  *   either io_cancel finds the request, or the submitter signals the loop, which tries again;
  * - `calls` (release before io_submit, acquire when the loop has an event): the submitter has read an iocb before the loop fills it again.
  *   The kernel orders this too, in between, but the language does not know of it;
- * - `left` (release, acquire): it is the last that the thread does with this struct;
+ * - `left` (release, acquire): the thread has submitted its last request before the loop sees it. It still signals the eventfd;
+ *   taio_submitter_free joins it before it frees this struct;
  * - the others are hints and counters (relaxed), which order nothing. */
 #include "ring.h"
 

@@ -1,4 +1,4 @@
-/* The system calls, one to one. Any thread may call them.
+/* The system calls, one to one, and what an fd is (taio_describe). Any thread may call them; taio_describe_and_probe may sleep.
  *
  * glibc has no wrappers for native AIO, and libaio would be one more shared library to ship, so we use syscall(2). */
 #include "native.h"

@@ -65,8 +65,8 @@ int taio_buffered_fd_open(int fd)
     return buffered_fd < 0 ? -errno : buffered_fd;
 }
 
-/* Of the calling worker, for the one kind of write that needs it; 0: none. Initial-exec: it comes with the thread's stack, and no thread asks
- * malloc for it. */
+/* The kernel context of the calling worker, made by its first write that needs io_submit (transfer_without_append); 0: none yet.
+ * Initial-exec: the variable comes with the thread's stack, so no thread asks malloc for it. */
 static _Thread_local uint64_t worker_context __attribute__((tls_model("initial-exec")));
 
 void taio_transfer_end_worker(void)

@@ -60,7 +60,7 @@ class Request:
         self.result: int = 0
         self.transferred: int = 0  # bytes moved by earlier lanes, and at the end in all
         self.waiter: Any = None  # the backend's: the task to be woken
-        self.group: Group | None = None  # or the group to be told instead
+        self.group: Group | None = None  # or the group that is notified instead
         self.cancel_requested: bool = False
         self.cancel_accepted: bool = False
         self.abandoned: bool = False  # no task waits for it any more

@@ -26,7 +26,7 @@ _from_buffer, _cast = ffi.from_buffer, ffi.cast
 
 
 class ColdRead(Read):
-    """A read of at least 2 bytes into new memory, by a worker. `data` has them when it has completed, and what was in the memory behind."""
+    """A read of at least 2 bytes into new memory, by a worker. When it has completed, `data` has them, and undefined bytes after them."""
 
     __slots__ = ("data",)
 

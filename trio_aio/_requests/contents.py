@@ -1,7 +1,7 @@
 """Requests on the contents of files that are named by path: write, read, copy; and many names in one request.
 
 A copy is made in several requests, with one state (`CopyState`). Between two of them no worker uses it. What was begun is either completed
-by the last request, or given up by `AbandonCopy`, which removes what was made.
+by the last request, or by `DiscardCopy`, which removes what was made.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trio_aio._native import CData
 
 __all__ = (
-    *("APPEND_TO", "AT_OFFSET", "ATOMIC", "DURABLE", "EXCLUSIVE", "FOLLOW", "PRESERVE", "AbandonCopy", "CopyMetadata", "CopyName"),
+    *("APPEND_TO", "AT_OFFSET", "ATOMIC", "DURABLE", "EXCLUSIVE", "FOLLOW", "PRESERVE", "DiscardCopy", "CopyMetadata", "CopyName"),
     *("CopyState", "ReadMany", "ReadName", "TemporaryName", "UnlinkMany", "WriteName"),
 )
 
@@ -85,9 +85,9 @@ class TemporaryName(OpenFile):
     call = lib.TAIO_NAME_TEMPORARY
 
 
-def abandon_now(record: CData) -> None:
+def discard_now(record: CData) -> None:
     """Give up a copy in this thread. Only once the event loop has ended."""
-    record.call = lib.TAIO_NAME_ABANDON
+    record.call = lib.TAIO_NAME_DISCARD
     lib.taio_name_run(record)
 
 
@@ -107,7 +107,7 @@ class CopyState:
 
     @property
     def is_open(self) -> bool:
-        """Whether the copy is neither complete nor given up."""
+        """Whether the copy is neither complete nor discarded."""
         return bool(self.record.source >= 0 or self.record.target.parent >= 0)
 
     @property
@@ -137,15 +137,15 @@ class CopyName(NameRequest):
 
     def settle(self, engine: Host) -> None:
         if engine.orphaned and self.copy.is_open:
-            abandon_now(self.record)  # the loop has ended, and no task will do it
+            discard_now(self.record)  # the loop has ended, and no task will do it
 
 
-class AbandonCopy(NameRequest):
+class DiscardCopy(NameRequest):
     """Give up a copy, and remove what was made."""
 
     __slots__ = ("copy",)
 
-    call = lib.TAIO_NAME_ABANDON
+    call = lib.TAIO_NAME_DISCARD
 
     def __init__(self, descriptor: Descriptor, copy: CopyState) -> None:
         self.copy: CopyState = copy

@@ -1,8 +1,8 @@
 """Calls on names: paths, links, directories, attributes. A worker makes each, in one request, whatever its number of system calls.
 
 All of them are one operation of the workers, with one struct: names.h says what each call makes of its fields. A request owns that struct,
-its paths and the memory for its result until its completion has been taken. A request that has started cannot be stopped, so a call that
-raises Cancelled has changed no name.
+its paths and the memory for its result until its completion has been taken. A request that has started cannot be stopped, so one
+whose task gets Cancelled has changed no name.
 """
 
 from __future__ import annotations

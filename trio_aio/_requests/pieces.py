@@ -321,7 +321,7 @@ class PiecesRead(PiecesRequest):
         self.offload: bool = False
 
     def can_submit(self, engine: Host) -> bool | None:
-        """Direct ones as all. A submitter submits them where io_submit may sleep, as those of `Read`. Of a buffered file it always may."""
+        """Direct reads as all requests of pieces; a submitter calls io_submit where it may sleep, as for `Read`. Buffered ones: by a submitter."""
         descriptor = self.descriptor
         if descriptor.direct:
             can = PiecesRequest.can_submit(self, engine)

@@ -17,9 +17,9 @@ __all__ = ("DEPTH", "Range", "by_path", "is_special", "raise_first", "read_parts
 
 # Files that are open at the same time, at most.
 DEPTH = 64
-# A longer range is compared with the size of the file first, so that no memory is made for what is not there. bytes.
+# Bytes. A longer range is compared with the size of the file first, so that no memory is made for what is not there.
 LONG = 1 << 20
-# No file is so long, and the kernel refuses offsets that are twice as large. bytes.
+# Bytes. No file is so long, and the kernel refuses offsets that are twice as large.
 FAR = 1 << 62
 
 Range = tuple["int | None", "int | None"]

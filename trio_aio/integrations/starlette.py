@@ -1,7 +1,7 @@
 """`FileResponse` and `StaticFiles` for Starlette and FastAPI, with the arguments and the answers of Starlette's.
 
 Starlette's send every step of a file to a thread: stat, open, each 64 KiB, close. Ours open the file before the response starts, read
-ahead, and read several ranges of a request together. docs/integrations.md lists what differs. Two answers do:
+ahead, and read several ranges of a request together. docs/integrations.md lists all differences. Two change what a client gets:
 
 - A set of ranges of which some can be served is answered with those (RFC 9110, 14.1.2). Starlette answers 416.
 - A file that is shorter than was promised ends the response with RuntimeError, so the server closes the connection. Starlette's ends the
@@ -104,7 +104,7 @@ class FileResponse(starlette.responses.FileResponse):
 
     def _set_headers(self, described: os.stat_result) -> None:
         """Set the headers that describe the file. A response that is sent again has those of the file as it is now."""
-        removed = [name for name in self._file_headers if name not in self.headers]  # by a subclass, or whoever made the response
+        removed = [name for name in self._file_headers if name not in self.headers]  # by a subclass, or the code that made the response
         for name, value in self._file_headers.items():
             if self.headers.get(name) == value:
                 del self.headers[name]

@@ -147,7 +147,7 @@ class Shortness(Fault):
         elif self._nbytes and not request.transferred:
             hook.start_cut(lane, request, slot, self._nbytes, self, then=self if self._end else None)
         else:
-            # A write that moves no bytes is an error (workers.c, `transfer`).
+            # A write that moves no bytes is an error (transfer.c, `taio_transfer`).
             hook.answer(lane, request, 0 if request.fault_name == "read" else -errno.EIO)
 
 

@@ -261,7 +261,7 @@ def _peak() -> int:
 
 
 def forget_names() -> None:
-    """Remove from memory all names, attributes and cached pages that nobody uses. `Unavailable` without the rights of root."""
+    """Remove from memory all names, attributes and cached pages that are not in use. `Unavailable` without the rights of root."""
     os.sync()
     try:
         with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as file:

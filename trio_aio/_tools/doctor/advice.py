@@ -67,6 +67,6 @@ def _advice_on_waits(report: Report) -> Iterator[str]:
             yield f"io_submit of a direct {direction} waits here: a thread of trio_aio calls it, and other devices are not held up."
         elif many is not None and many.always:
             yield (
-                f"io_submit waits here when many direct {direction}s are out at once: a thread of trio_aio calls it. "
+                f"io_submit waits here when many direct {direction}s are in flight at once: a thread of trio_aio calls it. "
                 "On FUSE, raise max_background of the filesystem; of a disk, nr_requests of its queue."
             )

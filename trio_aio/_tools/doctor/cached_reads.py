@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ("examine_cached_reads",)
 
-# The first reads go to workers, and the page may be dropped from the cache. Beside busy processors an inline read may sleep, and then its
+# The first reads go to workers, and the page may be dropped from the cache. On busy processors an inline read may sleep, and then its
 # lane leaves the device for 1024 reads.
 TRIES = 3000
 PATIENCE = 2.0  # seconds
