@@ -377,7 +377,7 @@ async def test_single_read_does_not_wait_for_a_whole_group(disk: Path, slots: in
 
             def note(request: Request, before: list[int] = before, left: list[int] = left) -> None:
                 if not isinstance(request, PiecesRead):
-                    before.append(lane._many[0].pieces.native.next if lane._many else left[0] if left else blocks)
+                    before.append(lane.many[0].pieces.native.next if lane.many else left[0] if left else blocks)
 
             def note_accept(request: Request, note: Callable[[Request], None] = note) -> None:
                 note(request)

@@ -22,9 +22,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trio_aio._lanes import kernel_context
+from trio_aio._lanes.many_slots import ManySlotsLane
 from trio_aio._lanes.protocols import KernelRequest, State
 from trio_aio._lanes.short_ways import ShortWays
-from trio_aio._lanes.slots import SLOT_MASK, Lane
 from trio_aio._lanes.submitter import Submitter
 from trio_aio._native import ffi, lib
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_aio._lanes.kernel_context import KernelContext
-    from trio_aio._lanes.many_slots import ManySlots
     from trio_aio._native import CData
 
 __all__ = ("KernelLane",)
@@ -49,7 +48,7 @@ _SUBMITTED_SLEPT = lib.TAIO_SUBMITTED_SLEPT
 _KERNEL_PREPARED, _KERNEL_IN_FLIGHT, _HANDED_OVER = State.KERNEL_PREPARED, State.KERNEL_IN_FLIGHT, State.KERNEL_HANDED_OVER
 
 
-class KernelLane(Lane[KernelRequest], ShortWays):
+class KernelLane(ManySlotsLane, ShortWays):
     """Requests that the kernel has, or will have at the end of this tick."""
 
     queued_state = State.KERNEL_QUEUED
@@ -73,8 +72,6 @@ class KernelLane(Lane[KernelRequest], ShortWays):
         self.left: dict[KernelRequest, None] = {}  # no thread can be had that submits them
         self.submitters: dict[object, Submitter] = {}  # by device and direction
         self.to_cancel: dict[KernelRequest, None] = {}  # the kernel did not know them yet
-        self._many: list[ManySlots] = []  # requests of many pieces that have slots
-        self._places: list[int] = [0] * slots  # of each such slot: its part of the aligned memory
         self._refused: CData = ffi.new("struct taio_completion[]", slots)
         self._since_learned: int = 0
         self._started: int = 0  # requests started since the reaper last ran
@@ -95,7 +92,7 @@ class KernelLane(Lane[KernelRequest], ShortWays):
         """Whether `submit` has something to do."""
         if self.prepared or self._answer is not None:
             return True
-        return (bool(self._many) or self.unlisted) and lib.taio_ring_prepared(self.ring) > 0
+        return (bool(self.many) or self.unlisted) and lib.taio_ring_prepared(self.ring) > 0
 
     @property
     def is_due(self) -> bool:
@@ -135,7 +132,7 @@ class KernelLane(Lane[KernelRequest], ShortWays):
         self._started += 1
         _gather(self.ring, submitter.native, slot, request.token, opcode, fd, memory, length, offset, flags)
         request.state = _HANDED_OVER
-        self._note_gathered(submitter, request)
+        self.note_gathered(submitter, request)
 
     def submitter(self, key: object) -> Submitter:
         """Return the submitter of `key`, made when it is first needed."""
@@ -148,7 +145,8 @@ class KernelLane(Lane[KernelRequest], ShortWays):
         """Take over what the submitter of a device has found out about it."""
         self.submitter(device).learn()
 
-    def _note_gathered(self, submitter: Submitter, request: KernelRequest) -> None:
+    def note_gathered(self, submitter: Submitter, request: KernelRequest) -> None:
+        """Note that a submitter has something to be handed over."""
         submitter.gathered.append(request)
         if submitter not in self.gathered:
             self.gathered.append(submitter)
@@ -158,100 +156,6 @@ class KernelLane(Lane[KernelRequest], ShortWays):
         while self.gathered:
             self.gathered[-1].hand_over(self.left)
             self.gathered.pop()
-
-    # ---- requests of many pieces: they take the slots that no other request wants
-
-    def start_pieces(self, request: ManySlots, slot: int, key: object) -> None:
-        """Start a request of many pieces with one slot, and as many more as are free. `key`: of its submitter, or None: the loop's."""
-        pieces = request.pieces
-        pieces.submitter = None if key is None else self.submitter(key)
-        request.state = _KERNEL_PREPARED if pieces.submitter is None else _HANDED_OVER
-        pieces.kernel_had_it = True
-        native = pieces.native
-        native.submitter = ffi.NULL if pieces.submitter is None else pieces.submitter.native
-        native.slept = 0
-        native.next = 0
-        native.width = self.slots
-        pieces.most = self.slots
-        if pieces.slab_capacity:
-            native.slab_address = pieces.slab_address
-            pieces.most = min(pieces.most, pieces.slab_capacity // native.stride)
-            pieces.places = list(range(pieces.most))
-        if pieces.submitter is None:
-            self.prepared.append(request)
-        self._many.append(request)
-        self._prepare_piece(request, slot)
-        self._widen()
-
-    def _prepare_piece(self, request: ManySlots, slot: int) -> bool:
-        """Give a request one more slot. False: it has no piece for it."""
-        pieces = request.pieces
-        place = pieces.places.pop() if pieces.places else 0
-        if not lib.taio_ring_prepare_pieces(self.ring, slot, request.token, pieces.native, place):
-            if pieces.slab_capacity:
-                pieces.places.append(place)
-            self.vacate(slot)
-            pieces.most = pieces.slots
-            return False
-        self._places[slot] = place
-        pieces.slots += 1
-        if pieces.submitter is not None:
-            self._note_gathered(pieces.submitter, request)
-        return True
-
-    def _widen(self) -> None:
-        for request in self._many:
-            pieces = request.pieces
-            while self.free and not self.queue and pieces.slots < pieces.most and self.has_room(request):
-                if not self._prepare_piece(request, self.occupy(request)):
-                    break
-
-    def note_queued(self) -> None:
-        """Let requests of many pieces return half of their slots: another request waits for one."""
-        for request in self._many:
-            native = request.pieces.native
-            if native.width:
-                native.width = max(1, request.pieces.slots // 2) if self.slots > 1 else 0  # the only slot: a worker does the rest
-
-    def start_queued(self) -> None:
-        """Start queued requests while slots are free. Requests of many pieces get what is left."""
-        if self.queue:
-            super().start_queued()
-        if self._many and not self.queue:
-            for request in self._many:
-                native = request.pieces.native
-                if native.width:  # 0: the kernel refused a piece, and the request only waits for the others
-                    native.width = self.slots
-            self._widen()
-
-    def take_slot_back(self, request: ManySlots, token: int) -> bool:
-        """Note that a request of many pieces has returned a slot. Return whether that was its last."""
-        pieces = request.pieces
-        if pieces.slab_capacity:
-            pieces.places.append(self._places[(token & SLOT_MASK) - self.first])
-        pieces.slots -= 1
-        if pieces.slots:
-            if not pieces.native.width:
-                pieces.most = 0
-            return False
-        self._many.remove(request)
-        return True
-
-    def withdraw_pieces(self, request: ManySlots) -> bool:
-        """Withdraw the pieces that io_submit has not seen. Return whether no piece is left in this lane."""
-        pieces = request.pieces
-        for slot, holder in enumerate(self.holders):
-            if holder is request and lib.taio_ring_withdraw(self.ring, slot):
-                self.vacate(slot)
-                pieces.slots -= 1
-        if pieces.slots:
-            return False
-        self._many.remove(request)
-        if request in self.prepared:
-            self.prepared.remove(request)
-        if pieces.submitter is not None:
-            pieces.submitter.forget(request)
-        return True
 
     # ---- the call
 
@@ -280,7 +184,7 @@ class KernelLane(Lane[KernelRequest], ShortWays):
         left = lib.taio_ring_prepared(self.ring)
         if left:
             kept = [
-                request for request in tried if lib.taio_ring_is_prepared(self.ring, self.slot_of(request)) and not self._has_many(request)
+                request for request in tried if lib.taio_ring_is_prepared(self.ring, self.slot_of(request)) and not self.has_many(request)
             ]
             tried = [request for request in tried if request not in kept]
         for request in tried:
@@ -294,9 +198,6 @@ class KernelLane(Lane[KernelRequest], ShortWays):
         completions = [number for i in range(refused) for number in (out[i].token, out[i].result, 0)]
         self.prepared, self.unlisted, self._answer, _ = kept, left > len(kept), None, into.extend(completions)
         return tried, refused > 0
-
-    def _has_many(self, request: KernelRequest) -> bool:
-        return any(request is many for many in self._many)
 
     def note_turn(self) -> None:
         """Note that the reaper runs."""
@@ -379,16 +280,6 @@ class KernelLane(Lane[KernelRequest], ShortWays):
             if request.state < _KERNEL_PREPARED:
                 request.state = _KERNEL_IN_FLIGHT
         return torn
-
-    def stop_pieces(self, request: ManySlots) -> None:
-        """Let a request whose step was torn start no more pieces. It leaves with the last one in flight."""
-        pieces = request.pieces
-        pieces.native.stop = 1
-        pieces.native.width = pieces.most = 0
-        pieces.slots = sum(holder is request for holder in self.holders)
-        self._many = [many for many in self._many if many is not request]
-        if pieces.slots:
-            self._many.append(request)
 
     # ---- the end
 

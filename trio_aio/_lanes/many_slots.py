@@ -1,15 +1,22 @@
-"""What the kernel lane asks of a request that may have many of its slots at once."""
+"""The part of the kernel lane for requests of many pieces: each may have many slots at once, one for each piece in flight.
+
+How it works. Such a request takes the slots that no other request wants. A piece that has completed is followed by the next one in the same
+slot, in C, while completions are taken (ring.c). When another request has to be queued, each of them returns half of its slots.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from trio_aio._lanes.protocols import KernelRequest
+from trio_aio._lanes.protocols import KernelRequest, State
+from trio_aio._lanes.slots import SLOT_MASK, Lane
+from trio_aio._native import ffi, lib
 
 if TYPE_CHECKING:
+    from trio_aio._lanes.submitter import Submitter
     from trio_aio._native import CData
 
-__all__ = ("ManySlots", "Pieces")
+__all__ = ("ManySlots", "ManySlotsLane", "Pieces")
 
 
 class Pieces(Protocol):
@@ -33,3 +40,129 @@ class ManySlots(KernelRequest, Protocol):
     @property
     def pieces(self) -> Pieces:
         """Its pieces."""
+
+
+class ManySlotsLane(Lane[KernelRequest]):
+    """Slots of which one request may have many. `KernelLane` is the one subclass."""
+
+    ring: CData
+    prepared: list[KernelRequest]
+
+    def __init__(self, first: int, slots: int) -> None:
+        super().__init__(first, slots)
+        self.many: list[ManySlots] = []  # requests of many pieces that have slots
+        self._places: list[int] = [0] * slots  # of each such slot: its part of the aligned memory
+
+    def submitter(self, key: object) -> Submitter:
+        """Return the submitter of `key`."""
+        raise NotImplementedError
+
+    def note_gathered(self, submitter: Submitter, request: KernelRequest) -> None:
+        """Note that a submitter has something to be handed over."""
+        raise NotImplementedError
+
+    def start_pieces(self, request: ManySlots, slot: int, key: object) -> None:
+        """Start a request of many pieces with one slot, and as many more as are free. `key`: of its submitter, or None: the loop's."""
+        pieces = request.pieces
+        pieces.submitter = None if key is None else self.submitter(key)
+        request.state = State.KERNEL_PREPARED if pieces.submitter is None else State.KERNEL_HANDED_OVER
+        pieces.kernel_had_it = True
+        native = pieces.native
+        native.submitter = ffi.NULL if pieces.submitter is None else pieces.submitter.native
+        native.slept = 0
+        native.next = 0
+        native.width = self.slots
+        pieces.most = self.slots
+        if pieces.slab_capacity:
+            native.slab_address = pieces.slab_address
+            pieces.most = min(pieces.most, pieces.slab_capacity // native.stride)
+            pieces.places = list(range(pieces.most))
+        if pieces.submitter is None:
+            self.prepared.append(request)
+        self.many.append(request)
+        self._prepare_piece(request, slot)
+        self._widen()
+
+    def _prepare_piece(self, request: ManySlots, slot: int) -> bool:
+        """Give a request one more slot. False: it has no piece for it."""
+        pieces = request.pieces
+        place = pieces.places.pop() if pieces.places else 0
+        if not lib.taio_ring_prepare_pieces(self.ring, slot, request.token, pieces.native, place):
+            if pieces.slab_capacity:
+                pieces.places.append(place)
+            self.vacate(slot)
+            pieces.most = pieces.slots
+            return False
+        self._places[slot] = place
+        pieces.slots += 1
+        if pieces.submitter is not None:
+            self.note_gathered(pieces.submitter, request)
+        return True
+
+    def _widen(self) -> None:
+        for request in self.many:
+            pieces = request.pieces
+            while self.free and not self.queue and pieces.slots < pieces.most and self.has_room(request):
+                if not self._prepare_piece(request, self.occupy(request)):
+                    break
+
+    def note_queued(self) -> None:
+        """Let requests of many pieces return half of their slots: another request waits for one."""
+        for request in self.many:
+            native = request.pieces.native
+            if native.width:
+                native.width = max(1, request.pieces.slots // 2) if self.slots > 1 else 0  # the only slot: a worker does the rest
+
+    def start_queued(self) -> None:
+        """Start queued requests while slots are free. Requests of many pieces get what is left."""
+        if self.queue:
+            super().start_queued()
+        if self.many and not self.queue:
+            for request in self.many:
+                native = request.pieces.native
+                if native.width:  # 0: the kernel refused a piece, and the request only waits for the others
+                    native.width = self.slots
+            self._widen()
+
+    def take_slot_back(self, request: ManySlots, token: int) -> bool:
+        """Note that a request of many pieces has returned a slot. Return whether that was its last."""
+        pieces = request.pieces
+        if pieces.slab_capacity:
+            pieces.places.append(self._places[(token & SLOT_MASK) - self.first])
+        pieces.slots -= 1
+        if pieces.slots:
+            if not pieces.native.width:
+                pieces.most = 0
+            return False
+        self.many.remove(request)
+        return True
+
+    def withdraw_pieces(self, request: ManySlots) -> bool:
+        """Withdraw the pieces that io_submit has not seen. Return whether no piece is left in this lane."""
+        pieces = request.pieces
+        for slot, holder in enumerate(self.holders):
+            if holder is request and lib.taio_ring_withdraw(self.ring, slot):
+                self.vacate(slot)
+                pieces.slots -= 1
+        if pieces.slots:
+            return False
+        self.many.remove(request)
+        if request in self.prepared:
+            self.prepared.remove(request)
+        if pieces.submitter is not None:
+            pieces.submitter.forget(request)
+        return True
+
+    def has_many(self, request: KernelRequest) -> bool:
+        """Return whether a request of many pieces has slots here."""
+        return any(request is many for many in self.many)
+
+    def stop_pieces(self, request: ManySlots) -> None:
+        """Let a request whose step was torn start no more pieces. It leaves with the last one in flight."""
+        pieces = request.pieces
+        pieces.native.stop = 1
+        pieces.native.width = pieces.most = 0
+        pieces.slots = sum(holder is request for holder in self.holders)
+        self.many = [many for many in self.many if many is not request]
+        if pieces.slots:
+            self.many.append(request)
