@@ -137,7 +137,7 @@ def test_run_that_drops_a_file_with_an_abandoned_read_ends_while_the_read_hangs(
     path, _ = make_file(disk)
     said = run(
         """
-        import anyio, gc
+        import anyio, faulthandler, gc
         from trio_aio.testing import FaultyContext
         library, direct = sys.argv[2:]
         hangs = []
@@ -154,8 +154,7 @@ def test_run_that_drops_a_file_with_an_abandoned_read_ends_while_the_read_hangs(
         def opened():
             return sum(os.path.realpath(f"/proc/self/fd/{fd}") == path for fd in os.listdir("/proc/self/fd"))
         warnings.simplefilter("ignore")
-        watchdog = threading.Timer(60, os._exit, [1])
-        watchdog.start()
+        faulthandler.dump_traceback_later(60, exit=True)
         anyio.run(main, backend=library)
         gc.collect()
         print(hangs[0].held, opened())
@@ -163,7 +162,7 @@ def test_run_that_drops_a_file_with_an_abandoned_read_ends_while_the_read_hangs(
         while opened():  # a thread closes it, and no other can join that one
             os.sched_yield()
         print(opened())
-        watchdog.cancel()
+        faulthandler.cancel_dump_traceback_later()
         """,
         path.resolve(),
         library,
