@@ -45,6 +45,14 @@ READS: dict[str, Callable[[AsyncFile], Awaitable[Any]]] = {
 }
 
 
+async def leave_body(file: AsyncFile) -> None:
+    async with file:
+        pass
+
+
+LEAVINGS: dict[str, Callable[[AsyncFile], Awaitable[Any]]] = {"aclose": lambda file: file.aclose(), "async with": leave_body}
+
+
 @LANES
 @pytest.mark.parametrize("shared", [False, True], ids=["", "shared"])
 @pytest.mark.parametrize("name", READS)
@@ -113,6 +121,42 @@ async def test_close_that_waits_for_a_read_returns_when_that_is_abandoned(disk: 
             assert hang.held
             assert is_open(fd)
         await until_closed(fd)
+
+
+@LANES
+@pytest.mark.parametrize("mode", ["rb", "r+b"])
+@pytest.mark.parametrize("leave", LEAVINGS)
+async def test_close_that_hangs_is_abandoned(disk: Path, direct: bool, mode: Any, leave: str) -> None:
+    path, _ = make_file(disk)
+    async with FaultyContext() as context:
+        file = await open_aio(path, mode, direct=direct, abandon_on_cancel=True, context=context)
+        fd = file._descriptor.fd
+        with context.hang(operation="close") as hang, anyio.fail_after(60):
+            await abandon(partial(LEAVINGS[leave], file), hang)
+            assert file.closed
+            assert is_open(fd)
+        await until_closed(fd)
+
+
+async def test_close_that_hangs_is_waited_for_if_the_descriptor_is_the_callers(disk: Path) -> None:
+    path = disk / "file"
+    path.write_bytes(b"line\n" * 20_000)
+    fd = os.open(path, os.O_RDONLY)
+    async with FaultyContext() as context:
+        file = await open_aio(fd, closefd=False, abandon_on_cancel=True, context=context)
+        assert await file.readline() == b"line\n"
+        with context.hang(operation="close") as hang, anyio.fail_after(60):
+            async with create_task_group() as tasks:
+                tasks.start_soon(file.aclose)
+                while not hang.held:
+                    await checkpoint()
+                tasks.cancel_scope.cancel()
+                with CancelScope(shield=True):
+                    await until_blocked()
+                assert not file._close_request.finished
+                hang.release()
+        assert os.lseek(fd, 0, os.SEEK_CUR) == 5
+    os.close(fd)
 
 
 async def test_abandoned_read_of_adopted_descriptor_gives_back_lines_at_close(disk: Path) -> None:

@@ -367,7 +367,8 @@ class AIOContext(NotCopied, Operations):
     async def _submit_close(self, request: Close, mark: Callable[[], None], *, abandon: bool) -> None:
         """Call `mark`, and close a descriptor when its other requests have ended. Never raises Cancelled.
 
-        abandon: leave a close to the engine that waits for abandoned requests only, and when cancelled, one that waits for any.
+        abandon: leave a close to the engine that waits for abandoned requests only, and when cancelled, any. But the task waits for one that
+        has started and leaves the descriptor open, to its caller.
         """
         engine = self._check()
         backend = self._backend
@@ -386,7 +387,7 @@ class AIOContext(NotCopied, Operations):
                 raise
 
         def stop_waiting() -> bool:
-            if abandon and request.state is State.HELD:
+            if abandon and (request.state is State.HELD or not request.descriptor.borrowed):
                 backend.wake(request)
                 abandon_request(engine, request)
             return False

@@ -178,7 +178,7 @@ class Hang(Fault):
     @property
     def held(self) -> int:
         """How many requests hang now."""
-        return sum(not request.finished for request in self._requests)
+        return 0 if self._hook is None else sum(map(self._hook.holds, self._requests))
 
     def release(self, error: int | None = None) -> None:
         """Let the requests that hang continue, and let no more of them hang. Call it from any thread. A second call has no effect.
