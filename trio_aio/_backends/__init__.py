@@ -1,8 +1,8 @@
 """The interface to the event loop: what the rest of the package needs of one, and the choice of the one that runs.
 
 A backend imports its async library, and a program uses one of them, seldom both. So it is imported when that library runs. But by then the
-program may be unable to open a file: after chroot(2), in a sandbox, or without a free descriptor. So `load_backends`, called by the package's
-import, imports the backends of the libraries that the program has imported before, and reads the code of the others.
+program may be unable to open a file: after chroot(2), in a sandbox, or without a free descriptor. So `load_backends`, called by the
+package's import, imports the backends of the libraries that the program has imported before, and reads the code of the others.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def protect_from_interrupts(function: _Function) -> _Function:
     """Let no KeyboardInterrupt be raised inside a function on trio: it is raised at a later checkpoint instead.
 
     For what must be undone: an interrupt between a lease and its `try` would keep the file's close waiting for ever.
+    On asyncio it does nothing: there the caller closes the gate (`interrupts.py`).
     """
     protected.append(function)
     return function
@@ -210,7 +211,7 @@ class Deferred:
         return self._put_off
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
-        # The frames in a traceback hold this object. It must not hold the exception: such a reference cycle would keep what they have alive.
+        # The frames in a traceback hold this object. It must not hold the exception: that cycle would keep what they have alive.
         put_off, before = self._put_off, self._before
         self._before = None
         if put_off.error is None and value is not None and put_off.is_native(before):

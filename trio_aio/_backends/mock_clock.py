@@ -5,8 +5,8 @@ been blocked for the threshold. A task that waits for a disk is blocked. So the 
 expires.
 
 What we do about it. While a request is in flight, `autojump_threshold` is infinite. It is the public attribute of the clock, so nothing
-waits for the disk: other tasks continue, sockets and subprocesses too, and the guest mode works. trio reads it after the last task of a tick,
-so an instrument that is called after each task keeps it right. It is there only if the clock of the run is such a clock.
+waits for the disk: other tasks continue, sockets and subprocesses too, and the guest mode works. trio reads it after the last task of a
+tick, so an instrument that is called after each task keeps it right. It is there only if the clock of the run is such a clock.
 
 A poll waits for others, as ``wait_readable`` does, and does not hold the clock. Nor do requests that a test lets hang: a test may say
 ``fail_after(5)`` over a hung disk. `AIOContext` says what is in flight.

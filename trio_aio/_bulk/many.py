@@ -265,7 +265,7 @@ async def _run_group(
     del requests
     assert context._backend is not None
     try:
-        await context._backend.perform(RequestGroup.start, group, _cancel_or_abandon if abandon else RequestGroup.cancel)
+        await context._backend.perform(RequestGroup.start, group, _may_leave_when_cancelled if abandon else RequestGroup.cancel)
     finally:
         group.drop_unsubmitted()
     if group.error is not None:
@@ -277,8 +277,7 @@ async def _run_group(
 def _error_of(request: PiecesRead | PiecesWrite, written: int | None) -> BaseException:
     """Return the error of a request that failed; written: bytes, by it and the others of its group.
 
-    A function of its own: an error that a frame raises and also has as a variable is a reference cycle, and until the collector comes that keeps the
-    caller's buffers.
+    A function of its own: an error that a frame raises and also has as a variable is a reference cycle, which keeps the caller's buffers.
     """
     if cause_of(request) is not None:
         return request.error()
@@ -290,7 +289,7 @@ def _error_of(request: PiecesRead | PiecesWrite, written: int | None) -> BaseExc
     return error
 
 
-def _cancel_or_abandon(group: RequestGroup[PiecesRead | PiecesWrite]) -> bool:
+def _may_leave_when_cancelled(group: RequestGroup[PiecesRead | PiecesWrite]) -> bool:
     """Cancel the requests that have not started, and leave the others to the engine. Return True: the task may leave at once."""
     if not group.cancel():
         group.abandon()

@@ -354,7 +354,7 @@ class AIOContext(NotCopied, Operations):
         engine = self._check()
         assert self._backend is not None
         try:
-            await self._backend.perform(engine.submit, request, partial(_cancel_or_abandon, engine) if abandon else engine.cancel)
+            await self._backend.perform(engine.submit, request, partial(_may_leave_when_cancelled, engine) if abandon else engine.cancel)
         except BaseException:
             if request.state is State.CREATED:
                 # It was not submitted. The frames in the traceback hold it, and must not hold the caller's memory.
@@ -367,8 +367,8 @@ class AIOContext(NotCopied, Operations):
     async def _submit_close(self, request: Close, mark: Callable[[], None], *, abandon: bool) -> None:
         """Call `mark`, and close a descriptor when its other requests have ended. Never raises Cancelled.
 
-        abandon: leave a close to the engine that waits for abandoned requests only, and when cancelled, any. But the task waits for one that
-        has started and leaves the descriptor open, to its caller.
+        abandon: leave a close to the engine that waits for abandoned requests only, and when cancelled, any. But the task waits for one
+        that has started and leaves the descriptor open, to its caller.
         """
         engine = self._check()
         backend = self._backend
@@ -404,7 +404,7 @@ class AIOContext(NotCopied, Operations):
         await self._backend.cancel_shielded_checkpoint()
 
 
-def _cancel_or_abandon(engine: Engine, request: Request) -> bool:
+def _may_leave_when_cancelled(engine: Engine, request: Request) -> bool:
     """Cancel a request, or let it run on with no task waiting. Return whether its task may leave at once."""
     if not (cancelled := engine.cancel(request)) and not request.cancel_accepted and request.can_abandon():
         abandon_request(engine, request)

@@ -100,7 +100,7 @@ class RequestGroup(Generic[RequestT]):
         try:
             if request in self._in_flight:
                 self._in_flight.remove(request)
-            # A reference cycle would keep callers' buffers until the collector comes, and that of Python 3.10 crashes at a memoryview in one.
+            # A reference cycle would keep callers' buffers until the collector comes, and 3.10's crashes at a memoryview in one.
             request.group = None
             if request.state is State.WITHDRAWN or request.took_no_effect:
                 self.took_no_effect = True

@@ -135,7 +135,7 @@ class Operations:
         """Make durable every write that was started before by this number, through this context. fsync(2).
 
         Writes of the file through others (another number, another object, another process) are made durable if they have ended.
-        OSError as fsync(2); after a failed sync later ones fail too: see `AsyncFile.fsync`. Cancelled before the sync has started: no effect.
+        OSError as fsync(2); after a failed sync later ones fail too: see `AsyncFile.fsync`. Cancelled before it has started: no effect.
         If other calls wait for the same sync, it runs on for them, and Cancelled is raised at once.
         """
         await self._sync(fd, data_only=False)
@@ -156,7 +156,7 @@ class Operations:
 
         ``IOCB_CMD_POLL``. Where there is no native AIO, and for a FIFO opened O_RDWR or a pty: a private epoll(7), and for files and
         directories a thread that calls poll(2). Regular files are always ready.
-        Cancelled: raised when the kernel has confirmed the io_cancel.
+        Cancelled: raised when the kernel has confirmed the io_cancel; at once where the kernel does not have it (yet).
         OSError: EBADF; ECANCELED if the context is closed meanwhile; EAGAIN if the kernel has no memory for it.
         """
         events = operator.index(events)

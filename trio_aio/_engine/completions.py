@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ("TURN", "Completions")
 
-# Seconds of serving. The tasks that are woken then need three to five times as long. 300 us: an idle loop is 3.3 and 5.7 ms late at p99
-# beside 64 and 128 direct reads; 100 us: 2.1 and 3.0 ms, at the same rate.
+# Seconds of serving, counted from the eighth completion (LOOKS). The tasks that are woken then need three to five times as long. 300 us: an
+# idle loop is 3.3 and 5.7 ms late at p99 beside 64 and 128 direct reads; 100 us: 2.1 and 3.0 ms, at the same rate.
 TURN = 100e-6
 LOOKS = 8  # completions served between two looks at the clock
 

@@ -140,7 +140,7 @@ class Order:
     def release_sync(self, ready: list[Any]) -> None:
         """Add the first sync to `ready`, if it waits for nothing any more.
 
-        If small writes through the page cache have started meanwhile, it waits for them too, once: their tasks will ask for a sync next. The
+        If small writes through the page cache have started meanwhile, it waits for them too, once: their tasks ask for a sync next. The
         workers have these writes, and the sync would come behind them anyway.
         """
         if not self._syncs or self._syncing is not None or self._syncs[0].waits_for:

@@ -1,4 +1,7 @@
-"""How requests leave their lane before they have run: one alone, the writes of a call together, all polls, what a full ring holds up."""
+"""How requests leave their lane before they have run: one alone, the writes of a call together, all polls, what a full ring holds up.
+
+The cancellation of one request starts in `Request.cancel` (_requests/base.py), which calls these. Closes and syncs have their own.
+"""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class AsyncFile(ReadableFile):
         """Write bytes-like objects one after the other, many in one request. Otherwise as `write`.
 
         An error: ``characters_written`` is the number of bytes of all lines that were written, and the cursor is after them. An error in
-        the first MiB (a line that is not bytes-like, an exception of the iterable) comes before anything was written, and has no such number.
+        the first MiB (a line that is not bytes-like, an exception of the iterable) comes before anything was written, and has none.
 
         Cancelled before the first MiB has been written: no effect. Later: all of them are written, and Cancelled is raised at the next
         checkpoint. asyncio's own `Task.cancel` stops it between two MiB instead, with the cursor after the last MiB known to be written.

@@ -22,7 +22,7 @@ class State(enum.IntEnum):
     KERNEL_HANDED_OVER = 4  # a submitter has it, or will at the end of this tick; only the slot knows whether io_submit was called
     KERNEL_IN_FLIGHT = 5
     WORKER_QUEUED = 6  # waits for a slot
-    WORKER_IN_FLIGHT = 7  # handed over; only the slot knows whether a worker has started it
+    WORKER_IN_FLIGHT = 7  # a chain, the queue or a worker has it; only the slot knows whether a worker has started it
     WITHDRAWN = 8  # never ran
     COMPLETED = 9
 

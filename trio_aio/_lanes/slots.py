@@ -1,4 +1,5 @@
 """What the kernel lane and the worker lane have in common: slots for requests in flight, and the queue of those that wait for one.
+Each of the two has as many slots as its context has `max_in_flight`.
 
 A completion names its request by a token: the slot's number, and above it a generation that counts how often the slot was given away.
 A completion that comes late, or twice, does not match the token of its slot, so it is never taken for a younger request's.

@@ -4,8 +4,9 @@ How the kernel works. io_submit sleeps for a write on a frozen filesystem, for a
 its time, for a read of a file whose map of blocks is not in memory, and when the device's queue is full. Nothing can be said beforehand to
 make it return instead: RWF_NOWAIT covers none of these.
 
-What we do about it. The kernel lane fills the iocbs as usual, and hands those that may sleep to a thread (submitter.c), at the end of the
-tick; small overwrites eight at a time. A request that the thread has not taken can still be withdrawn. One device has one thread for each
+What we do about it. The kernel lane fills the iocbs as usual, and hands those that may sleep to a thread (submitter.c), at once if the
+lane was empty, otherwise at the end of the tick; small overwrites also as soon as there are eight. A request that the thread has not taken
+can still be withdrawn. One device has one thread for each
 direction and one for polls, so a device that hangs holds up no other. The thread needs no GIL and no Python object. It starts with the
 first hand-over.
 """

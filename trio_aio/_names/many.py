@@ -164,7 +164,7 @@ class FileContents(Listing[Found]):
     async def _next_path(self) -> Any:
         """Return the next path of an asynchronous iterator. RuntimeError if a cancellation has ended it: it may have had more."""
         if self._cut_off:
-            raise RuntimeError("the generator of the paths was cancelled, which has ended it: use one that survives a cancellation, or a list")
+            raise RuntimeError("the generator of the paths was cancelled, which has ended it: use one that survives that, or a list")
         paths: Any = self._paths
         try:
             return await anext(paths)

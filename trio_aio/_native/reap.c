@@ -1,4 +1,5 @@
-/* Completions of both lanes. They signal one eventfd, and the loop's thread takes them in one call. */
+/* Completions of both lanes. They signal one eventfd, and the loop's thread takes them in one call. How many of
+ * them are served before other tasks run is decided in _engine/completions.py. */
 #include "native.h"
 
 #include <unistd.h>

@@ -8,13 +8,13 @@ write whose memory alone is not aligned is copied into aligned memory. A write w
 through the page cache, by a second descriptor. The kernel then reads what it needs of the blocks at the edges, keeps the size right, and
 orders the write with others. Doing this ourselves would take several steps, and a crash or another process could interrupt them.
 
-The life of a direct read's memory, a `Slab`:
+The life of aligned memory, a `Slab`:
 
-- taken: `can_submit` or `start_short` takes it from the pool, when the request is dispatched. Without memory the request fails: ENOMEM.
+- taken: `start_short`, or `can_submit` when the request is dispatched, takes it from the pool. Without memory the request fails: ENOMEM.
 - warm: a worker has touched its huge page. Until then the request is held (`new_memory`), and is dispatched again afterwards.
 - in flight: its address is in an iocb or in a worker's slot, so the device may write to it. The request owns it.
 - copied out: `settle` makes `bytes` of it, or fills the caller's buffer.
-- returned: `release_memory` returns it to the pool, which uses it again at once.
+- returned: `complete_kernel` returns it to the pool in the usual case, and `release_memory` in all others. It is used again at once.
 - abandoned: no task waits any more, so nothing is copied out. The slab stays with the request, and returns when the completion is taken.
 - withdrawn: the request never ran; the slab returns at once.
 """

@@ -321,7 +321,7 @@ class PiecesRead(PiecesRequest):
         self.offload: bool = False
 
     def can_submit(self, engine: Host) -> bool | None:
-        """Direct reads as all requests of pieces; a submitter calls io_submit where it may sleep, as for `Read`. Buffered ones: by a submitter."""
+        """Direct reads as all requests of pieces; a submitter calls io_submit where it may sleep. Buffered ones: always a submitter."""
         descriptor = self.descriptor
         if descriptor.direct:
             can = PiecesRequest.can_submit(self, engine)

@@ -4,7 +4,7 @@ How the kernel works. `io_submit` either starts a request and returns, or perfor
 which. After a request that it performed, the completion is there when it returns. A fast disk may also complete a request before
 anyone can look.
 
-`io_submit` may also sleep before a request is started: where a server answers for the filesystem, where more requests are in flight than the
+`io_submit` may also sleep before a request is started: where a server answers for the filesystem, where more are in flight than the
 device or the server takes, and for writes wherever the filesystem can be frozen. The count of voluntary context switches shows it.
 
 What we do about it. A trial submits several large requests in one call, because large ones take longer to move than to submit. One
