@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from trio_aio._engine.descriptor import Descriptor
-from trio_aio._lanes.slots import _GENERATION, _MAX_TOKEN, SLOT_MASK, Lane
+from trio_aio._lanes.protocols import SLOT_MASK
+from trio_aio._lanes.slots import _GENERATION, _MAX_TOKEN, Lane
 from trio_aio._requests.base import Request, State
 from trio_aio._requests.metadata import Stat
 

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from trio_aio._engine.mending import mend
-from trio_aio._lanes.slots import SLOT_MASK
+from trio_aio._lanes.protocols import SLOT_MASK
 from trio_aio._lanes.taking import CompletionBuffer
 
 if TYPE_CHECKING:

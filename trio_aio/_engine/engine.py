@@ -28,8 +28,7 @@ from trio_aio._engine.mending import mend, start_ready
 from trio_aio._engine.new_memory import populate
 from trio_aio._engine.withdrawal import cancel_again, end_abandoned, leave_close, leave_submitters, submit_prepared, take_dropped
 from trio_aio._lanes.inline import InlineLane
-from trio_aio._lanes.protocols import State
-from trio_aio._lanes.slots import SLOT_MASK
+from trio_aio._lanes.protocols import SLOT_MASK, State
 from trio_aio._lanes.workers import WorkerLane
 from trio_aio._memory.slabs import BufferPool
 

@@ -22,9 +22,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trio_aio._lanes import kernel_context
-from trio_aio._lanes.many_slots import ManySlotsLane
+from trio_aio._lanes.many_slots import ManySlotsWays
 from trio_aio._lanes.protocols import KernelRequest, State
 from trio_aio._lanes.short_ways import ShortWays
+from trio_aio._lanes.slots import Lane
 from trio_aio._lanes.submitter import Submitter
 from trio_aio._native import ffi, lib
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_aio._lanes.kernel_context import KernelContext
+    from trio_aio._lanes.many_slots import ManySlots
     from trio_aio._native import CData
 
 __all__ = ("KernelLane",)
@@ -48,7 +50,7 @@ _SUBMITTED_SLEPT = lib.TAIO_SUBMITTED_SLEPT
 _KERNEL_PREPARED, _KERNEL_IN_FLIGHT, _HANDED_OVER = State.KERNEL_PREPARED, State.KERNEL_IN_FLIGHT, State.KERNEL_HANDED_OVER
 
 
-class KernelLane(ManySlotsLane, ShortWays):
+class KernelLane(Lane[KernelRequest], ShortWays, ManySlotsWays):
     """Requests that the kernel has, or will have at the end of this tick."""
 
     queued_state = State.KERNEL_QUEUED
@@ -72,6 +74,8 @@ class KernelLane(ManySlotsLane, ShortWays):
         self.left: dict[KernelRequest, None] = {}  # no thread can be had that submits them
         self.submitters: dict[object, Submitter] = {}  # by device and direction
         self.to_cancel: dict[KernelRequest, None] = {}  # the kernel did not know them yet
+        self.many: list[ManySlots] = []
+        self.places: list[int] = [0] * slots
         self._refused: CData = ffi.new("struct taio_completion[]", slots)
         self._since_learned: int = 0
         self._started: int = 0  # requests started since the reaper last ran
@@ -156,6 +160,16 @@ class KernelLane(ManySlotsLane, ShortWays):
         while self.gathered:
             self.gathered[-1].hand_over(self.left)
             self.gathered.pop()
+
+    def note_queued(self) -> None:
+        self.narrow_all()
+
+    def start_queued(self) -> None:
+        """Start queued requests while slots are free. Requests of many pieces get what is left."""
+        if self.queue:
+            super().start_queued()
+        if self.many and not self.queue:
+            self.widen_all()
 
     # ---- the call
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from trio_aio._lanes.protocols import KernelRequest, State
-from trio_aio._lanes.slots import SLOT_MASK, Lane
+from trio_aio._lanes.protocols import SLOT_MASK, KernelRequest, State
 from trio_aio._native import ffi, lib
 
 if TYPE_CHECKING:
-    from trio_aio._lanes.submitter import Submitter
+    from collections import OrderedDict
+
     from trio_aio._native import CData
 
-__all__ = ("ManySlots", "ManySlotsLane", "Pieces")
+__all__ = ("ManySlots", "ManySlotsWays", "Pieces")
 
 
 class Pieces(Protocol):
@@ -42,22 +42,36 @@ class ManySlots(KernelRequest, Protocol):
         """Its pieces."""
 
 
-class ManySlotsLane(Lane[KernelRequest]):
-    """Slots of which one request may have many. `KernelLane` is the one subclass."""
+class ManySlotsWays:
+    """The functions for requests of many pieces. `KernelLane` is the one subclass."""
 
+    first: int
+    slots: int
+    holders: list[KernelRequest | None]
+    free: list[int]
+    queue: OrderedDict[KernelRequest, None]
     ring: CData
     prepared: list[KernelRequest]
+    many: list[ManySlots]  # requests of many pieces that have slots
+    places: list[int]  # of each such slot: its part of the aligned memory
 
-    def __init__(self, first: int, slots: int) -> None:
-        super().__init__(first, slots)
-        self.many: list[ManySlots] = []  # requests of many pieces that have slots
-        self._places: list[int] = [0] * slots  # of each such slot: its part of the aligned memory
+    def has_room(self, request: Any) -> bool:
+        """Return whether the limit in bytes lets a request start now."""
+        raise NotImplementedError
 
-    def submitter(self, key: object) -> Submitter:
+    def occupy(self, request: Any) -> int:
+        """Give a request a free slot, and return its number."""
+        raise NotImplementedError
+
+    def vacate(self, slot: int) -> None:
+        """Free a slot."""
+        raise NotImplementedError
+
+    def submitter(self, key: object) -> Any:
         """Return the submitter of `key`."""
         raise NotImplementedError
 
-    def note_gathered(self, submitter: Submitter, request: KernelRequest) -> None:
+    def note_gathered(self, submitter: Any, request: KernelRequest) -> None:
         """Note that a submitter has something to be handed over."""
         raise NotImplementedError
 
@@ -93,7 +107,7 @@ class ManySlotsLane(Lane[KernelRequest]):
             self.vacate(slot)
             pieces.most = pieces.slots
             return False
-        self._places[slot] = place
+        self.places[slot] = place
         pieces.slots += 1
         if pieces.submitter is not None:
             self.note_gathered(pieces.submitter, request)
@@ -106,29 +120,26 @@ class ManySlotsLane(Lane[KernelRequest]):
                 if not self._prepare_piece(request, self.occupy(request)):
                     break
 
-    def note_queued(self) -> None:
+    def narrow_all(self) -> None:
         """Let requests of many pieces return half of their slots: another request waits for one."""
         for request in self.many:
             native = request.pieces.native
             if native.width:
                 native.width = max(1, request.pieces.slots // 2) if self.slots > 1 else 0  # the only slot: a worker does the rest
 
-    def start_queued(self) -> None:
-        """Start queued requests while slots are free. Requests of many pieces get what is left."""
-        if self.queue:
-            super().start_queued()
-        if self.many and not self.queue:
-            for request in self.many:
-                native = request.pieces.native
-                if native.width:  # 0: the kernel refused a piece, and the request only waits for the others
-                    native.width = self.slots
-            self._widen()
+    def widen_all(self) -> None:
+        """Give requests of many pieces the slots that no other wants."""
+        for request in self.many:
+            native = request.pieces.native
+            if native.width:  # 0: the kernel refused a piece, and the request only waits for the others
+                native.width = self.slots
+        self._widen()
 
     def take_slot_back(self, request: ManySlots, token: int) -> bool:
         """Note that a request of many pieces has returned a slot. Return whether that was its last."""
         pieces = request.pieces
         if pieces.slab_capacity:
-            pieces.places.append(self._places[(token & SLOT_MASK) - self.first])
+            pieces.places.append(self.places[(token & SLOT_MASK) - self.first])
         pieces.slots -= 1
         if pieces.slots:
             if not pieces.native.width:

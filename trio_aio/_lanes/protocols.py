@@ -9,7 +9,11 @@ from __future__ import annotations
 import enum
 from typing import Any, Protocol
 
-__all__ = ("Gatherer", "KernelRequest", "LaneRequest", "State", "WorkerRequest")
+__all__ = ("SLOT_BITS", "SLOT_MASK", "Gatherer", "KernelRequest", "LaneRequest", "State", "WorkerRequest")
+
+# A token has the number of its slot in these bits, and above them how often the slot was given away.
+SLOT_BITS = 32
+SLOT_MASK = (1 << SLOT_BITS) - 1
 
 
 class State(enum.IntEnum):

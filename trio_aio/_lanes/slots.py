@@ -14,15 +14,13 @@ import sys
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from trio_aio._lanes.protocols import LaneRequest, State
+from trio_aio._lanes.protocols import SLOT_BITS, SLOT_MASK, LaneRequest, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ("SLOT_BITS", "SLOT_MASK", "Lane")
+__all__ = ("Lane",)
 
-SLOT_BITS = 32
-SLOT_MASK = (1 << SLOT_BITS) - 1
 _GENERATION = 1 << SLOT_BITS
 _MAX_TOKEN = (1 << 63) - 1  # completions carry the token through a signed integer
 _LAST_GENERATION = _MAX_TOKEN - _GENERATION + 1

@@ -29,7 +29,7 @@ from trio_aio._names.listing import DT_DIR, DT_LNK
 from trio_aio._names.os_calls import RENAME_NOREPLACE
 from trio_aio._names.removing import remove_named_tree
 from trio_aio._names.tree import AHEAD, Node, TreeReader, join
-from trio_aio._requests.contents import DURABLE, EXCLUSIVE, FOLLOW, PRESERVE, DiscardCopy, CopyMetadata, CopyName, CopyState
+from trio_aio._requests.contents import DURABLE, EXCLUSIVE, FOLLOW, PRESERVE, CopyMetadata, CopyName, CopyState, DiscardCopy
 from trio_aio._requests.names import EXIST_OK, Call
 from trio_aio._requests.opening import AT_FDCWD
 
