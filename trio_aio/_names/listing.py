@@ -23,7 +23,7 @@ from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import NotCopied, os_error
 from trio_aio._files.open import drop_unclaimed
 from trio_aio._lanes.protocols import State
-from trio_aio._names.calls import check_context, checked_context, name_of, stat_of
+from trio_aio._names.calls import check_context, checked_context, is_bytes, name_of, stat_of
 from trio_aio._requests.names import ListNames, new_listing_memory
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     *("DT_DIR", "DT_LNK", "DT_REG", "ERROR", "DirEntry", "Directory", "Entries", "Listing"),
-    *("entries_of", "listdir", "scandir"),
+    *("entries_of", "listdir", "names_maker", "scandir"),
 )
 
 T = TypeVar("T")
@@ -377,8 +377,14 @@ def entries_of(name: Name, path: AnyPath, context: AIOContext | None, *, stat: b
 async def listdir(path: AnyPath | None = None, *, context: AIOContext | None = None) -> list[Any]:
     """As ``os.listdir``: the names in a directory, bytes if `path` is bytes, otherwise str. getdents64(2)."""
     path = "." if path is None else path
+    return await Entries(name_of(path), names_maker(path), context)
+
+
+def names_maker(path: AnyPath) -> Callable[[Listed, AIOContext], list[Any]]:
+    """Return a function for `Entries` that returns plain names, of the type that fits `path`."""
+    as_bytes = is_bytes(path)
 
     def make(listed: Listed, _: AIOContext) -> list[Any]:
-        return listed.names if isinstance(path, bytes) else [os.fsdecode(each) for each in listed.names]
+        return listed.names if as_bytes else [os.fsdecode(each) for each in listed.names]
 
-    return await Entries(name_of(path), make, context)
+    return make
