@@ -115,6 +115,23 @@ def test_descriptor_dropped_just_before_eventfd_is_emptied_is_closed(
         os.fstat(descriptor.fd)
 
 
+def test_drop_that_fails_is_reported_and_the_others_are_handled(
+    engine_loop: Loop, file: tuple[Path, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    drops = engine_loop.engine.drops
+    twice, once = (engine_loop.descriptor(os.open(file[0], os.O_RDONLY)) for _ in range(2))
+    drops.add(twice, Close(twice))
+    drops.add(twice, Close(twice))  # a bug: the second one is refused
+    drops.add(once, Close(once))
+    engine_loop.turn()
+    engine_loop.settle()
+    assert not drops
+    assert "may stay open" in caplog.text
+    for descriptor in (twice, once):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor.fd)
+
+
 def test_descriptor_dropped_after_engine_stop_is_closed_at_once(file: tuple[Path, bytes]) -> None:
     with loop() as made:
         descriptor = made.descriptor(os.open(file[0], os.O_RDONLY))

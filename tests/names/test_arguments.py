@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import inspect
 import os
 import pathlib
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import trio_aio
-from trio_aio import Path, current_context, open_directory
+from trio_aio import AIOContext, Path, current_context, open_directory
 
 from ..support.files import opened
 
@@ -177,6 +178,26 @@ async def test_negative_number_is_a_value_error_before_anything_runs(disk: pathl
         with pytest.raises(OverflowError):
             await call()
     assert not path.exists()
+
+
+async def test_wrong_context_is_a_type_error_at_the_call(disk: pathlib.Path) -> None:
+    calls: list[Callable[[Any], Any]] = [
+        lambda context: trio_aio.scandir(disk, context=context),
+        lambda context: trio_aio.walk(disk, context=context),
+        lambda context: trio_aio.read_files([], context=context),
+        lambda context: trio_aio.open_directory(disk, context=context),
+        lambda context: trio_aio.TemporaryFile(context=context),
+        lambda context: trio_aio.NamedTemporaryFile(context=context),
+        lambda context: trio_aio.SpooledTemporaryFile(context=context),
+        lambda context: trio_aio.TemporaryDirectory(context=context),
+        lambda context: trio_aio.open_aio(disk / "file", context=context),
+        lambda context: trio_aio.open_file(disk / "file", context=context),
+    ]
+    for call in calls:
+        for context in (3, "context", AIOContext):
+            with pytest.raises(TypeError, match="context must be an AIOContext"):
+                call(context)
+    gc.collect()  # an object that was made in part would fail in its finalizer, and that fails the test
 
 
 async def test_times_in_nanoseconds_must_be_integers(disk: pathlib.Path) -> None:

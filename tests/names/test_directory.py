@@ -130,6 +130,8 @@ async def test_no_path_leads_out(tree: pathlib.Path, way: str) -> None:
             lambda: directory.read_bytes(way),
             lambda: directory.read_text(way),
             lambda: directory.listdir(way),
+            lambda: directory.scandir(way),
+            lambda: directory.walk(way),
             lambda: directory.write_bytes(way, b"x"),
             lambda: directory.write_bytes(way, b"x", append=True),
             lambda: directory.open_directory(way)._open(),
@@ -172,6 +174,13 @@ async def test_second_path_leads_out_of_no_protected_directory(tree: pathlib.Pat
             assert (caught.value.filename, caught.value.filename2) == ("one.py", f"{way}/new")
     assert os.listdir(tree.parent / "outside") == ["secret"]
     assert sorted(os.listdir(tree.parent)) == ["inside", "outside", "secret"]
+
+
+async def test_walk_ignores_other_errors_than_a_path_that_leads_out(tree: pathlib.Path) -> None:
+    async with open_directory(tree) as directory, open_directory(tree, beneath=False) as free:
+        for path in ("absent", "one.py", "loop"):
+            assert await directory.walk(path) == []
+        assert [os.path.basename(path) for path, _, _ in await free.walk("../outside")] == ["outside"]
 
 
 async def test_second_path_may_lead_out_of_a_directory_that_is_not_protected(tree: pathlib.Path) -> None:

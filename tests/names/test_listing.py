@@ -12,11 +12,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 from anyio import CancelScope, create_task_group
 from anyio.lowlevel import checkpoint
+from trio.testing import assert_checkpoints
 
 import trio_aio
-from trio_aio import AIOContext, Path, current_context, scandir, walk
+from trio_aio import AIOContext, Path, current_context, open_directory, read_files, scandir, walk
 from trio_aio.testing import FaultyContext
 
 from ..support.tasks import busy, cancelled_while_blocked, until_idle
@@ -24,6 +26,7 @@ from ..support.trees import make_tree, outcome
 
 if TYPE_CHECKING:
     import pathlib
+    from collections.abc import Callable
 
 pytestmark = [pytest.mark.anyio, pytest.mark.backends("trio", "asyncio")]
 
@@ -97,6 +100,35 @@ async def test_listing_error_equals_os(tmp_path: pathlib.Path, monkeypatch: pyte
         with pytest.raises(OSError, match=r"\[Errno") as caught:
             await call()  # type: ignore[misc]
         assert outcome(caught.value) == wanted
+
+
+class BytesPath:
+    """An ``os.PathLike`` that stands for bytes."""
+
+    def __init__(self, path: bytes) -> None:
+        self._path: bytes = path
+
+    def __fspath__(self) -> bytes:
+        return self._path
+
+
+async def test_path_like_that_stands_for_bytes_gives_bytes_as_with_os(tmp_path: pathlib.Path) -> None:
+    top = BytesPath(os.fsencode(make_tree(tmp_path)))
+    link = BytesPath(os.fsencode(tmp_path / "link to file"))
+    assert sorted(await trio_aio.os.listdir(top)) == sorted(os.listdir(top))
+    with os.scandir(top) as entries:
+        theirs = {(entry.name, entry.path) for entry in entries}
+    assert {(entry.name, entry.path) for entry in await scandir(top)} == theirs
+    assert sorted(path for path, _, _ in await walk(top)) == sorted(path for path, _, _ in os.walk(top))
+    assert await trio_aio.os.readlink(link) == os.readlink(link)
+    assert await trio_aio.os.path.realpath(link) == os.path.realpath(link)
+    assert await trio_aio.os.path.abspath(link) == os.path.abspath(link)
+    async with open_directory(top) as directory:
+        here = BytesPath(b".")
+        assert sorted(await directory.listdir(here)) == sorted(os.listdir(top))
+        assert {entry.name for entry in await directory.scandir(here)} == {name for name, _ in theirs}
+        assert all(isinstance(path, bytes) for path, _, _ in await directory.walk(here))
+        assert await directory.readlink(BytesPath(b"link to file")) == os.readlink(link)
 
 
 @pytest.mark.parametrize("topdown", [True, False])
@@ -210,6 +242,29 @@ async def test_cancelled_listing_is_a_checkpoint(tmp_path: pathlib.Path) -> None
         scope.cancel()
         await scandir(tmp_path)
     assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("kind", ["scandir", "iterdir", "glob", "rglob", "walk", "read_files"])
+async def test_listing_without_entries_or_after_its_end_is_a_checkpoint(tmp_path: pathlib.Path, kind: str) -> None:
+    kinds: dict[str, Callable[[], Any]] = {
+        "scandir": lambda: scandir(tmp_path),
+        "iterdir": lambda: Path(tmp_path).iterdir(),
+        "glob": lambda: Path(tmp_path).glob("*"),
+        "rglob": lambda: Path(tmp_path / "absent").rglob("*"),
+        "walk": lambda: walk(tmp_path / "absent"),
+        "read_files": lambda: read_files([]),
+    }
+    make = kinds[kind]
+    ended = make()
+    await ended
+    for call in (make, lambda: anext(make(), None), lambda: ended, lambda: anext(ended, None)):
+        with CancelScope() as scope:
+            scope.cancel()
+            await call()
+        assert scope.cancelled_caught
+        if trio.lowlevel.in_trio_task():
+            with assert_checkpoints():
+                await call()
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="pathlib.Path.walk came with Python 3.12")

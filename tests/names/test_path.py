@@ -331,6 +331,17 @@ FROM_3_13 = pytest.mark.skipif(sys.version_info < (3, 13), reason="patterns are 
 
 
 @pytest.mark.trio
+async def test_null_byte_is_refused_at_the_call(tree: pathlib.Path) -> None:
+    for pattern in ("\0", "a\0*", "*/\0", "**/x\0/*"):
+        for call in (Path(tree).glob, Path(tree).rglob):
+            with pytest.raises(ValueError, match="null byte"):
+                call(pattern)
+    for listing in (lambda path: path.glob("*"), lambda path: path.rglob("*"), Path.iterdir, Path.walk, Path.scandir):
+        with pytest.raises(ValueError, match="null byte"):
+            listing(Path("\0"))
+
+
+@pytest.mark.trio
 @pytest.mark.parametrize("pattern", ["", ".", "*/..", pytest.param(pathlib.PurePath("*"), marks=FROM_3_13)])
 async def test_rglob_of_few_characters_equals_pathlib(tmp_path: pathlib.Path, pattern: Any) -> None:
     make_tree(tmp_path)

@@ -105,6 +105,13 @@ async def test_wrong_arguments_are_refused() -> None:
         with pytest.raises(ValueError, match="must be"):
             read_files([], **options)  # type: ignore[arg-type]
     assert await read_files([]) == []
+    for paths in (None, 5, object()):
+        with pytest.raises(TypeError, match="iterable"):
+            read_files(paths)  # type: ignore[arg-type]
+    started = iter(["first"])
+    with pytest.raises(TypeError, match="context must be an AIOContext"):
+        read_files(started, context=3)  # type: ignore[arg-type]
+    assert next(started) == "first"
 
 
 async def test_iteration_left_early_or_cancelled_leaves_nothing_behind(disk: pathlib.Path) -> None:

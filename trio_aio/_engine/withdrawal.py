@@ -6,6 +6,7 @@ The cancellation of one request starts in `Request.cancel` (_requests/base.py), 
 from __future__ import annotations
 
 import errno
+import logging
 from typing import TYPE_CHECKING, Any
 
 from trio_aio._engine.mending import mend, start_ready
@@ -33,6 +34,7 @@ __all__ = (
     ),
 )
 
+_logger: logging.Logger = logging.getLogger("trio_aio")
 _NOT_IN_SLOT = (State.HELD, State.KERNEL_QUEUED, State.WORKER_QUEUED)  # it has no slot: neither the kernel nor a worker has it
 
 
@@ -235,10 +237,15 @@ def take_dropped(engine: Host) -> None:
     engine.drops.end_leases()
     while (taken := engine.drops.oldest) is not None:
         descriptor, request = taken
-        if descriptor is None:
-            cancel_or_abandon(engine, request)
-        elif request.state is State.CREATED and not request.outstanding:  # otherwise this is repeated, after an exception
-            request.may_be_left = True
-            engine.submit(request)
-            leave_close(engine, descriptor.order)
+        try:
+            if descriptor is None:
+                cancel_or_abandon(engine, request)
+            elif request.state is State.CREATED and not request.outstanding:  # otherwise this is repeated, after an exception
+                request.may_be_left = True
+                engine.submit(request)
+                leave_close(engine, descriptor.order)
+        except MemoryError:
+            raise  # it is repeated
+        except Exception:  # a bug: repeated, it would fail again, and end the whole run
+            _logger.critical("an error in trio_aio: %r, which was dropped, may stay open or in flight", request, exc_info=True)
         engine.drops.remove_oldest()

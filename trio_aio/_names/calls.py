@@ -36,8 +36,10 @@ __all__ = (
         "access_of",
         "change",
         "changing",
+        "check_context",
         "checked_context",
         "encoded",
+        "is_bytes",
         "link_of",
         "missing",
         "name_of",
@@ -69,12 +71,17 @@ class Name(NamedTuple):
     """Makes a call while `dir` stays open, if that is a directory of ours."""
 
 
+def check_context(context: AIOContext | None) -> None:
+    """Raise TypeError if it is neither a context nor None. For what uses it later."""
+    if context is not None and not isinstance(context, AIOContext):
+        raise TypeError(f"context must be an AIOContext, not {type(context).__name__}")
+
+
 def checked_context(context: AIOContext | None) -> AIOContext:
-    """Return the context that serves a call: the one passed, or the run's."""
+    """Return the context that serves a call: the one passed, or the run's. TypeError."""
     if context is None:
         return current_context()
-    if not isinstance(context, AIOContext):
-        raise TypeError(f"context must be an AIOContext, not {type(context).__name__}")
+    check_context(context)
     return context
 
 
@@ -106,9 +113,14 @@ def _checked_fd(fd: int) -> int:
     return fd
 
 
+def is_bytes(path: Any) -> bool:
+    """Return whether what a call returns for a path is bytes, and not str: the path is bytes, or an ``os.PathLike`` that returns bytes."""
+    return isinstance(path, bytes) or isinstance(getattr(path, "__fspath__", str)(), bytes)
+
+
 def own_type(result: bytes, like: Any) -> Any:
     """Return bytes of the kernel as the type of the argument: bytes, or otherwise str."""
-    return result if isinstance(like, bytes) or isinstance(getattr(like, "__fspath__", str)(), bytes) else os.fsdecode(result)
+    return result if is_bytes(like) else os.fsdecode(result)
 
 
 def missing(code: int) -> bool:

@@ -31,7 +31,7 @@ from trio_aio._names import os_calls
 from trio_aio._names.calls import Name, change, link_of, name_of, request_of, stat_of, status_or_error
 from trio_aio._names.calls import encoded as encoded_path
 from trio_aio._names.directory_opener import NameOpener
-from trio_aio._names.listing import DirEntry, Entries, Listing, entries_of
+from trio_aio._names.listing import DirEntry, Entries, Listing, entries_of, names_maker
 from trio_aio._names.removing import remove_named_tree
 from trio_aio._names.walk import Visit, Walk
 from trio_aio._requests.names import AT_REMOVEDIR, EXIST_OK, PARENTS, Call, OpenFile, SyncName
@@ -275,22 +275,25 @@ class AsyncDirectory(NotCopied):
 
     async def listdir(self, path: NamePath = ".") -> list[Any]:
         """Return the names in a directory, as the type of `path`. As ``os.listdir``."""
-        as_bytes = isinstance(path, bytes)
-
-        def make(listed: Any, _: object) -> list[Any]:
-            return listed.names if as_bytes else [os.fsdecode(each) for each in listed.names]
-
-        return await self._guarded(Entries(self._name(path), make, self._context)._all_once())
+        return await self._guarded(Entries(self._name(path), names_maker(path), self._context)._all_once())
 
     def scandir(self, path: NamePath = ".", *, stat: bool = False) -> Listing[DirEntry]:
         """Return a `Listing` of the `DirEntry`s of a directory. As `trio_aio.scandir`; their paths start from this directory."""
         return entries_of(self._name(path), path, self._context, stat=stat)
 
     def walk(self, path: NamePath = ".") -> Listing[Visit]:
-        """Return a `Listing` of ``(path, dirnames, filenames)``. As `trio_aio.walk`; links are not followed."""
+        """Return a `Listing` of ``(path, dirnames, filenames)``. As `trio_aio.walk`; links are not followed.
+
+        OSError (EXDEV) if `path` leads out of this directory. Other errors are ignored, as by `trio_aio.walk`.
+        """
         name = self._name(path)
+
+        def refuse(error: OSError) -> None:
+            if error.errno == errno.EXDEV and self._resolve:
+                raise error
+
         return Walk(
-            name, os.fspath(path), os.path.join, self._context, top_down=True, on_error=None, follow=False, links_are_directories=True
+            name, os.fspath(path), os.path.join, self._context, top_down=True, on_error=refuse, follow=False, links_are_directories=True
         )
 
     # ---- changes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import NotCopied
 from trio_aio._files.open import dropped_on_error
-from trio_aio._names.calls import checked_context, request_of
+from trio_aio._names.calls import check_context, checked_context, request_of
 from trio_aio._requests.names import OpenName
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class NameOpener(NotCopied, Generic[_Directory]):
         make: Callable[[AIOContext, Descriptor], _Directory],
         guard: Callable[[Awaitable[int]], Awaitable[int]] | None = None,
     ) -> None:
+        check_context(context)
         self._context: AIOContext | None = context
         self._name: Callable[[], Name] = name
         self._make: Callable[[AIOContext, Descriptor], _Directory] = make

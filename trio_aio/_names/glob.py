@@ -76,7 +76,6 @@ class Glob(Listing[_P]):
     """What `Path.glob` and `Path.rglob` return. make: returns the user's path for one below `top`, and its type."""
 
     def __init__(self, top: Name, parts: list[Part], make: Callable[[str, int, int], _P], *, recurse_symlinks: bool) -> None:
-        super().__init__(None)
         self._top: Name = top
         self._parts: list[Part] = parts
         self._make: Callable[[str, int, int], _P] = make
@@ -87,6 +86,7 @@ class Glob(Listing[_P]):
         # Only ".." and several "**" can lead to one path twice.
         several = sum(part.text == "**" for part in parts) > 1 or any(part.text == ".." for part in parts)
         self._found: set[str] | None = set() if several else None
+        super().__init__(None)
 
     async def _next_batch(self, context: AIOContext) -> list[_P] | None:
         if self._reader is None:
@@ -95,7 +95,7 @@ class Glob(Listing[_P]):
             await self._reader.open()
         except OSError:
             return None  # it is no directory, or cannot be searched
-        while self._stack:
+        while self._stack and not self._ended:
             self._reader.read_ahead(place for place in self._stack[: -AHEAD - 1 : -1] if self._reads(place))
             await self._visit(context, self._stack[-1])
             if self._new:

@@ -5,6 +5,9 @@ two requests the listing owns the open directory. When a listing is dropped or l
 no task waits for that.
 
 The entries of one request are handed out without a checkpoint. So a listing has one checkpoint for each request, not for each entry.
+
+A *step* reads more entries. While a task waits in one, a worker uses the open directory and the memory of the listing. So another task
+cannot make a step, and a listing that another task closes is only marked as ended: the step itself then releases what is open.
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ import stat as _stat
 import warnings
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from trio_aio._backends import raise_if_cancelled, shielded_checkpoint
+from trio_aio._bulk.waiting import wait_for
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import NotCopied, os_error
 from trio_aio._files.open import drop_unclaimed
 from trio_aio._lanes.protocols import State
-from trio_aio._names.calls import checked_context, name_of, stat_of
+from trio_aio._names.calls import check_context, checked_context, is_bytes, name_of, stat_of
 from trio_aio._requests.names import ListNames, new_listing_memory
 
 if TYPE_CHECKING:
@@ -31,7 +36,10 @@ if TYPE_CHECKING:
     from trio_aio._names.calls import AnyPath, Guard, Name
     from trio_aio._requests.names import Listed
 
-__all__ = ("DT_DIR", "DT_LNK", "DT_REG", "ERROR", "DirEntry", "Directory", "Entries", "Listing", "entries_of", "listdir", "scandir")
+__all__ = (
+    *("DT_DIR", "DT_LNK", "DT_REG", "ERROR", "DirEntry", "Directory", "Entries", "Listing"),
+    *("entries_of", "listdir", "names_maker", "scandir"),
+)
 
 T = TypeVar("T")
 
@@ -45,14 +53,18 @@ class Listing(NotCopied, Generic[T]):
     ``async for entry in listing`` yields them as they are read, and ``await listing`` returns a list of all. ``async with listing`` closes
     it early; so does dropping it, without waiting. It can be used once. Order: the kernel's. An OSError of the listing is raised where it
     happens, and ends it. A step that was cancelled can be made again, and loses nothing. A listing that was never used warns
-    (RuntimeWarning).
+    (RuntimeWarning). Only one task at a time may wait for entries: RuntimeError for another. Any task may close it.
     """
 
     def __init__(self, context: AIOContext | None, guard: Guard | None = None) -> None:
+        # Subclasses call this last: from here on, `__del__` warns and releases.
+        check_context(context)
         self._given: AIOContext | None = context
         # For the first requests: they start from a directory that may be closed meanwhile.
         self._guard: Guard | None = guard
         self._used: bool = False
+        self._stepping: bool = False  # a task waits for entries
+        self._closed_in_step: bool = False  # another task has closed it meanwhile
         self._ended: bool = False
         self._batch: list[T] = []
         self._at: int = 0
@@ -75,7 +87,7 @@ class Listing(NotCopied, Generic[T]):
     async def __anext__(self) -> T:
         self._used = True
         while self._at == len(self._batch):
-            batch = None if self._ended else await self._more()
+            batch = await self._step()
             if batch is None:
                 raise StopAsyncIteration
             self._batch, self._at = batch, 0
@@ -92,13 +104,20 @@ class Listing(NotCopied, Generic[T]):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
-        self._end()
+        self._close()
 
     async def aclose(self) -> None:
-        """End it early: it yields no more entries. What it has open is closed by a worker, and this does not wait for that."""
+        """End it early: it yields no more entries. What it has open is closed by a worker, and this does not wait for that.
+
+        A task that waits for the next entry meanwhile gets none: its loop ends. One that awaits the list gets RuntimeError.
+        """
         self._used = True
-        self._end()
+        self._close()
         await checked_context(self._given)._checkpoint()
+
+    def _close(self) -> None:
+        self._closed_in_step = self._stepping
+        self._end()
 
     async def _all_once(self) -> list[T]:
         """Return a list of all, as ``await`` does."""
@@ -107,14 +126,37 @@ class Listing(NotCopied, Generic[T]):
     async def _all(self) -> list[T]:
         entries = self._batch[self._at :]
         self._batch, self._at = [], 0
+        had_ended = self._ended
         try:
-            while not self._ended and (batch := await self._more()) is not None:
+            while (batch := await self._step()) is not None:
                 entries.extend(batch)
         except BaseException:
             if not self._ended:
                 self._batch = entries  # for a call that is made again
             raise
+        if self._closed_in_step and not had_ended:
+            raise RuntimeError("another task has closed this listing while it was awaited: it may have had more entries")
         return entries
+
+    async def _step(self) -> list[T] | None:
+        """Return more entries, perhaps none; None: there are no more. RuntimeError if another task waits for some."""
+        if self._ended:
+            await raise_if_cancelled()
+            await shielded_checkpoint()
+            return None
+        if self._stepping:
+            raise RuntimeError("another task is waiting for the next entry: iterate in one task, or make a listing for each")
+        try:  # twice: an interrupt may come in front of a `finally`
+            try:
+                self._stepping = True
+                batch = await self._more()
+            finally:
+                self._stepping = False
+        finally:
+            self._stepping = False
+            if self._ended:
+                self._release()
+        return None if self._ended else batch
 
     async def _more(self) -> list[T] | None:
         context = self._given = checked_context(self._given)
@@ -134,7 +176,8 @@ class Listing(NotCopied, Generic[T]):
     def _end(self) -> None:
         self._ended = True
         self._batch, self._at = [], 0
-        self._release()
+        if not self._stepping:
+            self._release()
 
     def __del__(self) -> None:
         if not getattr(self, "_used", True):
@@ -156,7 +199,7 @@ class Directory:
         self._path: bytes | None = path
         self._opened: Descriptor = Descriptor(-1, shown)
         self._memory: Any = None
-        self._unread: ListNames | None = None  # the request of `read`, until its answer was taken
+        self._unread: ListNames | None = None  # the last request, until its answer was taken
         self.flags: dict[str, Any] = flags
         self.finished: bool = False
 
@@ -164,10 +207,12 @@ class Directory:
         """Return the request for its next part. Only one may exist at a time."""
         if self._memory is None:
             self._memory = new_listing_memory()
-        return ListNames(self._start, self._path, self._opened, self._memory, **self.flags)
+        request = self._unread = ListNames(self._start, self._path, self._opened, self._memory, **self.flags)
+        return request
 
     def take(self, request: ListNames) -> Listed:
         """Return what a request has read. OSError if it failed."""
+        self._unread = None
         self.finished = not self._opened.unclaimed
         if request.result < 0:
             raise request.error()
@@ -179,33 +224,46 @@ class Directory:
     async def read(self, context: AIOContext) -> Listed:
         """Read its next part. OSError. Cancelled: it can be called again."""
         request = self._unread
-        if request is not None and request.state is State.COMPLETED:  # its answer came together with a native cancellation
-            await context._checkpoint()
-        else:
-            request = self._unread = self.request()
+        if request is None or request.state in (State.CREATED, State.WITHDRAWN):
+            request = self.request()
             try:
                 await context._submit_and_wait(request)
             except OSError:
                 self.finished = True
                 raise
-        self._unread = None
+        else:  # a native cancellation or a signal's exception has ended the step that waited for it
+            context._check()
+            backend = context._backend
+            assert backend is not None
+            await backend.checkpoint_if_cancelled()
+            await wait_for(backend, request)
         return self.take(request)
 
     def release(self, context: AIOContext | None) -> None:
-        """Let a worker close it, if it is open."""
-        if context is not None and context._engine is not None:
-            drop_unclaimed(context._engine, self._opened)
+        """Let a worker close it, if it is open, as soon as no request uses it. No task will take the answer of one in flight."""
+        engine = None if context is None else context._engine
+        if engine is None:
+            return
+        request = self._unread
+        if request is not None and request.state is not State.CREATED:
+            was_left = request.left
+            request.left = True  # first: it may be ending in the event loop's thread, and this may be a finalizer in another
+            if not request.finished:
+                if not was_left:
+                    engine.drops.add(None, request)
+                return
+        drop_unclaimed(engine, self._opened)
 
 
 class Entries(Listing[T]):
     """The entries of one directory, each made by `make` from what the kernel says."""
 
     def __init__(self, name: Name, make: Callable[[Listed, AIOContext], list[T]], context: AIOContext | None, **flags: Any) -> None:
-        super().__init__(context, name.guard)
         if name.resolve:
             flags["beneath"] = 1
         self._directory: Directory = Directory(name.dir, name.path, name.shown, **flags)
         self._make: Callable[[Listed, AIOContext], list[T]] = make
+        super().__init__(context, name.guard)
 
     async def _next_batch(self, context: AIOContext) -> list[T] | None:
         if self._directory.finished:
@@ -319,8 +377,14 @@ def entries_of(name: Name, path: AnyPath, context: AIOContext | None, *, stat: b
 async def listdir(path: AnyPath | None = None, *, context: AIOContext | None = None) -> list[Any]:
     """As ``os.listdir``: the names in a directory, bytes if `path` is bytes, otherwise str. getdents64(2)."""
     path = "." if path is None else path
+    return await Entries(name_of(path), names_maker(path), context)
+
+
+def names_maker(path: AnyPath) -> Callable[[Listed, AIOContext], list[Any]]:
+    """Return a function for `Entries` that returns plain names, of the type that fits `path`."""
+    as_bytes = is_bytes(path)
 
     def make(listed: Listed, _: AIOContext) -> list[Any]:
-        return listed.names if isinstance(path, bytes) else [os.fsdecode(each) for each in listed.names]
+        return listed.names if as_bytes else [os.fsdecode(each) for each in listed.names]
 
-    return await Entries(name_of(path), make, context)
+    return make

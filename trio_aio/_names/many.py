@@ -17,7 +17,7 @@ from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import os_error
 from trio_aio._files import whole
 from trio_aio._memory.exports import hold, private_memory
-from trio_aio._names.calls import checked_context, encoded
+from trio_aio._names.calls import check_context, checked_context, encoded
 from trio_aio._names.listing import Listing
 from trio_aio._requests.contents import ReadMany
 from trio_aio._requests.opening import AT_FDCWD
@@ -61,7 +61,7 @@ class FileContents(Listing[Found]):
     """What `read_files` returns: ``(path, data)`` in the order of the paths. ``await`` returns the list of data."""
 
     def __init__(self, paths: Any, depth: int, max_bytes: int, on_error: str, context: AIOContext | None) -> None:
-        super().__init__(context)
+        check_context(context)  # before the caller's `iter` runs
         self._paths: Iterator[Any] | AsyncIterator[Any] = aiter(paths) if isinstance(paths, AsyncIterable) else iter(paths)
         self._asynchronous: bool = isinstance(paths, AsyncIterable)
         self._together: int = max(1, min(TOGETHER, depth // 2))
@@ -76,6 +76,7 @@ class FileContents(Listing[Found]):
         # What was read and could not be yielded, because an error came before it.
         self._found: deque[Found] = deque()
         self._next: list[Any] = []  # paths of the next request
+        super().__init__(context)
 
     def __await__(self) -> Any:
         self._used = True
@@ -114,10 +115,11 @@ class FileContents(Listing[Found]):
 
     async def _next_batch(self, context: AIOContext) -> list[Found] | None:
         await self._fill(context)
-        if not self._parts:
-            return None
         backend = context._backend
         assert backend is not None
+        if not self._parts or self._ended:
+            await backend.cancel_shielded_checkpoint()
+            return None
         part = self._parts[0]
         if not part.is_read:
             await wait_for(backend, part.request)
@@ -157,6 +159,8 @@ class FileContents(Listing[Found]):
                 except (StopIteration, StopAsyncIteration):
                     self._exhausted = True
                     break
+                if self._ended:  # closed by another task meanwhile
+                    return
             if paths:
                 self._parts.append(self._submitted(context, paths))
                 self._next = []

@@ -224,6 +224,8 @@ class Path(PathQuestions):
     ) -> Listing[Self]:
         text = os.fspath(pattern)
         pure = pathlib.PurePosixPath(text)
+        if "\0" in text:
+            raise ValueError(f"embedded null byte: pattern must not contain one, but is {text!r}")
         if pure.anchor:
             raise NotImplementedError("Non-relative patterns are unsupported")
         parts = [*parts, *pure.parts]

@@ -18,7 +18,7 @@ from trio_aio._errors import NotCopied
 from trio_aio._files.binary import AsyncFile
 from trio_aio._files.mode import flags_of, format_of
 from trio_aio._files.open import dropped_on_error, open_descriptor
-from trio_aio._names.calls import checked_context, encoded, name_of, request_of
+from trio_aio._names.calls import check_context, checked_context, encoded, name_of, request_of
 from trio_aio._names.leftovers import left, remove_directory, remove_later, remove_name, run_to_the_end, take_back
 from trio_aio._names.removing import remove_named_tree
 from trio_aio._requests.base import State
@@ -147,6 +147,7 @@ class _Temporary(NotCopied, Generic[AnyStr]):
     """What is made when it is awaited or entered, once."""
 
     def __init__(self, context: AIOContext | None) -> None:
+        check_context(context)
         self._context: AIOContext | None = context
         self._file: AsyncFile | AsyncTextFile | None = None
 
@@ -321,6 +322,7 @@ class TemporaryDirectory(NotCopied, Generic[AnyStr]):
         delete: bool = True,
         context: AIOContext | None = None,
     ) -> None:
+        check_context(context)
         self._context: AIOContext | None = context
         self._place: tuple[Any, Any, Any] = (suffix, prefix, dir)
         self._ignore: bool = ignore_cleanup_errors

@@ -133,12 +133,9 @@ class TreeReader:
 
     def release(self) -> None:
         """Let the engine close what is open, and forget what is being read. Does not wait."""
-        engine = self._context._engine
-        if engine is None:
+        if self._context._engine is None:
             return
         for node in self._reading:
-            if node.request is not None and not node.request.finished:
-                engine.drops.add(None, node.request)
             assert node.directory is not None
             node.directory.release(self._context)
         self._reading.clear()

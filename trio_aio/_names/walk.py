@@ -43,7 +43,6 @@ class Walk(Listing[Visit]):
         follow: bool,
         links_are_directories: bool,
     ) -> None:
-        super().__init__(context, name.guard)
         self._name: Name = name
         self._descend: Callable[[Any, Any], Any] = descend
         self._as_bytes: bool = isinstance(top, bytes)
@@ -56,6 +55,7 @@ class Walk(Listing[Visit]):
         self._stack: list[Node | Visit] = [Node(b"", top)]
         # Top-down: the last one yielded, its path below the top, and the names in it that are not descended into.
         self._last: tuple[Visit, bytes, set[Any]] | None = None
+        super().__init__(context, name.guard)
 
     async def _next_batch(self, context: AIOContext) -> list[Visit] | None:
         if self._reader is None:
@@ -68,7 +68,7 @@ class Walk(Listing[Visit]):
         if self._last is not None:
             self._push_children(*self._last)
             self._last = None
-        while self._stack:
+        while self._stack and not self._ended:
             self._reader.read_ahead(node for node in self._stack[: -AHEAD - 1 : -1] if isinstance(node, Node))
             node = self._stack[-1]
             if not isinstance(node, Node):

@@ -332,7 +332,7 @@ class ListNames(NameRequest):
     point to. stats: also describe each entry.
     """
 
-    __slots__ = ("kept", "opened", "stats")
+    __slots__ = ("kept", "left", "opened", "stats")
 
     fault_name = "list"
     call = lib.TAIO_NAME_LIST
@@ -354,6 +354,7 @@ class ListNames(NameRequest):
         )
         self.opened: Descriptor = opened
         self.kept: object = None  # what must stay open until it has ended
+        self.left: bool = False  # its listing has ended: what is open is closed as soon as the request has ended
         self.record.fd = opened.fd if opened.unclaimed else -1
         memory.targets = int(targets)
         self.stats: CData | None = _new_uncleared("struct taio_stat[]", lib.TAIO_LIST_ENTRIES) if stats else None
@@ -366,11 +367,11 @@ class ListNames(NameRequest):
         self.opened.own(self.record.fd)
         if engine.orphaned:
             self.opened.close_unclaimed()
-        elif self.abandoned and self.opened.take_unclaimed():
-            engine.drops.add(self.opened, Close(self.opened))  # its listing was dropped
 
     def release_memory(self, engine: Host) -> None:
         self.kept = None
+        if self.left and self.opened.take_unclaimed():
+            engine.drops.add(self.opened, Close(self.opened))
 
     def listed(self) -> Listed:
         """Return what it has read. Its memory may be used again then."""
