@@ -19,6 +19,7 @@ from trio_aio._context.lock import FairLock
 from trio_aio._errors import NotCopied, os_error
 from trio_aio._files.binary import AsyncFile
 from trio_aio._files.mode import format_of
+from trio_aio._memory.exports import bytes_of
 from trio_aio._names.calls import checked_context
 from trio_aio._names.temporary import TemporaryFile
 
@@ -215,6 +216,9 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
         await self._usable()._checkpoint()
         if name == "truncate":
             return await self._truncate(*arguments)
+        if name in ("write", "readinto", "readinto1") and self._memory is self._bytes:
+            # io.BytesIO raises other errors than a file on disk, and takes memory of Python objects.
+            bytes_of(arguments[0], writable=name != "write").release()
         result = getattr(self._memory, name)(*arguments)
         if name in ("write", "writelines") and self._is_large(self._bytes.getbuffer().nbytes) and not self._is_mover():
             await self._grow()
