@@ -11,38 +11,49 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from anyio.from_thread import start_blocking_portal
+from anyio.lowlevel import checkpoint
 
-from trio_aio import AIOContext, AsyncDirectory, SpooledTemporaryFile, open_directory, read_files, scandir, walk
+from trio_aio import (
+    AIOContext,
+    AsyncDirectory,
+    Path,
+    SpooledTemporaryFile,
+    current_context,
+    open_directory,
+    read_files,
+    scandir,
+    walk,
+)
 
 from ..support.programs import run
 
 if TYPE_CHECKING:
+    import pathlib
     from collections.abc import Callable
-    from pathlib import Path
 
 pytestmark = [pytest.mark.anyio, pytest.mark.backends("trio", "asyncio")]
 
 
 @pytest.fixture
-def folders(tmp_path: Path) -> Path:
+def folders(tmp_path: pathlib.Path) -> pathlib.Path:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     (tmp_path / "a/file").write_bytes(b"x")
     return tmp_path
 
 
-def names(folders: Path) -> tuple[list[str], list[str]]:
+def names(folders: pathlib.Path) -> tuple[list[str], list[str]]:
     return os.listdir(folders / "a"), os.listdir(folders / "b")
 
 
-async def opened(path: Path) -> AsyncDirectory:
+async def opened(path: pathlib.Path) -> AsyncDirectory:
     return await open_directory(path)
 
 
 # ---- a second directory
 
 
-async def refuse_as_target(folders: Path, other: Any, error: type[Exception], match: str) -> None:
+async def refuse_as_target(folders: pathlib.Path, other: Any, error: type[Exception], match: str) -> None:
     before = names(folders)
     async with open_directory(folders / "a") as directory:
         for call in (directory.rename, directory.link):
@@ -51,7 +62,7 @@ async def refuse_as_target(folders: Path, other: Any, error: type[Exception], ma
     assert names(folders) == before
 
 
-async def test_target_directory_of_another_thread_is_refused(folders: Path) -> None:
+async def test_target_directory_of_another_thread_is_refused(folders: pathlib.Path) -> None:
     with start_blocking_portal() as portal:
         other = portal.call(opened, folders / "b")
         try:
@@ -60,7 +71,7 @@ async def test_target_directory_of_another_thread_is_refused(folders: Path) -> N
             portal.call(other.aclose)
 
 
-async def test_target_directory_of_an_ended_run_is_refused(folders: Path) -> None:
+async def test_target_directory_of_an_ended_run_is_refused(folders: pathlib.Path) -> None:
     with start_blocking_portal() as portal:
         other = portal.call(opened, folders / "b")
     await refuse_as_target(folders, other, RuntimeError, "closed")
@@ -68,7 +79,7 @@ async def test_target_directory_of_an_ended_run_is_refused(folders: Path) -> Non
     await refuse_as_target(folders, other, ValueError, "closed directory")
 
 
-async def test_target_directory_of_another_context_of_the_same_run_is_taken(folders: Path) -> None:
+async def test_target_directory_of_another_context_of_the_same_run_is_taken(folders: pathlib.Path) -> None:
     async with AIOContext() as context, open_directory(folders / "b", context=context) as other:
         async with open_directory(folders / "a") as directory:
             await directory.link("file", "linked", to=other)
@@ -77,11 +88,11 @@ async def test_target_directory_of_another_context_of_the_same_run_is_taken(fold
 
 
 @pytest.mark.parametrize("other", ["b", 3])
-async def test_target_directory_must_be_a_directory_of_ours(folders: Path, other: Any) -> None:
+async def test_target_directory_must_be_a_directory_of_ours(folders: pathlib.Path, other: Any) -> None:
     await refuse_as_target(folders, other, TypeError, f"AsyncDirectory, not {type(other).__name__}")
 
 
-async def test_directory_of_another_thread_is_refused(folders: Path) -> None:
+async def test_directory_of_another_thread_is_refused(folders: pathlib.Path) -> None:
     with start_blocking_portal() as portal:
         other = portal.call(opened, folders / "a")
         try:
@@ -134,6 +145,38 @@ def calls_of(directory: AsyncDirectory) -> list[Callable[[], Any]]:
         lambda: directory.sync(),
         lambda: directory.aclose(),
     ]
+
+
+# ---- listings
+
+
+@pytest.mark.parametrize("kind", [walk, lambda folders: Path(folders).glob("**/*"), lambda folders: Path(folders).walk()])
+async def test_run_ends_although_another_thread_has_tried_to_read_its_tree(tmp_path: pathlib.Path, kind: Callable[[Any], Any]) -> None:
+    for number in range(30):
+        (tmp_path / f"folder {number}/inner").mkdir(parents=True)
+
+    async def begun() -> Any:
+        listing = kind(tmp_path)
+        await listing.__anext__()
+        return listing
+
+    async def abandoned(listing: Any) -> int:
+        """Return how many requests the engine believes to be abandoned when none is left. It is set to 0, so that a failed test ends."""
+        await listing.aclose()
+        engine = current_context()._engine
+        assert engine is not None
+        while engine.drops or engine.outstanding:
+            await checkpoint()
+        found, engine.abandoned = engine.abandoned, 0
+        return found
+
+    with start_blocking_portal() as portal:
+        listing = portal.call(begun)
+        with pytest.raises(RuntimeError, match="another thread"):
+            while True:
+                await listing.__anext__()
+        left = portal.call(abandoned, listing)
+    assert not left
 
 
 # ---- a spooled file, which has no descriptor while it is in memory
@@ -299,7 +342,7 @@ async def main():
 
 
 @pytest.mark.parametrize("child", ["inside the run of the parent", "in a run of its own"])
-def test_calls_in_a_child_of_fork_are_refused(tmp_path: Path, child: str) -> None:
+def test_calls_in_a_child_of_fork_are_refused(tmp_path: pathlib.Path, child: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/file").write_bytes(b"x")
     (tmp_path / "data").touch()
@@ -311,7 +354,7 @@ def test_calls_in_a_child_of_fork_are_refused(tmp_path: Path, child: str) -> Non
 
 
 @pytest.mark.parametrize("state", ["not open", "closed"])
-async def test_listing_with_a_context_that_is_not_open_is_refused(folders: Path, state: str) -> None:
+async def test_listing_with_a_context_that_is_not_open_is_refused(folders: pathlib.Path, state: str) -> None:
     context = AIOContext()
     if state == "closed":
         async with context:
