@@ -355,10 +355,9 @@ class TemporaryDirectory(UsedOnce, Generic[AnyStr]):
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         if self._delete:
             context = checked_context(self._context)
-            context._check()
-            backend = context._backend
-            assert backend is not None
-            with Deferred(backend, value):
+            if context._backend is None:
+                raise context._refusal()
+            with Deferred(context._backend, value):
                 await (self.cleanup() if value is None else self._cleanup())
 
     async def cleanup(self) -> None:
