@@ -45,8 +45,8 @@ def checked_flags(value: SupportsIndex) -> int:
 def checked_mode(value: SupportsIndex, name: str = "mode") -> int:
     """Return a mode. ValueError if it is negative, TypeError, OverflowError."""
     mode = _not_negative(_plain(value), name)
-    if mode >= 1 << 32:
-        raise OverflowError(f"{name} does not fit 32 bits: {mode:#o}")
+    if mode >= 1 << 31:  # `os` takes a C int
+        raise OverflowError(f"{name} does not fit 31 bits: {mode:#o}")
     return mode
 
 

@@ -25,6 +25,20 @@ class NotCopied:
         raise TypeError(f"cannot copy or pickle {type(self).__name__!r} object: it owns open files or requests in flight; make another")
 
 
+class UsedOnce(NotCopied):
+    """Base of what opens or makes one thing when it is awaited or entered. A second thing would take the place of the first, which would
+    stay open.
+    """
+
+    _used: bool = False
+
+    def _use(self, shown: str) -> None:
+        """Note that it is awaited or entered. RuntimeError if it was before, whatever became of that. shown: for the error."""
+        if self._used:
+            raise RuntimeError(f"this {shown} was awaited or entered before: make another")
+        self._used = True
+
+
 def os_error(code: int, filename: object = None, detail: str = "", filename2: object = None) -> OSError:
     """Return the exception for an errno of either sign: the right subclass of OSError, with ``detail`` after its text.
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 import threading
 import time
 from enum import IntEnum, IntFlag
@@ -55,6 +56,7 @@ __all__ = (
 
 _NANOSECONDS = 1_000_000_000
 _EVENT_SIZE = ffi.sizeof("struct io_event")
+_FIELD_NAMES = re.compile(":[^:]*:")  # in the format of a buffer
 _NO_FD = 0xFFFFFFFF  # -1 in the iocb's unsigned field: EBADF
 
 # The kernel writes an event before we read it, so the memory of many events need not be zeroed in each call.
@@ -359,10 +361,9 @@ def io_submit(ctx: int, iocbs: Iterable[IOCB]) -> int:
     """
     batch = list(iocbs)
     for iocb in batch:
-        if not isinstance(iocb, IOCB):
-            raise TypeError(f"an IOCB is required, not {type(iocb).__name__!r}")
+        _check_iocb(iocb)
     pointers = ffi.new("struct iocb *[]", [iocb._iocb for iocb in batch])
-    context: int = ffi.new("uint64_t *", ctx)[0]  # a wrong type must fail before any IOCB is marked
+    context = _context_id(ctx)
     with _lock:
         for iocb in batch:
             if iocb._context is not None:
@@ -436,6 +437,7 @@ def io_cancel(ctx: int, iocb: IOCB) -> bool:
 
     OSError: EINVAL if there is no such context, ENOSYS if the call is missing (gVisor).
     """
+    _check_iocb(iocb)
     unused = ffi.new("struct io_event *")  # since Linux 3.11 the event comes through the ring instead
     error = lib.taio_io_cancel(ctx, iocb._iocb, unused)
     if error in (0, -errno.EINPROGRESS):
@@ -452,6 +454,7 @@ def io_destroy(ctx: int) -> None:
 
     OSError: EINVAL if there is no such context.
     """
+    ctx = _context_id(ctx)
     with _lock:
         # Remove them before the call: another thread's io_setup may get the same id while this one still waits.
         waited_for = {key: _in_flight.pop(key) for key in list(_in_flight) if key[0] == ctx}
@@ -471,11 +474,31 @@ def _export(buffer: ReadableBuffer, writable: bool) -> CData:
     with memoryview(buffer) as view:  # its TypeError explains what is wrong
         if writable and view.readonly:
             raise BufferError(f"a read needs a writable buffer, which this {type(buffer).__name__} is not")
+        if not view.c_contiguous:
+            raise BufferError("the buffer must be contiguous, in C order")
+        if _holds_objects(view.format):
+            raise TypeError(f"a buffer of bytes or numbers is required, not {type(buffer).__name__!r} of Python objects")
     return ffi.from_buffer("char[]", buffer, writable)
+
+
+def _holds_objects(layout: str) -> bool:
+    """Return whether a buffer of this format (PEP 3118) has Python objects, which are pointers."""
+    return "O" in layout and "O" in _FIELD_NAMES.sub("", layout)
 
 
 def _unsigned_fd(fd: int) -> int:
     return fd if fd >= 0 else _NO_FD
+
+
+def _check_iocb(iocb: object) -> None:
+    if not isinstance(iocb, IOCB):
+        raise TypeError(f"an IOCB is required, not {type(iocb).__name__!r}")
+
+
+def _context_id(ctx: int) -> int:
+    """Return the id of a context as an int of C. TypeError, OverflowError: before what is known of its requests is changed."""
+    number: int = ffi.new("uint64_t *", ctx)[0]
+    return number
 
 
 def _is_context(ctx: int) -> bool:

@@ -66,12 +66,15 @@ async def test_call_that_hangs_is_abandoned_and_the_file_is_left_at_once(disk: P
                     assert await file.tell() == 100
                     assert await file.pread(BLOCK, 0) == data[:BLOCK]
                     after = context.statistics()
-                    assert (after.cancelled, after.in_flight) == (before.cancelled + 1, 1)
+                    assert (after.abandoned, after.cancelled, after.in_flight) == (1, before.cancelled, 1)
                     await file.aclose()
                     assert hang.held
                     assert is_open(fd)
             await until_closed(fd)
             await until_idle(context)
+            last = context.statistics()
+            # The close was abandoned too. What has ended then is not counted again.
+            assert (last.abandoned, last.cancelled, last.completed) == (2, before.cancelled, after.completed)
 
 
 @DIRECT
@@ -195,7 +198,7 @@ async def test_open_that_hangs_is_abandoned_and_closed_when_it_ends(disk: Path, 
                 await open_aio(path, mode, direct=direct, abandon_on_cancel=True, context=context)
 
             await abandon(open_it, hang)
-            assert context.statistics().cancelled == 1
+            assert (context.statistics().abandoned, context.statistics().cancelled) == (1, 0)
             hang.release()
             await until_idle(context)
             while opened(path):

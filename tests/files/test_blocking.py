@@ -109,6 +109,78 @@ async def test_libraries_read_and_write_it_in_a_thread(disk: Path, direct: bool)
 
 
 @pytest.mark.backends("trio", "asyncio")
+def kind_of(call: Callable[[Any], Any], file: Any) -> Any:
+    """Return what a call gives, or the kind of its error."""
+    try:
+        return call(file)
+    except (TypeError, ValueError, OverflowError, OSError) as error:
+        return type(error)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_arguments_are_taken_and_refused_as_by_a_raw_file_of_pythons(disk: Path, direct: bool) -> None:
+    path, _ = make_file(disk, BLOCK)
+    other = disk / "model"
+    other.write_bytes(path.read_bytes())
+    calls: list[Callable[[Any], Any]] = []
+    for size in (None, -1, -5, 3, "a", 1.5, 1 << 70):
+        calls += [
+            lambda file, size=size: file.seek(0),
+            lambda file, size=size: file.read(size),
+            lambda file, size=size: file.seek(0),
+            lambda file, size=size: file.readline(size),
+            lambda file, size=size: file.readlines(size),
+        ]
+    calls += [lambda file, wrong=wrong: file.seek(wrong) for wrong in (None, "a", 1.5, -1)]
+    calls += [lambda file, wrong=wrong: file.seek(0, wrong) for wrong in (None, "a", 1.5)]
+    calls += [lambda file, wrong=wrong: file.truncate(wrong) for wrong in ("a", 1.5, -1)]
+    calls += [lambda file, wrong=wrong: file.write(wrong) for wrong in ("a", None, 3, [1])]
+    calls += [lambda file, wrong=wrong: file.readinto(wrong) for wrong in (b"x", memoryview(b"x"), "a", None, 3)]
+    calls += [
+        lambda file: file.seek(0),
+        lambda file: file.truncate(None),
+        lambda file: file.writelines([b"a", bytearray(b"b")]),
+        lambda file: file.writelines("ab"),
+        lambda file: file.write(numpy.arange(5)),
+        lambda file: file.write(numpy.array(7)),
+        lambda file: file.write(numpy.zeros((0, 3))),
+        lambda file: file.write(numpy.zeros(3, "M8[s]")),
+        lambda file: file.write(numpy.zeros(3, [("O", "i4"), ("b", "f8")])),
+        lambda file: file.seek(0),
+        lambda file: file.readinto(numpy.zeros((2, 3))),
+        lambda file: file.readinto(numpy.zeros((0, 3))),
+        lambda file: file.readinto(numpy.array(7)),
+        lambda file: file.readinto(numpy.zeros(3, "M8[s]")),
+    ]
+
+    def compare(ours: io.RawIOBase, theirs: io.RawIOBase) -> None:
+        for number, call in enumerate(calls):
+            assert kind_of(call, ours) == kind_of(call, theirs), number
+            assert ours.tell() == theirs.tell(), number
+
+    async with open_aio(path, "r+b", direct=direct) as file:
+        with file.blocking() as ours, open(other, "r+b", buffering=0) as theirs:
+            await to_thread.run_sync(compare, ours, theirs)
+    assert path.read_bytes() == other.read_bytes()
+
+
+async def test_memory_that_is_not_contiguous_or_has_objects_is_refused_as_by_async_file(disk: Path) -> None:
+    path, data = make_file(disk, BLOCK)
+    scattered = [memoryview(bytearray(9))[::2], numpy.zeros((2, 3), order="F"), numpy.zeros(9)[::-2], numpy.zeros((2, 2), "M8[s]").T]
+    objects = [numpy.zeros(2, object), numpy.zeros(2, [("n", "i4"), ("o", "O")])]
+    async with open_aio(path, "r+b") as file:
+        with file.blocking(allow_loop=True) as blocking:
+            for error, buffers in ((BufferError, scattered), (TypeError, objects)):
+                for buffer in buffers:
+                    for name in ("readinto", "write"):
+                        with pytest.raises(error):
+                            await getattr(file, name)(buffer)
+                        with pytest.raises(error):
+                            getattr(blocking, name)(buffer)
+            assert blocking.tell() == await file.tell() == 0
+    assert path.read_bytes() == data
+
+
 async def test_cursor_is_its_own(disk: Path) -> None:
     path, data = make_file(disk)
     async with open_aio(path) as file:

@@ -134,12 +134,30 @@ async def test_descriptor_that_is_not_open_is_ebadf() -> None:
         lambda fd: trio_aio.os.utime(fd),
         lambda fd: trio_aio.os.chmod(fd, 0o600),
         lambda fd: trio_aio.os.chown(fd, -1, -1),
+        trio_aio.os.scandir,
+        trio_aio.os.path.getsize,
+        trio_aio.os.path.getmtime,
+        lambda fd: trio_aio.os.path.samefile(fd, "."),
+        lambda fd: trio_aio.os.path.sameopenfile(fd, fd),
     ]
-    for fd in (-1, 999_999):
+    # -100 is AT_FDCWD: as a `dir_fd` it means the working directory, and as a descriptor nothing.
+    for fd in (-1, -100, 999_999):
         for call in calls:
             with pytest.raises(OSError, match="Bad file descriptor") as caught:
                 await call(fd)
             assert caught.value.errno == errno.EBADF
+        for look in (trio_aio.os.path.exists, trio_aio.os.path.isdir):
+            assert await look(fd) is False
+
+
+async def test_directory_descriptor_that_is_at_fdcwd_is_the_working_directory_as_in_os(
+    disk: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(disk)
+    assert os.stat(".", dir_fd=-100) == os.stat(disk)
+    assert await trio_aio.os.stat(".", dir_fd=-100) == os.stat(disk)
+    await trio_aio.os.mkdir("made", dir_fd=-100)
+    assert os.listdir(disk) == ["made"]
 
 
 async def test_negative_number_is_a_value_error_before_anything_runs(disk: pathlib.Path) -> None:
@@ -174,9 +192,6 @@ async def test_negative_number_is_a_value_error_before_anything_runs(disk: pathl
             with pytest.raises(ValueError, match="negative"):
                 await call()
         assert context.statistics() == before
-    for call in (lambda: trio_aio.os.mkfifo(path, 1 << 40), lambda: trio_aio.os.chmod(path, 1 << 40)):
-        with pytest.raises(OverflowError):
-            await call()
     assert not path.exists()
 
 
@@ -198,6 +213,63 @@ async def test_wrong_context_is_a_type_error_at_the_call(disk: pathlib.Path) -> 
             with pytest.raises(TypeError, match="context must be an AIOContext"):
                 call(context)
     gc.collect()  # an object that was made in part would fail in its finalizer, and that fails the test
+
+
+async def test_number_that_fits_no_c_int_is_an_overflow_error_as_in_os(disk: pathlib.Path) -> None:
+    path, new = disk / "file", disk / "new"
+    path.write_bytes(b"")
+    path.chmod(0o640)
+    calls: list[Callable[[Any, int], Any]] = [
+        lambda module, number: module.mkdir(new, number),
+        lambda module, number: module.makedirs(new, number),
+        lambda module, number: module.mkfifo(new, number),
+        lambda module, number: module.mknod(new, number),
+        lambda module, number: module.chmod(path, number),
+        lambda module, number: module.access(path, number),
+        lambda module, number: module.setxattr(path, "user.x", b"", number),
+    ]
+    async with open_directory(disk) as directory:
+        ours: list[Callable[[int], Any]] = [
+            lambda number: trio_aio.write_bytes(new, b"", mode=number),
+            lambda number: trio_aio.write_text(new, "", mode=number),
+            lambda number: Path(new).touch(number),
+            lambda number: Path(new).mkdir(number),
+            lambda number: Path(path).chmod(number),
+            lambda number: directory.mkdir("new", number),
+            lambda number: directory.chmod("file", number),
+            lambda number: directory.write_bytes("new", b"", mode=number),
+        ]
+        for number in (1 << 31, (1 << 32) - 1, 1 << 32, 1 << 40, 1 << 64):
+            for compared in calls:
+                with pytest.raises(OverflowError):
+                    compared(os, number)
+                with pytest.raises(OverflowError):
+                    await compared(trio_aio.os, number)
+            for call in ours:
+                with pytest.raises(OverflowError):
+                    await call(number)
+    for number in (1 << 32, -2):
+        with pytest.raises(OverflowError):
+            await trio_aio.os.chown(path, number, -1)
+    for number in (1 << 63, 1 << 64):
+        with pytest.raises(OverflowError):
+            await trio_aio.os.truncate(path, number)
+    assert path.stat().st_mode & 0o7777 == 0o640
+    assert not new.exists()
+    assert os.listxattr(path) == []
+
+
+async def test_mode_with_the_bits_of_another_kind_makes_no_fifo_as_in_os(disk: pathlib.Path) -> None:
+    for module in (os, trio_aio.os):
+        with pytest.raises(OSError, match="Invalid argument"):
+            await module.mkfifo(disk / "new", 0o100600)  # type: ignore[func-returns-value]
+    assert os.listdir(disk) == []
+
+
+async def test_times_in_nanoseconds_must_not_be_none_as_in_os(disk: pathlib.Path) -> None:
+    for module in (os, trio_aio.os):
+        with pytest.raises(TypeError, match="ns"):
+            await module.utime(disk, None, ns=None)  # type: ignore[arg-type,func-returns-value]
 
 
 async def test_times_in_nanoseconds_must_be_integers(disk: pathlib.Path) -> None:

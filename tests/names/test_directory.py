@@ -183,6 +183,18 @@ async def test_walk_ignores_other_errors_than_a_path_that_leads_out(tree: pathli
         assert [os.path.basename(path) for path, _, _ in await free.walk("../outside")] == ["outside"]
 
 
+@pytest.mark.parametrize("way", ["../x", "absent/x"])
+async def test_failed_link_names_its_target_and_its_path_as_os_symlink(tree: pathlib.Path, way: str) -> None:
+    with pytest.raises(FileNotFoundError) as theirs:
+        os.symlink("any thing", tree / "absent/x")
+    assert (theirs.value.filename, theirs.value.filename2) == ("any thing", os.fspath(tree / "absent/x"))
+    async with open_directory(tree) as directory:
+        for target, path in (("any thing", way), (b"any thing", way.encode())):
+            with pytest.raises(OSError, match=r"leads out|No such file") as caught:
+                await directory.symlink(target, path)
+            assert (caught.value.filename, caught.value.filename2) == (target, path)
+
+
 async def test_second_path_may_lead_out_of_a_directory_that_is_not_protected(tree: pathlib.Path) -> None:
     async with open_directory(tree, beneath=False) as free, open_directory(tree) as protected:
         await protected.link("one.py", "../outside/linked", to=free)

@@ -9,7 +9,6 @@ import os
 import tempfile
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import pytest
 from anyio import create_task_group
 from anyio.lowlevel import checkpoint
@@ -174,21 +173,6 @@ async def test_native_cancellation_of_a_move_changes_nothing(tmp_path: Path) -> 
         assert await contents(file) == b"0123"
         await file.rollover()
         assert await contents(file) == b"0123"
-
-
-def test_file_may_stay_in_memory_from_one_run_to_the_next() -> None:
-    file = SpooledTemporaryFile[bytes]()
-
-    async def write() -> None:
-        await file.write(b"ab")
-
-    async def check() -> None:
-        assert await contents(file) == b"abab"
-        await file.aclose()
-
-    anyio.run(write, backend="asyncio")
-    anyio.run(write, backend="trio")
-    anyio.run(check, backend="asyncio")
 
 
 @pytest.mark.parametrize("name", ["rollover", "write", "writelines", "truncate"])

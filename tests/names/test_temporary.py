@@ -13,7 +13,7 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from anyio import CancelScope
+from anyio import CancelScope, create_task_group
 
 import trio_aio
 from trio_aio import (
@@ -28,6 +28,7 @@ from trio_aio import (
     gettempdirb,
     mkdtemp,
     mkstemp,
+    open_directory,
 )
 from trio_aio._lanes.threads import living
 
@@ -249,6 +250,107 @@ async def test_directory_that_is_dropped_is_removed_by_a_thread(tmp_path: pathli
     gc.collect()
     while os.listdir(tmp_path):
         await trio_aio.os.getcwd()
+
+
+# ---- made once
+
+
+async def used_by_two_tasks(made: Any, how: str) -> list[Any]:
+    """Await or enter something in two tasks at once. Return what each got: a result, or the error that it raised."""
+    results: list[Any] = []
+
+    async def use() -> None:
+        try:
+            results.append(await made if how == "await" else await made.__aenter__())
+        except RuntimeError as error:
+            results.append(error)
+
+    async with create_task_group() as tasks:
+        tasks.start_soon(use)
+        tasks.start_soon(use)
+    return results
+
+
+@pytest.mark.parametrize("how", ["await", "enter"])
+@pytest.mark.parametrize("kind", [TemporaryFile, NamedTemporaryFile, TemporaryDirectory, open_directory, trio_aio.open_aio])
+async def test_object_that_two_tasks_use_at_once_makes_one_thing(tmp_path: pathlib.Path, kind: Any, how: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    if kind is open_directory or kind is trio_aio.open_aio:
+        made = kind(tmp_path / "folder") if kind is open_directory else kind(tmp_path / "file")
+    else:
+        made = kind(dir=tmp_path / "folder")
+    results = await used_by_two_tasks(made, how)
+    errors = [each for each in results if isinstance(each, RuntimeError)]
+    assert len(errors) == 1
+    assert "awaited or entered before" in str(errors[0])
+    with pytest.raises(RuntimeError, match="awaited or entered before"):
+        await used_by_one(made)
+    if kind is TemporaryDirectory:
+        await made.cleanup()
+    else:
+        (result,) = (each for each in results if each not in errors)
+        await result.aclose()
+    assert os.listdir(tmp_path / "folder") == []
+
+
+async def used_by_one(made: Any) -> None:
+    async with made:
+        pass
+
+
+async def test_spooled_file_may_be_entered_by_several_tasks_and_not_when_it_is_closed() -> None:
+    file = SpooledTemporaryFile[bytes]()
+    assert await used_by_two_tasks(file, "enter") == [file, file]
+    await file.aclose()
+    for make in (lambda: file, lambda: tempfile.SpooledTemporaryFile()):
+        with pytest.raises(ValueError, match="closed file"):
+            await entered_closed(make())
+
+
+async def entered_closed(file: Any) -> None:
+    if isinstance(file, tempfile.SpooledTemporaryFile):
+        file.close()
+        with file:
+            pass
+    async with file:
+        pass
+
+
+# ---- the mode "a"
+
+
+@pytest.mark.parametrize("mode", ["a+b", "a+", "ab", "a", "x+b", "w+"])
+@pytest.mark.parametrize("kind", ["TemporaryFile", "NamedTemporaryFile", "SpooledTemporaryFile", "in memory", "rolled over"])
+async def test_mode_means_what_it_means_to_tempfile(tmp_path: pathlib.Path, kind: str, mode: str) -> None:
+    """No mode opens for appending: a write goes to the position, in memory as on disk."""
+    name = kind if kind.endswith("File") else "SpooledTemporaryFile"
+    arguments: dict[str, Any] = {"mode": mode, "dir": tmp_path}
+    if name == "SpooledTemporaryFile":
+        arguments["max_size"] = 2 if kind == name else 0
+    if "b" not in mode:
+        arguments["encoding"] = "utf-8"
+
+    def part(text: str) -> Any:
+        return text.encode() if "b" in mode else text
+
+    with getattr(tempfile, name)(**arguments) as theirs:
+        async with getattr(trio_aio, name)(**arguments) as ours:
+            for step, argument in (("write", part("abc")), ("seek", 1), ("write", part("X")), ("tell", None)):
+                if kind == "rolled over" and step == "seek":
+                    theirs.rollover()
+                    await ours.rollover()
+                arguments_of_step = [] if argument is None else [argument]
+                wanted = getattr(theirs, step)(*arguments_of_step)
+                assert await getattr(ours, step)(*arguments_of_step) == wanted
+            theirs.flush()
+            if kind == "in memory":
+                assert not ours.rolled
+                theirs.rollover()
+                await ours.rollover()
+                theirs.flush()
+            assert os.pread(ours.fileno(), 10, 0) == os.pread(theirs.fileno(), 10, 0) == b"aXc"
+            assert (ours.readable(), ours.writable()) == (theirs.readable(), theirs.writable())
 
 
 # ---- spooled

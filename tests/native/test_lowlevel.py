@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy
 import pytest
 
 from trio_aio import _errors, lowlevel
@@ -392,7 +393,54 @@ def test_call_with_wrong_type_leaves_nothing_in_flight(fd: int, ctx_or_iocb: Any
         io_submit(ctx_or_iocb, [iocb])
     with pytest.raises(TypeError, match="an IOCB is required"):
         io_submit(NOT_A_CONTEXT, [iocb, ctx_or_iocb])
+    with pytest.raises(TypeError, match="an IOCB is required"):
+        io_cancel(NOT_A_CONTEXT, ctx_or_iocb)
+    for call in (lambda: io_cancel(ctx_or_iocb, iocb), lambda: io_destroy(ctx_or_iocb), lambda: io_getevents(ctx_or_iocb, 0, 1)):
+        with pytest.raises((OverflowError, TypeError)):
+            call()
     assert not iocb.in_flight
+
+
+@pytest.mark.parametrize("call", ["io_destroy", "io_getevents", "io_cancel", "io_submit"])
+def test_context_that_is_a_float_is_refused_and_its_requests_are_kept(ctx: int, pipe: tuple[int, int], call: str) -> None:
+    """A float that equals the id finds the same entry in a dict."""
+    waiting = IOCB.poll(pipe[0], select.POLLIN)
+    io_submit(ctx, [waiting])
+    wrong: Any = float(ctx)
+    assert wrong == ctx
+    arguments: dict[str, tuple[Any, ...]] = {"io_getevents": (0, 1), "io_cancel": (waiting,), "io_submit": ([IOCB.fsync(pipe[0])],)}
+    with pytest.raises(TypeError):
+        getattr(lowlevel, call)(wrong, *arguments.get(call, ()))
+    assert waiting.in_flight
+    assert io_cancel(ctx, waiting)
+    assert [event.iocb for event in io_getevents(ctx, 1, 1)] == [waiting]
+
+
+@pytest.mark.parametrize("number", ["text", 1.5, None])
+def test_number_of_a_wrong_type_is_a_type_error(ctx: int, fd: int, number: Any) -> None:
+    buffer = bytearray(1)
+    calls: list[Callable[[], object]] = [
+        lambda: io_setup(number),
+        lambda: io_getevents(ctx, number, 2),
+        lambda: io_getevents(ctx, 0, number),
+        lambda: IOCB.pread(number, buffer, 0),
+        lambda: IOCB.pread(fd, buffer, number),
+        lambda: IOCB.pread(fd, buffer, 0, data=number),
+        lambda: IOCB.pwrite(fd, buffer, 0, rw_flags=number),
+        lambda: IOCB.poll(fd, number),
+        lambda: IOCB.preadv(fd, number, 0),
+        lambda: io_submit(ctx, number),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError):
+            call()
+    if number is not None:  # which these take
+        for call in (
+            lambda: IOCB.fsync(fd, resfd=number),
+            lambda: IOCB.fsync(fd, ioprio=number),
+        ):
+            with pytest.raises(TypeError):
+                call()
 
 
 # ---- events
@@ -532,12 +580,31 @@ def test_read_into_read_only_buffer_is_refused(fd: int, buffer: Any) -> None:
 
 @pytest.mark.parametrize(
     ("buffer", "error"),
-    [("text", TypeError), (None, TypeError), (10, TypeError), ([1], TypeError), (memoryview(bytearray(9))[::2], BufferError)],
+    [
+        ("text", TypeError),
+        (None, TypeError),
+        (10, TypeError),
+        ([1], TypeError),
+        (memoryview(bytearray(9))[::2], BufferError),
+        (memoryview(bytearray(9))[::-1], BufferError),
+        (numpy.zeros((2, 3), order="F"), BufferError),
+        (numpy.zeros(4)[::2], BufferError),
+        (numpy.zeros(4)[::-1], BufferError),
+    ],
+    ids=repr,
 )
 def test_buffer_that_is_not_contiguous_is_refused(fd: int, buffer: Any, error: type[Exception]) -> None:
     for make in (lambda: IOCB.pread(fd, buffer, 0), lambda: IOCB.pwrite(fd, buffer, 0), lambda: IOCB.pwritev(fd, [buffer], 0)):
         with pytest.raises(error, match=r"bytes-like|contiguous"):
             make()
+
+
+@pytest.mark.parametrize("dtype", [object, [("n", "i4"), ("o", "O")]], ids=repr)
+def test_buffer_of_python_objects_is_refused(fd: int, dtype: Any) -> None:
+    for make in (lambda: IOCB.pread(fd, numpy.zeros(2, dtype), 0), lambda: IOCB.pwritev(fd, [numpy.zeros(2, dtype)], 0)):
+        with pytest.raises(TypeError, match="Python objects"):
+            make()
+    assert len(IOCB.pread(fd, numpy.zeros(2, [("O", "i4")]), 0).buffers) == 1  # a field of that name
 
 
 def test_buffer_of_larger_items_is_filled_by_the_byte(ctx: int, fd: int) -> None:

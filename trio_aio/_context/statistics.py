@@ -35,7 +35,10 @@ class AIOStatistics:
     completed: int
     """Ended with a result or an error."""
     cancelled: int
-    """Never ran, or stopped by ``io_cancel``, or abandoned."""
+    """Never ran, or stopped by ``io_cancel``."""
+    abandoned: int
+    """Left to run on, because their callers no longer wait: see ``abandon_on_cancel``. Counted once, when that happens; `in_flight` counts
+    them too, until their end."""
     retried: int
     """The kernel lane would have slept (RWF_NOWAIT: EAGAIN, or not known there), so a worker did it."""
     bytes_read: int
@@ -75,6 +78,7 @@ def counted(engine: Engine, names: NameLane, kind: str, max_in_flight: int) -> A
         submit_calls=engine.submit_calls,
         completed=engine.completed + inline.hits + names.hits,
         cancelled=engine.cancelled,
+        abandoned=engine.ever_abandoned,
         retried=engine.retried,
         bytes_read=engine.bytes_read + inline.bytes_read + names.bytes_read,
         bytes_written=engine.bytes_written,

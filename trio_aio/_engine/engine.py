@@ -68,6 +68,7 @@ class Engine:
         self.setup_error: OSError | None = None  # why there is no kernel lane
         self.completed: int = 0
         self.cancelled: int = 0
+        self.ever_abandoned: int = 0
         self.retried: int = 0
         self.submitted_kernel: int = 0
         self.submitted_workers: int = 0
@@ -266,7 +267,7 @@ class Engine:
         assert request.state < _WITHDRAWN, f"completed twice: {request!r}"
         request.result = result
         if request.abandoned or request.counted:
-            pass  # among the cancelled already
+            pass  # among the abandoned or the cancelled already
         elif request.cancel_accepted and result in (0, _ECANCELED):
             self.cancelled += request.count
         else:

@@ -29,6 +29,7 @@ class Host(Protocol):
     abandoned: int
     completed: int
     cancelled: int
+    ever_abandoned: int
     retried: int
     submitted_kernel: int
     submitted_workers: int

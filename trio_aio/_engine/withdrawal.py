@@ -162,17 +162,12 @@ def cancel_again(engine: Host, lane: KernelLane) -> None:
 def end_withdrawn(engine: Host, request: Request) -> None:
     """End a request that was withdrawn from its lane."""
     request.cancel_requested = True
-    _count(engine, request)
+    if not request.counted:
+        engine.cancelled += request.count
     request.waiter = None
     request.state = State.WITHDRAWN
     engine.end_request(request)
     _wake_closing(engine)
-
-
-def _count(engine: Host, request: Request) -> None:
-    """Count a request among the cancelled, once."""
-    if not request.counted:
-        engine.cancelled += request.count
 
 
 def _wake_closing(engine: Host) -> None:
@@ -187,7 +182,8 @@ def abandon(engine: Host, request: Request) -> None:
     order = request.descriptor.order
     request.waiter, leases = None, order.abandoned + (not request.closes)
     engine.abandoned, order.abandoned, request.abandoned = engine.abandoned + 1, leases, True
-    _count(engine, request)
+    if not request.counted:
+        engine.ever_abandoned += request.count
     if not request.closes:
         leave_close(engine, order)
     _wake_closing(engine)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from trio_aio._arguments import checked_integer
 from trio_aio._backends import current_backend
 from trio_aio._errors import os_error, shown
-from trio_aio._memory.exports import private_memory
+from trio_aio._memory.exports import bytes_of, private_memory
 
 if TYPE_CHECKING:
     import mmap
@@ -144,9 +144,13 @@ class BlockingFile(io.RawIOBase):
 
     # ---- reading
 
+    def read(self, size: int | None = -1, /) -> bytes | None:
+        """Return `size` bytes, fewer only at the end of the file; None, or a negative number: all up to the end."""
+        return super().read(-1 if size is None else size)
+
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         """Fill a writable buffer, and return the number of bytes: fewer than it holds only at the end of the file. preadv2(2)."""
-        with self._call_lock(), memoryview(buffer).cast("B") as view:
+        with self._call_lock(), bytes_of(buffer, writable=True) as view:
             self._check()
             n = self._read_at(view, self._position)
             self._position += n
@@ -202,7 +206,7 @@ class BlockingFile(io.RawIOBase):
 
     def write(self, data: ReadableBuffer, /) -> int:
         """Write all of `data`, and return its length in bytes. pwrite(2); OSError: ``characters_written`` of them were written."""
-        with self._call_lock(), memoryview(data).cast("B") as view:
+        with self._call_lock(), bytes_of(data, writable=False) as view:
             self._check(writing=True)
             done = 0
             try:

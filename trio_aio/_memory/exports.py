@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import re
 import sys
 from typing import TYPE_CHECKING, Any
 
 from trio_aio._memory.mappings import is_anonymous, look_up, owner_of
 from trio_aio._native import ffi, lib
+from trio_aio.lowlevel import _holds_objects
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,13 +20,9 @@ if TYPE_CHECKING:
     from trio_aio._native import CData
 
 __all__ = (
-    *("Export", "MappedExport", "Vector", "byte_count", "copy_to", "export_buffer", "export_vector"),
+    *("Export", "MappedExport", "Vector", "byte_count", "bytes_of", "copy_to", "export_buffer", "export_vector"),
     *("hold", "new_bytearray", "new_bytes", "private_memory"),
 )
-
-# The names of fields in the format of a buffer (PEP 3118).
-_NAMES = re.compile(":[^:]*:")
-
 
 class Export:
     """Bytes of a caller's object, held: while this lives they stay where they are, and a bytearray cannot be resized."""
@@ -104,13 +100,13 @@ def _check(buffer: ReadableBuffer, writable: bool) -> None:
         dtype = getattr(buffer, "dtype", None)
         if dtype is None:
             raise
-        readonly, has_objects = not buffer.flags.writeable, dtype.hasobject  # type: ignore[attr-defined]
+        flags: Any = buffer.flags  # type: ignore[attr-defined]
+        readonly, contiguous, has_objects = not flags.writeable, flags.c_contiguous, dtype.hasobject
     else:
         with view:
-            readonly, layout = view.readonly, view.format
-            has_objects = "O" in layout and "O" in _NAMES.sub("", layout)
-            if not view.contiguous:
-                raise BufferError("the buffer must be contiguous")
+            readonly, contiguous, has_objects = view.readonly, view.c_contiguous, _holds_objects(view.format)
+    if not contiguous:
+        raise BufferError("the buffer must be contiguous, in C order")
     if has_objects:
         raise TypeError(f"a buffer of bytes or numbers is required, not {type(buffer).__name__!r} of Python objects")
     if writable and readonly:
@@ -120,8 +116,8 @@ def _check(buffer: ReadableBuffer, writable: bool) -> None:
 def export_buffer(buffer: ReadableBuffer, *, writable: bool) -> Export:
     """Hold a bytes-like object for I/O.
 
-    TypeError if it is not one, if it has Python objects, or if it is read-only and `writable` is asked for. BufferError or ValueError if
-    its bytes are not contiguous.
+    TypeError if it is not one, if it has Python objects, or if it is read-only and `writable` is asked for. BufferError if its bytes
+    are not contiguous, in C order.
     """
     owner: Any = buffer
     if isinstance(buffer, memoryview):
@@ -153,6 +149,12 @@ def _whole_range(owner: Any, address: int, length: int) -> tuple[int, int]:
             return int(ffi.cast("uintptr_t", whole)), len(whole)
     except (BufferError, TypeError, ValueError):
         return address, length
+
+
+def bytes_of(buffer: ReadableBuffer, *, writable: bool) -> memoryview:
+    """Return the bytes of a bytes-like object, for a call that blocks; errors as `export_buffer`. It is held until no view is left."""
+    _check(buffer, writable)
+    return memoryview(ffi.buffer(ffi.from_buffer("char[]", buffer, writable)))
 
 
 def hold(memory: bytes | bytearray | mmap.mmap) -> Export:

@@ -102,7 +102,8 @@ def name_of(path: AnyPath, dir_fd: int | None = None, *, may_be_fd: bool = True,
             raise ValueError("dir_fd must be None if path is a descriptor")
         if not follow_symlinks:
             raise ValueError("follow_symlinks must be True if path is a descriptor")
-        return Name(_checked_fd(path), None, path)
+        # No negative descriptor is open. One of them, AT_FDCWD, would mean the working directory: but only as `dir_fd`, as in `os`.
+        return Name(max(_checked_fd(path), -1), None, path)
     return Name(AT_FDCWD if dir_fd is None else _checked_fd(dir_fd), encoded(path), path)
 
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from trio_aio._context.context import AIOContext
+    from trio_aio._engine.engine import Engine
     from trio_aio._files.binary import AsyncFile
     from trio_aio._files.text import AsyncTextFile
     from trio_aio._names.calls import NamePath
@@ -97,13 +98,24 @@ class AsyncDirectory(NotCopied):
         if self._closed:
             raise ValueError("operation on a closed directory")
 
+    def _check(self) -> Engine:
+        """Return the engine. ValueError if it is closed; RuntimeError in another run, thread or process."""
+        self._check_open()
+        return self._context._check()
+
     def _name(self, path: NamePath) -> Name:
+        """Return a path for a call that starts now. ValueError, RuntimeError: before there is a coroutine that would not be awaited."""
+        self._check()
+        return self._later_name(path)
+
+    def _later_name(self, path: NamePath) -> Name:
+        """Return a path for a call that is awaited later, and perhaps made in another thread. ValueError."""
         self._check_open()
         return Name(self._descriptor.fd, encoded_path(path), path, self._resolve, self._guarded_later)
 
     async def _guarded_later(self, make: Callable[[], Awaitable[_T]]) -> _T:
-        """Make a call and await it as `_guarded` does, some time after its path was checked. ValueError."""
-        self._check_open()
+        """Make a call and await it as `_guarded` does, some time after its path was checked. ValueError, RuntimeError."""
+        self._check()
         return await self._guarded(make())
 
     async def _guarded(self, call: Awaitable[_T]) -> _T:
@@ -112,14 +124,15 @@ class AsyncDirectory(NotCopied):
             return await self._while_open(call)
         except OSError as error:
             if error.errno == errno.EXDEV and self._resolve:
-                raise os_error(errno.EXDEV, error.filename, f"the path leads out of the directory {self.name!r}") from None
+                detail = f"the path leads out of the directory {self.name!r}"
+                raise os_error(errno.EXDEV, error.filename, detail, error.filename2) from None
             raise
 
     async def _while_open(self, call: Awaitable[_T]) -> _T:
         """Await a call while the directory stays open."""
-        backend, engine = self._context._backend, self._context._engine
+        engine = self._context._check()
+        backend = self._context._backend
         assert backend is not None
-        assert engine is not None
         lease = Lease(backend, engine, self._descriptor)
         try:
             try:
@@ -161,7 +174,7 @@ class AsyncDirectory(NotCopied):
         direct: bool = False,
     ) -> FileOpener[Any]:
         """Open a regular file or a block device: await it, or use it in ``async with``. The arguments are those of `open_aio`."""
-        name = self._name(path)
+        name = self._later_name(path)
         format = format_of(mode, buffering, encoding, errors, newline, stacklevel=2)
         flags = flags_of(mode) | (os.O_DIRECT if direct else 0)
 
@@ -265,6 +278,7 @@ class AsyncDirectory(NotCopied):
         if not isinstance(data, str):
             raise TypeError(f"data must be str, not {type(data).__name__}: use write_bytes for bytes")
         format = text_format(encoding, errors, newline, readable=False, writable=True, stacklevel=2)
+        self._check()
         backend = self._context._backend
         assert backend is not None
         text = await encoded(backend, format.encoder(), [data], newline, format.encoding)
@@ -279,14 +293,14 @@ class AsyncDirectory(NotCopied):
 
     def scandir(self, path: NamePath = ".", *, stat: bool = False) -> Listing[DirEntry]:
         """Return a `Listing` of the `DirEntry`s of a directory. As `trio_aio.scandir`; their paths start from this directory."""
-        return entries_of(self._name(path), path, self._context, stat=stat)
+        return entries_of(self._later_name(path), path, self._context, stat=stat)
 
     def walk(self, path: NamePath = ".") -> Listing[Visit]:
         """Return a `Listing` of ``(path, dirnames, filenames)``. As `trio_aio.walk`; links are not followed.
 
         OSError (EXDEV) if `path` leads out of this directory. Other errors are ignored, as by `trio_aio.walk`.
         """
-        name = self._name(path)
+        name = self._later_name(path)
 
         def refuse(error: OSError) -> None:
             if error.errno == errno.EXDEV and self._resolve:
@@ -330,6 +344,8 @@ class AsyncDirectory(NotCopied):
 
     async def _with_two(self, call: Call, source: NamePath, target: NamePath, to: AsyncDirectory | None, flags: int) -> None:
         other = self if to is None else to
+        if not isinstance(other, AsyncDirectory):
+            raise TypeError(f"to must be an AsyncDirectory, not {type(other).__name__}")
         second = other._name(target)
         request = change(self._context, call, self._name(source), second, flags=flags)
         try:
@@ -371,7 +387,7 @@ class AsyncDirectory(NotCopied):
 
     async def sync(self) -> None:
         """Make the names in this directory durable. fsync(2)."""
-        self._check_open()
+        self._check()
         await self._guarded(request_of(self._context, SyncName(Descriptor(self._descriptor.fd, self.name), None)))
 
     # ---- its end

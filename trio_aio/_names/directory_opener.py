@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from trio_aio._engine.descriptor import Descriptor
-from trio_aio._errors import NotCopied
+from trio_aio._errors import UsedOnce
 from trio_aio._files.open import dropped_on_error
 from trio_aio._names.calls import check_context, checked_context, request_of
 from trio_aio._requests.names import OpenName
@@ -23,8 +23,8 @@ __all__ = ("NameOpener",)
 _Directory = TypeVar("_Directory")
 
 
-class NameOpener(NotCopied, Generic[_Directory]):
-    """Opens a directory. make: returns the object that owns it. guard: keeps open what the name starts from."""
+class NameOpener(UsedOnce, Generic[_Directory]):
+    """Opens a directory, once. make: returns the object that owns it. guard: keeps open what the name starts from."""
 
     def __init__(
         self,
@@ -50,10 +50,11 @@ class NameOpener(NotCopied, Generic[_Directory]):
         return self._make(used, descriptor)
 
     def __await__(self) -> Generator[Any, Any, _Directory]:
+        self._use("open_directory(...)")
         return self._open().__await__()
 
     async def __aenter__(self) -> _Directory:
-        directory = self._opened = await self._open()
+        directory = self._opened = await self
         return directory
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:

@@ -111,8 +111,9 @@ async def remove_name(context: AIOContext, path: Any, *, directory: bool = False
 async def run_to_the_end(context: AIOContext, remove: Callable[[], Awaitable[object]]) -> None:
     """Call `remove`, which may be called again, until it has run to its end, whatever cancellation comes.
 
-    asyncio's own Task.cancel is raised then. What `remove` raises ends it too.
+    asyncio's own Task.cancel is raised then. What `remove` raises ends it too. RuntimeError in another run, thread or process.
     """
+    context._check()
     backend = context._backend
     assert backend is not None
     ended = False
@@ -126,7 +127,8 @@ async def run_to_the_end(context: AIOContext, remove: Callable[[], Awaitable[obj
 async def take_back(context: AIOContext, path: Any, error: BaseException, *, directory: bool = False) -> None:
     """Remove what was just made, because of an error that is about to be raised."""
     backend = context._backend
-    assert backend is not None
+    if backend is None:  # a child of fork: it is the parent's
+        return
     remove_in_thread = partial(remove_later, context, os.rmdir if directory else os.unlink, path)
     if not isinstance(error, Exception) and not backend.is_native(error):
         # The coroutine is thrown away, or interrupted: it should wait for nothing any more.

@@ -146,6 +146,7 @@ class FileContents(Listing[Found]):
 
     async def _fill(self, context: AIOContext) -> None:
         """Start requests until as many files are being read as may be."""
+        context._check()
         backend = context._backend
         assert backend is not None
         await backend.checkpoint_if_cancelled()

@@ -48,6 +48,7 @@ _AnyStr = TypeVar("_AnyStr", str, bytes)
 
 AT_EACCESS = 0x200  # linux/fcntl.h: the same bit as AT_REMOVEDIR, for another call
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2  # linux/fs.h
+_NOT_GIVEN: Any = ...
 _XATTR_FIRST, _XATTR_MOST = 256, 1 << 16  # bytes: the kernel has no larger attribute
 
 
@@ -236,13 +237,15 @@ async def utime(
     path: AnyPath,
     times: tuple[float, float] | None = None,
     *,
-    ns: tuple[int, int] | None = None,
+    ns: tuple[int, int] = _NOT_GIVEN,
     dir_fd: int | None = None,
     follow_symlinks: bool = True,
     context: AIOContext | None = None,
 ) -> None:
     """As ``os.utime``: sets the times of access and modification, to now by default. utimensat(2)."""
-    fields = time_fields(times, ns)
+    if ns is None:  # `os` takes None for `times` only
+        raise TypeError("ns must be a tuple of two numbers, not None")
+    fields = time_fields(times, None if ns is _NOT_GIVEN else ns)
     name = name_of(path, dir_fd, follow_symlinks=follow_symlinks)
     await _change(context, Call.UTIME, name, flags=0 if follow_symlinks else AT_SYMLINK_NOFOLLOW, **fields)
 
@@ -291,7 +294,7 @@ async def truncate(path: AnyPath, length: int, *, context: AIOContext | None = N
 
 async def mkfifo(path: NamePath, mode: int = 0o666, *, dir_fd: int | None = None, context: AIOContext | None = None) -> None:
     """As ``os.mkfifo``. mknodat(2)."""
-    await _change(context, Call.MKNOD, name_of(path, dir_fd, may_be_fd=False), mode=checked_mode(mode) & 0o7777 | 0o010000)
+    await _change(context, Call.MKNOD, name_of(path, dir_fd, may_be_fd=False), mode=checked_mode(mode) | 0o010000)
 
 
 async def mknod(
@@ -351,7 +354,7 @@ def _setting(name: Name, key: bytes, value: ReadableBuffer, flags: int, follow_s
         key,
         memory=export.held,
         capacity=export.length,
-        number=flags,
+        number=checked_mode(flags, "flags"),
         flags=0 if follow_symlinks else AT_SYMLINK_NOFOLLOW,
     )
 

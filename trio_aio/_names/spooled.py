@@ -19,6 +19,7 @@ from trio_aio._context.lock import FairLock
 from trio_aio._errors import NotCopied, os_error
 from trio_aio._files.binary import AsyncFile
 from trio_aio._files.mode import format_of
+from trio_aio._memory.exports import bytes_of
 from trio_aio._names.calls import checked_context
 from trio_aio._names.temporary import TemporaryFile
 
@@ -40,7 +41,8 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
     """A temporary file that is in memory until it is larger than `max_size` bytes. As ``tempfile.SpooledTemporaryFile``.
 
     Until then no call makes a system call. max_size: 0 keeps it in memory until `rollover`. Tasks that use it at once are served one after
-    the other, in the order of their calls. A task that is cancelled while it waits for the others has had no effect.
+    the other, in the order of their calls. A task that is cancelled while it waits for the others has had no effect. It belongs to the run
+    that is the first to use it, in memory too: RuntimeError in another run or thread, and in a child of fork.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
         self._memory: Any = io.TextIOWrapper(self._bytes, encoding, errors, newline, write_through=True) if text else self._bytes
         self._file: Any = None
         self._closed: bool = False
-        # Of the run whose tasks use it.
+        # Of the run that was the first to use it.
         self._backend: Backend | None = None
         self._lock: FairLock | None = None
         self._mover: Any = None  # the task whose call moves it, while that holds the lock
@@ -76,13 +78,15 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
         return self.__aenter__().__await__()
 
     async def __aenter__(self) -> Self:
-        await checked_context(self._context)._checkpoint()
+        self._check_open()
+        await self._usable()._checkpoint()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
-        backend = checked_context(self._context)._backend
-        assert backend is not None
-        with Deferred(backend, value):
+        context = checked_context(self._context)
+        if context._backend is None:
+            raise context._refusal()
+        with Deferred(context._backend, value):
             await (self.aclose() if value is None else self._close())
 
     @property
@@ -178,11 +182,17 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
 
     # ---- one call at a time
 
+    def _usable(self) -> AIOContext:
+        """Return its context: that of the run that was the first to use it. RuntimeError in another run, thread or process."""
+        context = self._context = checked_context(self._context)
+        context._check()
+        return context
+
     def _lock_of_run(self) -> FairLock:
-        """Return the lock of the run that calls. Another run has used the file before, and uses it no more."""
-        backend = checked_context(self._context)._backend
+        """Return the lock. RuntimeError as `_usable`."""
+        backend = self._usable()._backend
         assert backend is not None
-        if self._lock is None or self._backend is not backend:
+        if self._lock is None:
             self._backend, self._lock = backend, FairLock(backend, lambda: None)
         return self._lock
 
@@ -203,9 +213,12 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
         self._check_open()
         if self._file is not None:
             return await getattr(self._file, name)(*arguments)
-        await checked_context(self._context)._checkpoint()
+        await self._usable()._checkpoint()
         if name == "truncate":
             return await self._truncate(*arguments)
+        if name in ("write", "readinto", "readinto1") and self._memory is self._bytes:
+            # io.BytesIO raises other errors than a file on disk, and takes memory of Python objects.
+            bytes_of(arguments[0], writable=name != "write").release()
         result = getattr(self._memory, name)(*arguments)
         if name in ("write", "writelines") and self._is_large(self._bytes.getbuffer().nbytes) and not self._is_mover():
             await self._grow()
@@ -263,14 +276,14 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
             if self._file is None:
                 await self._move()
             else:
-                await checked_context(self._context)._checkpoint()
+                await self._usable()._checkpoint()
         finally:
             lock.release()
 
     async def _move(self) -> None:
         """Do what `rollover` does. The caller holds the lock."""
         position = self._memory.tell()
-        file = await self._on_disk
+        file = await self._on_disk._open()  # not `await self._on_disk`, which can be done once: it may fail, and be tried again
         try:
             binary = file if isinstance(file, AsyncFile) else file.buffer
             await binary.pwrite(self._bytes.getvalue(), 0)
@@ -293,6 +306,8 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
 
     async def _close(self) -> None:
         """Do what `aclose` does, and do not raise Cancelled."""
+        if self._context is not None and self._context._state in ("open", "forked"):  # otherwise no run uses it any more
+            self._usable()
         self._closed = True
         backend, lock = self._backend, self._lock
         if backend is None or lock is None or lock.free or not _is_current(backend):

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, AnyStr, Generic, cast
 
 from trio_aio._backends import Deferred, raise_if_cancelled, shielded_checkpoint
 from trio_aio._engine.descriptor import Descriptor
-from trio_aio._errors import NotCopied
+from trio_aio._errors import UsedOnce
 from trio_aio._files.binary import AsyncFile
-from trio_aio._files.mode import flags_of, format_of
+from trio_aio._files.mode import format_of
 from trio_aio._files.open import dropped_on_error, open_descriptor
 from trio_aio._names.calls import check_context, checked_context, encoded, name_of, request_of
 from trio_aio._names.leftovers import left, remove_directory, remove_later, remove_name, run_to_the_end, take_back
@@ -102,9 +102,9 @@ async def _make(context: AIOContext, suffix: Any, prefix: Any, directory: Any, r
     raise FileExistsError(17, "no usable temporary name found", directory)
 
 
-async def _make_file(context: AIOContext, suffix: Any, prefix: Any, directory: Any, flags: int = 0) -> tuple[Descriptor, Any]:
-    """Make a file with a random name, and return its descriptor and its path."""
-    how = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | flags
+async def _make_file(context: AIOContext, suffix: Any, prefix: Any, directory: Any) -> tuple[Descriptor, Any]:
+    """Make a file with a random name, and return its descriptor and its path. Not for appending: as ``tempfile``, whatever the mode."""
+    how = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
     def request_for(path: Any) -> OpenFile:
         return OpenFile(Descriptor(AT_FDCWD, path), encoded(path), flags=how, mode=0o600)
@@ -143,7 +143,7 @@ async def mkdtemp(
     return cast("AnyStr", path)
 
 
-class _Temporary(NotCopied, Generic[AnyStr]):
+class _Temporary(UsedOnce, Generic[AnyStr]):
     """What is made when it is awaited or entered, once."""
 
     def __init__(self, context: AIOContext | None) -> None:
@@ -155,10 +155,11 @@ class _Temporary(NotCopied, Generic[AnyStr]):
         raise NotImplementedError
 
     def __await__(self) -> Generator[Any, Any, Any]:
+        self._use(type(self).__name__)
         return self._open().__await__()
 
     async def __aenter__(self) -> Any:
-        self._file = await self._open()
+        self._file = await self
         return self._file
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
@@ -197,7 +198,8 @@ class TemporaryFile(_Temporary[AnyStr]):
         used = checked_context(self._context)
         _, _, directory = await _whole_name(used, *self._place)
         descriptor = Descriptor(AT_FDCWD, directory)
-        flags = os.O_RDWR | (os.O_DIRECT if self._direct else 0) | flags_of(self._arguments[0]) & os.O_APPEND
+        # Not O_APPEND, whatever the mode: as ``tempfile``, which lets even a file of the mode "a" write at its position.
+        flags = os.O_RDWR | (os.O_DIRECT if self._direct else 0)
         with dropped_on_error(used, descriptor):
             await request_of(used, TemporaryName(descriptor, encoded(directory), flags=flags, mode=0o600))
         # As ``tempfile`` does: a file without a name is shown by its number.
@@ -277,7 +279,7 @@ class NamedTemporaryFile(_Temporary[AnyStr]):
 
     async def _open(self) -> AsyncFile | AsyncTextFile:
         used = checked_context(self._context)
-        descriptor, path = await _make_file(used, *self._place, flags=flags_of(self._arguments[0]) & os.O_APPEND)
+        descriptor, path = await _make_file(used, *self._place)
         try:
             file = await open_descriptor(used, descriptor, *self._arguments, kind=_NamedFile)
         except BaseException as error:
@@ -305,7 +307,7 @@ class NamedTemporaryFile(_Temporary[AnyStr]):
                     await binary._remove()
 
 
-class TemporaryDirectory(NotCopied, Generic[AnyStr]):
+class TemporaryDirectory(UsedOnce, Generic[AnyStr]):
     """A temporary directory: ``async with TemporaryDirectory() as name``. As ``tempfile.TemporaryDirectory``.
 
     Leaving removes it and all that is in it, also in a cancelled scope, and also directories whose mode forbids it. delete: False leaves it
@@ -344,8 +346,7 @@ class TemporaryDirectory(NotCopied, Generic[AnyStr]):
         return self
 
     async def __aenter__(self) -> AnyStr:
-        if self._name is not None:
-            raise RuntimeError("this TemporaryDirectory was made before: make another")
+        self._use("TemporaryDirectory")
         self._context = checked_context(self._context)
         suffix, prefix, directory = self._place
         self._name = await mkdtemp(suffix, prefix, directory, context=self._context)
@@ -355,9 +356,10 @@ class TemporaryDirectory(NotCopied, Generic[AnyStr]):
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         if self._delete:
-            backend = checked_context(self._context)._backend
-            assert backend is not None
-            with Deferred(backend, value):
+            context = checked_context(self._context)
+            if context._backend is None:
+                raise context._refusal()
+            with Deferred(context._backend, value):
                 await (self.cleanup() if value is None else self._cleanup())
 
     async def cleanup(self) -> None:

@@ -104,11 +104,12 @@ class TreeReader:
                 self._submit(node)
 
     def _submit(self, node: Node) -> None:
+        engine = self._context._check()  # first: a request that was not submitted must not be left to the engine (`release`)
         assert node.directory is not None
         node.request = node.directory.request()
         node.request.kept = self._open_top
         self._reading.add(node)
-        self._context._check().submit(node.request)
+        engine.submit(node.request)
 
     async def read(self, node: Node) -> list[Listed]:
         """Return all of a directory, in parts. OSError. Cancelled: it can be called again."""
