@@ -123,10 +123,14 @@ class AsyncDirectory(NotCopied):
         try:
             return await self._while_open(call)
         except OSError as error:
-            if error.errno == errno.EXDEV and self._resolve:
-                detail = f"the path leads out of the directory {self.name!r}"
-                raise os_error(errno.EXDEV, error.filename, detail, error.filename2) from None
+            self._explain(error)
             raise
+
+    def _explain(self, error: OSError) -> None:
+        """Raise an error that says more, if it comes from a path that leaves the directory."""
+        if error.errno == errno.EXDEV and self._resolve:
+            detail = f"the path leads out of the directory {self.name!r}"
+            raise os_error(errno.EXDEV, error.filename, detail, error.filename2) from None
 
     async def _while_open(self, call: Awaitable[_T]) -> _T:
         """Await a call while the directory stays open."""
@@ -300,15 +304,8 @@ class AsyncDirectory(NotCopied):
 
         OSError (EXDEV) if `path` leads out of this directory. Other errors are ignored, as by `trio_aio.walk`.
         """
-        name = self._later_name(path)
-
-        def refuse(error: OSError) -> None:
-            if error.errno == errno.EXDEV and self._resolve:
-                raise error
-
-        return Walk(
-            name, os.fspath(path), os.path.join, self._context, top_down=True, on_error=refuse, follow=False, links_are_directories=True
-        )
+        name, top, on_error = self._later_name(path), os.fspath(path), self._explain
+        return Walk(name, top, os.path.join, self._context, top_down=True, on_error=on_error, follow=False, links_are_directories=True)
 
     # ---- changes
 
