@@ -178,6 +178,18 @@ async def test_exclusive_copy_follows_no_link(source: pathlib.Path) -> None:
 
 
 @marked
+async def test_exclusive_copy_onto_what_is_no_file_says_that_it_exists(source: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(source)
+    before = sorted(os.listdir(source))
+    for target in ("a", ".", "a/..", "fifo", "link to directory", "broken"):
+        for name, options in (("one.py", {}), ("link to file", {"follow_symlinks": False})):
+            with pytest.raises(FileExistsError) as caught:
+                await copy_file(name, target, exclusive=True, **options)
+            assert caught.value.filename == target
+    assert sorted(os.listdir(source)) == before
+
+
+@marked
 async def test_copy_of_a_file_that_is_shorter_than_its_size_says_has_no_more_bytes(tmp_path: pathlib.Path) -> None:
     path = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
     need(os.path.exists(path), "a kernel with large pages")

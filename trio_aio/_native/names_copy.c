@@ -111,9 +111,7 @@ static int64_t copy_special(struct taio_name *n, struct taio_copy *copy, const c
             return -errno;
         target[length] = 0;
     }
-    int64_t rc = taio_new_special(made, n->dir2, path2, &copy->stat, is_link ? target : NULL);
-    if (rc == 0 && exclusive && made->exists)
-        rc = -EEXIST;
+    int64_t rc = taio_new_special(made, n->dir2, path2, &copy->stat, is_link ? target : NULL, exclusive);
     if (rc == 0 && (n->flags & TAIO_PRESERVE)) {
         struct timespec times[2];
         times_of(&copy->stat, times);
@@ -157,14 +155,10 @@ static int64_t copy_begin(struct taio_name *n, struct taio_copy *copy, const cha
     if (error == 0 && !S_ISREG(copy->stat.mode))
         error = -EOPNOTSUPP;
     if (error == 0)
-        error = taio_new_begin(&copy->target, n->dir2, path2, 0666, follow && !(n->flags & TAIO_EXCLUSIVE), 0);
+        error = taio_new_begin(&copy->target, n->dir2, path2, 0666, follow, 0, (n->flags & TAIO_EXCLUSIVE) != 0);
     if (error < 0) {
         n->failed = 1; /* it is about the target, unless the source is no file */
         return error;
-    }
-    if ((n->flags & TAIO_EXCLUSIVE) && copy->target.exists) {
-        n->failed = 1;
-        return -EEXIST;
     }
     copy->size = copy->stat.size;
     if (ioctl(copy->target.fd, FICLONE, copy->source) == 0)
