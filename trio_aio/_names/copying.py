@@ -61,7 +61,8 @@ async def copy_file(
     The target appears whole, as with an atomic write, and holes stay holes. preserve_metadata: mode, times and extended attributes too.
     exclusive: FileExistsError if the target exists. durable: on return data and name are on the disk. follow_symlinks: False copies a link
     itself. Cancelled between two requests of 64 MiB, or failed: nothing remains.
-    ``io.UnsupportedOperation`` for what is neither a regular file nor a link, without opening it; ``shutil.SameFileError``; OSError.
+    ``io.UnsupportedOperation`` for what is neither a regular file nor a link, without opening it. ``shutil.SameFileError`` if both are the
+    same file; without `follow_symlinks` also if a link leads from one to the other, but a link may replace one with the same text. OSError.
     """
     used = checked_context(context)
     flags = _flags(follow_symlinks, preserve_metadata, exclusive) | (DURABLE if durable else 0)
