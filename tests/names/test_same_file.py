@@ -1,10 +1,11 @@
-"""Copies whose ends are the same file, and those where they only look like it."""
+"""Copies and moves whose ends are the same file, and those where they only look like it."""
 
 # What the calls are compared with blocks, and that is fine here.
 # ruff: noqa: ASYNC240
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import shutil
@@ -141,3 +142,47 @@ async def test_tree_with_links_that_lead_out_of_it_is_copied_twice(folder: pathl
         assert {name: os.readlink(f"target/{name}") for name in os.listdir("target")} == {
             name: os.readlink(f"source/{name}") for name in os.listdir("source")
         }
+
+
+# ---- moves: rename(2) does nothing for two names of one file, and would let a link replace what it leads to
+
+
+MOVED = [
+    *SAME,
+    ("inner", "inner"),
+    ("inner", "to directory"),
+    ("to directory", "inner"),
+    ("dangling", "dangling"),
+    ("dangling", "hard link to the dangling link"),
+]
+
+
+@pytest.mark.parametrize(("source", "target"), MOVED)
+async def test_move_onto_the_same_file_is_refused(folder: pathlib.Path, source: str, target: str) -> None:
+    before = seen(folder)
+    for first, second in ((source, target), (target, source), (str(folder / source), target)):
+        with pytest.raises(shutil.SameFileError) as caught:
+            await Path(first).move(second)
+        error = caught.value
+        assert (error.errno, error.filename, error.filename2) == (errno.EINVAL, first, second)
+    assert seen(folder) == before
+
+
+async def test_move_into_a_directory_that_has_the_same_file_is_refused(folder: pathlib.Path) -> None:
+    os.link("data", "inner/data")
+    before = seen(folder)
+    for path, into in (("data", "inner"), ("inner/data", "."), ("data", "."), ("inner", ".")):
+        with pytest.raises(shutil.SameFileError):
+            await Path(path).move_into(into)
+    assert seen(folder) == before
+
+
+async def test_move_replaces_another_file(folder: pathlib.Path) -> None:
+    (folder / "other").write_text("other")
+    assert await Path("other").move("link") == Path("link")
+    assert (folder / "link").read_text() == "other"
+    assert await Path("dangling").move("link") == Path("link")
+    assert os.readlink("link") == "nothing"
+    assert (folder / "data").read_text() == "precious"
+    for name in ("other", "dangling"):
+        assert not os.path.lexists(name)

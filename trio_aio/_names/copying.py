@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from trio_aio._backends import Deferred
 from trio_aio._bulk.waiting import checked_depth, wait_shielded
 from trio_aio._engine.descriptor import Descriptor, kind_of
-from trio_aio._errors import os_error
+from trio_aio._errors import os_error, shown
 from trio_aio._files.open import drop_unclaimed
 from trio_aio._names.calls import Name, change, changing, checked_context, encoded, real_path_of, request_of, stat_of, status_or_error
 from trio_aio._names.leftovers import run_to_the_end
@@ -70,16 +70,15 @@ async def copy_file(
     return await _copied(used, first, second, flags)
 
 
-async def _copied(used: AIOContext, source: Name, target: Name, flags: int) -> int:
-    """Copy a file, and return the number of bytes."""
+async def _copied(used: AIOContext, source: Name, target: Name, flags: int, *, special: bool = False) -> int:
+    """Copy a file, and return the number of bytes. special: FIFOs, sockets and devices are made anew."""
     assert source.path is not None
     assert target.path is not None
     copy = CopyState()
     descriptor = Descriptor(source.dir, source.shown)
+    fields: dict[str, Any] = {"filename2": target.shown, "dir2": target.dir, "flags": flags, "number": int(special)}
     try:
-        while await request_of(
-            used, CopyName(descriptor, source.path, target.path, copy, filename2=target.shown, dir2=target.dir, flags=flags)
-        ):
+        while await request_of(used, CopyName(descriptor, source.path, target.path, copy, **fields)):
             pass
     except OSError as error:
         raise _explained(error, copy) from None
@@ -286,9 +285,10 @@ async def copy_tree(
 
 
 async def move(source: NamePath, target: NamePath) -> None:
-    """Rename a file or a tree, or copy it to another filesystem, sockets included, and then remove it. OSError."""
+    """Rename a file or a tree, or copy it to another filesystem, sockets included, and then remove it. OSError; `SameFileError`."""
     used = checked_context(None)
     with _Ends(used, source, target) as ends:
+        await ends.check_different()
         try:
             await change(used, Call.RENAME, ends.source, ends.target, flags=0)
         except OSError as error:
@@ -297,7 +297,7 @@ async def move(source: NamePath, target: NamePath) -> None:
         else:
             return
         if not stat.S_ISDIR((await stat_of(used, ends.source, follow_symlinks=False)).st_mode):
-            await _copied(used, ends.source, ends.target, PRESERVE)
+            await _copied(used, ends.source, ends.target, PRESERVE, special=True)
             await change(used, Call.UNLINK, ends.source)
             return
         await ends.check_apart()
@@ -330,6 +330,20 @@ class _Ends:
             drop_unclaimed(self._context._engine, self._start)
         else:
             self._start.close_unclaimed()
+
+    async def check_different(self) -> None:
+        """Raise an error, as ``pathlib``, if both are names of one file. rename(2) does nothing then, or makes a link lead to itself."""
+        for follow in (False, True):
+            statuses = []
+            for name in (self.target, self.source):
+                status = await status_or_error(self._context, name, follow_symlinks=follow)
+                if isinstance(status, int):
+                    break
+                statuses.append(status)
+            else:
+                if os.path.samestat(*statuses):
+                    names = shown(self.source.shown), None, shown(self.target.shown)
+                    raise shutil.SameFileError(errno.EINVAL, "Source and target are the same file", *names)
 
     async def check_apart(self) -> None:
         """ValueError if the target is the source, or inside it."""
