@@ -220,7 +220,9 @@ async def refused(call: Callable[[], Awaitable[Any]]) -> Any:
 
 
 @pytest.mark.parametrize("end", ["", "/", "//", "/.", "/./", "/..", "/../."])
-@pytest.mark.parametrize("name", ["directory", "link to directory", "file", "link to file", "dangling", "absent", "absent/x", "fifo", "loop"])
+@pytest.mark.parametrize(
+    "name", ["directory", "link to directory", "file", "link to file", "dangling", "absent", "absent/x", "fifo", "loop"]
+)
 async def test_atomic_write_is_refused_as_a_plain_one(disk: pathlib.Path, name: str, end: str) -> None:
     (disk / "directory").mkdir()
     (disk / "file").write_bytes(b"old")

@@ -184,7 +184,7 @@ async def test_exclusive_copy_onto_what_is_no_file_says_that_it_exists(source: p
     for target in ("a", ".", "a/..", "fifo", "link to directory", "broken"):
         for name, options in (("one.py", {}), ("link to file", {"follow_symlinks": False})):
             with pytest.raises(FileExistsError) as caught:
-                await copy_file(name, target, exclusive=True, **options)
+                await copy_file(name, target, exclusive=True, **options)  # type: ignore[arg-type]
             assert caught.value.filename == target
     assert sorted(os.listdir(source)) == before
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import pathlib
 import shutil
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import pytest
 from trio_aio import Path, copy_file, copy_tree
 
 if TYPE_CHECKING:
+    import pathlib
     from collections.abc import Awaitable, Callable
 
 pytestmark = [pytest.mark.anyio, pytest.mark.backends("trio", "asyncio", "asyncio+uvloop")]
