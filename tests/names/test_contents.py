@@ -7,19 +7,21 @@ import mmap
 import os
 import stat
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from trio_aio import AIOContext, Path, open_aio, read_bytes, write_bytes, write_text
+from trio_aio import AIOContext, Path, open_aio, open_directory, read_bytes, write_bytes, write_text
 
 from ..support.files import make_file
 from ..support.page_cache import evict
 from ..support.tasks import busy, cancelled_while_blocked
+from ..support.trees import outcome
 
 if TYPE_CHECKING:
     import pathlib
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 pytestmark = [pytest.mark.anyio, pytest.mark.backends("trio", "asyncio")]
 
@@ -208,3 +210,54 @@ async def test_context_of_another_run_is_refused(disk: pathlib.Path) -> None:
         await read_bytes(path, context=context)
     with pytest.raises(TypeError, match="AIOContext"):
         await read_bytes(path, context=1)  # type: ignore[call-overload]
+
+
+async def refused(call: Callable[[], Awaitable[Any]]) -> Any:
+    """Return what the error of a call is compared by."""
+    with pytest.raises(OSError) as caught:  # noqa: PT011 -- the caller compares it
+        await call()
+    return outcome(caught.value)
+
+
+@pytest.mark.parametrize("end", ["", "/", "//", "/.", "/./", "/..", "/../."])
+@pytest.mark.parametrize(
+    "name", ["directory", "link to directory", "file", "link to file", "dangling", "absent", "absent/x", "fifo", "loop"]
+)
+async def test_atomic_write_is_refused_as_a_plain_one(disk: pathlib.Path, name: str, end: str) -> None:
+    (disk / "directory").mkdir()
+    (disk / "file").write_bytes(b"old")
+    os.mkfifo(disk / "fifo")
+    for link, target in {"link to directory": "directory", "link to file": "file", "dangling": "made", "loop": "loop"}.items():
+        (disk / link).symlink_to(target)
+    before = sorted(os.listdir(disk))
+
+    path = f"{disk}/{name}{end}"
+    made = (name, end) == ("absent", "")
+    for each in (path, os.fsencode(path)):
+        for durable in (False, True):
+            if made:
+                assert await write_bytes(each, b"new", exclusive=True, atomic=True, durable=durable) == 3
+                os.unlink(path)
+            else:
+                call = partial(write_bytes, each, b"new", exclusive=True, durable=durable)
+                assert await refused(partial(call, atomic=True)) == await refused(call)
+    async with open_directory(disk) as directory:
+        if not made:
+            call = partial(directory.write_bytes, name + end, b"new", exclusive=True)
+            assert await refused(partial(call, atomic=True)) == await refused(call)
+    assert sorted(os.listdir(disk)) == before
+    assert (disk / "file").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("path", [".", "..", "/", "//", "./"])
+async def test_exclusive_write_to_a_directory_without_a_name_says_that_it_exists(
+    disk: pathlib.Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.chdir(disk)
+    for options in ({}, {"atomic": True}, {"atomic": True, "durable": True}):
+        with pytest.raises(FileExistsError) as caught:
+            await write_bytes(path, b"x", exclusive=True, **options)  # type: ignore[arg-type]
+        assert caught.value.filename == path
+        with pytest.raises(IsADirectoryError):
+            await write_bytes(path, b"x", **options)  # type: ignore[arg-type]
+    assert os.listdir(disk) == []

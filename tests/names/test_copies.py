@@ -178,6 +178,18 @@ async def test_exclusive_copy_follows_no_link(source: pathlib.Path) -> None:
 
 
 @marked
+async def test_exclusive_copy_onto_what_is_no_file_says_that_it_exists(source: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(source)
+    before = sorted(os.listdir(source))
+    for target in ("a", ".", "a/..", "fifo", "link to directory", "broken"):
+        for name, options in (("one.py", {}), ("link to file", {"follow_symlinks": False})):
+            with pytest.raises(FileExistsError) as caught:
+                await copy_file(name, target, exclusive=True, **options)  # type: ignore[arg-type]
+            assert caught.value.filename == target
+    assert sorted(os.listdir(source)) == before
+
+
+@marked
 async def test_copy_of_a_file_that_is_shorter_than_its_size_says_has_no_more_bytes(tmp_path: pathlib.Path) -> None:
     path = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
     need(os.path.exists(path), "a kernel with large pages")
@@ -282,6 +294,49 @@ async def test_move_to_another_filesystem_takes_sockets_along(source: pathlib.Pa
     moved = await Path(source).move(on_filesystem("tmpfs") / "moved")
     assert stat.S_ISSOCK(os.stat(moved / "a/socket").st_mode)
     assert not source.exists()
+
+
+@marked
+@pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR])
+@pytest.mark.parametrize("before", ["nothing", "a file", "a link"])
+async def test_move_to_another_filesystem_makes_what_is_no_file_anew(
+    tmp_path: pathlib.Path, on_filesystem: Callable[[str], pathlib.Path], kind: int, before: str
+) -> None:
+    need(kind != stat.S_IFCHR or os.geteuid() == 0, "root, to make a device")
+    path, target = tmp_path / "special", on_filesystem("tmpfs") / "moved"
+    os.mknod(path, kind | 0o600, os.makedev(1, 3))
+    os.chmod(path, 0o621)
+    os.utime(path, ns=(1_500_000_000, 2_500_000_000))
+    if before == "a file":
+        target.write_text("old")
+    elif before == "a link":
+        target.symlink_to(path)
+    wanted = path.stat()
+    if before == "a link":
+        with pytest.raises(shutil.SameFileError):
+            await Path(path).move(target)
+        assert path.exists()
+        assert target.is_symlink()
+        return
+    assert await Path(path).move(target) == target
+    got = target.lstat()
+    assert (got.st_mode, got.st_rdev, got.st_mtime_ns) == (wanted.st_mode, wanted.st_rdev, wanted.st_mtime_ns)
+    assert os.listdir(target.parent) == ["moved"]
+    assert not path.exists()
+
+
+@marked
+async def test_failed_move_of_a_socket_to_another_filesystem_leaves_it(
+    tmp_path: pathlib.Path, on_filesystem: Callable[[str], pathlib.Path]
+) -> None:
+    os.mknod(tmp_path / "socket", stat.S_IFSOCK | 0o600)
+    folder = on_filesystem("tmpfs")
+    (folder / "directory").mkdir()
+    for target in ("directory", "absent/new"):
+        with pytest.raises(OSError, match=f"{target}"):
+            await Path(tmp_path / "socket").move(folder / target)
+    assert os.listdir(folder) == ["directory"]
+    assert (tmp_path / "socket").is_socket()
 
 
 def test_native_cancellation_at_any_moment_leaves_no_temporary_name(source: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -21,20 +21,21 @@ from typing import TYPE_CHECKING, Any
 from trio_aio._backends import Deferred
 from trio_aio._bulk.waiting import checked_depth, wait_shielded
 from trio_aio._engine.descriptor import Descriptor, kind_of
-from trio_aio._errors import os_error
+from trio_aio._errors import os_error, shown
 from trio_aio._files.open import drop_unclaimed
+from trio_aio._lanes.protocols import State
 from trio_aio._names.calls import Name, change, changing, checked_context, encoded, real_path_of, request_of, stat_of, status_or_error
-from trio_aio._names.leftovers import run_to_the_end
+from trio_aio._names.leftovers import remove_directory, remove_in_thread, run_to_the_end
 from trio_aio._names.listing import DT_DIR, DT_LNK
 from trio_aio._names.os_calls import RENAME_NOREPLACE
 from trio_aio._names.removing import remove_named_tree
-from trio_aio._names.tree import AHEAD, Node, TreeReader, join
+from trio_aio._names.tree import AHEAD, Node, TreeReader, join, shown_below
 from trio_aio._requests.contents import DURABLE, EXCLUSIVE, FOLLOW, PRESERVE, CopyMetadata, CopyName, CopyState, DiscardCopy
 from trio_aio._requests.names import EXIST_OK, Call
 from trio_aio._requests.opening import AT_FDCWD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from typing_extensions import Self
 
@@ -61,7 +62,8 @@ async def copy_file(
     The target appears whole, as with an atomic write, and holes stay holes. preserve_metadata: mode, times and extended attributes too.
     exclusive: FileExistsError if the target exists. durable: on return data and name are on the disk. follow_symlinks: False copies a link
     itself. Cancelled between two requests of 64 MiB, or failed: nothing remains.
-    ``io.UnsupportedOperation`` for what is neither a regular file nor a link, without opening it; ``shutil.SameFileError``; OSError.
+    ``io.UnsupportedOperation`` for what is neither a regular file nor a link, without opening it. ``shutil.SameFileError`` if both are the
+    same file; without `follow_symlinks` also if a link leads from one to the other, but a link may replace one with the same text. OSError.
     """
     used = checked_context(context)
     flags = _flags(follow_symlinks, preserve_metadata, exclusive) | (DURABLE if durable else 0)
@@ -69,16 +71,15 @@ async def copy_file(
     return await _copied(used, first, second, flags)
 
 
-async def _copied(used: AIOContext, source: Name, target: Name, flags: int) -> int:
-    """Copy a file, and return the number of bytes."""
+async def _copied(used: AIOContext, source: Name, target: Name, flags: int, *, special: bool = False) -> int:
+    """Copy a file, and return the number of bytes. special: FIFOs, sockets and devices are made anew."""
     assert source.path is not None
     assert target.path is not None
     copy = CopyState()
     descriptor = Descriptor(source.dir, source.shown)
+    fields: dict[str, Any] = {"filename2": target.shown, "dir2": target.dir, "flags": flags, "number": int(special)}
     try:
-        while await request_of(
-            used, CopyName(descriptor, source.path, target.path, copy, filename2=target.shown, dir2=target.dir, flags=flags)
-        ):
+        while await request_of(used, CopyName(descriptor, source.path, target.path, copy, **fields)):
             pass
     except OSError as error:
         raise _explained(error, copy) from None
@@ -108,18 +109,22 @@ async def _give_up(context: AIOContext, copy: CopyState) -> None:
         return
     backend = context._backend
     assert backend is not None
-    with backend.shielded():
-        await request_of(context, DiscardCopy(Descriptor(AT_FDCWD), copy))
+    try:
+        with backend.shielded():
+            await request_of(context, DiscardCopy(Descriptor(AT_FDCWD), copy))
+    except RuntimeError:  # the context was closed meanwhile
+        await remove_in_thread(context, CopyState.discard_now, copy)
 
 
 class _TreeCopy:
-    """The copy of one tree to a directory, `root`, that exists. It is shown as the target."""
+    """The copy of one tree to a directory, `root`, which errors show as the target."""
 
     def __init__(
-        self, context: AIOContext, source: Name, root: Name, flags: int, depth: int, on_error: Any, *, with_sockets: bool = False
+        self, context: AIOContext, ends: _Ends, root: Name, flags: int, depth: int, on_error: Any, *, with_sockets: bool = False
     ) -> None:
+        source = ends.source
         self._context: AIOContext = context
-        self._source: bytes = os.fsencode(source.shown)
+        self._ends: _Ends = ends
         self._root: Name = root
         self._flags: int = flags
         self._depth: int = depth
@@ -133,10 +138,19 @@ class _TreeCopy:
         self._with_sockets: bool = with_sockets
         self.made: int = 0
 
-    async def run(self) -> None:
-        """Copy all. OSError unless `on_error` takes it."""
-        await self._reader.open()
+    async def run(self, make_root: Callable[[], Awaitable[bool]]) -> bool:
+        """Open the source, make the root, and copy all. OSError unless `on_error` takes it. False: there is no source, or no root.
+
+        make_root: returns whether the root is new.
+        """
         try:
+            try:
+                await self._ends.check_apart()
+                await self._reader.open()
+                self.made += await make_root()
+            except OSError as error:
+                self.report(error)
+                return False
             while self._stack:
                 self._reader.read_ahead(self._stack[: -AHEAD - 1 : -1])
                 await self._enter(self._stack.pop())
@@ -145,6 +159,7 @@ class _TreeCopy:
             if self._flags & PRESERVE:
                 for path in reversed(self._directories):
                     await self._preserve(path)
+            return True
         finally:
             try:
                 await self._give_up_all()
@@ -155,7 +170,7 @@ class _TreeCopy:
         try:
             parts = await self._reader.read(node)
         except OSError as error:
-            self._report(error)
+            self.report(error)
             return
         self._directories.append(node.path)
         for listed in parts:
@@ -163,7 +178,7 @@ class _TreeCopy:
                 path = join(node.path, name)
                 if kind == DT_DIR or (self._follow and kind == DT_LNK and target == DT_DIR):
                     if await self._make_directory(path):
-                        self._stack.append(Node(path, os.fsdecode(os.path.join(self._source, path))))
+                        self._stack.append(Node(path, shown_below(self._ends.source.shown, path)))
                 elif self._with_sockets or (kind != _DT_SOCK and not (self._follow and kind == DT_LNK and target == _DT_SOCK)):
                     await self._start(path)
 
@@ -171,23 +186,14 @@ class _TreeCopy:
         """Return a name of the copy."""
         root = self._root
         assert root.path is not None
-        return root._replace(path=os.path.join(root.path, path), shown=os.fsdecode(os.path.join(os.fsencode(root.shown), path)))
+        return root._replace(path=os.path.join(root.path, path), shown=shown_below(root.shown, path))
 
     async def _make_directory(self, path: bytes) -> bool:
-        name = self._made(path)
         try:
-            await change(self._context, Call.MKDIR, name, mode=0o777, flags=0)
-        except FileExistsError as error:
-            try:
-                await change(self._context, Call.MKDIR, name, mode=0o777, flags=EXIST_OK)
-            except OSError:
-                self._report(error)
-                return False
-            return True
+            self.made += await _is_new_directory(self._context, self._made(path))
         except OSError as error:
-            self._report(error)
+            self.report(error)
             return False
-        self.made += 1
         return True
 
     async def _start(self, path: bytes) -> None:
@@ -200,10 +206,9 @@ class _TreeCopy:
         self._submit(path, CopyState())
 
     def _submit(self, path: bytes, copy: CopyState) -> None:
-        shown = os.fsdecode(os.path.join(self._source, path))
         made = self._made(path)
         assert made.path is not None
-        descriptor = Descriptor(self._reader.fd, shown)
+        descriptor = Descriptor(self._reader.fd, shown_below(self._ends.source.shown, path))
         request = CopyName(descriptor, path, made.path, copy, filename2=made.shown, dir2=made.dir, flags=self._flags, number=1)
         self._copying.append(request)
         self._context._check().submit(request)
@@ -222,7 +227,7 @@ class _TreeCopy:
             self._submit(request.path, request.copy)
         elif request.result < 0:
             error = request.error()
-            self._report(_explained(error, request.copy) if isinstance(error, OSError) else error)
+            self.report(_explained(error, request.copy) if isinstance(error, OSError) else error)
         else:
             self.made += 1
 
@@ -232,7 +237,7 @@ class _TreeCopy:
         try:
             await request_of(self._context, request)
         except OSError as error:
-            self._report(error)
+            self.report(error)
 
     async def _give_up_all(self) -> None:
         """Wait for the copies that have started, and remove what is not complete, also in a cancelled scope."""
@@ -242,14 +247,29 @@ class _TreeCopy:
             while self._copying:
                 request = self._copying[0]
                 with put_off:
-                    await wait_shielded(backend, request)
+                    if request.state is not State.CREATED:  # otherwise the context was closed before it could be submitted
+                        await wait_shielded(backend, request)
                     self._copying.popleft()
                     await _give_up(self._context, request.copy)
 
-    def _report(self, error: BaseException) -> None:
+    def report(self, error: BaseException) -> None:
+        """Let `on_error` take an OSError, or raise it."""
         if self._on_error is None or not isinstance(error, OSError):
             raise error
         self._on_error(error)
+
+
+async def _is_new_directory(context: AIOContext, name: Name) -> bool:
+    """Make a directory if there is none, and return whether it was made. OSError."""
+    try:
+        await change(context, Call.MKDIR, name, mode=0o777, flags=0)
+    except OSError as error:
+        try:
+            await change(context, Call.MKDIR, name, mode=0o777, flags=EXIST_OK)
+        except OSError:
+            raise error from None
+        return False
+    return True
 
 
 async def copy_tree(
@@ -268,26 +288,25 @@ async def copy_tree(
     Without `exist_ok` the target must not exist; it appears at the end, and nothing remains of a copy that was cancelled or has failed.
     With it, files are replaced one by one, and those copied stay. follow_symlinks: copy what links point to. FIFOs and devices are made
     anew, sockets are left out. depth: files that are copied at once. on_error: called with each OSError, and the copy continues; if it
-    raises, or is None, the copy ends with that error. OSError with the path that failed; ValueError if the target is inside the source.
+    raises, or is None, the copy ends with that error. Without a source, or if the target cannot be made, nothing is copied: on_error is
+    called, and 0 returned. OSError with the path that failed; ValueError if the target is inside the source.
     Cancelled: between two requests. Each file is copied as by `copy_file`.
     """
     used, depth = checked_context(context), checked_depth(depth)
     flags = _flags(follow_symlinks, preserve_metadata, False)
     with _Ends(used, os.fspath(source), os.fspath(target)) as ends:
-        await ends.check_apart()
         if not exist_ok:
             return await _copy_to_new(used, ends, flags, on_error, depth)
-        status = await status_or_error(used, ends.target)
-        await change(used, Call.MKDIR, ends.target, mode=0o777, flags=EXIST_OK)
-        copy = _TreeCopy(used, ends.source, ends.target, flags, depth, on_error)
-        await copy.run()
-        return copy.made + isinstance(status, int)
+        copy = _TreeCopy(used, ends, ends.target, flags, depth, on_error)
+        await copy.run(partial(_is_new_directory, used, ends.target))
+        return copy.made
 
 
 async def move(source: NamePath, target: NamePath) -> None:
-    """Rename a file or a tree, or copy it to another filesystem, sockets included, and then remove it. OSError."""
+    """Rename a file or a tree, or copy it to another filesystem, sockets included, and then remove it. OSError; `SameFileError`."""
     used = checked_context(None)
     with _Ends(used, source, target) as ends:
+        await ends.check_different()
         try:
             await change(used, Call.RENAME, ends.source, ends.target, flags=0)
         except OSError as error:
@@ -296,10 +315,9 @@ async def move(source: NamePath, target: NamePath) -> None:
         else:
             return
         if not stat.S_ISDIR((await stat_of(used, ends.source, follow_symlinks=False)).st_mode):
-            await _copied(used, ends.source, ends.target, PRESERVE)
+            await _copied(used, ends.source, ends.target, PRESERVE, special=True)
             await change(used, Call.UNLINK, ends.source)
             return
-        await ends.check_apart()
         await _copy_to_new(used, ends, PRESERVE, None, 16, with_sockets=True)
         await remove_named_tree(used, ends.source, missing_ok=False, on_error=None)
 
@@ -309,9 +327,6 @@ class _Ends:
 
     def __init__(self, context: AIOContext, source: NamePath, target: NamePath) -> None:
         first, second = encoded(source, "source"), encoded(target, "target")
-        for path, shown in ((first, source), (second, target)):
-            if not path:
-                raise os_error(errno.ENOENT, shown)
         self._context: AIOContext = context
         self._start: Descriptor = Descriptor(AT_FDCWD, ".")
         self._path: bytes = b"/"
@@ -330,10 +345,32 @@ class _Ends:
         else:
             self._start.close_unclaimed()
 
+    def absolute(self, name: Name) -> bytes:
+        """Return the path of one of them, or of a name beside it, from the root."""
+        assert name.path is not None
+        return os.path.join(self._path, name.path)
+
+    async def check_different(self) -> None:
+        """Raise an error, as ``pathlib``, if both are names of one file. rename(2) does nothing then, or makes a link lead to itself."""
+        for follow in (False, True):
+            statuses = []
+            for name in (self.target, self.source):
+                status = await status_or_error(self._context, name, follow_symlinks=follow)
+                if isinstance(status, int):
+                    break
+                statuses.append(status)
+            else:
+                if os.path.samestat(*statuses):
+                    names = shown(self.source.shown), None, shown(self.target.shown)
+                    raise shutil.SameFileError(errno.EINVAL, "Source and target are the same file", *names)
+
     async def check_apart(self) -> None:
-        """ValueError if the target is the source, or inside it."""
+        """ValueError if the target is the source, or inside it. OSError for an empty path."""
+        for name in (self.source, self.target):
+            if not name.path:
+                raise os_error(errno.ENOENT, name.shown)
         inside, outside = [
-            await real_path_of(self._context, os.path.join(self._path, name.path or b""), strict=False, shown=name.shown)
+            await real_path_of(self._context, self.absolute(name), strict=False, shown=name.shown)
             for name in (self.target, self.source)
         ]
         if inside == outside or inside.startswith(outside.rstrip(b"/") + b"/"):
@@ -349,24 +386,44 @@ async def _copy_to_new(
     *,
     with_sockets: bool = False,
 ) -> int:
-    """Copy a tree to a target that does not exist, under a temporary name."""
+    """Copy a tree to a target that does not exist, under a temporary name. Return how many names were made."""
     target = ends.target
-    if not isinstance(await status_or_error(used, target, follow_symlinks=False), int):
-        raise os_error(errno.EEXIST, target.shown)
     assert target.path is not None
     parent, last = os.path.split(target.path.rstrip(b"/"))
     temporary = target._replace(path=os.path.join(parent, b".%b.%b.tmp" % (last[:200], secrets.token_hex(6).encode())))
-    copy = _TreeCopy(used, ends.source, temporary, flags, depth, on_error, with_sockets=with_sockets)
-    made = changing(Call.MKDIR, temporary, mode=0o777, flags=0)
+    copy = _TreeCopy(used, ends, temporary, flags, depth, on_error, with_sockets=with_sockets)
+    making = changing(Call.MKDIR, temporary, mode=0o777, flags=0)
+
+    async def make_root() -> bool:
+        if not isinstance(await status_or_error(used, target, follow_symlinks=False), int):
+            raise os_error(errno.EEXIST, target.shown)
+        await used._submit_and_wait(making)
+        return True
+
+    published = False
     try:
-        await used._submit_and_wait(made)
-        await copy.run()
-        await _publish(used, temporary, target)
-    except BaseException:
-        if made.finished and made.result == 0:
-            await run_to_the_end(used, partial(remove_named_tree, used, temporary, missing_ok=True, on_error=lambda _: None, insist=True))
-        raise
-    return copy.made + 1
+        if await copy.run(make_root):
+            try:
+                await _publish(used, temporary, target)
+                published = True
+            except OSError as error:
+                copy.report(error)
+    finally:
+        if making.finished and making.result == 0 and not published:
+            await _remove_incomplete(used, ends, temporary)
+    return copy.made if published else 0
+
+
+async def _remove_incomplete(context: AIOContext, ends: _Ends, top: Name) -> None:
+    """Remove a copy that has not got its name, whatever cancellation comes. If the context was closed meanwhile, a thread does it."""
+
+    async def remove() -> None:
+        try:
+            await remove_named_tree(context, top, missing_ok=True, on_error=lambda _: None, insist=True)
+        except RuntimeError:
+            await remove_in_thread(context, remove_directory, ends.absolute(top))
+
+    await run_to_the_end(context, remove)
 
 
 async def _publish(context: AIOContext, temporary: Name, target: Name) -> None:

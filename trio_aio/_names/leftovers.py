@@ -1,8 +1,9 @@
 """How temporary names are removed: by the task that made them, by a thread when they were dropped, or at the end of the interpreter.
 
 asyncio's own Task.cancel passes every shield, and may come at any await. So a removal is repeated until it has run to its end, and what was
-just made is removed before the cancellation leaves: no caller would learn its name. A finalizer cannot wait for a removal, so it starts a
-thread. When modules have been taken apart it cannot do that either, so what is left at the end of the interpreter is in a list.
+just made is removed before the cancellation leaves: no caller would learn its name. What a context can no longer remove, because it was
+closed, a thread removes while the task waits. A finalizer cannot wait for a removal, so it starts a thread and leaves. When modules have
+been taken apart it cannot do that either, so what is left at the end of the interpreter is in a list.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from trio_aio._context.context import AIOContext
 
-__all__ = ("Leftover", "left", "remove_directory", "remove_later", "remove_name", "run_to_the_end", "take_back")
+__all__ = ("Leftover", "left", "remove_directory", "remove_in_thread", "remove_later", "remove_name", "run_to_the_end", "take_back")
 
 
 class Leftover(Protocol):
@@ -69,6 +70,18 @@ def remove_later(context: AIOContext, remove: Callable[[Any], object], path: Any
         Background(_THREAD, _remove_quietly, remove, path).start()
     except RuntimeError:  # no thread can be had
         _remove_quietly(remove, path)
+
+
+async def remove_in_thread(context: AIOContext, remove: Callable[[Any], object], path: Any) -> None:
+    """Let a thread remove what a context cannot, because it was closed meanwhile. Wait for that, also in a cancelled scope."""
+    backend = context._backend
+    if backend is None:  # in a child of fork it is the parent's
+        return
+    try:
+        with backend.shielded():
+            await backend.run_in_thread(_remove_quietly, remove, path)
+    except RuntimeError:  # no event loop runs any more, or no thread can be had
+        remove_later(context, remove, path)
 
 
 def _remove_quietly(remove: Callable[[Any], object], path: Any) -> None:

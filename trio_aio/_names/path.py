@@ -178,7 +178,11 @@ class Path(PathQuestions):
         return await self.copy(target, follow_symlinks=follow_symlinks, preserve_metadata=preserve_metadata)
 
     async def move(self, target: str | os.PathLike[str]) -> Self:
-        """As ``pathlib.Path.move``: renamed, or to another filesystem copied, with metadata, and then removed. Returns the new path."""
+        """As ``pathlib.Path.move``: renamed, or to another filesystem copied, with metadata, and then removed. Returns the new path.
+
+        FIFOs, sockets and devices are made anew on another filesystem. ``shutil.SameFileError`` (EINVAL), and nothing changes, if this path
+        and `target` are the same file: one path, hard links, or a link and what it leads to.
+        """
         await copying.move(self, target)
         return self._like(target)
 

@@ -13,13 +13,13 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import os_error
 from trio_aio._names.calls import Name, change, checked_context, name_of
 from trio_aio._names.listing import DT_DIR
-from trio_aio._names.tree import AHEAD, Node, TreeReader, join
+from trio_aio._names.tree import AHEAD, Node, TreeReader, join, shown_below
 from trio_aio._requests.contents import UnlinkMany
 from trio_aio._requests.names import AT_REMOVEDIR, AT_SYMLINK_NOFOLLOW, Call
 
@@ -53,8 +53,6 @@ class _Removal:
         self._missing_ok: bool = missing_ok
         self._insist: bool = insist
         self._permitted: set[bytes] = set()  # the directories whose mode was changed, or could not be
-        self._shown: bytes = os.fsencode(top.shown)
-        self._as_bytes: bool = isinstance(top.shown, bytes)
         self._reader: TreeReader = TreeReader(context, top, no_links=True)
         self._stack: list[Node] = [Node(b"", top.shown)]
         self.removed: int = 0
@@ -143,10 +141,8 @@ class _Removal:
                     await change(self._context, Call.CHMOD, name, mode=0o700, flags=AT_SYMLINK_NOFOLLOW)
         return True
 
-    def _path_of(self, path: bytes) -> str | bytes:
-        """Return the path of a name below the top, as the type of the argument."""
-        whole = os.path.join(self._shown, path) if path else self._shown
-        return whole if self._as_bytes else os.fsdecode(whole)
+    def _path_of(self, path: bytes) -> Any:
+        return shown_below(self._top.shown, path)
 
     def _report(self, error: OSError) -> None:
         if self._on_error is None:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trio_aio._bulk.waiting import wait_for
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import os_error
 from trio_aio._lanes.protocols import State
+from trio_aio._names.calls import own_type
 from trio_aio._names.listing import Directory
 from trio_aio._requests.names import OpenName
 from trio_aio._requests.opening import Close
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from trio_aio._names.calls import Name
     from trio_aio._requests.names import Listed, ListNames
 
-__all__ = ("AHEAD", "Node", "TreeReader", "join")
+__all__ = ("AHEAD", "Node", "TreeReader", "join", "shown_below")
 
 # Directories that are read ahead at most.
 AHEAD = 4
@@ -38,6 +39,11 @@ AHEAD = 4
 def join(parent: bytes, name: bytes) -> bytes:
     """Return the path of a name below the top. The top itself is b""."""
     return parent + b"/" + name if parent else name
+
+
+def shown_below(top: Any, path: bytes) -> Any:
+    """Return a path below the top as errors show it: str or bytes, as the caller passed the top."""
+    return own_type(os.path.join(os.fsencode(top), path), top) if path else top
 
 
 class Node:

@@ -111,9 +111,7 @@ static int64_t copy_special(struct taio_name *n, struct taio_copy *copy, const c
             return -errno;
         target[length] = 0;
     }
-    int64_t rc = taio_new_special(made, n->dir2, path2, &copy->stat, is_link ? target : NULL);
-    if (rc == 0 && exclusive && made->exists)
-        rc = -EEXIST;
+    int64_t rc = taio_new_special(made, n->dir2, path2, &copy->stat, is_link ? target : NULL, exclusive);
     if (rc == 0 && (n->flags & TAIO_PRESERVE)) {
         struct timespec times[2];
         times_of(&copy->stat, times);
@@ -128,9 +126,37 @@ static int64_t copy_special(struct taio_name *n, struct taio_copy *copy, const c
     return rc;
 }
 
+static int is_same(const struct taio_stat *one, const struct taio_stat *other)
+{
+    return one->device == other->device && one->inode == other->inode;
+}
+
+/* Return whether two names are links with the same text. */
+static int are_equal_links(const struct taio_name *n, const char *path, const char *path2)
+{
+    char one[PATH_MAX], other[PATH_MAX];
+    ssize_t length = readlinkat(n->dir, path, one, sizeof one);
+    return length >= 0 && readlinkat(n->dir2, path2, other, sizeof other) == length && memcmp(one, other, (size_t)length) == 0;
+}
+
+/* Return whether source and target are the same file. Where links are not followed, it is also asked what they lead to: a link that replaced its
+ * own target would lead to itself, and the contents would be lost. But a link may replace its equal, as in a tree that is copied twice. */
+static int are_same(const struct taio_name *n, const char *path, const char *path2, const struct taio_stat *source)
+{
+    struct taio_stat from, to;
+    int follow = n->flags & TAIO_FOLLOW;
+    if (taio_statx(n->dir2, path2, follow ? 0 : AT_SYMLINK_NOFOLLOW, &to, NULL) < 0)
+        return 0; /* nothing is replaced */
+    if (is_same(source, &to))
+        return 1;
+    if (follow || (!S_ISLNK(source->mode) && !S_ISLNK(to.mode)))
+        return 0;
+    return taio_statx(n->dir, path, 0, &from, NULL) == 0 && taio_statx(n->dir2, path2, 0, &to, NULL) == 0 && is_same(&from, &to) &&
+           !are_equal_links(n, path, path2);
+}
+
 static int64_t copy_begin(struct taio_name *n, struct taio_copy *copy, const char *path, const char *path2)
 {
-    struct taio_stat there;
     int follow = n->flags & TAIO_FOLLOW;
     if (*path2 == 0) {
         n->failed = 1;
@@ -139,8 +165,7 @@ static int64_t copy_begin(struct taio_name *n, struct taio_copy *copy, const cha
     int error = taio_statx(n->dir, path, follow ? 0 : AT_SYMLINK_NOFOLLOW, &copy->stat, NULL);
     if (error < 0)
         return error;
-    if (taio_statx(n->dir2, path2, follow ? 0 : AT_SYMLINK_NOFOLLOW, &there, NULL) == 0 && there.device == copy->stat.device &&
-        there.inode == copy->stat.inode)
+    if (are_same(n, path, path2, &copy->stat))
         return -EALREADY;
     copy->begun = 1;
     if (S_ISLNK(copy->stat.mode))
@@ -157,14 +182,10 @@ static int64_t copy_begin(struct taio_name *n, struct taio_copy *copy, const cha
     if (error == 0 && !S_ISREG(copy->stat.mode))
         error = -EOPNOTSUPP;
     if (error == 0)
-        error = taio_new_begin(&copy->target, n->dir2, path2, 0666, follow && !(n->flags & TAIO_EXCLUSIVE), 0);
+        error = taio_new_begin(&copy->target, n->dir2, path2, 0666, follow, 0, (n->flags & TAIO_EXCLUSIVE) != 0);
     if (error < 0) {
         n->failed = 1; /* it is about the target, unless the source is no file */
         return error;
-    }
-    if ((n->flags & TAIO_EXCLUSIVE) && copy->target.exists) {
-        n->failed = 1;
-        return -EEXIST;
     }
     copy->size = copy->stat.size;
     if (ioctl(copy->target.fd, FICLONE, copy->source) == 0)

@@ -33,11 +33,12 @@ int64_t taio_name_metadata(struct taio_name *n, const char *path, const char *pa
 int64_t taio_name_unlink_many(struct taio_name *n, const char *path);
 int64_t taio_name_read_many(struct taio_name *n);
 
-/* Prepare a new file beside `path`. `follow`: a link is resolved, and what it points to will be replaced. Returns 0, or -errno. */
-int taio_new_begin(struct taio_new *file, int dir, const char *path, unsigned mode, int follow, int beneath);
+/* Prepare a new file beside `path`. `follow`: a link is resolved, and what it points to will be replaced. `exclusive`: -EEXIST if there is
+ * anything at `path`, a link too. Returns 0, or -errno. */
+int taio_new_begin(struct taio_new *file, int dir, const char *path, unsigned mode, int follow, int beneath, int exclusive);
 /* Make a link that points to `target`, or, if that is NULL, a FIFO, a socket or a device `like` another, under a temporary name beside `path`.
- * Returns 0, or -errno. */
-int taio_new_special(struct taio_new *file, int dir, const char *path, const struct taio_stat *like, const char *target);
+ * `exclusive`: as above. Returns 0, or -errno. */
+int taio_new_special(struct taio_new *file, int dir, const char *path, const struct taio_stat *like, const char *target, int exclusive);
 /* Give it its name. Returns 0, or -errno. */
 int taio_new_publish(struct taio_new *file, int exclusive, int durable);
 /* Close it, and remove its temporary name. Without a name it is gone then. */

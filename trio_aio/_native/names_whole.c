@@ -37,38 +37,43 @@ static void make_temporary_name(struct taio_new *file)
     snprintf(file->temporary, sizeof file->temporary, ".trio-aio-%016llx.tmp", number);
 }
 
-/* Open the directory of `path`, and copy its last component. Returns an fd, or -errno. */
+/* Open the directory of `path`, and copy its last component. Returns an fd, or -errno; -EEXIST if the path is that of a directory whatever it
+ * is called: it ends with "." or "..", or has no component. */
 static int open_directory_of(int dir, const char *path, char *last, int beneath)
 {
-    size_t length = strlen(path);
-    if (length > 1 && path[length - 1] == '/')
-        return -EISDIR;
-    if (beneath) {
-        char *name = NULL;
-        int fd = taio_open_parent(dir, path, &name);
-        if (fd >= 0 && strlen(name) < 256)
-            strcpy(last, name);
-        else if (fd >= 0) {
-            close(fd);
-            fd = -ENAMETOOLONG;
-        }
-        free(name);
-        return fd;
+    size_t length = strlen(path), end = length, start;
+    while (end > 0 && path[end - 1] == '/')
+        end--;
+    for (start = end; start > 0 && path[start - 1] != '/';)
+        start--;
+    size_t size = end - start;
+    int fd;
+    if (size == 0 || (size <= 2 && memcmp(path + start, "..", size) == 0)) {
+        fd = beneath ? taio_open_beneath(dir, path, O_PATH, 0) : openat(dir, path, O_PATH | O_CLOEXEC);
+        if (fd < 0)
+            return beneath ? fd : -errno;
+        close(fd);
+        return -EEXIST;
     }
-    const char *slash = strrchr(path, '/');
-    const char *name = slash == NULL ? path : slash + 1;
-    if (*name == 0 || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
-        return -EISDIR;
-    if (strlen(name) >= 256)
+    if (size >= 256)
         return -ENAMETOOLONG;
-    char *parent = slash == NULL ? strdup(".") : strndup(path, slash == path ? 1 : (size_t)(slash - path));
-    if (parent == NULL)
-        return -ENOMEM;
-    int fd = openat(dir, parent, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    int error = errno;
+    memcpy(last, path + start, size);
+    last[size] = 0;
+    char *parent = NULL;
+    if (beneath)
+        fd = taio_open_parent(dir, path, &parent);
+    else {
+        parent = start == 0 ? strdup(".") : strndup(path, start);
+        fd = parent == NULL ? -ENOMEM : openat(dir, parent, O_PATH | O_DIRECTORY | O_CLOEXEC);
+        if (parent != NULL && fd < 0)
+            fd = -errno;
+    }
     free(parent);
-    strcpy(last, name);
-    return fd < 0 ? -error : fd;
+    if (fd >= 0 && end < length) { /* only a directory has a slash behind its name */
+        close(fd);
+        fd = -EISDIR;
+    }
+    return fd;
 }
 
 /* Find the directory and the name that a file will get, through links if `follow`. Returns 0, or -errno. */
@@ -97,20 +102,22 @@ static int find_place(struct taio_new *file, int dir, const char *path, int foll
     }
 }
 
-/* Find the place of a new file, and what is there. Returns 0, or -errno. */
-static int look_at_place(struct taio_new *file, int dir, const char *path, int follow, int beneath)
+/* Find the place of a new file, and what is there. `exclusive`: it must be nothing. Returns 0, or -errno. */
+static int look_at_place(struct taio_new *file, int dir, const char *path, int follow, int beneath, int exclusive)
 {
     file->fd = file->parent = -1;
     file->named = 0;
-    int error = find_place(file, dir, path, follow, beneath);
+    int error = find_place(file, dir, path, follow && !exclusive, beneath);
     if (error == 0)
         file->exists = taio_statx(file->parent, file->last, AT_SYMLINK_NOFOLLOW, &file->old, NULL) == 0;
-    return error;
+    if (error == 0 && exclusive && file->exists)
+        return -EEXIST;
+    return error == -EEXIST && !exclusive ? -EISDIR : error;
 }
 
-int taio_new_begin(struct taio_new *file, int dir, const char *path, unsigned mode, int follow, int beneath)
+int taio_new_begin(struct taio_new *file, int dir, const char *path, unsigned mode, int follow, int beneath, int exclusive)
 {
-    int error = look_at_place(file, dir, path, follow, beneath);
+    int error = look_at_place(file, dir, path, follow, beneath, exclusive);
     if (error < 0)
         return error;
     int replaces = file->exists && S_ISREG(file->old.mode);
@@ -137,9 +144,9 @@ int taio_new_begin(struct taio_new *file, int dir, const char *path, unsigned mo
     return 0;
 }
 
-int taio_new_special(struct taio_new *file, int dir, const char *path, const struct taio_stat *like, const char *target)
+int taio_new_special(struct taio_new *file, int dir, const char *path, const struct taio_stat *like, const char *target, int exclusive)
 {
-    int error = look_at_place(file, dir, path, 0, 0);
+    int error = look_at_place(file, dir, path, 0, 0, exclusive);
     if (error < 0)
         return error;
     if (file->exists && S_ISDIR(file->old.mode))
@@ -248,11 +255,9 @@ static int64_t write_atomically(struct taio_name *n, const char *path)
 {
     struct taio_new file = {.parent = -1, .fd = -1};
     int durable = (n->flags & TAIO_DURABLE) != 0, exclusive = (n->flags & TAIO_EXCLUSIVE) != 0;
-    int error = taio_new_begin(&file, n->dir, path, n->mode, !exclusive, n->beneath);
+    int error = taio_new_begin(&file, n->dir, path, n->mode, 1, n->beneath, exclusive);
     if (file.exists)
         n->stat = file.old;
-    if (exclusive && file.exists)
-        error = -EEXIST;
     if (error == 0)
         error = write_all(n, file.fd, -1);
     if (error == 0 && durable && fsync(file.fd) < 0)

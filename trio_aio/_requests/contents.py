@@ -85,12 +85,6 @@ class TemporaryName(OpenFile):
     call = lib.TAIO_NAME_TEMPORARY
 
 
-def discard_now(record: CData) -> None:
-    """Give up a copy in this thread. Only once the event loop has ended."""
-    record.call = lib.TAIO_NAME_DISCARD
-    lib.taio_name_run(record)
-
-
 class CopyState:
     """A copy between two requests."""
 
@@ -99,6 +93,10 @@ class CopyState:
     def __init__(self) -> None:
         self.record: CData = ffi.new("struct taio_copy *")
         self.record.source = self.record.target.parent = self.record.target.fd = -1
+
+    def discard_now(self) -> None:
+        """Give it up in this thread, which may have to wait for the disk: `DiscardCopy` without an event loop."""
+        lib.taio_name_run(ffi.new("struct taio_name *", {"call": lib.TAIO_NAME_DISCARD, "memory": address_of(self.record)}))
 
     @property
     def copied(self) -> int:
@@ -137,7 +135,7 @@ class CopyName(NameRequest):
 
     def settle(self, engine: Host) -> None:
         if engine.orphaned and self.copy.is_open:
-            discard_now(self.record)  # the loop has ended, and no task will do it
+            self.copy.discard_now()  # the loop has ended, and no task will do it
 
 
 class DiscardCopy(NameRequest):
