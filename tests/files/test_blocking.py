@@ -159,7 +159,7 @@ async def test_arguments_are_taken_and_refused_as_by_a_raw_file_of_pythons(disk:
             assert ours.tell() == theirs.tell(), number
 
     async with open_aio(path, "r+b", direct=direct) as file:
-        with file.blocking() as ours, open(other, "r+b", buffering=0) as theirs:
+        with file.blocking() as ours, io.FileIO(other, "r+") as theirs:
             await to_thread.run_sync(compare, ours, theirs)
     assert path.read_bytes() == other.read_bytes()
 

@@ -12,7 +12,7 @@ import pytest
 import trio_aio
 from trio_aio import SpooledTemporaryFile, open_aio, open_directory
 
-from ..support.files import BLOCK, make_file
+from ..support.files import BLOCK, make_file, opened
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -67,18 +67,22 @@ def writes_of(file: AsyncFile, adopted: AsyncFile, path: Path) -> list[Call]:
     ]
 
 
+async def refused(call: Awaitable[Any], name: str) -> None:
+    await call
+    pytest.fail(f"{name} has taken it")
+
+
 async def check(path: Path, direct: bool, calls_of: list[Any], make: Callable[[], Any], error: type[Exception] | None, match: str) -> None:
     """Make each call with memory that `make` returns. error: what each raises."""
-    with open(path, "r+b", buffering=0) as plain:
-        async with open_aio(path, "r+b", direct=direct) as file, open_aio(os.dup(plain.fileno()), "r+b") as adopted:
+    with opened(path, os.O_RDWR) as plain:
+        async with open_aio(path, "r+b", direct=direct) as file, open_aio(os.dup(plain), "r+b") as adopted:
             for calls in calls_of:
                 for name, call in calls(file, adopted, path):
                     if error is None:
                         await call(make())
                         continue
                     with pytest.raises(error, match=match):
-                        await call(make())
-                        raise AssertionError(name)
+                        await refused(call(make()), name)
 
 
 def read_only() -> Any:

@@ -1,7 +1,6 @@
 """What is made in one run belongs to that run: another run, another thread, and a child of fork are refused, and nothing happens."""
 
 # Some calls here block, and that is fine.
-# ruff: noqa: ASYNC240
 
 from __future__ import annotations
 
@@ -170,11 +169,14 @@ async def test_run_ends_although_another_thread_has_tried_to_read_its_tree(tmp_p
         found, engine.abandoned = engine.abandoned, 0
         return found
 
+    async def take_all(listing: Any) -> None:
+        async for _ in listing:
+            pass
+
     with start_blocking_portal() as portal:
         listing = portal.call(begun)
         with pytest.raises(RuntimeError, match="another thread"):
-            while True:
-                await listing.__anext__()
+            await take_all(listing)
         left = portal.call(abandoned, listing)
     assert not left
 

@@ -159,7 +159,7 @@ async def test_second_task_that_waits_for_entries_is_refused(folder: pathlib.Pat
         async for entry in listing:
             found.append(str(getattr(entry, "path", entry)))
 
-    async with hanging(folder, kind) as (context, make, hang):
+    async with hanging(folder, kind) as (_, make, hang):
         listing = make()
         async with create_task_group() as tasks:
             tasks.start_soon(iterate)

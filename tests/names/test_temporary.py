@@ -303,7 +303,7 @@ async def test_spooled_file_may_be_entered_by_several_tasks_and_not_when_it_is_c
     file = SpooledTemporaryFile[bytes]()
     assert await used_by_two_tasks(file, "enter") == [file, file]
     await file.aclose()
-    for make in (lambda: file, lambda: tempfile.SpooledTemporaryFile()):
+    for make in (lambda: file, tempfile.SpooledTemporaryFile):
         with pytest.raises(ValueError, match="closed file"):
             await entered_closed(make())
 

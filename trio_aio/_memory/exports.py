@@ -24,6 +24,7 @@ __all__ = (
     *("hold", "new_bytearray", "new_bytes", "private_memory"),
 )
 
+
 class Export:
     """Bytes of a caller's object, held: while this lives they stay where they are, and a bytearray cannot be resized."""
 

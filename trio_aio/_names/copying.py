@@ -370,8 +370,7 @@ class _Ends:
             if not name.path:
                 raise os_error(errno.ENOENT, name.shown)
         inside, outside = [
-            await real_path_of(self._context, self.absolute(name), strict=False, shown=name.shown)
-            for name in (self.target, self.source)
+            await real_path_of(self._context, self.absolute(name), strict=False, shown=name.shown) for name in (self.target, self.source)
         ]
         if inside == outside or inside.startswith(outside.rstrip(b"/") + b"/"):
             raise ValueError(f"target must not be inside the source: {self.target.shown!r} is in {self.source.shown!r}")
