@@ -124,9 +124,8 @@ async def remove_name(context: AIOContext, path: Any, *, directory: bool = False
 async def run_to_the_end(context: AIOContext, remove: Callable[[], Awaitable[object]]) -> None:
     """Call `remove`, which may be called again, until it has run to its end, whatever cancellation comes.
 
-    asyncio's own Task.cancel is raised then. What `remove` raises ends it too. RuntimeError in another run, thread or process.
+    asyncio's own Task.cancel is raised then. What `remove` raises ends it too.
     """
-    context._check()
     backend = context._backend
     assert backend is not None
     ended = False

@@ -227,6 +227,7 @@ class _NamedFile(AsyncFile):
     async def _remove(self) -> None:
         """Remove its name, if that is still to be done, also in a cancelled scope."""
         if self.to_remove:
+            self._context._check()
             await run_to_the_end(self._context, self._remove_name)
 
     async def _remove_name(self) -> None:
@@ -376,6 +377,7 @@ class TemporaryDirectory(UsedOnce, Generic[AnyStr]):
         if self._name is None or self._removed:
             await shielded_checkpoint()
             return
+        context._check()
         await run_to_the_end(context, self._remove)
 
     async def _remove(self) -> None:
