@@ -181,6 +181,40 @@ async def test_run_ends_although_another_thread_has_tried_to_read_its_tree(tmp_p
     assert not left
 
 
+LISTINGS: dict[str, Callable[[pathlib.Path], Any]] = {
+    "scandir": scandir,
+    "walk": walk,
+    "glob": lambda folder: Path(folder).glob("*"),
+    "read_files": lambda folder: read_files([folder / "1", folder / "2"]),
+}
+
+
+@pytest.mark.parametrize("kind", LISTINGS)
+async def test_listing_that_another_thread_has_tried_to_use_is_as_before(tmp_path: pathlib.Path, kind: str) -> None:
+    for name in ("1", "2"):
+        (tmp_path / name).write_text(name)
+    if kind == "walk":
+        (tmp_path / "folder").mkdir()
+
+    async def begun() -> Any:
+        listing = LISTINGS[kind](tmp_path)
+        await listing.__anext__()
+        return listing
+
+    async def rest(listing: Any) -> int:
+        return sum([1 async for _ in listing])
+
+    async def listed(listing: Any) -> Any:
+        return await listing
+
+    with start_blocking_portal() as portal:
+        listing = portal.call(begun)
+        for use in (partial(listed, listing), listing.aclose):
+            with pytest.raises(RuntimeError, match="another thread"):
+                await use()
+        assert portal.call(rest, listing) == 1
+
+
 # ---- a spooled file, which has no descriptor while it is in memory
 
 

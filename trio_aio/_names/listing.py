@@ -112,8 +112,10 @@ class Listing(NotCopied, Generic[T]):
         A task that waits for the next entry meanwhile gets none: its loop ends. One that awaits the list gets RuntimeError.
         """
         self._used = True
+        context = checked_context(self._given)
+        context._check()
         self._close()
-        await checked_context(self._given)._checkpoint()
+        await context._checkpoint()
 
     def _close(self) -> None:
         self._closed_in_step = self._stepping
@@ -144,12 +146,14 @@ class Listing(NotCopied, Generic[T]):
             await raise_if_cancelled()
             await shielded_checkpoint()
             return None
+        context = self._given = checked_context(self._given)
+        context._check()  # before anything has happened: a call of another thread must not end it
         if self._stepping:
             raise RuntimeError("another task is waiting for the next entry: iterate in one task, or make a listing for each")
         try:  # twice: an interrupt may come in front of a `finally`
             try:
                 self._stepping = True
-                batch = await self._more()
+                batch = await self._more(context)
             finally:
                 self._stepping = False
         finally:
@@ -158,8 +162,7 @@ class Listing(NotCopied, Generic[T]):
                 self._release()
         return None if self._ended else batch
 
-    async def _more(self) -> list[T] | None:
-        context = self._given = checked_context(self._given)
+    async def _more(self, context: AIOContext) -> list[T] | None:
         try:
             if self._guard is None:
                 batch = await self._next_batch(context)

@@ -17,7 +17,7 @@ from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import os_error
 from trio_aio._files import whole
 from trio_aio._memory.exports import hold, private_memory
-from trio_aio._names.calls import check_context, checked_context, encoded
+from trio_aio._names.calls import check_context, encoded
 from trio_aio._names.listing import Listing
 from trio_aio._requests.contents import ReadMany
 from trio_aio._requests.opening import AT_FDCWD
@@ -85,9 +85,8 @@ class FileContents(Listing[Found]):
     async def _data(self) -> list[bytes | OSError]:
         return [data for _, data in await self._all()]
 
-    async def _more(self) -> list[Found] | None:
+    async def _more(self, context: AIOContext) -> list[Found] | None:
         # An error of a file does not end the iteration.
-        context = self._given = checked_context(self._given)
         if not self._found:
             try:
                 batch = await self._next_batch(context)
