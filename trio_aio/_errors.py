@@ -1,4 +1,4 @@
-"""The exceptions for the kernel's errnos, in one place, and the one for what cannot be copied.
+"""The exceptions for the kernel's errnos, in one place, and those for what cannot be copied, used twice, or moved as bytes.
 
 The kernel may report the same error in two ways: a system call returns it, or the event of a request has it as a negative result. So these
 functions take an errno of either sign, and return the subclass of OSError that Python has for it.
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import NoReturn, SupportsIndex
 
-__all__ = ("NotCopied", "aio_limit", "os_call_error", "os_error", "setup_error", "shown")
+__all__ = ("NotCopied", "aio_limit", "os_call_error", "os_error", "refuse_objects", "setup_error", "shown")
+
+_FIELD_NAMES = re.compile(":[^:]*:")  # in the format of a buffer
 
 
 class NotCopied:
@@ -37,6 +40,12 @@ class UsedOnce(NotCopied):
         if self._used:
             raise RuntimeError(f"this {shown} was awaited or entered before: make another")
         self._used = True
+
+
+def refuse_objects(buffer: object, layout: str) -> None:
+    """Raise TypeError if a buffer of this format (PEP 3118) has Python objects, which are pointers."""
+    if "O" in layout and "O" in _FIELD_NAMES.sub("", layout):
+        raise TypeError(f"a buffer of bytes or numbers is required, not {type(buffer).__name__!r} of Python objects")
 
 
 def os_error(code: int, filename: object = None, detail: str = "", filename2: object = None) -> OSError:

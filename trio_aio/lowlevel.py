@@ -18,7 +18,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import re
 import threading
 import time
 from enum import IntEnum, IntFlag
@@ -26,7 +25,7 @@ from itertools import starmap
 from os import EFD_CLOEXEC, EFD_NONBLOCK, EFD_SEMAPHORE, eventfd, eventfd_read, eventfd_write
 from typing import TYPE_CHECKING, NamedTuple
 
-from trio_aio._errors import NotCopied, os_error, setup_error
+from trio_aio._errors import NotCopied, os_error, refuse_objects, setup_error
 from trio_aio._native import ffi, lib
 
 if TYPE_CHECKING:
@@ -56,7 +55,6 @@ __all__ = (
 
 _NANOSECONDS = 1_000_000_000
 _EVENT_SIZE = ffi.sizeof("struct io_event")
-_FIELD_NAMES = re.compile(":[^:]*:")  # in the format of a buffer
 _NO_FD = 0xFFFFFFFF  # -1 in the iocb's unsigned field: EBADF
 
 # The kernel writes an event before we read it, so the memory of many events need not be zeroed in each call.
@@ -476,14 +474,8 @@ def _export(buffer: ReadableBuffer, writable: bool) -> CData:
             raise BufferError(f"a read needs a writable buffer, which this {type(buffer).__name__} is not")
         if not view.c_contiguous:
             raise BufferError("the buffer must be contiguous, in C order")
-        if _holds_objects(view.format):
-            raise TypeError(f"a buffer of bytes or numbers is required, not {type(buffer).__name__!r} of Python objects")
+        refuse_objects(buffer, view.format)
     return ffi.from_buffer("char[]", buffer, writable)
-
-
-def _holds_objects(layout: str) -> bool:
-    """Return whether a buffer of this format (PEP 3118) has Python objects, which are pointers."""
-    return "O" in layout and "O" in _FIELD_NAMES.sub("", layout)
 
 
 def _unsigned_fd(fd: int) -> int:

@@ -591,7 +591,7 @@ def test_read_into_read_only_buffer_is_refused(fd: int, buffer: Any) -> None:
         (numpy.zeros(4)[::2], BufferError),
         (numpy.zeros(4)[::-1], BufferError),
     ],
-    ids=repr,
+    ids=["text", "None", "int", "list", "steps", "backwards", "Fortran order", "array with steps", "array backwards"],
 )
 def test_buffer_that_is_not_contiguous_is_refused(fd: int, buffer: Any, error: type[Exception]) -> None:
     for make in (lambda: IOCB.pread(fd, buffer, 0), lambda: IOCB.pwrite(fd, buffer, 0), lambda: IOCB.pwritev(fd, [buffer], 0)):

@@ -7,9 +7,9 @@ import mmap
 import sys
 from typing import TYPE_CHECKING, Any
 
+from trio_aio._errors import refuse_objects
 from trio_aio._memory.mappings import is_anonymous, look_up, owner_of
 from trio_aio._native import ffi, lib
-from trio_aio.lowlevel import _holds_objects
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,14 +102,13 @@ def _check(buffer: ReadableBuffer, writable: bool) -> None:
         if dtype is None:
             raise
         flags: Any = buffer.flags  # type: ignore[attr-defined]
-        readonly, contiguous, has_objects = not flags.writeable, flags.c_contiguous, dtype.hasobject
+        readonly, contiguous, layout = not flags.writeable, flags.c_contiguous, "O" if dtype.hasobject else ""
     else:
         with view:
-            readonly, contiguous, has_objects = view.readonly, view.c_contiguous, _holds_objects(view.format)
+            readonly, contiguous, layout = view.readonly, view.c_contiguous, view.format
     if not contiguous:
         raise BufferError("the buffer must be contiguous, in C order")
-    if has_objects:
-        raise TypeError(f"a buffer of bytes or numbers is required, not {type(buffer).__name__!r} of Python objects")
+    refuse_objects(buffer, layout)
     if writable and readonly:
         raise TypeError(f"a read needs a writable bytes-like object, not {type(buffer).__name__!r}")
 

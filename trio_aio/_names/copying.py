@@ -293,6 +293,7 @@ async def copy_tree(
     Cancelled: between two requests. Each file is copied as by `copy_file`.
     """
     used, depth = checked_context(context), checked_depth(depth)
+    used._check()
     flags = _flags(follow_symlinks, preserve_metadata, False)
     with _Ends(used, os.fspath(source), os.fspath(target)) as ends:
         if not exist_ok:
