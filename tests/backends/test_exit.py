@@ -112,7 +112,7 @@ def device(_filesystem: Misbehaving) -> Iterator[Misbehaving]:
 @pytest.mark.parametrize(
     "end", ["return", "drop all", pytest.param("exit", marks=pytest.mark.slow), pytest.param("drop", marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("direct", ["buffered", "direct"])
+@pytest.mark.parametrize("direct", ["buffered", pytest.param("direct", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("library", ["ASYNCIO", "TRIO"])
 def test_exit_frees_no_memory_in_flight(device: Misbehaving, tmp_path: Path, library: str, direct: str, end: str) -> None:
     name = f"file{next(_numbers)}"  # none of its pages is cached

@@ -111,7 +111,7 @@ anyio.run(use, lose_files(how, path), backend=library)
 """
 
 
-@pytest.mark.parametrize("how", ["hook", "chroot"])
+@pytest.mark.parametrize("how", ["chroot", pytest.param("hook", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("library", ["trio", "asyncio"])
 @pytest.mark.parametrize("order", ["EARLY", "LATE", "BOTH"])
 def test_nothing_is_imported_late(disk: Path, order: str, library: str, how: str) -> None:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize(
     "case",
     [
-        *("only_asyncio", "both_at_once", "trio_inside_of_asyncio", "two_loops"),
-        *("cancelled_by_asyncio", "cancelled_by_trio", "file_of_trio", "file_of_asyncio"),
+        *("both_at_once", "trio_inside_of_asyncio", "cancelled_by_asyncio", "cancelled_by_trio"),
+        *(pytest.param(case, marks=pytest.mark.slow) for case in ("only_asyncio", "two_loops", "file_of_trio", "file_of_asyncio")),
     ],
 )
 def test_files_on_both_sides(disk: Path, case: str) -> None:

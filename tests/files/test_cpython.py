@@ -83,6 +83,10 @@ SKIPPED = {
         "test_line_buffering",
         "test_bufio_write_through",
     ),
+    "it starts another interpreter, which writes to sys.stdout or sys.stderr: no file of ours": (
+        "test_daemon_threads_shutdown_stdout_deadlock",
+        "test_daemon_threads_shutdown_stderr_deadlock",
+    ),
     "a file that is dropped is closed by the context, without calls that Python code could override": (
         "test_destructor",
         "test_override_destructor",
@@ -135,6 +139,7 @@ class TextIOWrapperTest(textio.CTextIOWrapperTest):
     io = io
     open = staticmethod(open_synchronously)
     TextIOWrapper = TextOverBytesIO
+    test_seek_and_tell = pytest.mark.slow(textio.CTextIOWrapperTest.test_seek_and_tell)
 
 
 def _complete(case: type) -> None:

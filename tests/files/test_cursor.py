@@ -61,7 +61,8 @@ def requests(file: AsyncFile) -> int:
         b"x" * 300_000 + b"\n" + b"y" * 300_000,
         b"".join(LINES),
         content(200_000),
-        b"\n" * 100_000,
+        b"\n" * 10_000,
+        pytest.param(b"\n" * 100_000, marks=pytest.mark.slow),
     ],
     ids=lambda data: f"{len(data)} bytes, {data.count(10)} lines",
 )

@@ -94,7 +94,7 @@ async def _through_writer(file: AsyncFile, data: memoryview) -> int:
 
 
 @pytest.mark.parametrize("direct", [False, True], ids=["buffered", "direct"])
-@pytest.mark.parametrize("loop", ["trio", "asyncio"])
+@pytest.mark.parametrize("loop", ["trio", pytest.param("asyncio", marks=pytest.mark.slow)])
 def test_memory_that_is_gone_is_efault(disk: Path, direct: bool, loop: str) -> None:
     path, _ = make_file(disk, SIZE)
     program = """

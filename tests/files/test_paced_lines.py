@@ -61,7 +61,7 @@ async def longest_wait(file: Any, time: Time, works: list[float]) -> tuple[int, 
 
 
 @pytest.mark.parametrize(("mode", "arguments"), MODES)
-@pytest.mark.parametrize("work", [1e-7, 2e-5, 5e-3, pytest.param(3e-6, marks=pytest.mark.slow), pytest.param(3e-4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("work", [1e-7, 5e-3, *(pytest.param(seconds, marks=pytest.mark.slow) for seconds in (3e-6, 2e-5, 3e-4))])
 async def test_other_tasks_run_each_millisecond(tmp_path: Path, time: Time, mode: str, arguments: dict[str, Any], work: float) -> None:
     path = tmp_path / "file"
     path.write_text("a line\n" * 30_000, encoding=arguments.get("encoding", "ascii"))
