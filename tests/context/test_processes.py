@@ -21,7 +21,7 @@ ROUNDS = int(os.environ.get("TRIO_AIO_ROUNDS", "1"))  # so many times more repet
 # ---- children
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
 def test_multiprocessing_works_with_requests_in_flight(disk: Path, tmp_path: Path, method: str) -> None:
     path, _ = make_file(disk)
     program = tmp_path / "program.py"

@@ -194,7 +194,7 @@ def test_install_and_uninstall_in_several_threads_leave_the_originals() -> None:
     before = trio.open_file, anyio.open_file, vars(trio.Path)["open"], vars(anyio.Path)["open"]
 
     def toggle() -> None:
-        for _ in range(20):
+        for _ in range(8):
             install()
             uninstall()
 

@@ -188,9 +188,9 @@ KINDS = pytest.mark.parametrize(
     ("make", "short"),
     [
         (short_reads_that_set_the_time, True),
-        *((short_reads, True), (short_reads, False), (pieces, False), (writes, False), (worker_reads, False)),
-        *((syncs, False), (names, False)),
-        *((overwrites, True), (ordered_overwrites, True)),
+        *((short_reads, True), (pieces, False), (writes, False), (worker_reads, False), (syncs, False), (names, False)),
+        *((overwrites, True), pytest.param(short_reads, False, marks=pytest.mark.slow)),
+        pytest.param(ordered_overwrites, True, marks=pytest.mark.slow),
     ],
 )
 

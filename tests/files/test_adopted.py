@@ -67,7 +67,7 @@ async def child(command: list[str], **streams: Any) -> bytes:
 
 
 @pytest.mark.parametrize("redirect", [">", ">>"])
-@pytest.mark.parametrize("mode", ["wb", "ab", "r+b", "w", "a"])
+@pytest.mark.parametrize("mode", ["wb", "a", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("ab", "r+b", "w"))])
 def test_output_of_a_program_is_in_order_with_print_and_children(disk: Path, redirect: str, mode: str) -> None:
     program = disk / "program.py"
     program.write_text(
@@ -104,7 +104,7 @@ def test_output_of_a_program_is_in_order_with_print_and_children(disk: Path, red
     assert out.read_text() == start + wanted
 
 
-@pytest.mark.parametrize("call", ["read(10)", "readline()", "__anext__()"])
+@pytest.mark.parametrize("call", ["readline()", "__anext__()", pytest.param("read(10)", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", ["rb", "r"])
 def test_input_of_a_program_is_read_on_by_the_next(disk: Path, call: str, mode: str) -> None:
     program = f"""
