@@ -354,7 +354,8 @@ async def compare_mode(folder: pathlib.Path, kind: str, mode: str) -> None:
                 await ours.rollover()
                 theirs.flush()
             assert os.pread(ours.fileno(), 10, 0) == os.pread(theirs.fileno(), 10, 0) == b"aXc"
-            assert (ours.readable(), ours.writable()) == (theirs.readable(), theirs.writable())
+            if hasattr(theirs, "readable"):  # Python 3.10 has none for spooled files
+                assert (ours.readable(), ours.writable()) == (theirs.readable(), theirs.writable())
 
 
 # ---- spooled
