@@ -330,8 +330,8 @@ class PositionalFile(OpenedFile):
         """Wait for the file's own requests, and close it, whatever the caller's scope says. close(2).
 
         New calls raise ValueError from now on. A second call is a checkpoint and no more. Cancelled: raised when the file is closed. With
-        ``abandon_on_cancel``, it does not wait for requests that were abandoned, nor, cancelled, for any: the engine closes the descriptor
-        when they have completed.
+        ``abandon_on_cancel``, it does not wait for requests that were abandoned, nor, cancelled, for any, not even for close(2): the engine
+        closes the descriptor when they have completed.
         OSError: the descriptor is closed all the same. It is raised before Cancelled, which stays due.
         """
         await self._close()
