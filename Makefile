@@ -38,8 +38,9 @@ PARALLEL = -n auto --maxprocesses 4 --dist worksteal
 test: $(READY) ## Run the tests that can run here, except the slow ones; ARGS goes to pytest
 	$(RUN) -m pytest $(PARALLEL) -m "not slow" $(ARGS)
 
+# Slow tests install packages and run the suites of other projects: each may take five minutes, and not one, before it counts as hung.
 test-all: $(READY) ## Run all tests; then all but the slow ones on Python 3.10
-	$(RUN) -m pytest $(PARALLEL) $(ARGS)
+	$(RUN) -m pytest $(PARALLEL) -o faulthandler_timeout=300 $(ARGS)
 ifneq ($(VENV),.venv/3.10)
 	@p='$(call find,python3.10 $(call pyenv,3.10),== (3$(comma) 10))'; \
 	if [ -n "$$p" ]; then $(MAKE) --no-print-directory test PYTHON="$$p"; else echo 'Python 3.10 was not found'; fi
