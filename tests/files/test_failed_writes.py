@@ -54,7 +54,7 @@ HOW = pytest.mark.parametrize("how", ["path", "adopted", "given away"])
 
 @HOW
 @pytest.mark.parametrize("mode", ["wb", "ab"])
-@pytest.mark.parametrize(("size", "count"), [(100_000, 60), (7, 600_000), (3_000_000, 2), (1 << 20, 4)])
+@pytest.mark.parametrize(("size", "count"), [(100_000, 60), pytest.param(7, 600_000, marks=pytest.mark.slow), (3_000_000, 2), (1 << 20, 4)])
 async def test_failed_writelines_counts_bytes_of_all_lines(disk: Path, how: str, mode: str, size: int, count: int) -> None:
     path, limit = disk / "file", 3_456_789
     with opened_as(path, how, mode) as (name, prepare):

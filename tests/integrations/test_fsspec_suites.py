@@ -14,7 +14,7 @@ from trio_aio.integrations.fsspec import AioFileSystem
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.usefixtures("fsspec_loop")
+pytestmark = [pytest.mark.usefixtures("fsspec_loop"), pytest.mark.slow]
 
 
 class Fixtures(abstract.AbstractFixtures):  # type: ignore[misc]
