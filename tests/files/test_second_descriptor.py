@@ -16,7 +16,7 @@ from trio_aio.testing import FaultyContext
 
 from ..conftest import need
 from ..support import programs
-from ..support.files import BLOCK, make_file, opened
+from ..support.files import BLOCK, make_file, opened, opened_paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,7 @@ def run(program: str, *values: object) -> str:
 
 def open_descriptors(path: Path) -> int:
     """Return how many descriptors of a file this process has."""
-    return sum(os.path.realpath(f"/proc/self/fd/{entry}") == str(path.resolve()) for entry in os.listdir("/proc/self/fd"))
+    return opened_paths().count(str(path.resolve()))
 
 
 @pytest.fixture

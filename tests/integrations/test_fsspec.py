@@ -29,7 +29,7 @@ from trio_aio.integrations import fsspec as integration
 from trio_aio.integrations.batches import DEPTH
 from trio_aio.integrations.fsspec import AioFileSystem
 
-from ..support.files import content
+from ..support.files import content, opened_paths
 from ..support.programs import check
 
 if TYPE_CHECKING:
@@ -571,11 +571,6 @@ def test_open_async_file_that_is_dropped_warns_and_is_closed(tmp_path: Path) -> 
 
     asyncio.run(main())
     assert str(path) not in opened_paths()
-
-
-def opened_paths() -> list[str]:
-    """Return the paths of the files that this process has open."""
-    return [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
 
 
 @pytest.mark.parametrize("call", ["cat", "cat_ranges", "cat_ranges from the end", "copy", "pipe", "open_async"])

@@ -20,7 +20,7 @@ from anyio.lowlevel import checkpoint
 
 from trio_aio import AIOContext, open_aio
 
-from ..support.files import BLOCK, content, make_file
+from ..support.files import BLOCK, content, make_file, opened_paths
 from ..support.page_cache import evict
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ async def test_direct_read_of_growing_file_returns_whole_appends(disk: Path) -> 
 
 def _opened(path: Path) -> int:
     """Count the descriptors of a file."""
-    return sum(os.path.realpath(f"/proc/self/fd/{entry}") == str(path.resolve()) for entry in os.listdir("/proc/self/fd"))
+    return opened_paths().count(str(path.resolve()))
 
 
 def _others_may_lock(path: Path) -> bool:

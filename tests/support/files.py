@@ -6,7 +6,7 @@ import functools
 import os
 import random
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -55,6 +55,15 @@ def is_open(fd: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def opened_paths() -> list[str]:
+    """Return what the descriptors of this process lead to. A thread may close some meanwhile."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return found
 
 
 @contextmanager
