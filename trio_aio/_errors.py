@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import NoReturn, SupportsIndex
 
-__all__ = ("NotCopied", "aio_limit", "os_call_error", "os_error", "refuse_objects", "setup_error", "shown")
+__all__ = ("NotCopied", "UsedOnce", "aio_limit", "os_call_error", "os_error", "refuse_objects", "setup_error", "shown")
 
 _FIELD_NAMES = re.compile(":[^:]*:")  # in the format of a buffer
 

@@ -6,9 +6,8 @@ make it return instead: RWF_NOWAIT covers none of these.
 
 What we do about it. The kernel lane fills the iocbs as usual, and hands those that may sleep to a thread (submitter.c), at once if the
 lane was empty, otherwise at the end of the tick; small overwrites also as soon as there are eight. A request that the thread has not taken
-can still be withdrawn. One device has one thread for each
-direction and one for polls, so a device that hangs holds up no other. The thread needs no GIL and no Python object. It starts with the
-first hand-over.
+can still be withdrawn. One device has one thread for each direction and one for polls, so a device that hangs holds up no other. The thread
+needs no GIL and no Python object. It starts with the first hand-over.
 """
 
 from __future__ import annotations
