@@ -84,7 +84,7 @@ async def _copied(used: AIOContext, source: Name, target: Name, flags: int, *, s
     except OSError as error:
         raise _explained(error, copy) from None
     finally:
-        await _give_up(used, copy)
+        await _discard(used, copy)
     return copy.copied
 
 
@@ -103,7 +103,7 @@ def _explained(error: OSError, copy: CopyState) -> BaseException:
     return error
 
 
-async def _give_up(context: AIOContext, copy: CopyState) -> None:
+async def _discard(context: AIOContext, copy: CopyState) -> None:
     """Remove what a copy has made that is not complete, also in a cancelled scope."""
     if not copy.is_open:
         return
@@ -162,7 +162,7 @@ class _TreeCopy:
             return True
         finally:
             try:
-                await self._give_up_all()
+                await self._discard_all()
             finally:
                 self._reader.release()  # only now: the copies start from the descriptor of the source
 
@@ -239,7 +239,7 @@ class _TreeCopy:
         except OSError as error:
             self.report(error)
 
-    async def _give_up_all(self) -> None:
+    async def _discard_all(self) -> None:
         """Wait for the copies that have started, and remove what is not complete, also in a cancelled scope."""
         backend = self._context._backend
         assert backend is not None
@@ -250,7 +250,7 @@ class _TreeCopy:
                     if request.state is not State.CREATED:  # otherwise the context was closed before it could be submitted
                         await wait_shielded(backend, request)
                     self._copying.popleft()
-                    await _give_up(self._context, request.copy)
+                    await _discard(self._context, request.copy)
 
     def report(self, error: BaseException) -> None:
         """Let `on_error` take an OSError, or raise it."""

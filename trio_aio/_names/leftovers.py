@@ -141,12 +141,12 @@ async def take_back(context: AIOContext, path: Any, error: BaseException, *, dir
     backend = context._backend
     if backend is None:  # a child of fork: it is the parent's
         return
-    remove_in_thread = partial(remove_later, context, os.rmdir if directory else os.unlink, path)
+    remove_without_waiting = partial(remove_later, context, os.rmdir if directory else os.unlink, path)
     if not isinstance(error, Exception) and not backend.is_native(error):
         # The coroutine is thrown away, or interrupted: it should wait for nothing any more.
-        remove_in_thread()
+        remove_without_waiting()
         return
     try:
         await run_to_the_end(context, partial(remove_name, context, path, directory=directory))
     except Exception:
-        remove_in_thread()
+        remove_without_waiting()
