@@ -95,6 +95,39 @@ async def test_cancelled_step_loses_no_chunk(disk: Path, direct: bool) -> None:
             break
 
 
+async def test_direct_chunks_stay_in_aligned_memory_until_they_are_taken(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, data = make_file(disk, 64 * BLOCK)
+    async with AIOContext() as context, open_aio(path, direct=True, context=context) as file:
+        pool = context._engine.buffers  # type: ignore[union-attr]
+        chunks = file.chunks(8 * BLOCK, depth=4)
+        got = [await chunks.__anext__()]
+        await until_idle(context)
+        assert pool.kept == 4
+        with monkeypatch.context() as patch:
+            patch.setattr("trio_aio._requests.direct.KeptRead.copy", no_memory)
+            with pytest.raises(MemoryError):
+                await chunks.__anext__()
+        got += await gathered(chunks)
+        assert b"".join(got) == data
+        assert pool.kept == 0
+        assert not any(slab.page.in_use for slabs in pool._free.values() for slab in slabs)
+
+
+async def test_context_that_is_closed_before_chunks_are_taken_leaves_the_rest_to_their_object(disk: Path) -> None:
+    path, data = make_file(disk, 64 * BLOCK)
+    async with AIOContext() as context, open_aio(path, direct=True, context=context) as file:
+        chunks = file.chunks(8 * BLOCK, depth=4)
+        assert await chunks.__anext__() == data[: 8 * BLOCK]
+        await until_idle(context)
+    with pytest.raises(RuntimeError, match="closed"):
+        await chunks.__anext__()
+    await chunks.aclose()
+
+
+def no_memory(request: object) -> bytes:
+    raise MemoryError
+
+
 async def test_second_task_waiting_for_a_chunk_is_refused(disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext(max_workers=1) as context, open_aio(path, context=context) as file:

@@ -26,7 +26,7 @@ from trio_aio._engine.descriptor import describe
 from trio_aio._engine.withdrawal import cancel_or_abandon
 from trio_aio._errors import NotCopied
 from trio_aio._memory.exports import hold, new_bytes
-from trio_aio._requests.direct import WidenedRead, fits_slab
+from trio_aio._requests.direct import KeptRead, fits_slab
 from trio_aio._requests.transfer import Read
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class PendingRead:
         # None if the request has memory of its own.
         self.memory: bytes | bytearray | None = None
         if descriptor.direct and fits_slab(descriptor, offset, size):
-            self.request: Read = WidenedRead(descriptor, size, offset, 0)
+            self.request: Read = KeptRead(descriptor, size, offset)
         else:
             self.memory = new_bytes(size, for_worker=True)
             export = hold(self.memory)
@@ -66,8 +66,8 @@ class PendingRead:
         if n < 0:
             raise request.error()
         if memory is None:
-            assert isinstance(request, WidenedRead)
-            return request.data
+            assert isinstance(request, KeptRead)
+            return request.copy()
         return memory if n == self.size and isinstance(memory, bytes) else await shortened(context._backend, memoryview(memory)[:n])
 
 
@@ -145,7 +145,7 @@ class Chunks(NotCopied):
 
     def _advance(self, at_end: bool) -> None:
         """Remove the chunk that is about to be returned, and start further reads."""
-        self._ahead.popleft()
+        self._ahead.popleft().request.let_go(self._engine)
         if not self._ahead and not at_end and not self._descriptor.order.closing:
             self._look_up_size(confirmed=True)
         # When the file was closed while this step waited, the next step raises the error.

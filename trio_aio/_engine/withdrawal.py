@@ -222,8 +222,10 @@ def resume_close(engine: Host, order: Order) -> None:
 
 
 def cancel_or_abandon(engine: Host, request: Request) -> None:
-    """Cancel a request, or let it run on with no task waiting. Nothing if it has ended."""
-    if not request.finished and not engine.cancel(request):
+    """Cancel a request, or let it run on with no task waiting. If it has ended, nobody takes what it has read."""
+    if request.finished:
+        request.let_go(engine)
+    elif not engine.cancel(request):
         abandon(engine, request)
 
 

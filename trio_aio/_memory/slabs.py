@@ -118,6 +118,7 @@ class BufferPool:
         self._uncut: list[HugePage] = []
         self._free: dict[int, list[Slab]] = {}
         self._cut: int = 0  # pages
+        self.kept: int = 0  # slabs of completed reads whose bytes were not taken yet
 
     def prepare(self) -> None:
         """Have memory made for the first request."""
@@ -174,9 +175,10 @@ class BufferPool:
         self._uncut, _ = uncut, self._arenas.append(arena)
 
     def clear(self) -> None:
-        """Return all memory to the kernel. Nothing may use any of it."""
-        for arena in self._arenas:
-            arena.unmap()
+        """Return all memory to the kernel. No request may use any of it. Slabs that are kept keep their arena until they are dropped."""
+        if not self.kept:
+            for arena in self._arenas:
+                arena.unmap()
         self._arenas.clear()
         self._uncut.clear()
         self._free.clear()

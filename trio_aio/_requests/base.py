@@ -171,6 +171,9 @@ class Request:
     def release_memory(self, engine: Host) -> None:
         """Return memory to its pool, and hold the caller's no longer. The request has ended, or never ran."""
 
+    def let_go(self, engine: Host) -> None:
+        """Return to its pool what the completed request has kept for a task: it has taken that, or never will."""
+
     # ---- cancellation
 
     def cancel(self, engine: Host) -> bool:

@@ -15,6 +15,7 @@ The life of aligned memory, a `Slab`:
 - in flight: its address is in an iocb or in a worker's slot, so the device may write to it. The request owns it.
 - copied out: `settle` makes `bytes` of it, or fills the caller's buffer.
 - returned: `complete_kernel` returns it to the pool in the usual case, and `release_memory` in all others. It is used again at once.
+- kept: a `KeptRead` that has completed keeps it, uncopied, until its bytes were taken: `let_go` returns it.
 - abandoned: no task waits any more, so nothing is copied out. The slab stays with the request, and returns when the completion is taken.
 - withdrawn: the request never ran; the slab returns at once.
 """
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from trio_aio._memory.slabs import Slab
 
 __all__ = (
-    *("SlabWrite", "BufferedAppend", "BufferedWrite", "BufferedWriteVector", "WidenedRead"),
+    *("SlabWrite", "BufferedAppend", "BufferedWrite", "BufferedWriteVector", "KeptRead", "WidenedRead"),
     *("fits_slab", "is_block_write", "is_read_aligned", "is_write_aligned", "read_worker_path", "widened", "write_worker_path"),
 )
 
@@ -276,6 +277,44 @@ class WidenedRead(InSlab, Read):
         else:
             slab.scatter(self.exports, count, self.before)
             self.exports = ()
+
+
+class KeptRead(WidenedRead):
+    """A read of a direct file ahead of its consumer. The bytes stay in the slab until they are taken, one read at a time.
+
+    A disk completes several at once. Copied as they complete, 1 MiB in 100 us, they would be late together, and the disk would stand
+    still meanwhile: the next reads start when a task has run.
+    """
+
+    __slots__ = ("kept",)
+
+    def __init__(self, descriptor: Descriptor, size: int, offset: int) -> None:
+        super().__init__(descriptor, size, offset, 0)
+        self.kept: bool = False
+
+    def complete_kernel(self, engine: Host, token: int, result: int) -> None:
+        Read.complete_kernel(self, engine, token, result)
+
+    def _take_data(self, engine: Host, slab: Slab, result: int) -> None:
+        self.result = max(0, min(result - self.before, self.size))
+        if self.size != self.nbytes:
+            engine.bounced_bytes += self.result
+
+    def release_memory(self, engine: Host) -> None:
+        if self.state is _COMPLETED and self.result > 0 and not (self.abandoned or self.cancel_accepted):
+            if not self.kept:
+                self.kept, engine.buffers.kept = True, engine.buffers.kept + 1
+        else:
+            super().release_memory(engine)
+
+    def copy(self) -> bytes:
+        """Return the bytes of a completed read that has not failed. They can be copied again until `let_go`."""
+        return self.slab.copy_out(self.result, self.before) if self.slab is not None else b""
+
+    def let_go(self, engine: Host) -> None:
+        if self.kept:
+            self.kept, engine.buffers.kept = False, engine.buffers.kept - 1
+            super().release_memory(engine)
 
 
 class SlabWrite(InSlab, Write):
