@@ -191,7 +191,7 @@ def _load(row: Row, result: Result, files: Files, sizes: Sizes, piece: int, seco
     path = files.path(file)
     if row.cold or row.whole:
         files.settle()
-    elif not row.direct:
+    if not (row.cold or row.direct or file == "none"):
         files.warm(path)
     return Load(
         path,
