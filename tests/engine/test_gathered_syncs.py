@@ -11,6 +11,7 @@ from anyio import create_task_group
 from trio.testing import MockClock
 
 from trio_aio import open_aio
+from trio_aio._engine.sync_cost import SyncCost
 from trio_aio._requests.base import State
 from trio_aio._requests.sync import Sync
 
@@ -97,6 +98,50 @@ def test_gathered_sync_can_be_cancelled_and_leaves_nothing(file: tuple[Path, byt
         assert descriptor.order.leases == 0
         lp.run(Sync(descriptor, data_only=True))
         assert made == [1]
+
+
+def test_gathering_pays_where_a_sync_takes_longer_than_the_loop_needs_for_those_who_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("trio_aio._engine.sync_cost.perf_counter", lambda: now)
+
+    def sync(seconds: float, sharers: int) -> None:
+        nonlocal now
+        cost.note_start(sharers)
+        now += seconds
+        cost.note_end()
+
+    cost = SyncCost()
+    assert cost.pays  # not known yet
+    for _ in range(20):
+        sync(0.005, 16)
+    assert cost.pays
+    for _ in range(20):
+        sync(0.0002, 16)
+    assert not cost.pays
+    sync(0.005, 16)  # it waited for the event loop: once says nothing
+    assert not cost.pays
+    for _ in range(20):
+        sync(0.005, 16)
+    assert cost.pays
+    for _ in range(20):
+        sync(0.0002, 1)
+    assert cost.pays
+
+
+def test_syncs_start_at_once_where_gathering_does_not_pay(file: tuple[Path, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    with loop(gather=True) as lp, opened(file[0], os.O_RDWR) as fd:
+        descriptor = lp.descriptor(fd)
+        made = syncs_made(lp)
+        monkeypatch.setattr(SyncCost, "note_end", lambda cost: None)
+        descriptor.order._cost.pays = False
+        first, *others = syncs = [Sync(descriptor, data_only=True) for _ in range(5)]
+        lp.submit(*syncs)
+        assert first.state is not State.HELD
+        assert made == [1]
+        lp.wait_for(*syncs)
+        assert [sync.result for sync in syncs] == [0] * 5
+        assert made == [2]
+        assert all(sync.leader is others[0] for sync in others[1:])
 
 
 @pytest.mark.anyio

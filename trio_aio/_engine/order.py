@@ -3,9 +3,9 @@
 How the kernel works. Nothing orders the requests in flight: a sync may overtake a write, and close(2) takes the descriptor away from
 requests that were not submitted yet.
 
-What we do about it. A sync is held until the writes before it have ended. One that has not started serves all that are asked for
-meanwhile (group commit): at most one is in flight, and one waits. It starts at the end of a tick (`gathered_syncs`). A close is held until
-all other requests have ended. Of a file either direct writes are in flight or writes through the page cache, never both
+What we do about it. A sync is held until the writes before it have ended. One that has not started serves all that are asked for meanwhile
+(group commit): at most one is in flight, and one waits. It starts at the end of a tick (`gathered_syncs`) where that pays. A close is held
+until all other requests have ended. Of a file either direct writes are in flight or writes through the page cache, never both
 (`shared_file.Gate`).
 
 An exception (no memory) may come between any two lines. So each step that counts a lease also notes its request, in one statement, and
@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
+
+from trio_aio._engine.sync_cost import SyncCost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +33,7 @@ _SMALL = 128 << 10  # bytes: to write them to the page cache takes some microsec
 class Order:
     """Of one descriptor: how many requests lease it, and which of them wait for others."""
 
-    __slots__ = ("_close", "_syncing", "_syncs", "abandoned", "closing", "gate", "gather", "leases", "syncs", "writes")
+    __slots__ = ("_close", "_cost", "_syncing", "_syncs", "abandoned", "closing", "gate", "gather", "leases", "syncs", "writes")
 
     def __init__(self) -> None:
         self.leases: int = 0  # requests that have not ended, and calls between two requests
@@ -42,6 +44,7 @@ class Order:
         self.writes: set[Request] = set()  # not ended: the next sync waits for them
         self.syncs: set[Request] = set()  # not ended
         self._syncing: SyncRequest | None = None  # in flight
+        self._cost: SyncCost = SyncCost()
         self._syncs: deque[SyncRequest] = deque()  # wait; others follow them
         self._close: CloseRequest | None = None  # waits for all leases
 
@@ -72,10 +75,11 @@ class Order:
                 self.leases, request.leader, _, _ = self.leases + 1, leader, self.syncs.add(request), leader.followers.append(request)
                 return False
         elif self._syncing is None and not self.writes:
-            if self.gather is not None:
+            if self.gather is not None and self._cost.pays:
                 self.gather(self, later=False)  # first: what is on the list and not there does no harm
                 self.leases, _, _ = self.leases + 1, self.syncs.add(request), self._syncs.append(request)
                 return False
+            self._cost.note_start(1)
             self.leases, self._syncing, _ = self.leases + 1, request, self.syncs.add(request)
             return True
         request.waits_for = set(self.writes)
@@ -127,10 +131,12 @@ class Order:
             if request in self.writes:
                 self.leases, _ = self.leases - 1, self.writes.discard(request)
         elif request in self.syncs:
+            if request is self._syncing:
+                self._cost.note_end()
             syncing = None if request is self._syncing else self._syncing
             self.leases, self._syncing, _ = self.leases - 1, syncing, self.syncs.discard(request)
         if self._syncs and self._syncing is None and not self._syncs[0].waits_for:
-            if self.gather is not None:
+            if self.gather is not None and self._cost.pays:
                 self.gather(self, later=True)
             else:
                 self._start_sync(ready)
@@ -152,6 +158,7 @@ class Order:
             self._start_sync(ready)
 
     def _start_sync(self, ready: list[Any]) -> None:
+        self._cost.note_start(1 + len(self._syncs[0].followers))
         self._syncing, _ = self._syncs[0], ready.append(self._syncs.popleft())
 
     def holds(self, request: Request) -> bool:
