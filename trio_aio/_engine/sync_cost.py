@@ -2,7 +2,7 @@
 
 Tasks that commit together share one sync if it waits for all of them (`gathered_syncs`). Where a sync takes milliseconds, that is best.
 Some disks take 100 us. There two groups are better: the disk works for one while the event loop serves the other. 16 tasks that append and
-call fdatasync then commit 1.15 times as often. """
+call fdatasync then commit 1.15 times as often."""
 
 from __future__ import annotations
 
