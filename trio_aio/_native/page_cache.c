@@ -79,7 +79,7 @@ static int is_truthful(const struct taio_residency *r, uint64_t page)
 /* Regions of AHEAD bytes that were wholly cached some moments ago, with as much behind them. Then a mark in them starts no read-ahead, and only the
  * range itself has to be asked for: to look at 64 pages costs as much as the read. All threads share the table. Each entry is one number, 40 bits
  * of fd and region and 24 bits of time, so relaxed loads and stores do; they order nothing. Not thread-local: an extension has little room for that. */
-#define REGIONS 1024
+#define REGIONS 8192 /* 1 GiB: with fewer, regions of one large file push each other out */
 #define TIME_SHIFT 22 /* nanoseconds to units of 4.2 ms */
 #define TIME_MASK 0xffffffu
 #define REGION_KNOWN 24 /* units: 100 ms */
