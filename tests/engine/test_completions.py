@@ -343,16 +343,22 @@ def test_error_elsewhere_in_a_tick_loses_no_completion(file: tuple[Path, bytes])
         assert made.woken == writes
 
 
-def test_reaper_tick_is_bounded_in_time(file: tuple[Path, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    count, looks = 53, completions.LOOKS
-    clock = iter(i * 0.75 * completions.TURN for i in itertools.count())  # each look is three quarters of a turn after the last
+@pytest.mark.parametrize(("seconds", "served"), [(1.0, completions.FEWEST), (1e-3, 32), (0.0, 36)], ids=["slow", "as known", "fast"])
+def test_reaper_tick_is_bounded_by_what_the_loop_needs_for_it(
+    file: tuple[Path, bytes], monkeypatch: pytest.MonkeyPatch, seconds: float, served: int
+) -> None:
+    clock = itertools.count(step=seconds / 2)  # from turn to turn
     monkeypatch.setattr(completions, "perf_counter", clock.__next__)
-    with writes_done(file[0], count) as (made, writes):
-        for done in (3 * looks, 6 * looks, count):  # the first look starts the clock, the third comes too late
+    monkeypatch.setattr(completions, "TICK", 1e-3)
+    with writes_done(file[0], 53) as (made, writes):
+        made.engine.completions._cost = 1e-3 / 32  # as for 16 in half a millisecond
+        for done in (16, 16 + served):
             made.turn()
             for _ in range(2):
                 made.engine.reap(drain=False)  # as `flush` does within a turn
             assert made.woken == writes[:done]
+        while len(made.woken) < 53:
+            made.turn()
 
 
 def test_flush_of_a_late_tick_does_not_ask_for_itself_while_the_kernel_has_no_room(

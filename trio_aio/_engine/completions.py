@@ -1,7 +1,8 @@
 """Completions: taken from both lanes in one C call, and served in turns that are bounded in time.
 
 Each completion wakes a task, and devices complete many requests at once. An event loop that serves all of them, and then runs all their
-tasks, is late for everything else. So after `TURN` seconds of serving, the rest waits until other tasks have run.
+tasks, is late for everything else. So a turn serves some, and the rest waits until other tasks have run. How many is learned: as many as
+the event loop serves in `TICK` seconds, the tasks that are woken included (`_learn`).
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
     from trio_aio._engine.host import Host
     from trio_aio._engine.protocols import Group
 
-__all__ = ("TURN", "Completions")
+__all__ = ("FEWEST", "Completions")
 
-# Seconds of serving, counted from the eighth completion (LOOKS). The tasks that are woken then need three to five times as long. 300 us: an
-# idle loop is 3.3 and 5.7 ms late at p99 beside 64 and 128 direct reads; 100 us: 2.1 and 3.0 ms, at the same rate.
-TURN = 100e-6
-LOOKS = 8  # completions served between two looks at the clock
+# Seconds. Tasks that read again and again need 20 to 30 us for each completion, a tick itself as much.
+TICK = 500e-6
+# Completions in a turn. Fewer would be unfair to them where the other tasks of the program take long.
+FEWEST, MOST = 8, 128
 
 
 class Completions:
@@ -35,6 +36,9 @@ class Completions:
         self._at: int = 0  # those in front of it are served
         self._serving: bool = False
         self._late: bool = False  # they wait for the next turn
+        self._room: int = 16  # completions in a turn
+        self._cost: float = TICK / 16  # seconds for a completion and its task
+        self._began: float = 0.0  # the last turn
         self._resting: deque[Group] = deque()  # groups that continue in the next tick
         self._buffer: CompletionBuffer = CompletionBuffer(2 * engine.max_in_flight)
 
@@ -47,6 +51,8 @@ class Completions:
         self._buffer.take(engine.kernel, engine.workers, engine.event_fd if drain else -1, self.unserved)
         if self._late and not drain:
             return False  # nothing is free yet, and the next turn will ask for all that is due
+        if drain:
+            self._learn()
         self._late = False
         if drain and engine.kernel is not None:
             engine.kernel.note_turn()
@@ -58,6 +64,14 @@ class Completions:
             self._resume_groups()
         return self.serve()
 
+    def _learn(self) -> None:
+        """Note that a turn begins. If the last one was full, the event loop has served its completions and their tasks meanwhile."""
+        now = perf_counter()
+        if self._late:
+            self._cost += ((now - self._began) / self._room - self._cost) / 8
+            self._room = int(min(max(TICK / self._cost, FEWEST), MOST))
+        self._began = now
+
     def serve(self) -> bool:
         """Serve one turn of what is in `unserved`. Return whether there was anything."""
         unserved = self.unserved
@@ -68,7 +82,7 @@ class Completions:
         kernel: Any = engine.kernel
         holders: Any = None if kernel is None else kernel.holders
         at, token, request = self._at, -1, None
-        served, until = 0, 0.0
+        room = self._room
         outermost, self._serving = not self._serving, True
         whole = False
         try:
@@ -81,13 +95,9 @@ class Completions:
                 else:
                     request = self._holder(token)
                     complete(token, unserved[at + 1], unserved[at + 2])
-                served += 1
-                if served % LOOKS == 0:
-                    now = perf_counter()
-                    if not until:
-                        until = now + TURN
-                    elif now >= until:
-                        break
+                room -= 1
+                if not room:
+                    break
             whole = self._at == len(unserved)
         except BaseException as error:
             self._mend(error, at, token, request)
