@@ -349,9 +349,8 @@ def test_reaper_tick_is_bounded_by_what_the_loop_needs_for_it(
 ) -> None:
     clock = itertools.count(step=seconds / 2)  # from turn to turn
     monkeypatch.setattr(completions, "perf_counter", clock.__next__)
-    monkeypatch.setattr(completions, "TICK", 1e-3)
     with writes_done(file[0], 53) as (made, writes):
-        made.engine.completions._cost = 1e-3 / 32  # as for 16 in half a millisecond
+        made.engine.completions._cost, made.engine.completions._room = 1e-3 / 32, 16  # as for 16 in half a millisecond
         for done in (16, 16 + served):
             made.turn()
             for _ in range(2):

@@ -96,6 +96,9 @@ class Backend(Protocol):
     own_side: object
     """A quick look in this run's thread: ``side() == own_side``, unless the other library, or another loop, runs the code that calls."""
 
+    turn: float
+    """Seconds that the event loop may need for one turn of the reaper, with the tasks that it wakes."""
+
     def current(self) -> object:
         """Return the run whose task calls. RuntimeError outside a task, and in a task of the other library."""
 

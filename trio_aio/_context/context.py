@@ -137,6 +137,7 @@ class AIOContext(NotCopied, Operations):
             plug=partial(backend.at_end_of_tick, self._flush),
             hook=self._hook(),
         )
+        engine.completions.turn = backend.turn
         self._engine = engine
         self._inline = engine.inline
         # Faults of a test meet requests, and an inline call makes none.
