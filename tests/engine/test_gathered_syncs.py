@@ -133,6 +133,7 @@ def test_syncs_start_at_once_where_gathering_does_not_pay(file: tuple[Path, byte
         descriptor = lp.descriptor(fd)
         made = syncs_made(lp)
         monkeypatch.setattr(SyncCost, "note_end", lambda cost: None)
+        descriptor.order._cost = SyncCost()
         descriptor.order._cost.pays = False
         first, *others = syncs = [Sync(descriptor, data_only=True) for _ in range(5)]
         lp.submit(*syncs)

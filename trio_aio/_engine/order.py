@@ -44,7 +44,7 @@ class Order:
         self.writes: set[Request] = set()  # not ended: the next sync waits for them
         self.syncs: set[Request] = set()  # not ended
         self._syncing: SyncRequest | None = None  # in flight
-        self._cost: SyncCost = SyncCost()
+        self._cost: SyncCost | None = None  # not known yet
         self._syncs: deque[SyncRequest] = deque()  # wait; others follow them
         self._close: CloseRequest | None = None  # waits for all leases
 
@@ -75,11 +75,11 @@ class Order:
                 self.leases, request.leader, _, _ = self.leases + 1, leader, self.syncs.add(request), leader.followers.append(request)
                 return False
         elif self._syncing is None and not self.writes:
-            if self.gather is not None and self._cost.pays:
+            if self.gather is not None and (self._cost is None or self._cost.pays):
                 self.gather(self, later=False)  # first: what is on the list and not there does no harm
                 self.leases, _, _ = self.leases + 1, self.syncs.add(request), self._syncs.append(request)
                 return False
-            self._cost.note_start(1)
+            self._note_start(1)
             self.leases, self._syncing, _ = self.leases + 1, request, self.syncs.add(request)
             return True
         request.waits_for = set(self.writes)
@@ -131,12 +131,12 @@ class Order:
             if request in self.writes:
                 self.leases, _ = self.leases - 1, self.writes.discard(request)
         elif request in self.syncs:
-            if request is self._syncing:
+            if request is self._syncing and self._cost is not None:
                 self._cost.note_end()
             syncing = None if request is self._syncing else self._syncing
             self.leases, self._syncing, _ = self.leases - 1, syncing, self.syncs.discard(request)
         if self._syncs and self._syncing is None and not self._syncs[0].waits_for:
-            if self.gather is not None and self._cost.pays:
+            if self.gather is not None and (self._cost is None or self._cost.pays):
                 self.gather(self, later=True)
             else:
                 self._start_sync(ready)
@@ -158,8 +158,13 @@ class Order:
             self._start_sync(ready)
 
     def _start_sync(self, ready: list[Any]) -> None:
-        self._cost.note_start(1 + len(self._syncs[0].followers))
+        self._note_start(1 + len(self._syncs[0].followers))
         self._syncing, _ = self._syncs[0], ready.append(self._syncs.popleft())
+
+    def _note_start(self, sharers: int) -> None:
+        if self._cost is None:
+            self._cost = SyncCost()
+        self._cost.note_start(sharers)
 
     def holds(self, request: Request) -> bool:
         """Return whether a request waits here for others."""
