@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import random
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -122,6 +123,83 @@ async def test_context_that_is_closed_before_chunks_are_taken_leaves_the_rest_to
     with pytest.raises(RuntimeError, match="closed"):
         await chunks.__anext__()
     await chunks.aclose()
+
+
+@MODES
+async def test_context_that_is_closed_while_a_task_waits_for_a_chunk_starts_no_more_reads(disk: Path, direct: bool) -> None:
+    path, data = make_file(disk, 64 * BLOCK)
+    found: list[bytes] = []
+
+    async def read(chunks: Any) -> None:
+        with suppress(RuntimeError):  # "this AIOContext is closed"
+            async for chunk in chunks:
+                found.append(chunk)
+
+    async with AIOContext(max_workers=1, engine="workers") as context, create_task_group() as group:
+        file: Any = await open_aio(path, direct=direct, context=context)
+        async with busy(context) as pipe:
+            evict(path)
+            group.start_soon(read, file.chunks(16 * BLOCK, depth=2))
+            await until_blocked()
+            group.start_soon(context.aclose)
+            await until_blocked()
+            pipe.release()
+    assert found in ([data[: 16 * BLOCK]], [])
+    with suppress(RuntimeError):
+        await file.aclose()
+
+
+@MODES
+async def test_error_after_a_read_ahead_has_started_repeats_no_chunk_and_loses_none(disk: Path, direct: bool) -> None:
+    path, data = make_file(disk, 32 * BLOCK)
+    for fails_at in range(8):
+        for before in (False, True):
+            async with AIOContext() as context, open_aio(path, direct=direct, context=context) as file:
+                engine: Any = context._engine
+                submit, calls = engine.submit, iter(range(1000))
+
+                def fail(request: object, *, at: int = fails_at, before: bool = before, submit: Any = submit, calls: Any = calls) -> None:
+                    fails = next(calls) == at
+                    if fails and before:
+                        raise MemoryError
+                    submit(request)
+                    if fails:
+                        raise MemoryError
+
+                chunks, found, errors = file.chunks(4 * BLOCK, depth=3), [], 0
+                engine.submit = fail
+                try:
+                    while True:
+                        try:
+                            found.append(await chunks.__anext__())
+                        except MemoryError:
+                            errors += 1
+                        except StopAsyncIteration:
+                            break
+                finally:
+                    del engine.submit
+                assert (b"".join(found), errors) == (data, 1)
+                assert engine.buffers.kept == 0
+
+
+async def test_slab_that_the_pool_has_no_memory_to_take_back_returns_later(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, data = make_file(disk, 64 * BLOCK)
+    async with AIOContext() as context, open_aio(path, direct=True, context=context) as file:
+        pool: Any = context._engine.buffers  # type: ignore[union-attr]
+        return_slab, calls = pool.return_slab, 0
+
+        def fail(slab: object) -> None:
+            nonlocal calls
+            calls += 1
+            if calls % 3 == 1:
+                raise MemoryError
+            return_slab(slab)
+
+        monkeypatch.setattr(pool, "return_slab", fail)
+        assert b"".join(await gathered(file.chunks(8 * BLOCK, depth=4))) == data
+        assert calls > 8
+        assert pool.kept == 0
+        assert not any(slab.page.in_use for slabs in pool._free.values() for slab in slabs)
 
 
 def no_memory(request: object) -> bytes:

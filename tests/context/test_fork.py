@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ..support.files import make_file
+from ..support.files import BLOCK, make_file
 from ..support.programs import run as run_program
 
 if TYPE_CHECKING:
@@ -261,6 +261,48 @@ def test_first_fileno_in_the_child_is_refused_and_leaves_the_parents_position(di
                 assert await file.read(100) == data[100:200]
                 await shared.aclose()
         trio.run(main)
+        """,
+        path,
+    )
+
+
+def test_child_that_drops_memory_for_direct_reads_keeps_its_own(disk: Path) -> None:
+    path, _ = make_file(disk, 1024 * BLOCK)
+    run(
+        """
+        import mmap
+
+        async def main(close):
+            context = AIOContext()
+            await context.__aenter__()
+            file = await open_aio(path, "r+b", direct=True, context=context)
+            chunks, writer = file.chunks(1 << 20, depth=4), file.writer(size=1 << 20)
+            await writer.__aenter__()
+            await writer.write(b"x")
+            await chunks.__anext__()
+            while close and context._engine.buffers.kept < 3:
+                await trio.sleep(0)
+            kept = [context, file, chunks, writer]
+            if close:
+                await context.aclose()
+
+            def child():
+                own = [mmap.mmap(-1, 8 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in range(24)]
+                for memory in own:
+                    memory[0] = 1
+                kept.clear()
+                nonlocal context, file, chunks, writer
+                context = file = chunks = writer = None
+                gc.collect()
+                assert sum(memory[0] for memory in own) == 24
+
+            check(in_child(child))
+            if not close:
+                await context.aclose()
+
+        warnings.simplefilter("ignore", ResourceWarning)
+        for close in (True, False):
+            trio.run(main, close)
         """,
         path,
     )

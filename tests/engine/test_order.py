@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from trio_aio._engine.descriptor import Descriptor
+from trio_aio._engine.durability import Durability
 from trio_aio._engine.order import Order
 from trio_aio._engine.shared_file import Gate
 from trio_aio._requests.direct import BufferedWrite
@@ -138,3 +141,45 @@ def test_waiting_requests_can_be_withdrawn() -> None:
     assert leader.followers == []
     assert order.leave(write) == []
     assert (order.leases, order.writes) == (0, set())
+
+
+class NoMemory(list[Any]):
+    """A list that has no memory for what is appended, the first time."""
+
+    failed: bool = False
+
+    def append(self, item: Any) -> None:
+        if not self.failed:
+            self.failed = True
+            raise MemoryError
+        super().append(item)
+
+
+def test_request_that_may_start_is_not_lost_where_there_is_no_memory_to_note_that() -> None:
+    order, ready = Order(), NoMemory()
+    first, second = syncs(2)
+    assert (order.enter(first), order.enter(second)) == (True, False)
+    for _ in range(2):
+        try:
+            order.leave(first, ready)
+        except MemoryError:
+            assert order.holds(second)
+    assert (ready, ready.failed) == ([second], True)
+
+    gate, ready = Gate(), NoMemory()
+    direct, buffered = writes("db")
+    assert (gate.enter(direct), gate.enter(buffered)) == (True, False)
+    gate.leave(direct)
+    with pytest.raises(MemoryError):
+        gate.start_ready(ready)
+    assert gate.holds(buffered)
+    gate.start_ready(ready)
+    assert ready == [buffered]
+
+    durability, ready = Durability({}, (0, 0, 0)), NoMemory()
+    assert (durability.enter(first), durability.enter(second)) == (True, False)
+    with pytest.raises(MemoryError):
+        durability.leave(first, ready)
+    assert durability.holds(second)
+    durability.leave(first, ready)
+    assert ready == [second]

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from trio_aio._context.context import AIOContext
     from trio_aio._engine.descriptor import Descriptor
-    from trio_aio._engine.engine import Engine
 
 __all__ = ("Chunks",)
 
@@ -47,7 +46,7 @@ class PendingRead:
 
     __slots__ = ("memory", "request", "size")
 
-    def __init__(self, engine: Engine, descriptor: Descriptor, size: int, offset: int) -> None:
+    def __init__(self, descriptor: Descriptor, size: int, offset: int) -> None:
         self.size: int = size
         # None if the request has memory of its own.
         self.memory: bytes | bytearray | None = None
@@ -57,7 +56,6 @@ class PendingRead:
             self.memory = new_bytes(size, for_worker=True)
             export = hold(self.memory)
             self.request = Read(descriptor, export.address, size, offset, 0, export, descriptor.read_worker_path)
-        engine.submit(self.request)
 
     async def take(self, context: AIOContext) -> bytes:
         """Return the bytes of a completed read. OSError if it failed. Never raises Cancelled."""
@@ -131,8 +129,9 @@ class Chunks(NotCopied):
                 await wait_for(backend, oldest.request)
                 # If asyncio's own Task.cancel interrupts this, the read stays in the queue, and the next step returns it.
                 data = await oldest.take(context)
-            except OSError:
-                backend.step(self._end)
+            except (OSError, MemoryError):
+                if oldest.request.result < 0:  # otherwise there was no memory for the copy, and the next step may have it
+                    backend.step(self._end)
                 raise
             finally:
                 self._waited_for = False
@@ -144,15 +143,15 @@ class Chunks(NotCopied):
         return data
 
     def _advance(self, at_end: bool) -> None:
-        """Remove the chunk that is about to be returned, and start further reads."""
-        self._ahead.popleft().request.let_go(self._engine)
-        if not self._ahead and not at_end and not self._descriptor.order.closing:
-            self._look_up_size(confirmed=True)
-        # When the file was closed while this step waited, the next step raises the error.
-        if at_end or self._descriptor.order.closing:
+        """Start further reads, and remove the chunk that is about to be returned. If there is no memory for the reads, it stays."""
+        # When the file or the context was closed while this step waited, the next step raises the error.
+        if at_end or self._descriptor.order.closing or self._context._state != "open":
             self._end()
-        else:
-            self._read_ahead()
+            return
+        if len(self._ahead) == 1:
+            self._look_up_size(confirmed=True)
+        self._read_ahead(taken=1)
+        self._ahead.popleft().request.let_go(self._engine)
 
     def _look_up_size(self, *, confirmed: bool) -> None:
         """Find out how far reads may go ahead. confirmed: a read has just returned all that was asked for."""
@@ -164,18 +163,32 @@ class Chunks(NotCopied):
         is_right = description.blocks > 0 or (confirmed and _PAGE < description.size >= self._next)
         self._known_size = description.size if is_right else 0
 
-    def _read_ahead(self) -> None:
-        """Start reads until `depth` are in flight or complete, or the end is reached. Behind the known size: one at a time."""
+    def _read_ahead(self, taken: int = 0) -> None:
+        """Start reads until `depth` are in flight or complete, or the end is reached. Behind the known size: one at a time.
+
+        taken: so many of them are as good as taken.
+        """
         if self._known_size is None:
             self._look_up_size(confirmed=False)
         assert self._known_size is not None
-        while not self._ended and len(self._ahead) < self._depth and (not self._ahead or self._next < self._known_size):
+        while not self._ended and (ahead := len(self._ahead) - taken) < self._depth and (not ahead or self._next < self._known_size):
             size = self._size if self._stop is None else min(self._size, self._stop - self._next)
             if size <= 0 or self._next > LARGEST_OFFSET:
                 self._ended = True
                 return
-            self._ahead.append(PendingRead(self._engine, self._descriptor, size, self._next))
-            self._next += size
+            self._start(PendingRead(self._descriptor, size, self._next), self._next + size)
+
+    def _start(self, read: PendingRead, following: int) -> None:
+        """Submit a read; the next one starts at `following`. An exception (no memory) may come when it has started: then it counts."""
+        request = read.request
+        self._ahead.append(read)
+        try:
+            self._engine.submit(request)
+        finally:
+            if request.outstanding or request.finished:
+                self._next = following
+            else:
+                self._ahead.pop()
 
     def _end(self) -> None:
         """Start no more reads. Cancel those that have not started, and leave the others to the engine."""

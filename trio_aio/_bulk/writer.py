@@ -13,7 +13,6 @@ A write may fail long after `write` has accepted its data. The first error is ke
 from __future__ import annotations
 
 import errno
-import mmap
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -26,12 +25,13 @@ from trio_aio._engine.callers_memory import inspect
 from trio_aio._engine.mending import cause_of
 from trio_aio._errors import NotCopied, os_error
 from trio_aio._lanes.protocols import State
-from trio_aio._memory.exports import export_buffer, hold, private_memory
+from trio_aio._memory.exports import export_buffer, hold, private_memory, wipe_on_fork
 from trio_aio._requests.direct import BufferedAppend, BufferedWrite, is_block_write
 from trio_aio._requests.gather import gather
 from trio_aio._requests.transfer import Append, Write
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Awaitable, Callable
     from types import TracebackType
 
@@ -50,9 +50,9 @@ class PendingWrite:
     """Memory that is filled, written, and filled again."""
 
     def __init__(self, size: int) -> None:
-        # Page-aligned, as direct files require. A device may still be reading it after a fork, so a child does not share it.
+        # Page-aligned, as direct files require.
         self.memory: mmap.mmap = private_memory(size)
-        self.memory.madvise(mmap.MADV_DONTFORK)
+        wipe_on_fork(self.memory)
         self.export: Export = hold(self.memory)
         self.offset: int = 0
         self.request: Write | None = None

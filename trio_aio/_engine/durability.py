@@ -188,7 +188,7 @@ class Durability:
             return
         self._mark = 0
         if self._waiting:
-            self._syncing, _ = self._waiting[0], ready.append(self._waiting.popleft())
+            self._syncing, _, _ = self._waiting[0], ready.append(self._waiting[0]), self._waiting.popleft()  # as in `Order`
         else:
             self._syncing = None
 

@@ -159,7 +159,7 @@ class Order:
 
     def _start_sync(self, ready: list[Any]) -> None:
         self._note_start(1 + len(self._syncs[0].followers))
-        self._syncing, _ = self._syncs[0], ready.append(self._syncs.popleft())
+        self._syncing, _, _ = self._syncs[0], ready.append(self._syncs[0]), self._syncs.popleft()  # appended first: there may be no memory
 
     def _note_start(self, sharers: int) -> None:
         if self._cost is None:

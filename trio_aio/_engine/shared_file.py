@@ -75,7 +75,7 @@ class Gate:
         waiting = self.waiting
         while waiting and (not self._in_flight or _way(waiting[0]) is self._way):
             request, way, in_flight = waiting[0], _way(waiting[0]), self._in_flight + 1
-            _, request.passed_gate, self._way, self._in_flight = ready.append(waiting.popleft()), True, way, in_flight
+            _, _, request.passed_gate, self._way, self._in_flight = ready.append(waiting[0]), waiting.popleft(), True, way, in_flight
 
 
 class SharedFile:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     *("Export", "MappedExport", "Vector", "byte_count", "bytes_of", "copy_to", "export_buffer", "export_vector"),
-    *("hold", "new_bytearray", "new_bytes", "private_memory"),
+    *("hold", "new_bytearray", "new_bytes", "private_memory", "wipe_on_fork"),
 )
 
 
@@ -229,3 +229,14 @@ def private_memory(size: int) -> mmap.mmap:
         return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, OverflowError) as error:
         raise MemoryError(f"no memory for {size} bytes") from error
+
+
+_MADV_WIPEONFORK = 18  # mman.h; the module mmap does not name it
+
+
+def wipe_on_fork(memory: mmap.mmap) -> None:
+    """Let a child of fork have zeros instead of the memory, which a device may be using: it is not copied then. madvise(2), Linux 4.14.
+
+    With MADV_DONTFORK the child would have nothing there, and perhaps something of its own soon, which `memory` would unmap as it ends.
+    """
+    memory.madvise(_MADV_WIPEONFORK)

@@ -5,7 +5,7 @@ that is not contiguous in physical memory. Both cost: 16 reads of 1 MiB are subm
 pages, in 1.2 ms and 12 to 22 ms where they lie in small ones. Pages are made at the first touch, which may take longer than the read.
 
 What we do about it. Memory comes in huge pages. A worker touches each page first. A request that gets part of an untouched page waits for
-that. Then it is used again and again. With MADV_DONTFORK a child of fork gets no copy of what a device still writes to in the parent.
+that. Then it is used again and again. A child of fork gets no copy of what a device still writes to in the parent.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import mmap
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from trio_aio._memory.exports import private_memory
+from trio_aio._memory.exports import private_memory, wipe_on_fork
 from trio_aio._native import ffi
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class _Arena:
     def __init__(self, size: int) -> None:
         # One mapping for many pages: mmap(2) waits for the page faults of other threads, and the event loop must not.
         self.memory: mmap.mmap = private_memory(size + HUGE_PAGE)
-        self.memory.madvise(mmap.MADV_DONTFORK)
+        wipe_on_fork(self.memory)
         with suppress(OSError):  # a kernel without transparent huge pages
             self.memory.madvise(mmap.MADV_HUGEPAGE)
         self.held: CData = ffi.from_buffer("char[]", self.memory)  # the mapping cannot be closed while this lives

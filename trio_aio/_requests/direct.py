@@ -286,11 +286,12 @@ class KeptRead(WidenedRead):
     still meanwhile: the next reads start when a task has run.
     """
 
-    __slots__ = ("kept",)
+    __slots__ = ("kept", "taken")
 
     def __init__(self, descriptor: Descriptor, size: int, offset: int) -> None:
         super().__init__(descriptor, size, offset, 0)
         self.kept: bool = False
+        self.taken: bool = False  # or nobody will
 
     def complete_kernel(self, engine: Host, token: int, result: int) -> None:
         Read.complete_kernel(self, engine, token, result)
@@ -301,7 +302,7 @@ class KeptRead(WidenedRead):
             engine.bounced_bytes += self.result
 
     def release_memory(self, engine: Host) -> None:
-        if self.state is _COMPLETED and self.result > 0 and not (self.abandoned or self.cancel_accepted):
+        if self.state is _COMPLETED and self.result > 0 and not (self.taken or self.abandoned or self.cancel_accepted):
             if not self.kept:
                 self.kept, engine.buffers.kept = True, engine.buffers.kept + 1
         else:
@@ -313,8 +314,11 @@ class KeptRead(WidenedRead):
 
     def let_go(self, engine: Host) -> None:
         if self.kept:
-            self.kept, engine.buffers.kept = False, engine.buffers.kept - 1
-            super().release_memory(engine)
+            self.kept, engine.buffers.kept, self.taken = False, engine.buffers.kept - 1, True
+            try:
+                super().release_memory(engine)
+            except MemoryError as error:  # the caller has its bytes, or wants none
+                mend(engine, error, self)
 
 
 class SlabWrite(InSlab, Write):
