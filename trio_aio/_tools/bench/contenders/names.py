@@ -150,12 +150,13 @@ async def iterdir(work: Work, path_class: Callable[[], Any]) -> None:
 
 async def rglob(work: Work, path_class: Callable[[], Any]) -> None:
     """`rglob` of a tree."""
+    chosen = path_class()  # before the load begins: it may not be there
     with scratch_folder(work) as folder:
         for number in range(WIDTH):
             (folder / f"directory {number}").mkdir()
             for name in range(WIDTH):
                 (folder / f"directory {number}" / f"{name}.py").touch()
-        await _listing(work, lambda: path_class()(folder).rglob("*.py"))
+        await _listing(work, lambda: chosen(folder).rglob("*.py"))
 
 
 @contextmanager
