@@ -258,8 +258,8 @@ class WidenedRead(InSlab, Read):
             assert self.slab is not None
             self._take_data(engine, self.slab, self.result)
 
-    def _take_data(self, engine: Host, slab: Slab, result: int) -> None:
-        """Copy out what was asked for, and make its length the result."""
+    def _take_count(self, engine: Host, result: int) -> int:
+        """Make the length of what was asked for, and was read, the result, and return it."""
         count = result - self.before
         if count > self.size:
             count = self.size
@@ -268,6 +268,11 @@ class WidenedRead(InSlab, Read):
         self.result = count
         if self.exports is not None or self.size != self.nbytes:
             engine.bounced_bytes += count
+        return count
+
+    def _take_data(self, engine: Host, slab: Slab, result: int) -> None:
+        """Copy out what was asked for, and make its length the result."""
+        count = self._take_count(engine, result)
         if self.exports is None:
             start = slab.start + self.before
             try:
@@ -297,9 +302,7 @@ class KeptRead(WidenedRead):
         Read.complete_kernel(self, engine, token, result)
 
     def _take_data(self, engine: Host, slab: Slab, result: int) -> None:
-        self.result = max(0, min(result - self.before, self.size))
-        if self.size != self.nbytes:
-            engine.bounced_bytes += self.result
+        self._take_count(engine, result)
 
     def release_memory(self, engine: Host) -> None:
         if self.state is _COMPLETED and self.result > 0 and not (self.taken or self.abandoned or self.cancel_accepted):
