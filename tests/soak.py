@@ -68,7 +68,7 @@ class Watchdog(threading.Thread):
 
     def _show_context(self, context: AIOContext) -> None:
         print(context.statistics(), file=sys.stderr)
-        engine: Any = context._engine
+        engine: Any = context._core.engine
         print(f"outstanding: {engine.outstanding}, abandoned: {engine.abandoned}", file=sys.stderr)
         for lane in (engine.workers, engine.kernel):
             if lane is not None:

@@ -82,7 +82,7 @@ def join_drains() -> None:
 
 async def hang(context: AIOContext, pipe: FullPipe) -> int:
     """Make a request that a worker is busy with until the pipe is released."""
-    return await context._submit_and_wait(pipe.request())
+    return await context._core.submit_and_wait(pipe.request())
 
 
 async def until_begun(pipe: FullPipe) -> None:
@@ -123,7 +123,7 @@ def test_native_cancel_of_started_call_raises_at_completion(how_often: int) -> N
         async with AIOContext(max_workers=1) as context:
             with full_pipe() as pipe:
                 request = pipe.request()
-                task = asyncio.ensure_future(context._submit_and_wait(request))
+                task = asyncio.ensure_future(context._core.submit_and_wait(request))
                 await until_begun(pipe)
                 for _ in range(how_often):
                     task.cancel()
@@ -273,11 +273,11 @@ async def test_loop_sleeps_while_a_cancelled_call_is_waited_for() -> None:
 
                 waits: list[object] = []
                 request = pipe.request()
-                cancel = context._engine.cancel  # type: ignore[union-attr]
-                context._engine.cancel = lambda r: (waits.append(r), cancel(r))[1]  # type: ignore[union-attr, method-assign]
+                cancel = context._core.engine.cancel  # type: ignore[union-attr]
+                context._core.engine.cancel = lambda r: (waits.append(r), cancel(r))[1]  # type: ignore[union-attr, method-assign]
                 group.start_soon(cancel_and_count)
                 with pytest.raises(OSError, match="Illegal seek"):
-                    await context._submit_and_wait(request)
+                    await context._core.submit_and_wait(request)
             assert (len(waits), repeated) == (1, 0)
 
 
@@ -467,7 +467,7 @@ def cancel_and_find_it_closed(
             with suppress(asyncio.CancelledError):
                 await task
             del task
-            engine = current_context()._engine
+            engine = current_context()._core.engine
             assert engine is not None
             while engine.drops:
                 await checkpoint()
@@ -543,7 +543,7 @@ async def test_requests_of_tasks_woken_together_are_submitted_together(disk: Pat
         count = 7
         while not context.statistics().submitted_kernel or file._descriptor.read_device.offload:  # the first reads teach
             await file.pread(BLOCK, 0)
-        lane: Any = context._engine.kernel  # type: ignore[union-attr]
+        lane: Any = context._core.engine.kernel  # type: ignore[union-attr]
         lane.few, lane.learn_few = count + 1, lambda: None  # so that all wait for the end of the tick
         with empty_pipe() as (reader, _):
             group.start_soon(context.poll, reader, select.POLLIN)  # where nothing is in flight a request does not wait for others
@@ -674,7 +674,7 @@ def test_loop_closed_over_waiting_tasks_keeps_memory_and_leaves_nothing(
         async def write() -> None:
             export = export_buffer(memory, writable=False)
             request = pipe.request()
-            await current_context()._submit_and_wait(Append(request.descriptor, export.address, export.length, export))
+            await current_context()._core.submit_and_wait(Append(request.descriptor, export.address, export.length, export))
 
         async def main() -> None:
             loop = asyncio.get_running_loop()
@@ -855,7 +855,7 @@ def test_natively_cancelled_entry_of_a_context_leaves_nothing_open(new_loop: Cal
             await asyncio.sleep(3600)
 
     async def main() -> None:
-        await current_context()._checkpoint()
+        await current_context()._core.checkpoint()
         before = set(os.listdir("/proc/self/fd"))
         entered = set()
         for ticks in range(6):
@@ -863,13 +863,13 @@ def test_natively_cancelled_entry_of_a_context_leaves_nothing_open(new_loop: Cal
             task = asyncio.ensure_future(enter(contexts))
             for _ in range(ticks):
                 await asyncio.sleep(0)
-            states = [context._state for context in contexts]
+            states = [context._core.state for context in contexts]
             entered.update(states)
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
             for context in contexts:
-                assert context._state in ("new", "closed")
+                assert context._core.state in ("new", "closed")
             assert set(os.listdir("/proc/self/fd")) == before
         assert entered == {"new", "open"}
 
@@ -895,7 +895,7 @@ def test_context_that_the_loop_refuses_fails_alone(new_loop: Callable[[], asynci
 
     async def main() -> None:
         async with open_aio(path, direct=True) as file:
-            backend: Any = file.context._backend
+            backend: Any = file.context._core.backend
             for _ in range(3):
                 with pytest.MonkeyPatch.context() as patch:
                     patch.setattr(backend, "loop", Refusing())
@@ -904,7 +904,7 @@ def test_context_that_the_loop_refuses_fails_alone(new_loop: Callable[[], asynci
                         await refused.__aenter__()
                 assert "closed" in repr(refused)
                 with pytest.raises(RuntimeError, match="closed"):
-                    refused._check()
+                    refused._core.check()
             assert await file.pread(BLOCK, 0) == data[:BLOCK]
             async with AIOContext() as another:
                 assert await read_bytes(path, context=another) == data

@@ -66,7 +66,7 @@ def test_guest_run_and_its_host_each_use_their_files(disk: Path) -> None:
     async def use() -> None:
         for _ in range(20):
             async with open_aio(path, "r+b") as file, open_aio(path, direct=True) as direct:
-                kinds.append(type(file.context._backend))
+                kinds.append(type(file.context._core.backend))
                 assert await file.pread(100, 50) == await direct.pread(100, 50) == data[50:150]
                 await file.pwrite(data[:10], 0)
 

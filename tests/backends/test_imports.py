@@ -175,7 +175,7 @@ async def main():
     for _ in range(3):
         async with trio_aio.open_aio(path) as file:
             await file.pread(1, 0)
-            backends.append(type(file.context._backend))
+            backends.append(type(file.context._core.backend))
 
 def thread(library):
     start.wait()

@@ -59,7 +59,7 @@ async def _use(path: Path) -> type:
             await opened.fsync()
             assert await opened.pread(4096, 4096) == data
             assert [chunk async for chunk in opened.chunks(4096, stop=8192)] == [data, data]
-        return type(context._backend)
+        return type(context._core.backend)
 
 
 async def _all_refused(file: AsyncFile) -> None:

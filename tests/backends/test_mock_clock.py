@@ -182,7 +182,7 @@ def test_clock_stands_still_while_a_worker_has_a_request() -> None:
                         pipe.release()
 
                     with pytest.raises(OSError, match="Illegal seek"):
-                        await context._submit_and_wait(pipe.request())
+                        await context._core.submit_and_wait(pipe.request())
 
     assert run(main) == 0
 
@@ -252,7 +252,7 @@ def test_threshold_that_the_program_sets_meanwhile_stays() -> None:
                         pipe.release()
 
                     with pytest.raises(OSError, match="Illegal seek"):
-                        await context._submit_and_wait(pipe.request())
+                        await context._core.submit_and_wait(pipe.request())
 
     trio.run(main, clock=clock)
     assert clock.autojump_threshold == 2.5
@@ -273,7 +273,7 @@ def test_real_clock_has_no_instrument_for_it(disk: pathlib.Path) -> None:
 
     async def main() -> None:
         async with open_aio(path) as file:
-            backend: Any = file.context._backend
+            backend: Any = file.context._core.backend
             assert backend._clock_hold is None
 
     trio.run(main)

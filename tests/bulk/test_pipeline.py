@@ -73,7 +73,7 @@ async def test_chunks_left_early_leave_nothing_in_flight(disk: Path, direct: boo
                 assert await chunks.__anext__() == data[:BLOCK]
             await until_idle(context)  # a withdrawn request's slot comes back a moment later
             assert await gathered(chunks) == []
-        pool = context._engine.buffers  # type: ignore[union-attr]
+        pool = context._core.engine.buffers  # type: ignore[union-attr]
         assert not any(slab.page.in_use for slabs in pool._free.values() for slab in slabs)
 
 
@@ -99,7 +99,7 @@ async def test_cancelled_step_loses_no_chunk(disk: Path, direct: bool) -> None:
 async def test_direct_chunks_stay_in_aligned_memory_until_they_are_taken(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, data = make_file(disk, 64 * BLOCK)
     async with AIOContext() as context, open_aio(path, direct=True, context=context) as file:
-        pool = context._engine.buffers  # type: ignore[union-attr]
+        pool = context._core.engine.buffers  # type: ignore[union-attr]
         chunks = file.chunks(8 * BLOCK, depth=4)
         got = [await chunks.__anext__()]
         await until_idle(context)
@@ -155,7 +155,7 @@ async def test_error_after_a_read_ahead_has_started_repeats_no_chunk_and_loses_n
     for fails_at in range(8):
         for before in (False, True):
             async with AIOContext() as context, open_aio(path, direct=direct, context=context) as file:
-                engine: Any = context._engine
+                engine: Any = context._core.engine
                 submit, calls = engine.submit, iter(range(1000))
 
                 def fail(request: object, *, at: int = fails_at, before: bool = before, submit: Any = submit, calls: Any = calls) -> None:
@@ -185,7 +185,7 @@ async def test_error_after_a_read_ahead_has_started_repeats_no_chunk_and_loses_n
 async def test_slab_that_the_pool_has_no_memory_to_take_back_returns_later(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, data = make_file(disk, 64 * BLOCK)
     async with AIOContext() as context, open_aio(path, direct=True, context=context) as file:
-        pool: Any = context._engine.buffers  # type: ignore[union-attr]
+        pool: Any = context._core.engine.buffers  # type: ignore[union-attr]
         return_slab, calls = pool.return_slab, 0
 
         def fail(slab: object) -> None:

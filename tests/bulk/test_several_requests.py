@@ -284,7 +284,7 @@ async def test_chunks_of_parent_dropped_in_child_are_left_alone(disk: Path) -> N
 
 def wake_ups(context: AIOContext) -> str:
     """Return what the eventfd of a context counts."""
-    engine = context._engine
+    engine = context._core.engine
     assert engine is not None
     with open(f"/proc/self/fdinfo/{engine.event_fd}", encoding="ascii") as information:
         return next(line for line in information if line.startswith("eventfd-count"))
@@ -369,7 +369,7 @@ async def test_single_read_does_not_wait_for_a_whole_group(disk: Path, slots: in
     async with AIOContext(slots) as context, open_aio(path, direct=True, context=context) as file:
         while not context.statistics().submitted_kernel:  # memory for a single read has to be made first
             await file.pread(BLOCK, 0)
-        lane: Any = context._engine.kernel  # type: ignore[union-attr]
+        lane: Any = context._core.engine.kernel  # type: ignore[union-attr]
         accept, start, take_back = lane.accept, lane.begin, lane.take_slot_back
         for _ in attempts("a single read that came behind a run with most pieces to go"):
             before: list[int] = []  # pieces submitted when the single read came, and when it got its slot

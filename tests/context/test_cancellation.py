@@ -169,7 +169,7 @@ class _cancel_behind_submit:
     """Cancel a scope right behind the next submit, before anybody could reap."""
 
     def __init__(self, context: AIOContext, scope: CancelScope) -> None:
-        self._engine: Any = context._engine
+        self._engine: Any = context._core.engine
         self._scope: CancelScope = scope
 
     def __enter__(self) -> None:
@@ -221,7 +221,7 @@ async def test_cancelled_write_started_by_a_worker_is_waited_for(disk: Path) -> 
                 group.start_soon(cancel_twice_then_release)
                 # A pipe has no position: the write succeeds and the lseek behind it fails.
                 with pytest.raises(OSError, match="Illegal seek"):
-                    await context._submit_and_wait(request)
+                    await context._core.submit_and_wait(request)
         assert idle(context)
 
 
@@ -303,7 +303,7 @@ async def test_abandoned_read_raises_at_once_and_keeps_its_memory(disk: Path) ->
     for _ in attempts("a read that had to wait"):
         async with AIOContext(max_workers=1) as context:
             file = await open_aio(path, context=context, abandon_on_cancel=True)
-            engine: Any = context._engine
+            engine: Any = context._core.engine
             buffer = bytearray(b"-" * BLOCK)
             async with create_task_group() as group:
                 held: list[Request] = []
@@ -337,7 +337,7 @@ async def test_slabs_of_abandoned_direct_reads_are_reused(disk: Path) -> None:
     path, _ = make_file(disk)
     async with AIOContext() as context, open_aio(path, direct=True, abandon_on_cancel=True, context=context) as file:
         await _warm(file)
-        pool = context._engine.buffers  # type: ignore[union-attr]
+        pool = context._core.engine.buffers  # type: ignore[union-attr]
         for _ in range(50):
             with CancelScope() as scope, _cancel_behind_submit(context, scope):
                 await file.pread(BLOCK, 0)
@@ -360,13 +360,13 @@ async def test_released_memory_is_never_written(disk: Path) -> None:
                     scope.cancel()
             gc.collect()
             fresh = [bytearray(BLOCK) for _ in range(64)]
-            slabs = [file.context._engine.buffers.take(BLOCK) for _ in range(64)]  # type: ignore[union-attr]
+            slabs = [file.context._core.engine.buffers.take(BLOCK) for _ in range(64)]  # type: ignore[union-attr]
             before = [slab.copy_out(BLOCK) for slab in slabs]
             await until_idle(file.context)
             assert not any(map(any, fresh))
             assert [slab.copy_out(BLOCK) for slab in slabs] == before
             for slab in slabs:
-                file.context._engine.buffers.return_slab(slab)  # type: ignore[union-attr]
+                file.context._core.engine.buffers.return_slab(slab)  # type: ignore[union-attr]
 
 
 # ---- at any moment

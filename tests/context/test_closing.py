@@ -279,7 +279,7 @@ async def test_context_closes_when_the_lease_of_a_closing_file_ends_last(disk: P
     with opened(path, os.O_RDONLY) as fd:
         context = await AIOContext().__aenter__()
         file = await open_aio(fd, "rb", closefd=False, context=context)
-        backend, engine = context._backend, context._engine
+        backend, engine = context._core.backend, context._core.engine
         assert backend is not None
         assert engine is not None
         lease = Lease(backend, engine, file._descriptor)
@@ -289,7 +289,7 @@ async def test_context_closes_when_the_lease_of_a_closing_file_ends_last(disk: P
             await until_blocked()
             group.start_soon(context.aclose)
             await until_reaped(engine)
-            assert not context._stopping
+            assert not context._core.stopping
             lease.end()  # the close needs no worker, so no completion follows it
             signalled, _, _ = select.select([engine.event_fd], (), (), 0)
             engine.wake_loop()  # a test that fails must end too
@@ -308,7 +308,7 @@ async def test_file_closes_though_its_context_begins_to_close_while_a_thread_use
             await until_blocked()
             group.start_soon(context.aclose)
             await until_blocked()
-            assert (file.closed, context._state == "open") == (False, False)
+            assert (file.closed, context._core.state == "open") == (False, False)
         finally:
             blocking.lock.release()
     assert file.closed
@@ -351,7 +351,7 @@ async def test_aclose_while_or_after_the_context_closes_closes_all_the_same(disk
     async with create_task_group() as group:
         group.start_soon(context.aclose)
         if when == "closing":
-            while context._state == "open":
+            while context._core.state == "open":
                 await checkpoint()
         await thing.aclose()
         await thing.aclose()

@@ -280,7 +280,7 @@ def test_child_that_drops_memory_for_direct_reads_keeps_its_own(disk: Path) -> N
             await writer.__aenter__()
             await writer.write(b"x")
             await chunks.__anext__()
-            while close and context._engine.buffers.kept < 3:
+            while close and context._core.engine.buffers.kept < 3:
                 await trio.sleep(0)
             kept = [context, file, chunks, writer]
             if close:

@@ -190,7 +190,7 @@ async def test_dropped_file_is_closed_after_its_request_in_flight(disk: Path) ->
     async with AIOContext(max_workers=1) as context:
         files = [await open_aio(path, "r+b", context=context, abandon_on_cancel=True)]
         fd = files[0].fileno()
-        engine: Any = context._engine
+        engine: Any = context._core.engine
         withdraw, engine.workers.withdraw = engine.workers.withdraw, lambda _: False  # as if a worker had begun it
         async with busy(context):
             assert await cancelled_while_blocked(lambda: files[0].pread(1 << 20, 0))
@@ -209,7 +209,7 @@ async def test_close_of_file_with_hung_read_can_be_abandoned(disk: Path) -> None
     async with AIOContext(max_workers=1) as context:
         file = await open_aio(path, context=context, abandon_on_cancel=True)
         fd = file.fileno()
-        engine: Any = context._engine
+        engine: Any = context._core.engine
         withdraw, engine.workers.withdraw = engine.workers.withdraw, lambda _: False  # as if a worker had begun it
         async with busy(context):
             assert await cancelled_while_blocked(lambda: file.pread(1 << 20, 0))
@@ -227,7 +227,7 @@ async def test_close_by_two_tasks_while_the_context_closes_runs_once(disk: Path)
     async with AIOContext(max_workers=1) as context:
         file = await open_aio(path, context=context)
         closed: list[int] = []
-        engine: Any = context._engine
+        engine: Any = context._core.engine
         drop = engine.drops.add
         engine.drops.add = lambda descriptor, request: (closed.append(descriptor.fd), drop(descriptor, request))
         async with busy(context) as pipe, create_task_group() as group:
@@ -247,7 +247,7 @@ async def test_file_dropped_while_workers_exit_is_closed(disk: Path) -> None:
     async with AIOContext() as context:
         files = [await open_aio(path, context=context)]
         fd = files[0].fileno()
-        engine: Any = context._engine
+        engine: Any = context._core.engine
         stop = engine.stop
 
         def stop_and_drop() -> None:
@@ -393,7 +393,7 @@ def test_fifty_runs_share_one_kernel_context(run: Run, disk: Path) -> None:
         async with open_aio(path, direct=True) as file:
             while not file.context.statistics().submitted_kernel:
                 assert await file.pread(BLOCK, 0) == data[:BLOCK]
-            kernel = file.context._engine.kernel  # type: ignore[union-attr]
+            kernel = file.context._core.engine.kernel  # type: ignore[union-attr]
             assert kernel is not None
             return kernel.context.id
 
@@ -409,10 +409,10 @@ def test_run_may_end_with_open_files_and_abandoned_requests(run: Run, disk: Path
             context = current_context()
             contexts.append(context)
             file = await open_aio(path, abandon_on_cancel=True)
-            engine: Any = context._engine
+            engine: Any = context._core.engine
             with CancelScope() as scope:
                 async with create_task_group() as group:
-                    group.start_soon(lambda: context._submit_and_wait(pipe.request(), abandon=True))
+                    group.start_soon(lambda: context._core.submit_and_wait(pipe.request(), abandon=True))
                     while not pipe.begun:
                         await checkpoint()
                     scope.cancel()
@@ -424,7 +424,7 @@ def test_run_may_end_with_open_files_and_abandoned_requests(run: Run, disk: Path
         fd = files[0].fileno()
         assert is_open(fd)
         with pytest.raises(RuntimeError, match="closed"):
-            contexts[0]._check()
+            contexts[0]._core.check()
         pipe.release()  # a thread has kept the request's memory until here
         with pytest.warns(ResourceWarning, match="unclosed file"):
             _drop(files)
@@ -539,12 +539,12 @@ async def test_engine_name_of_context_draining_in_a_thread_is_kept(disk: Path) -
     path, _ = make_file(disk)
     async with AIOContext(max_workers=1) as context:
         file = await open_aio(path, context=context, abandon_on_cancel=True)
-        engine: Any = context._engine
+        engine: Any = context._core.engine
         engine.workers.withdraw = lambda _: False  # as if a worker had begun it
         with full_pipe() as pipe:
             async with create_task_group() as group:
                 request = pipe.request()
-                context._engine.submit(request)  # type: ignore[union-attr]
+                context._core.engine.submit(request)  # type: ignore[union-attr]
                 abandon_request(engine, request)
                 assert await cancelled_while_blocked(lambda: file.pread(1 << 20, 0))
                 group.start_soon(context.aclose)
@@ -567,7 +567,7 @@ async def test_aclose_waits_for_abandoned_requests_itself_where_no_thread_can_be
     path, _ = make_file(disk)
     context = await AIOContext(max_workers=1).__aenter__()
     file = await open_aio(path, context=context, abandon_on_cancel=True)
-    engine: Any = context._engine
+    engine: Any = context._core.engine
     with full_pipe() as pipe:
         request = pipe.request()
         engine.submit(request)
@@ -577,9 +577,9 @@ async def test_aclose_waits_for_abandoned_requests_itself_where_no_thread_can_be
             group.start_soon(context.aclose)
             for _ in range(3):
                 await until_blocked()
-            state = context._state
+            state = context._core.state
             pipe.release()
-    assert (state, context._state, request.finished, engine.outstanding) == ("closing", "closed", True, 0)
+    assert (state, context._core.state, request.finished, engine.outstanding) == ("closing", "closed", True, 0)
     await file.aclose()
 
 
@@ -588,7 +588,7 @@ def test_run_that_ends_without_a_thread_for_abandoned_requests_keeps_them(run: R
         request = pipe.request()
 
         async def main() -> Any:
-            engine: Any = current_context()._engine
+            engine: Any = current_context()._core.engine
             engine.submit(request)
             abandon_request(engine, request)
             monkeypatch.setattr(Background, "start", no_more_threads)
@@ -628,8 +628,8 @@ def test_reaper_error_is_reported_and_ends_the_run_after_its_tasks_are_served(
 
     async def main() -> None:
         async with AIOContext(slots, max_workers=1) as context, open_aio(path, context=context) as file:
-            assert context._engine is not None
-            fail_once(context._engine, RuntimeError("a bug"))
+            assert context._core.engine is not None
+            fail_once(context._core.engine, RuntimeError("a bug"))
             async with trio.open_nursery() as nursery:
                 for _ in range(3):
                     nursery.start_soon(read, context, file)

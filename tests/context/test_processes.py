@@ -268,7 +268,7 @@ def test_reaper_of_parent_ends_quietly_in_a_child_that_leaves_its_loop(disk: Pat
                 context = file.context
                 child = os.fork()
                 if child == 0:
-                    os._exit(7 if context._served() and context._reap() else 1)
+                    os._exit(7 if context._core.served() and context._core.reap() else 1)
                 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
                 assert await file.pread(10, 0) == data[:10]
         trio.run(main)

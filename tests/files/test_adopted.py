@@ -466,7 +466,7 @@ async def test_cancel_that_comes_when_a_worker_is_about_to_move_the_position_wai
     pending, committed = 0, 1  # native.h
     found: list[bytes] = []
     async with FaultyContext() as context, open_aio(shared, "rb", closefd=False, context=context, abandon_on_cancel=True) as file:
-        engine: Any = context._engine
+        engine: Any = context._core.engine
         scope = CancelScope()
 
         async def read() -> None:

@@ -156,7 +156,7 @@ async def test_long_call_lets_other_tasks_run(disk: Path, name: str) -> None:
     path.write_bytes(b"some line\n" * (1 << 18 if name == "text readlines" else 2 << 20))  # text readlines checks after few lines
     options = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n" if "newlines" not in name else "\r\n"}
     async with AIOContext() as context, open_aio(path, mode, context=context, **options) as file:  # type: ignore[call-overload]
-        backend = context._backend
+        backend = context._core.backend
         assert backend is not None
         count = 0
         checkpoint = backend.cancel_shielded_checkpoint

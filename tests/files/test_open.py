@@ -355,7 +355,7 @@ async def test_interrupt_at_any_line_of_open_leaves_no_descriptor(disk: Path) ->
         else:
             break
         gc.collect(0)
-        engine = current_context()._engine
+        engine = current_context()._core.engine
         assert engine is not None
         while engine.drops:  # a file that was made already and dropped
             await trio.lowlevel.checkpoint()

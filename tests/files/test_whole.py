@@ -235,7 +235,7 @@ async def test_whole_file_calls_in_cancelled_scope_have_no_effect(disk: Path) ->
 async def test_cancelled_read_of_large_file_stops_after_the_pieces_in_flight(disk: Path) -> None:
     path, _ = make_file(disk, LARGE + 20 * PART)
     context = current_context()
-    engine: Any = context._engine
+    engine: Any = context._core.engine
     submit = engine.submit
     with CancelScope() as scope:
 
@@ -262,7 +262,7 @@ def _target(fd: str) -> str:
 
 async def test_read_that_fails_in_a_later_piece_closes_the_file(disk: Path) -> None:
     path, _ = make_file(disk, LARGE + 4 * PART)
-    engine: Any = current_context()._engine
+    engine: Any = current_context()._core.engine
     submit = engine.submit
 
     def submit_a_bad_one(request: Any) -> None:

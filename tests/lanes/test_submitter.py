@@ -203,7 +203,7 @@ async def test_direct_writes_that_were_not_taken_are_cancelled_while_the_filesys
         with frozen(mounted) as freeze:
             async with anyio.create_task_group() as group:
                 group.start_soon(_keep, results, file.pwrite(b"1" * BLOCK, 0))
-                engine: Any = context._engine
+                engine: Any = context._core.engine
                 for _ in attempts("a write that its submitter has taken", 100_000):
                     await checkpoint()
                     if context.statistics().submitted_workers > 1 or _taken(engine):
@@ -337,10 +337,10 @@ async def test_poll_of_a_file_with_a_server_is_submitted_elsewhere(device: Misbe
         for path in (device.folder / "file", file[0]):
             with opened(path, os.O_RDWR) as fd:
                 assert await context.poll(fd, select.POLLIN | select.POLLOUT) == select.POLLIN | select.POLLOUT
-        assert len(context._engine.kernel.submitters) == 2  # type: ignore[union-attr]
+        assert len(context._core.engine.kernel.submitters) == 2  # type: ignore[union-attr]
         with empty_pipe() as (_, writer):
             assert await context.poll(writer, select.POLLOUT) == select.POLLOUT
-        assert len(context._engine.kernel.submitters) == 2  # type: ignore[union-attr]
+        assert len(context._core.engine.kernel.submitters) == 2  # type: ignore[union-attr]
 
 
 @pytest.mark.trio

@@ -375,7 +375,7 @@ async def test_listing_that_has_started_outlives_its_directory(tree: pathlib.Pat
 
 async def test_each_call_is_one_request(tree: pathlib.Path) -> None:
     async with AIOContext() as context, open_directory(tree, context=context) as directory:
-        context._names.on = False  # workers only
+        context._core.names.on = False  # workers only
         calls: list[Callable[[], Any]] = [
             lambda: directory.stat("a/one.py"),
             lambda: directory.exists("a/one.py"),

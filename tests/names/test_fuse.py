@@ -107,7 +107,7 @@ def test_mount_with_a_server_is_left_to_the_workers(device: Misbehaving) -> None
             for _ in range(20):
                 await trio_aio.os.stat(device.folder, context=context)
                 await trio_aio.os.path.exists(device.folder / "file", context=context)
-            assert context._names.local_mounts == 0
+            assert context._core.names.local_mounts == 0
             assert context.statistics().names_inline == 0
 
     trio.run(main)

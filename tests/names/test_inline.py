@@ -37,7 +37,7 @@ TRIES = 200  # the kernel sometimes says EAGAIN of a name that is in memory
 
 async def known(path: Any, context: AIOContext | None = None) -> None:
     """Let the lane find out that the mount of `path` is local."""
-    lane = (context or current_context())._names
+    lane = (context or current_context())._core.names
     for _ in range(TRIES):
         await trio_aio.os.stat(path, context=context)
         if lane.local_mounts:
@@ -208,7 +208,7 @@ async def test_calls_while_the_context_closes_are_refused(disk: pathlib.Path) ->
     calls: list[Callable[[], Any]] = [Path(path).stat, Path(path).exists, Path(path).read_bytes, lambda: trio_aio.os.stat(path)]
     async with create_task_group() as group:
         group.start_soon(context.aclose)
-        while context._state == "open":
+        while context._core.state == "open":
             await checkpoint()
         for call in calls:
             with pytest.raises(RuntimeError, match=r"AIOContext is clos(ed|ing)"):
@@ -416,10 +416,10 @@ async def test_probe_without_a_descriptor_finds_nothing_out(disk: pathlib.Path) 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
     try:
-        await context._submit_and_wait(request)
+        await context._core.submit_and_wait(request)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert request.status() == os.stat(disk)
     assert request.record.key == 0
-    context._names.note_probe(request.record.key, False)
-    assert context._names.local_mounts == 0
+    context._core.names.note_probe(request.record.key, False)
+    assert context._core.names.local_mounts == 0

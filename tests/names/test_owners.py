@@ -162,7 +162,7 @@ async def test_run_ends_although_another_thread_has_tried_to_read_its_tree(tmp_p
     async def abandoned(listing: Any) -> int:
         """Return how many requests the engine believes to be abandoned when none is left. It is set to 0, so that a failed test ends."""
         await listing.aclose()
-        engine = current_context()._engine
+        engine = current_context()._core.engine
         assert engine is not None
         while engine.drops or engine.outstanding:
             await checkpoint()

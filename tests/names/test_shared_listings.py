@@ -34,7 +34,7 @@ MANY = 2500  # names: three requests list them
 
 def in_context(listing: Any, context: AIOContext) -> Any:
     """Let a listing that takes no context use one."""
-    listing._given = context
+    listing._given = context._core
     return listing
 
 
@@ -100,8 +100,8 @@ async def until_held(hang: Hang) -> None:
 
 async def serve_drops(context: AIOContext) -> None:
     """Let the engine close what it was left, as far as that does not wait for the request that hangs."""
-    assert context._engine is not None
-    while context._engine.drops:
+    assert context._core.engine is not None
+    while context._core.engine.drops:
         await checkpoint()
     for _ in range(3):
         await trio_aio.os.statvfs(".", context=context)
@@ -225,12 +225,12 @@ async def _iterate(listing: Any) -> None:
 async def test_directory_whose_next_request_never_starts_is_closed(folder: pathlib.Path) -> None:
     async with AIOContext(max_workers=1) as context:
         directory = Directory(AT_FDCWD, os.fsencode(folder), folder)
-        await directory.read(context)
+        await directory.read(context._core)
         fd = directory._opened.fd
         async with busy(context):
             request = directory.request()
-            context._check().submit(request)
-            directory.release(context)
+            context._core.check().submit(request)
+            directory.release(context._core)
             while not request.finished:
                 await checkpoint()
             assert request.state is State.WITHDRAWN

@@ -156,7 +156,7 @@ async def test_last_task_that_leaves_abandons_a_sync_in_flight_and_the_file_clos
                 assert is_open(fd)
             await until_closed(fd)
             await until_idle(context)
-        after, engine = context.statistics(), context._engine
+        after, engine = context.statistics(), context._core.engine
         assert engine is not None
         assert (engine.outstanding, engine.abandoned, order.leases, order.abandoned) == (0, 0, 0, 0)
         assert (after.cancelled, after.completed) == (before.cancelled + 2, before.completed)

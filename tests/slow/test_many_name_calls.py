@@ -69,7 +69,7 @@ def used():
 async def all_closed():
     gc.collect()
     context = current_context()
-    while context.statistics().in_flight or context._engine.drops:  # what was released is closed a moment later
+    while context.statistics().in_flight or context._core.engine.drops:  # what was released is closed a moment later
         await trio.lowlevel.checkpoint()
 
 async def call_many(number, calls, directory):

@@ -183,7 +183,7 @@ async def main(folder: pathlib.Path, *, links: bool) -> None:
     await use_files(folder)
     await use_directory(tree, links=links)
     await use_trees(tree, folder)
-    names = current_context()._names
+    names = current_context()._core.names
     print("inline" if names.on else "workers", "local" if names.local_mounts else "none")
 
 

@@ -423,13 +423,13 @@ class Runner:
         assert not self._context._by_fd
 
     def _in_flight(self) -> list[Any]:
-        engine: Any = self._context._engine
+        engine: Any = self._context._core.engine
         kernel = [] if engine.kernel is None else [request for request in engine.kernel.holders if request is not None]
         return [*engine.workers.requests(), *engine.workers.waiting(), *kernel]
 
     def _check_rest(self) -> None:
         """Nothing is in flight, and nothing is owned by what is not."""
-        engine: Any = self._context._engine
+        engine: Any = self._context._core.engine
         # A worker may still make memory that those waited for who were cancelled.
         left = self._in_flight()
         making_memory = [request for request in left if isinstance(request, Population) and request.counted]

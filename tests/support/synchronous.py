@@ -48,7 +48,7 @@ class Portal:
     def settle(self) -> None:
         """Wait until the descriptors of files that were dropped are closed."""
         gc.collect()
-        engine = self.context._engine
+        engine = self.context._core.engine
         assert engine is not None
 
         async def until_idle() -> None:

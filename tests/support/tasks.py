@@ -61,7 +61,7 @@ def _is_blocked(task: asyncio.Task[Any]) -> bool:
 async def write_to(context: AIOContext, pipe: FullPipe) -> None:
     """Keep a worker busy until the pipe is released."""
     with pytest.raises(OSError, match="Illegal seek"):  # written, and a pipe has no position
-        await context._submit_and_wait(pipe.request())
+        await context._core.submit_and_wait(pipe.request())
 
 
 @asynccontextmanager

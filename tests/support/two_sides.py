@@ -30,7 +30,7 @@ def _evict(file: AsyncFile) -> None:
 
 
 async def _use(path: str, backend: type) -> None:
-    assert type(current_context()._backend) is backend
+    assert type(current_context()._core.backend) is backend
     for direct in (False, True):
         async with open_aio(path, "r+b", direct=direct) as file:
             data = await file.pread(BLOCK, 0)

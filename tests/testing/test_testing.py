@@ -405,8 +405,8 @@ async def test_batch_with_a_pending_fault_can_be_cancelled(disk: Path) -> None:
     path, data = make_file(disk)
     async with FaultyContext(8, max_workers=1) as context, await _open(context, path, "workers") as file:
         with full_pipe() as pipe:
-            assert context._engine is not None
-            context._engine.submit(pipe.request())  # the only worker is busy
+            assert context._core.engine is not None
+            context._core.engine.submit(pipe.request())  # the only worker is busy
             with context.short(1, end=True, operation="write"):
                 assert await cancelled_while_blocked(lambda: file.write_ranges([(0, b"new"), (BLOCK, b"new")]))
             pipe.release()
@@ -656,8 +656,8 @@ async def test_hung_poll_can_be_cancelled_and_ends_with_its_context() -> None:
 async def test_poll_with_a_pending_fault_can_be_cancelled(context: FaultyContext) -> None:
     with empty_pipe() as (reader, _), context.fail(errno.EIO, operation="poll") as fault:
         request = Poll(Descriptor(reader), select.POLLIN)
-        context._check().submit(request)
-        assert context._check().cancel(request)
+        context._core.check().submit(request)
+        assert context._core.check().cancel(request)
     assert request.state is State.WITHDRAWN
     assert fault.hits == 1
     await until_idle(context)
@@ -666,8 +666,8 @@ async def test_poll_with_a_pending_fault_can_be_cancelled(context: FaultyContext
 async def test_poll_with_a_pending_fault_ends_with_its_context(context: FaultyContext) -> None:
     with empty_pipe() as (reader, _), context.fail(errno.EIO, operation="poll"):
         request = Poll(Descriptor(reader), select.POLLIN)
-        context._check().submit(request)
-        cancel_polls(context._check())  # as closing does
+        context._core.check().submit(request)
+        cancel_polls(context._core.check())  # as closing does
     assert request.finished
     assert request.result == -errno.ECANCELED
 
@@ -776,7 +776,7 @@ async def test_random_faults_and_cancellations_leave_writes_as_reported(disk: Pa
 async def test_completion_that_raises_leaves_later_answers_for_the_next_tick(disk: Path) -> None:
     path, _ = make_file(disk)
     async with FaultyContext() as context, open_aio(path, context=context) as file:
-        engine = context._engine
+        engine = context._core.engine
         assert engine is not None
         fail_once(engine, RuntimeError("a bug"))
         requests = [Stat(file._descriptor) for _ in range(3)]
@@ -792,7 +792,7 @@ async def test_completion_that_raises_leaves_later_answers_for_the_next_tick(dis
 async def test_faults_forget_withdrawn_reads(disk: Path) -> None:
     path, data = make_file(disk)
     async with FaultyContext(8, max_workers=1) as context, await _open(context, path, "workers") as file:
-        engine: Any = context._engine
+        engine: Any = context._core.engine
         with full_pipe() as pipe:
             engine.submit(pipe.request())  # the only worker is busy
             with context.short(100, operation="read"):
@@ -834,7 +834,7 @@ async def test_close_returns_when_the_last_request_is_cancelled(disk: Path) -> N
             file = await open_aio(fd, "r+b", closefd=False, context=context)
             await until_idle(context)
             assert await file.pread(BLOCK, 0)
-            engine = context._check()
+            engine = context._core.check()
             first, last = (Sync(file._descriptor, data_only=False), WidenedRead(file._descriptor, BLOCK, 0, 0))
             flush, engine.flush = engine.flush, lambda: None  # type: ignore[method-assign]
             engine.submit(first)

@@ -117,8 +117,10 @@ class Backend(Protocol):
     async def cancel_shielded_checkpoint(self) -> None:
         """Let other tasks run, even if a cancellation is due."""
 
-    async def perform(self, submit: Callable[[_T], None], request: _T, cancel: Callable[[_T], bool]) -> None:
+    async def perform(self, submit: Callable[[_T], bool | None], request: _T, cancel: Callable[[_T], bool]) -> None:
         """Checkpoint if cancelled, submit a request or a group of them, and wait until it is finished.
+
+        `submit` returns True if it knows that the request is not finished yet.
 
         Cancelled is raised before `submit`; or if `cancel`, called when the task is cancelled, returns True (then no task will be woken);
         or, after a `cancel` that returned False, once the request is finished and `took_no_effect`. asyncio's native cancellation cannot

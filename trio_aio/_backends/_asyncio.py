@@ -268,7 +268,7 @@ class AsyncioBackend:
                 raise
             # anyio repeats it, so the task's next checkpoint raises it.
 
-    async def perform(self, submit: Callable[[_T], None], request: _T, cancel: Callable[[_T], bool]) -> None:
+    async def perform(self, submit: Callable[[_T], bool | None], request: _T, cancel: Callable[[_T], bool]) -> None:
         await self.checkpoint_if_cancelled()
         if self._current_task()._must_cancel:  # type: ignore[attr-defined]
             await asyncio.sleep(0)
@@ -277,8 +277,7 @@ class AsyncioBackend:
         try:
             try:
                 gate[CLOSED] = 1
-                submit(request)
-                if not request.finished:
+                if submit(request) or not request.finished:
                     request.waiter = wait = _Wait(partial(cancel, request), self)
             finally:
                 gate[CLOSED] = 0

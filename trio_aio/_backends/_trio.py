@@ -15,6 +15,7 @@ import logging
 import math
 from functools import partial
 from os import eventfd_write
+from sys import modules
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import trio
@@ -68,8 +69,7 @@ class _Woken:
 
     __slots__ = ()
 
-    def unwrap(self) -> None:
-        """Return what the wait returns."""
+    unwrap = bool  # trio calls it, without arguments, for what the wait returns: nothing costs less than a call of C
 
 
 _woken: Any = _Woken()
@@ -151,7 +151,7 @@ class TrioBackend:
         if sniffed.name != "trio":
             raise RuntimeError("no trio task runs here: this is a task or a callback of asyncio, or no task at all")
         task = current_task()  # RuntimeError outside a task: in an instrument, say
-        other = asyncio_task()
+        other = asyncio_task() if "asyncio" in modules else None
         if other is not None and other is not self._outer:
             if is_inside(other.get_coro(), task.coro):
                 raise RuntimeError("an event loop of asyncio runs inside this trio task: open the file in a task of that loop")
@@ -160,11 +160,10 @@ class TrioBackend:
 
     # A KeyboardInterrupt between submit and wait would leave a request that no task waits for.
     @enable_ki_protection
-    async def perform(self, submit: Callable[[_T], None], request: _T, cancel: Callable[[_T], bool]) -> None:
+    async def perform(self, submit: Callable[[_T], bool | None], request: _T, cancel: Callable[[_T], bool]) -> None:
         await checkpoint_if_cancelled()
         try:
-            submit(request)
-            if request.finished:
+            if not submit(request) and request.finished:
                 await cancel_shielded_checkpoint()
                 return
             request.waiter = current_task()

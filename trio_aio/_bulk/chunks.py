@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from trio_aio._context.context import AIOContext
+    from trio_aio._context.core import Core
     from trio_aio._engine.descriptor import Descriptor
 
 __all__ = ("Chunks",)
@@ -57,7 +57,7 @@ class PendingRead:
             export = hold(self.memory)
             self.request = Read(descriptor, export.address, size, offset, 0, export, descriptor.read_worker_path)
 
-    async def take(self, context: AIOContext) -> bytes:
+    async def take(self, core: Core) -> bytes:
         """Return the bytes of a completed read. OSError if it failed. Never raises Cancelled."""
         request, memory = self.request, self.memory
         n = request.result
@@ -66,7 +66,7 @@ class PendingRead:
         if memory is None:
             assert isinstance(request, KeptRead)
             return request.copy()
-        return memory if n == self.size and isinstance(memory, bytes) else await shortened(context._backend, memoryview(memory)[:n])
+        return memory if n == self.size and isinstance(memory, bytes) else await shortened(core.backend, memoryview(memory)[:n])
 
 
 class Chunks(NotCopied):
@@ -79,7 +79,7 @@ class Chunks(NotCopied):
 
     def __init__(
         self,
-        context: AIOContext,
+        core: Core,
         descriptor: Descriptor,
         check: Callable[[], None],
         size: int,
@@ -87,10 +87,10 @@ class Chunks(NotCopied):
         stop: int | None,
         depth: int,
     ) -> None:
-        self._context: AIOContext = context
+        self._core: Core = core
         # The reads ahead, the oldest first. Set before anything that may raise, because `__del__` uses it.
         self._ahead: deque[PendingRead] = deque()
-        self._engine: Any = context._check()
+        self._engine: Any = core.check()
         self._descriptor: Descriptor = descriptor
         # Raises ValueError if the file is closed.
         self._check: Callable[[], None] = check
@@ -110,9 +110,9 @@ class Chunks(NotCopied):
 
     async def __anext__(self) -> bytes:
         """Return the next chunk: `size` bytes, fewer only at the end. OSError ends the iteration; ValueError if the file is closed."""
-        context = self._context
-        backend = context._backend
-        context._check()
+        core = self._core
+        backend = core.backend
+        core.check()
         assert backend is not None
         if self._waited_for:
             raise RuntimeError("another task is waiting for the next chunk: iterate in one task, or call chunks() once for each")
@@ -128,7 +128,7 @@ class Chunks(NotCopied):
                 self._waited_for = True
                 await wait_for(backend, oldest.request)
                 # If asyncio's own Task.cancel interrupts this, the read stays in the queue, and the next step returns it.
-                data = await oldest.take(context)
+                data = await oldest.take(core)
             except (OSError, MemoryError):
                 if oldest.request.result < 0:  # otherwise there was no memory for the copy, and the next step may have it
                     backend.step(self._end)
@@ -145,7 +145,7 @@ class Chunks(NotCopied):
     def _advance(self, at_end: bool) -> None:
         """Start further reads, and remove the chunk that is about to be returned. If there is no memory for the reads, it stays."""
         # When the file or the context was closed while this step waited, the next step raises the error.
-        if at_end or self._descriptor.order.closing or self._context._state != "open":
+        if at_end or self._descriptor.order.closing or self._core.state != "open":
             self._end()
             return
         if len(self._ahead) == 1:
@@ -206,18 +206,18 @@ class Chunks(NotCopied):
 
         Cancelled: it waits all the same, and Cancelled is raised at the next checkpoint. RuntimeError if another task waits for a chunk.
         """
-        context = self._context
-        if context._state == "closed":
+        core = self._core
+        if core.state == "closed":
             # The engine has what is in flight.
             self._ended = True
             self._ahead.clear()
             await shielded_checkpoint()
             return
-        context._check()
+        core.check()
         if self._waited_for:
             raise RuntimeError("another task is waiting for the next chunk, or in aclose(): cancel it before aclose()")
         self._ended = True
-        backend = context._backend
+        backend = core.backend
         assert backend is not None
         for ahead in self._ahead:
             backend.step(self._engine.cancel, ahead.request)
@@ -246,6 +246,6 @@ class Chunks(NotCopied):
 
     def __del__(self) -> None:
         # In a child of fork, the requests are the parent's.
-        if self._context._state != "forked":
+        if self._core.state != "forked":
             for ahead in self._ahead:
                 self._engine.drops.add(None, ahead.request)

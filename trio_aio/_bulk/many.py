@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
     from trio_aio._backends import Backend
-    from trio_aio._context.context import AIOContext
+    from trio_aio._context.core import Core
     from trio_aio._engine.descriptor import Descriptor
     from trio_aio._engine.engine import Engine
 
@@ -51,7 +51,7 @@ _MERGED = 1 << 20
 _RANGES_PER_TICK = 256
 
 
-async def _int64(context: AIOContext, descriptor: Descriptor, offsets: Sequence[int] | ReadableBuffer) -> tuple[Any, int]:
+async def _int64(core: Core, descriptor: Descriptor, offsets: Sequence[int] | ReadableBuffer) -> tuple[Any, int]:
     """Return offsets as a buffer of int64, and their number. One that is such a buffer already is not copied, unless it may be mapped."""
     try:
         view = memoryview(offsets)  # type: ignore[arg-type]
@@ -63,14 +63,14 @@ async def _int64(context: AIOContext, descriptor: Descriptor, offsets: Sequence[
                 raise TypeError(f"offsets must have integers in one dimension, not format {view.format!r} in {view.ndim} dimensions")
             exports = [export_buffer(offsets, writable=False)] if view.contiguous else []  # type: ignore[arg-type]
             if exports and exports[0].mapped:
-                offsets = view = memoryview(await context._gathered(descriptor, exports)).cast(view.format)  # type: ignore[call-overload]
+                offsets = view = memoryview(await core.gathered(descriptor, exports)).cast(view.format)  # type: ignore[call-overload]
             exports.clear()
             numbers = offsets if view.format in ("q", "l") and view.itemsize == 8 and view.contiguous else array("q", view.tolist())
     return numbers, len(memoryview(numbers))
 
 
 async def read_blocks(
-    context: AIOContext,
+    core: Core,
     descriptor: Descriptor,
     offsets: Sequence[int] | ReadableBuffer,
     size: int,
@@ -79,7 +79,7 @@ async def read_blocks(
 ) -> Any:
     """Return blocks; see `PositionalFile.read_blocks`."""
     size = checked_size(size)
-    numbers, count = await _int64(context, descriptor, offsets)
+    numbers, count = await _int64(core, descriptor, offsets)
     total = count * size
     if into is None:
         into = new_bytearray(total)
@@ -88,13 +88,13 @@ async def read_blocks(
         if export.length != total:
             raise ValueError(f"into must have {total} bytes ({count} blocks of {size}), not {export.length}")
         if export.mapped:
-            inspect(context._check(), (export,))
+            inspect(core.check(), (export,))
         pieces = Pieces.blocks(descriptor, numbers, size, export)
     finally:
         # The frames in a traceback must not hold the caller's memory.
         del export
     try:
-        await _read(context, descriptor, pieces, abandon)
+        await _read(core, descriptor, pieces, abandon)
     finally:
         pieces.owned = None
     if (first := pieces.first_open) < pieces.count:
@@ -103,9 +103,7 @@ async def read_blocks(
     return into
 
 
-async def read_ranges(
-    context: AIOContext, descriptor: Descriptor, ranges: Iterable[tuple[int, int]], max_gap: int, abandon: bool
-) -> list[bytes]:
+async def read_ranges(core: Core, descriptor: Descriptor, ranges: Iterable[tuple[int, int]], max_gap: int, abandon: bool) -> list[bytes]:
     """Return the bytes of ranges; see `PositionalFile.read_ranges`."""
     max_gap = checked_size(max_gap, "max_gap")
     wanted = [(checked_offset(offset), checked_size(size)) for offset, size in ranges]
@@ -128,10 +126,10 @@ async def read_ranges(
         memory.append(part)
         parts.append((start, hold(part)))
         if number % _RANGES_PER_TICK == 0:
-            await context._checkpoint()
+            await core.checkpoint()
     pieces = Pieces.ranges(descriptor, parts, writing=False)
-    await _read(context, descriptor, pieces, abandon)
-    backend = context._backend
+    await _read(core, descriptor, pieces, abandon)
+    backend = core.backend
     assert backend is not None
     found = [b""] * len(wanted)
     for number, ((start, end, inside), part) in enumerate(zip(merged, memory, strict=True), 1):
@@ -149,10 +147,10 @@ async def read_ranges(
 
 
 @protect_from_interrupts
-async def _read(context: AIOContext, descriptor: Descriptor, pieces: Pieces, abandon: bool) -> None:
+async def _read(core: Core, descriptor: Descriptor, pieces: Pieces, abandon: bool) -> None:
     """Read pieces as far as the file goes. OSError names the offset of a piece that failed."""
-    engine = context._check()
-    backend = context._backend
+    engine = core.check()
+    backend = core.backend
     assert backend is not None
     await backend.checkpoint_if_cancelled()
     # For the whole call, so that no close comes between its requests.
@@ -160,16 +158,14 @@ async def _read(context: AIOContext, descriptor: Descriptor, pieces: Pieces, aba
     try:
         try:
             lease.take()
-            await _read_leased(context, engine, backend, descriptor, pieces, abandon)
+            await _read_leased(core, engine, backend, descriptor, pieces, abandon)
         finally:
             lease.end()
     finally:
         lease.end()
 
 
-async def _read_leased(
-    context: AIOContext, engine: Engine, backend: Backend, descriptor: Descriptor, pieces: Pieces, abandon: bool
-) -> None:
+async def _read_leased(core: Core, engine: Engine, backend: Backend, descriptor: Descriptor, pieces: Pieces, abandon: bool) -> None:
     """Copy the pieces that are in the page cache, then read the rest by requests."""
     # 1: call again after other tasks have run. 0: all pieces are read. Negative: the next piece is not cached.
     answer = -1
@@ -177,12 +173,12 @@ async def _read_leased(
         while (answer := pieces.read_inline(_INLINE)) == 1:
             await backend.cancel_shielded_checkpoint()
             await backend.checkpoint_if_cancelled()
-            context._check()
+            core.check()
         engine.inline.count_pieces(descriptor, pieces.native.next, pieces.moved_inline, answer)
     if answer == 0 or not pieces.count:
         await backend.cancel_shielded_checkpoint()
         return
-    await _run_group(context, descriptor, _reading(descriptor, pieces, pieces.owned), 2, abandon=abandon)
+    await _run_group(core, descriptor, _reading(descriptor, pieces, pieces.owned), 2, abandon=abandon)
 
 
 def _reading(descriptor: Descriptor, pieces: Pieces, owned: object) -> Iterator[PiecesRead]:
@@ -193,21 +189,21 @@ def _reading(descriptor: Descriptor, pieces: Pieces, owned: object) -> Iterator[
         yield PiecesRead(descriptor, pieces.part(descriptor, owned, start, min(most, pieces.count - start)))
 
 
-async def write_ranges(context: AIOContext, descriptor: Descriptor, ranges: Iterable[tuple[int, ReadableBuffer]]) -> int:
+async def write_ranges(core: Core, descriptor: Descriptor, ranges: Iterable[tuple[int, ReadableBuffer]]) -> int:
     """Write ranges; see `PositionalFile.write_ranges`."""
-    requests = _writes(context, descriptor, ranges)
+    requests = _writes(core, descriptor, ranges)
     if not requests:
-        await context._checkpoint()
+        await core.checkpoint()
         return 0
     try:
-        await _write_leased(context, descriptor, requests)
+        await _write_leased(core, descriptor, requests)
         return sum(request.transferred for request in requests)
     finally:
         # The frames in a traceback must not hold the caller's memory. The group has a list of its own.
         requests.clear()
 
 
-def _writes(context: AIOContext, descriptor: Descriptor, ranges: Iterable[tuple[int, ReadableBuffer]]) -> list[PiecesWrite]:
+def _writes(core: Core, descriptor: Descriptor, ranges: Iterable[tuple[int, ReadableBuffer]]) -> list[PiecesWrite]:
     """Return requests that write ranges."""
     parts: list[tuple[int, Export]] = []
     try:
@@ -217,7 +213,7 @@ def _writes(context: AIOContext, descriptor: Descriptor, ranges: Iterable[tuple[
         parts.clear()
         raise
     parts = [part for part in parts if part[1].length]
-    inspect(context._check(), (export for _, export in parts))
+    inspect(core.check(), (export for _, export in parts))
     # Direct writes inside the file: only these are asynchronous in the kernel.
     overwriting: list[tuple[int, Export]] = []
     others: list[tuple[int, Export]] = []
@@ -237,14 +233,14 @@ def _writes(context: AIOContext, descriptor: Descriptor, ranges: Iterable[tuple[
 
 
 @protect_from_interrupts
-async def _write_leased(context: AIOContext, descriptor: Descriptor, requests: list[PiecesWrite]) -> None:
-    backend = context._backend
+async def _write_leased(core: Core, descriptor: Descriptor, requests: list[PiecesWrite]) -> None:
+    backend = core.backend
     assert backend is not None
-    lease = Lease(backend, context._check(), descriptor)
+    lease = Lease(backend, core.check(), descriptor)
     try:
         try:
             lease.take()
-            await _run_group(context, descriptor, [*requests], len(requests), writing=True)
+            await _run_group(core, descriptor, [*requests], len(requests), writing=True)
         finally:
             lease.end()
     finally:
@@ -252,7 +248,7 @@ async def _write_leased(context: AIOContext, descriptor: Descriptor, requests: l
 
 
 async def _run_group(
-    context: AIOContext,
+    core: Core,
     descriptor: Descriptor,
     requests: Iterable[PiecesRead | PiecesWrite],
     depth: int,
@@ -261,11 +257,11 @@ async def _run_group(
     abandon: bool = False,
 ) -> None:
     """Submit requests, `depth` in flight at once, and wait for all. OSError names the offset of a piece that failed."""
-    group = RequestGroup(context._check(), requests, depth, writing=writing)
+    group = RequestGroup(core.check(), requests, depth, writing=writing)
     del requests
-    assert context._backend is not None
+    assert core.backend is not None
     try:
-        await context._backend.perform(RequestGroup.start, group, _may_leave_when_cancelled if abandon else RequestGroup.cancel)
+        await core.backend.perform(RequestGroup.start, group, _may_leave_when_cancelled if abandon else RequestGroup.cancel)
     finally:
         group.drop_unsubmitted()
     if group.error is not None:

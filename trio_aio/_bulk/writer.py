@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
     from trio_aio._backends import Backend
-    from trio_aio._context.context import AIOContext
+    from trio_aio._context.core import Core
     from trio_aio._engine.descriptor import Descriptor
     from trio_aio._memory.exports import Export
     from trio_aio._requests.base import Request
@@ -77,8 +77,8 @@ class Writer(NotCopied):
     Leaving also waits for a `write` that another task has started. ValueError if the file was closed before all blocks were submitted.
     """
 
-    def __init__(self, context: AIOContext, descriptor: Descriptor, check: Callable[[], None], offset: int, size: int, depth: int) -> None:
-        self._context: AIOContext = context
+    def __init__(self, core: Core, descriptor: Descriptor, check: Callable[[], None], offset: int, size: int, depth: int) -> None:
+        self._core: Core = core
         self._descriptor: Descriptor = descriptor
         # Raises ValueError if the file is closed.
         self._check: Callable[[], None] = check
@@ -103,8 +103,8 @@ class Writer(NotCopied):
     async def __aenter__(self) -> Writer:
         if self._open:
             raise RuntimeError("this writer is already open: leave its `async with` first")
-        backend = self._context._backend
-        self._context._check()
+        backend = self._core.backend
+        self._core.check()
         assert backend is not None
         self._lock = FairLock(backend, lambda: None)
         self._open = True
@@ -126,8 +126,8 @@ class Writer(NotCopied):
             lock = self._lock
             if not self._open or lock is None:
                 raise RuntimeError("this writer is not open: use it in `async with`")
-            backend = self._context._backend
-            self._context._check()
+            backend = self._core.backend
+            self._core.check()
             if not lock.acquire():
                 raise RuntimeError("another task is writing with this writer: write in one task, or put a lock around `write`")
             assert backend is not None
@@ -138,7 +138,7 @@ class Writer(NotCopied):
                     if self._block is None and export.length:
                         await self._next_block(wait_for)
                     if export.mapped:
-                        inspect(self._context._check(), (export,))
+                        inspect(self._core.check(), (export,))
                     with export.view() as view:
                         taken = copied = 0
                         while taken < export.length:
@@ -175,17 +175,17 @@ class Writer(NotCopied):
 
     async def _gather(self, export: Export, block: PendingWrite, taken: int, put_off: PutOff) -> None:
         """Have a worker copy data, which may belong to a mapped file, to the block. OSError: EFAULT. Never Cancelled once data is taken."""
-        context = self._context
+        core = self._core
         request = gather(self._descriptor, [export], block.export, self._filled)
         del export
         if not taken:
-            await context._submit_and_wait(request)
+            await core.submit_and_wait(request)
             return
-        backend, engine = context._backend, context._engine
+        backend, engine = core.backend, core.engine
         assert backend is not None
         assert engine is not None
         try:
-            context._check().submit(request)
+            core.check().submit(request)
         except BaseException:
             if request.state is State.CREATED:
                 request.release_memory(engine)  # it was not submitted
@@ -206,7 +206,7 @@ class Writer(NotCopied):
         """Let `_block` be a new block, or the oldest one after its write has completed. OSError of that write."""
         if len(self._blocks) >= self._depth:
             oldest = self._blocks[0]
-            backend = self._context._backend
+            backend = self._core.backend
             assert backend is not None
             assert oldest.request is not None
             if not oldest.request.finished:
@@ -237,7 +237,7 @@ class Writer(NotCopied):
             kind = Write if is_block_write(descriptor, offset, size, 0) else BufferedWrite
             request = kind(descriptor, address, size, offset, 0, block.export)
         # This may raise RuntimeError or ValueError. Nothing has been changed until here.
-        self._context._check().submit(request)
+        self._core.check().submit(request)
         block.request, block.offset = request, offset
         self._blocks.append(block)
         self._block = None
@@ -258,9 +258,9 @@ class Writer(NotCopied):
             raise self._error
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
-        backend, lock = self._context._backend, self._lock
+        backend, lock = self._core.backend, self._lock
         if backend is None:
-            raise self._context._refusal()
+            raise self._core.refusal()
         assert lock is not None
         with Deferred(backend, value) as put_off:
             # Another task may be writing: wait for it.

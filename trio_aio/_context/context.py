@@ -1,53 +1,32 @@
-"""`AIOContext`: an engine, the event loop that it serves, and the reaper between them.
-
-The kernel reports completions on a ring, and the workers on a queue of their own. Both write to one eventfd. The *reaper*, a part of the
-event loop, waits for that eventfd, and lets the engine take the completions and wake the tasks. The engine knows no event loop: the context
-connects it to a backend for trio or asyncio.
-
-A context belongs to one run of one event loop, in one thread. The engine is not thread-safe, so `_check` refuses every other run. After a
-fork the child shares the parent's ring, so the context is dead in the child.
-
-Its state goes from new to open, closing and closed. A closing context starts no new requests, and waits for those in flight, because the
-kernel or a worker uses their memory. Abandoned requests may hang for ever, so a thread waits for them (`_close_in_thread`).
-
-Users open contexts, or use the shared one. Files and the calls of `Operations` pass their requests to `_submit_and_wait`.
-"""
+"""`AIOContext`: what users know of a context. Most calls do not need it: they have its `Core`, which does the work."""
 
 from __future__ import annotations
 
-import atexit
+import errno
 import operator
 import os
-import threading
-import weakref
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+import select
+from typing import TYPE_CHECKING, Literal
 
-from trio_aio._backends import Waiter, async_resource, current_backend, raise_if_cancelled, shielded_checkpoint
-from trio_aio._context.lock import FairLock
-from trio_aio._context.operations import Operations
+from trio_aio._arguments import NO_FLAGS, checked_flags, checked_offset, checked_size
+from trio_aio._backends import async_resource, current_backend, raise_if_cancelled
+from trio_aio._context import polling
+from trio_aio._context.core import Core
 from trio_aio._context.statistics import counted
-from trio_aio._engine.activity import is_busy
-from trio_aio._engine.drain import drain
-from trio_aio._engine.engine import Engine
-from trio_aio._engine.withdrawal import abandon as abandon_request
-from trio_aio._engine.withdrawal import cancel_polls, leave_close
-from trio_aio._errors import NotCopied
-from trio_aio._lanes.names import NameLane
-from trio_aio._lanes.protocols import State
-from trio_aio._lanes.threads import Background
+from trio_aio._engine.descriptor import Descriptor, describe
+from trio_aio._errors import NotCopied, os_error
+from trio_aio._requests.poll import Poll
+from trio_aio._requests.sync import Sync
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
-    from trio_aio._backends import Backend
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
     from trio_aio._context.statistics import AIOStatistics
     from trio_aio._engine.protocols import Hook
-    from trio_aio._requests.base import Request
-    from trio_aio._requests.opening import Close
 
-__all__ = ("AIOContext",)
+__all__ = ("AIOContext", "core_of")
 
 # Default number of worker threads, at most.
 MAX_WORKERS = 8
@@ -56,7 +35,7 @@ _MOST_IN_FLIGHT = 1 << 22
 
 
 @async_resource
-class AIOContext(NotCopied, Operations):
+class AIOContext(NotCopied):
     """Native AIO, workers and a reaper, for any number of files.
 
     Use it as ``async with AIOContext() as context: ... open_aio(path, context=context)``. Most programs need none of their own: files use
@@ -89,27 +68,16 @@ class AIOContext(NotCopied, Operations):
             source = "TRIO_AIO_ENGINE"
         if wanted not in ("auto", "aio", "workers"):
             raise ValueError(f"{source} must be 'auto', 'aio' or 'workers', not {wanted!r}")
-        super().__init__()
-        self._wanted: str = wanted
-        self._max_in_flight: int = max_in_flight
-        self._max_workers: int = min(max_workers, max_in_flight)
-        self._backend: Backend | None = None
-        # The run that it belongs to. `self` is no run, so `_check` fails unless the context is open.
-        self._identity: object = self
-        self._current: Callable[[], object] = object
-        self._engine: Engine | None = None
-        self._inline: Any = None
-        # Names that are in memory.
-        self._names: NameLane = NameLane()
-        self._stopping: bool = False
-        # The tasks in `aclose`.
-        self._closing: list[Waiter] = []
-        self._state: str = "new"  # "open", "closing", "closed" or "forked"
-        # The thread of the event loop while the context is open, otherwise 0.
-        self._thread: int = 0
+        self._core: Core = Core(self, wanted, max_in_flight, min(max_workers, max_in_flight), self._hook)
+        # In use by calls with an fd: a sync must find the writes before it.
+        self._by_fd: dict[int, Descriptor] = {}
 
     def __repr__(self) -> str:
-        return f"<trio_aio.AIOContext {self._state}, max_in_flight={self._max_in_flight}>"
+        return f"<trio_aio.AIOContext {self._core.state}, max_in_flight={self._core.max_in_flight}>"
+
+    def _hook(self) -> Hook | None:
+        """Return a hook between requests and lanes, or None. `testing.FaultyContext` returns its faults here."""
+        return None
 
     # ---- from open to closed
 
@@ -118,133 +86,11 @@ class AIOContext(NotCopied, Operations):
         await backend.checkpoint_if_cancelled()
         # Before the start: a native cancellation raised after it would leave a context that no task closes.
         await backend.cancel_shielded_checkpoint()
-        backend.step(self._start, backend)
+        backend.step(self._core.start, backend)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
-        await (self.aclose() if value is None else self._close())
-
-    def _start(self, backend: Backend) -> None:
-        """Make the engine, and start the reaper. OSError if the engine must be native and cannot."""
-        if self._state != "new":
-            raise RuntimeError(f"an AIOContext can be entered once, and this one is {self._state}: make another")
-        engine = Engine(
-            self._max_in_flight,
-            self._max_workers,
-            use_kernel=self._wanted != "workers",
-            insist=self._wanted == "aio",
-            wake=backend.wake,
-            plug=partial(backend.at_end_of_tick, self._flush),
-            hook=self._hook(),
-        )
-        engine.completions.turn = backend.turn
-        self._engine = engine
-        self._inline = engine.inline
-        # Faults of a test meet requests, and an inline call makes none.
-        self._names.on = engine.hook is None
-        self._backend = backend
-        self._allocating = FairLock(backend, lambda: None)
-        self._identity = backend.identity
-        self._current = backend.current
-        self._thread = threading.get_ident()
-        self._state = "open"
-        _living.add(self)
-        backend.hold_clock(self._is_busy)
-        try:
-            backend.start_reaper(engine.event_fd, self._reap, self._served, self._close_in_thread)
-        except BaseException:
-            self._close_in_thread()
-            raise
-
-    def _hook(self) -> Hook | None:
-        """Return a hook between requests and lanes, or None. `testing.FaultyContext` returns its faults here."""
-        return None
-
-    def _flush(self) -> None:
-        """Submit the requests of this tick to the kernel. The backend calls this at the end of the tick."""
-        if self._engine is not None and not self._stopping:
-            self._engine.flush()
-
-    def _is_busy(self) -> bool:
-        """Return whether something is in flight that ends by itself, or threads are about to leave. For a mock clock."""
-        engine = self._engine
-        return engine is not None and self._state in ("open", "closing") and (self._stopping or is_busy(engine))
-
-    def _reap(self) -> bool:
-        """Take completions, after the eventfd was written to. Return whether the context is closed. The reaper calls this."""
-        if self._state == "forked":
-            return True
-        engine = self._engine
-        assert engine is not None
-        try:
-            engine.reap(drain=True)
-            return self._state == "closing" and self._try_to_end(engine)
-        except BaseException:
-            if self._state == "closing":
-                engine.wake_loop()  # it is tried again
-            raise
-
-    def _try_to_end(self, engine: Engine) -> bool:
-        """Close, if nothing is outstanding any more. Return whether the context is closed."""
-        if not self._stopping and engine.outstanding == engine.abandoned:
-            if engine.outstanding:
-                return self._drain_in_thread(engine)
-            self._stopping = True
-        if self._stopping:
-            engine.stop()
-            if engine.stopped:
-                engine.close()
-                self._ended()
-                return True
-        return False
-
-    def _served(self) -> bool:
-        """Return whether no task waits for a request or for `aclose`. The reaper calls this when the run ends."""
-        if self._state == "forked":
-            return True
-        engine = self._engine
-        assert engine is not None
-        return engine.outstanding == engine.abandoned and not self._closing
-
-    def _close_in_thread(self) -> None:
-        """Close now. A thread waits for abandoned requests, and keeps their memory and descriptors until they complete."""
-        if self._state == "forked":
-            return
-        engine = self._engine
-        assert engine is not None
-        if not engine.outstanding:
-            engine.stop()
-            # All threads are idle, so this does not wait.
-            engine.close()
-            self._ended()
-        elif not self._drain_in_thread(engine):
-            engine.workers.keep_until_exit(engine)
-            self._ended()
-
-    def _drain_in_thread(self, engine: Engine) -> bool:
-        """Let a thread wait for abandoned requests. False: no more threads can be had."""
-        try:
-            engine.orphaned = True
-            Background("trio_aio drain", drain, engine).start()
-        except RuntimeError:
-            engine.orphaned = False
-            return False
-        self._ended()
-        return True
-
-    def _ended(self) -> None:
-        """Mark the context as closed, and wake the tasks in `aclose`."""
-        self._stopping = True
-        self._state = "closed"
-        self._identity = self
-        self._thread = 0
-        self._inline = None
-        _living.discard(self)
-        for closing in self._closing:
-            closing.finished = True
-            if closing.waiter is not None and self._backend is not None:
-                self._backend.wake(closing)
-        self._closing.clear()
+        await (self.aclose() if value is None else self._core.close())
 
     async def aclose(self) -> None:
         """Wait for all requests in flight, then release threads, descriptors and the kernel context.
@@ -254,181 +100,154 @@ class AIOContext(NotCopied, Operations):
         complete. Other tasks run meanwhile.
         Cancelled: raised when it is closed. A second call is a checkpoint and no more.
         """
-        await self._close()
+        await self._core.close()
         await raise_if_cancelled()
-
-    async def _close(self) -> None:
-        backend = self._backend
-        if self._state == "forked":
-            raise self._refusal()
-        if self._state in ("closed", "new") or backend is None:
-            self._state = "closed"
-            await shielded_checkpoint()
-            return
-        if not self._is_current(backend.identity):
-            raise self._refusal()
-        engine = self._engine
-        assert engine is not None
-        if self._state == "open":
-            self._state = "closing"
-            self._identity = self
-            self._thread = 0
-            cancel_polls(engine)
-            for watch in self._watches:
-                backend.notify_closing(watch)
-            # Wake the reaper: it sees the new state.
-            os.eventfd_write(engine.event_fd, 1)
-        closing = Waiter()
-        self._closing.append(closing)
-        await backend.wait(closing, lambda: False)
-
-    def _forked(self) -> None:
-        """Mark the context as dead, in a child of fork: even a look at its ring would take the parent's completions."""
-        self._state = "forked"
-        self._identity = self
-        self._thread = 0
-        self._inline = None
-        self._backend = None
-        self._engine = None
-
-    def _refusal(self) -> RuntimeError:
-        """Return the error that says why this context cannot be used here and now."""
-        if self._state == "new":
-            return RuntimeError("this AIOContext is not open: use it in `async with`")
-        if self._state == "forked":
-            return RuntimeError("this AIOContext belongs to the parent process: after a fork, open files in the child's own event loop")
-        if self._state != "open":
-            return RuntimeError(f"this AIOContext is {self._state}: make a new one")
-        if self._thread != threading.get_ident():
-            return RuntimeError("this AIOContext belongs to another thread's event loop: open one in this thread's run")
-        try:
-            self._current()
-        except RuntimeError as error:
-            return RuntimeError(f"an AIOContext must be used in the run that opened it: {error}")
-        return RuntimeError("this AIOContext belongs to another run of the event loop: open one in each run")
-
-    def _check(self) -> Engine:
-        """Return the engine. RuntimeError if the context is not open, or in another run, thread or process."""
-        try:
-            if self._current() is self._identity:
-                assert self._engine is not None
-                return self._engine
-        except RuntimeError:
-            pass
-        raise self._refusal()
-
-    def _is_current(self, identity: object) -> bool:
-        """Return whether a task of this run calls."""
-        try:
-            return self._current() is identity
-        except RuntimeError:
-            return False
 
     # ---- attributes
 
     @property
     def engine(self) -> Literal["aio", "workers"]:
         """\"aio\" or \"workers\". The first access calls io_setup(2), if no request has done so. RuntimeError if it was never opened."""
-        engine = self._engine
+        core, engine = self._core, self._core.engine
         if engine is None:
-            raise self._refusal()
-        if self._state == "closed":
-            return "aio" if engine.setup_error is None and self._wanted != "workers" else "workers"
+            raise core.refusal()
+        if core.state == "closed":
+            return "aio" if engine.setup_error is None and core.wanted != "workers" else "workers"
         return "aio" if engine.has_kernel_lane() else "workers"
 
     @property
     def max_in_flight(self) -> int:
         """How many requests are in flight at most, in the kernel and with the workers each."""
-        return self._max_in_flight
+        return self._core.max_in_flight
 
     def statistics(self) -> AIOStatistics:
         """Return the counts up to now. RuntimeError if the context was never opened."""
-        engine = self._engine
-        if engine is None:
-            raise self._refusal()
-        return counted(engine, self._names, self.engine, self._max_in_flight)
+        core = self._core
+        if core.engine is None:
+            raise core.refusal()
+        return counted(core.engine, core.names, self.engine, core.max_in_flight)
 
-    # ---- one request
+    # ---- by fd
 
-    async def _submit_and_wait(self, request: Request, *, abandon: bool = False) -> int:
-        """Submit a request, wait for it, and return its result. OSError if it failed. abandon: a cancelled task leaves at once."""
-        engine = self._check()
-        assert self._backend is not None
-        try:
-            await self._backend.perform(engine.submit, request, partial(_may_leave_when_cancelled, engine) if abandon else engine.cancel)
-        except BaseException:
-            if request.state is State.CREATED:
-                # It was not submitted. The frames in the traceback hold it, and must not hold the caller's memory.
-                request.release_memory(engine)
-            raise
-        if request.result < 0:
-            raise request.error()
-        return request.result
+    async def pread(self, fd: int, size: int, offset: int, *, flags: int = NO_FLAGS) -> bytes:
+        """Return `size` bytes at `offset` of an open fd, fewer only at the end of the file. preadv2(2).
 
-    async def _submit_close(self, request: Close, mark: Callable[[], None], *, abandon: bool) -> None:
-        """Call `mark`, and close a descriptor when its other requests have ended. Never raises Cancelled.
-
-        abandon: leave a close to the engine that waits for abandoned requests only, and when cancelled, any. But the task waits for one
-        that has started and leaves the descriptor open, to its caller.
+        size, offset: bytes, 0 to 2**63 - 1. flags: `RWF`. The caller keeps `fd` open meanwhile.
+        Cancelled before a worker or the kernel has started it: it never runs. Later: the result is returned.
+        OSError as pread(2); ValueError for a negative number.
         """
-        engine = self._check()
-        backend = self._backend
-        assert backend is not None
+        size, offset, flags = checked_size(size), checked_offset(offset), checked_flags(flags)
+        descriptor = self._use(fd)
+        try:
+            return await self._core.pread(descriptor, size, offset, flags, False)
+        finally:
+            self._end_use(descriptor)
 
-        def start() -> None:
+    async def preadinto(self, fd: int, buffer: WriteableBuffer, offset: int, *, flags: int = NO_FLAGS) -> int:
+        """Read into a writable buffer, and return the number of bytes, fewer than it holds only at the end of the file.
+
+        Otherwise as `pread`.
+        """
+        offset, flags = checked_offset(offset), checked_flags(flags)
+        descriptor = self._use(fd)
+        try:
+            return await self._core.preadinto(descriptor, buffer, offset, flags, False)
+        finally:
+            self._end_use(descriptor)
+
+    async def pwrite(self, fd: int, data: ReadableBuffer, offset: int, *, flags: int = NO_FLAGS) -> int:
+        """Write all of `data` at `offset` of an open fd, and return its length in bytes. pwritev2(2).
+
+        offset: bytes, 0 to 2**63 - 1. flags: `RWF`. Do not change `data` until the call has ended.
+        OSError as pwrite(2); its ``characters_written`` says how many bytes were written before. Cancelled: as `pread`.
+        """
+        offset, flags = checked_offset(offset), checked_flags(flags)
+        descriptor = self._use(fd)
+        try:
+            return await self._core.pwrite(descriptor, data, offset, flags)
+        finally:
+            self._end_use(descriptor)
+
+    async def fsync(self, fd: int) -> None:
+        """Make durable every write that was started before by this number, through this context. fsync(2).
+
+        Writes of the file through others (another number, another object, another process) are made durable if they have ended.
+        OSError as fsync(2); after a failed sync later ones fail too: see `AsyncFile.fsync`. Cancelled before it has started: no effect.
+        If other calls wait for the same sync, it runs on for them, and Cancelled is raised at once.
+        """
+        await self._sync(fd, data_only=False)
+
+    async def fdatasync(self, fd: int) -> None:
+        """As `fsync`, without metadata that is not needed to read the data back. fdatasync(2)."""
+        await self._sync(fd, data_only=True)
+
+    async def _sync(self, fd: int, *, data_only: bool) -> None:
+        descriptor = self._use(fd)
+        try:
+            await self._core.submit_and_wait(Sync(descriptor, data_only=data_only))
+        finally:
+            self._end_use(descriptor)
+
+    async def poll(self, fd: int, events: int) -> int:
+        """Wait until one of `events` (a mask of ``select.POLLIN`` and so on) is ready on `fd`, and return those that are.
+
+        ``IOCB_CMD_POLL``. Where there is no native AIO, and for a FIFO opened O_RDWR or a pty: a private epoll(7), and for files and
+        directories a thread that calls poll(2). Regular files are always ready.
+        Cancelled: raised when the kernel has confirmed the io_cancel; at once where the kernel does not have it (yet).
+        OSError: EBADF; ECANCELED if the context is closed meanwhile; EAGAIN if the kernel has no memory for it.
+        """
+        events = operator.index(events)
+        if not 0 <= events < 1 << 16:
+            raise ValueError(f"events must be a mask of select.POLL* (16 bits), not {events:#x}")
+        number = _checked_fd(fd)
+        if self._core.check().has_kernel_lane():
+            descriptor = Descriptor(number, fd)
+            descriptor.load(describe(number).value)
             try:
-                mark()
-                request.may_be_left = abandon
-                engine.submit(request)
-                leave_close(engine, request.descriptor.order)
-            except BaseException:
-                if request.state is State.CREATED and not request.outstanding:
-                    mark()
-                    engine.drops.add(request.descriptor, request)
-                raise
+                ready = await self._core.submit_and_wait(Poll(descriptor, events))
+            except OSError as error:
+                # The kernel's poll waits on one queue. A FIFO opened O_RDWR and a pty have two.
+                if error.errno != errno.EINVAL:
+                    raise
+            else:
+                return ready & (events | select.POLLERR | select.POLLHUP)  # the kernel adds related events: POLLRDNORM
+        backend = self._core.backend
+        assert backend is not None
+        if self._core.state == "open":
+            await self._core.checkpoint()
+        if self._core.state != "open":  # it was closed meanwhile
+            raise os_error(errno.ECANCELED, fd)
+        return await polling.poll(backend, self._core.watches, number, describe(number).value.mode, events)
 
-        def stop_waiting() -> bool:
-            if abandon and (request.state is State.HELD or not request.descriptor.borrowed):
-                backend.wake(request)
-                abandon_request(engine, request)
-            return False
+    def _use(self, fd: int) -> Descriptor:
+        """Return the one `Descriptor` that all calls with this fd share while any of them is in progress."""
+        number = _checked_fd(fd)
+        engine = self._core.check()
+        descriptor = self._by_fd.get(number)
+        if descriptor is None:
+            descriptor = Descriptor(number, number)
+            descriptor.opened = False
+            descriptor.load(describe(number).value)
+            engine.learn(descriptor)
+            self._by_fd[number] = descriptor
+        descriptor.users += 1
+        return descriptor
 
-        await backend.wait(request, stop_waiting, start)
-        if request.result < 0:
-            raise request.error()
-
-    async def _checkpoint(self) -> None:
-        """Run a checkpoint. RuntimeError as `_check`."""
-        self._check()
-        assert self._backend is not None
-        await self._backend.checkpoint_if_cancelled()
-        await self._backend.cancel_shielded_checkpoint()
-
-
-def _may_leave_when_cancelled(engine: Engine, request: Request) -> bool:
-    """Cancel a request, or let it run on with no task waiting. Return whether its task may leave at once."""
-    if not (cancelled := engine.cancel(request)) and not request.cancel_accepted and request.can_abandon():
-        abandon_request(engine, request)
-        return True
-    return cancelled or request.finished  # a cancelled sync that others share runs on for them
-
-
-_living: weakref.WeakSet[AIOContext] = weakref.WeakSet()
+    def _end_use(self, descriptor: Descriptor) -> None:
+        descriptor.users -= 1
+        if not descriptor.users:
+            del self._by_fd[descriptor.fd]
 
 
-def _after_fork_in_child() -> None:
-    for context in list(_living):
-        context._forked()
-    _living.clear()
+def _checked_fd(fd: int) -> int:
+    fd = operator.index(fd)
+    if not 0 <= fd < 1 << 31:
+        raise os_error(errno.EBADF, fd)
+    return fd
 
 
-def _keep_what_is_in_flight() -> None:
-    """Keep the requests of contexts that nothing will close: those of a loop of asyncio that is still open when the interpreter ends."""
-    for context in list(_living):
-        engine = context._engine
-        if engine is not None:
-            engine.workers.keep_until_exit(engine)
-
-
-atexit.register(_keep_what_is_in_flight)
-os.register_at_fork(after_in_child=_after_fork_in_child)
+def core_of(context: AIOContext) -> Core:
+    """Return the inner side of a context. TypeError if it is none."""
+    if not isinstance(context, AIOContext):
+        raise TypeError(f"context must be an AIOContext, not {type(context).__name__}")
+    return context._core

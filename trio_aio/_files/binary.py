@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer
 
+    from trio_aio._context.context import AIOContext
     from trio_aio._memory.exports import Export
 
 __all__ = ("AsyncFile",)
@@ -44,6 +45,12 @@ class AsyncFile(ReadableFile):
     and at the latest one millisecond after the last one, whatever the body of the loop does. A line that is in memory costs no system call.
     The loop may be left at any line. The next call continues after that line.
     """
+
+    @property
+    def context(self) -> AIOContext:
+        """The context that serves it."""
+        context: AIOContext = self._core.context
+        return context
 
     # ---- writing
 
@@ -72,11 +79,11 @@ class AsyncFile(ReadableFile):
             return await self._shared.write(data)
         # An empty write does not move the cursor, not even to the end of a file opened for appending.
         if not byte_count(data):
-            await self._context._checkpoint()
+            await self._core.checkpoint()
             return 0
         try:
             if self._descriptor.append:
-                position, n = await self._context._append(self._descriptor, data)
+                position, n = await self._core.append(self._descriptor, data)
                 cursor.move(position)
             else:
                 n = await self.pwrite(data, position)
@@ -120,7 +127,7 @@ class AsyncFile(ReadableFile):
 
     async def _write_part(self, part: ReadableBuffer | list[Export]) -> int:
         self._check_open()
-        return await self._write(await self._context._gathered(self._descriptor, part) if isinstance(part, list) else part)
+        return await self._write(await self._core.gathered(self._descriptor, part) if isinstance(part, list) else part)
 
     # ---- the cursor
 
@@ -154,7 +161,7 @@ class AsyncFile(ReadableFile):
             position = checked_integer(offset if whence == os.SEEK_SET else before + offset, "position")
             if position < 0:
                 raise os_error(errno.EINVAL, self.name)
-            await self._context._checkpoint()
+            await self._core.checkpoint()
         elif whence == os.SEEK_END:
             position = await self.size() + offset
             if position < 0:
@@ -179,7 +186,7 @@ class AsyncFile(ReadableFile):
         self._check_open()
         if self._shared is not None:
             return await self._shared.seek(0, os.SEEK_CUR)
-        await self._context._checkpoint()
+        await self._core.checkpoint()
         return self._cursor.position
 
     async def truncate(self, size: int | None = None) -> int:
@@ -201,7 +208,7 @@ class AsyncFile(ReadableFile):
             else:
                 position = self._cursor.position
             size = position if size is None else size
-            await self._context._submit_and_wait(Truncate(self._descriptor, size))
+            await self._core.submit_and_wait(Truncate(self._descriptor, size))
             return size
         finally:
             self._lock.release()
@@ -213,7 +220,7 @@ class AsyncFile(ReadableFile):
         """
         self._check_open()
         if self._shared is None:
-            await self._context._checkpoint()
+            await self._core.checkpoint()
             return
         if not self._lock.acquire():
             await self._lock.wait()
@@ -222,7 +229,7 @@ class AsyncFile(ReadableFile):
             if self._shared.surplus() is not None:
                 await self._shared.seek(0, os.SEEK_CUR)
             else:
-                await self._context._checkpoint()
+                await self._core.checkpoint()
         finally:
             self._lock.release()
 
@@ -238,8 +245,8 @@ class AsyncFile(ReadableFile):
         """
         self._check_open()
         if self._shared is None:
-            if self._context._backend is None:
-                raise self._context._refusal()
+            if self._core.backend is None:
+                raise self._core.refusal()
             self._share()
         return self._descriptor.fd
 
@@ -251,12 +258,12 @@ class AsyncFile(ReadableFile):
         if self._lock.free or not descriptor.append:
             left = os.lseek(descriptor.fd, position, os.SEEK_SET)
         self._cursor.forget()
-        self._shared = KernelCursor(self._context, descriptor, self._cursor, left, keeps_ahead=False, abandon=self._abandon)
+        self._shared = KernelCursor(self._core, descriptor, self._cursor, left, keeps_ahead=False, abandon=self._abandon)
 
     def _adopt(self) -> None:
         """Let the cursor be the kernel's position from the start: the descriptor was opened by others, who may use it."""
         position = self._cursor.position
-        self._shared = KernelCursor(self._context, self._descriptor, self._cursor, position, keeps_ahead=True, abandon=self._abandon)
+        self._shared = KernelCursor(self._core, self._descriptor, self._cursor, position, keeps_ahead=True, abandon=self._abandon)
 
     def _mark_closed(self) -> None:
         super()._mark_closed()

@@ -59,7 +59,7 @@ class BlockingFile(io.RawIOBase):
     ) -> None:
         # Keeps the file open: a file that is dropped is closed.
         self._owner: Any = owner
-        self._context: Any = owner._context
+        self._core: Any = owner._core
         self._engine: Any = owner._engine
         self._descriptor: Descriptor = owner._descriptor
         self._mode: str = mode
@@ -115,7 +115,7 @@ class BlockingFile(io.RawIOBase):
         self._check_process()
 
     def _check_process(self) -> None:
-        if self._context._state == "forked":
+        if self._core.state == "forked":
             raise RuntimeError("this file belongs to the parent process: after a fork, open it again")
 
     def _call_lock(self) -> threading.Lock:
@@ -136,7 +136,7 @@ class BlockingFile(io.RawIOBase):
             self._descriptor.shared_file.durability.written_elsewhere = True
 
     def _check_thread(self) -> None:
-        if not self._allow_loop and self._context._thread == threading.get_ident():
+        if not self._allow_loop and self._core.thread == threading.get_ident():
             raise RuntimeError(
                 "this call may block, and the event loop runs in this thread: call it in another, as in "
                 "`await trio.to_thread.run_sync(...)` or `await anyio.to_thread.run_sync(...)`, or use blocking(allow_loop=True)"

@@ -17,22 +17,22 @@ from trio_aio._lanes.names import UNKNOWN
 from trio_aio._requests.names import StatName
 
 if TYPE_CHECKING:
-    from trio_aio._context.context import AIOContext
+    from trio_aio._context.core import Core
 
 __all__ = ("may_open_cached", "open_cached", "probe_mount", "read_cached")
 
 _WORKERS_ONLY = os.O_CREAT | os.O_TRUNC | os.O_EXCL | os.O_APPEND | os.O_DIRECT
 
 
-def may_open_cached(context: AIOContext, flags: int) -> bool:
+def may_open_cached(core: Core, flags: int) -> bool:
     """Return whether it is worth a try to open a file with these flags on the event loop's thread."""
-    return context._names.on and not flags & _WORKERS_ONLY
+    return core.names.on and not flags & _WORKERS_ONLY
 
 
 @protect_from_interrupts
-def open_cached(context: AIOContext, descriptor: Descriptor, path: bytes, flags: int, resolve: int = 0) -> bool:
+def open_cached(core: Core, descriptor: Descriptor, path: bytes, flags: int, resolve: int = 0) -> bool:
     """Open a file from memory, and let `descriptor` own it. False: a worker must do it."""
-    lane = context._names
+    lane = core.names
     answer = lane.open(descriptor.fd, path, flags, resolve)
     if answer < 0:
         return False
@@ -43,20 +43,20 @@ def open_cached(context: AIOContext, descriptor: Descriptor, path: bytes, flags:
     return True
 
 
-def read_cached(context: AIOContext, dir: int, path: bytes, resolve: int = 0, offset: int = 0, size: int = -1) -> bytes | None:
+def read_cached(core: Core, dir: int, path: bytes, resolve: int = 0, offset: int = 0, size: int = -1) -> bytes | None:
     """Return `size` bytes of a file from memory; -1: to its end. At most 128 KiB. None: a worker must read them."""
-    lane = context._names
+    lane = core.names
     return lane.read_file(dir, path, resolve, offset, size) if lane.on and size <= INLINE_LIMIT else None
 
 
-async def probe_mount(context: AIOContext, dir: int, path: bytes, shown: object, *, abandon: bool = False) -> None:
+async def probe_mount(core: Core, dir: int, path: bytes, shown: object, *, abandon: bool = False) -> None:
     """Let a worker find out whether a file's mount is local, if the last inline call did not know. abandon: do not wait when cancelled."""
-    lane = context._names
+    lane = core.names
     if lane.last != UNKNOWN or not lane.should_probe():
         return
     request = StatName(Descriptor(dir, shown), path, probe=1)
     try:
-        await context._submit_and_wait(request, abandon=abandon)
+        await core.submit_and_wait(request, abandon=abandon)
     except OSError:
         return  # the call that follows meets the error too, and reports it
     lane.note_probe(request.record.key, bool(request.record.slept))

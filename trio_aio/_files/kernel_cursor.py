@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
     from trio_aio._backends import Backend
-    from trio_aio._context.context import AIOContext
+    from trio_aio._context.core import Core
     from trio_aio._engine.descriptor import Descriptor
     from trio_aio._files.cursor import Cursor
     from trio_aio._memory.exports import Export
@@ -52,10 +52,10 @@ class KernelCursor:
     whether a cancelled read is abandoned, and a cancelled question for the size.
     """
 
-    def __init__(self, context: AIOContext, descriptor: Descriptor, cursor: Cursor, left: int, *, keeps_ahead: bool, abandon: bool) -> None:
-        assert context._backend is not None
-        self._context: AIOContext = context
-        self._backend: Backend = context._backend
+    def __init__(self, core: Core, descriptor: Descriptor, cursor: Cursor, left: int, *, keeps_ahead: bool, abandon: bool) -> None:
+        assert core.backend is not None
+        self._core: Core = core
+        self._backend: Backend = core.backend
         self._descriptor: Descriptor = descriptor
         self._cursor: Cursor = cursor
         self._left: int = left
@@ -77,7 +77,7 @@ class KernelCursor:
         position = request.position
         reads = isinstance(request, CursorRead)
         try:
-            result = await self._context._submit_and_wait(request, abandon=reads and self._abandon)
+            result = await self._core.submit_and_wait(request, abandon=reads and self._abandon)
         except BaseException:
             if request.abandoned:
                 raise
@@ -106,7 +106,7 @@ class KernelCursor:
         if whence == os.SEEK_END and self._abandon and stat.S_ISREG(self._descriptor.mode):
             # The device may hang, and what has moved the position cannot be abandoned. So ask for the size first.
             question = Stat(self._descriptor)
-            await self._context._submit_and_wait(question, abandon=True)
+            await self._core.submit_and_wait(question, abandon=True)
             offset, whence = offset + question.status().st_size, os.SEEK_SET
         return await self._perform(CursorSeek(self._descriptor, self._place(), offset, whence))
 

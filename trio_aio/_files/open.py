@@ -21,8 +21,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
-from trio_aio._context.context import AIOContext
-from trio_aio._context.shared import current_context
+from trio_aio._context.shared import current_core, given_core
 from trio_aio._engine.descriptor import Descriptor, kind_of
 from trio_aio._errors import os_error
 from trio_aio._files.binary import AsyncFile
@@ -38,6 +37,8 @@ if TYPE_CHECKING:
 
     from _typeshed import OpenBinaryMode, OpenTextMode
 
+    from trio_aio._context.context import AIOContext
+    from trio_aio._context.core import Core
     from trio_aio._engine.engine import Engine
 
 __all__ = ("drop_unclaimed", "dropped_on_error", "is_file", "learn", "make_opener", "open_aio", "open_descriptor", "unsupported")
@@ -162,8 +163,7 @@ def make_opener(
     limiter: kept as the file's `limiter`.
     """
     parsed = parse_mode(mode)
-    if context is not None and not isinstance(context, AIOContext):
-        raise TypeError(f"context must be an AIOContext, not {type(context).__name__}")
+    given = given_core(context)
     if not isinstance(file, int):
         file = os.fspath(file)
         if not closefd:
@@ -179,7 +179,7 @@ def make_opener(
     flags = parsed.flags | (os.O_DIRECT if direct else 0)
 
     async def open_it() -> Any:
-        used = current_context() if context is None else context
+        used = given or current_core()
         position, descriptor = 0, None
         try:
             if isinstance(file, int):
@@ -208,8 +208,8 @@ def make_opener(
             descriptor, kind = other.opened, other.mode
         except BaseException:
             if descriptor is not None:
-                assert used._engine is not None
-                drop_unclaimed(used._engine, descriptor)
+                assert used.engine is not None
+                drop_unclaimed(used.engine, descriptor)
             raise
         else:
             return made
@@ -219,8 +219,8 @@ def make_opener(
             return await otherwise(None if descriptor is None else partial(_hand_over, descriptor))
         finally:
             if descriptor is not None:
-                assert used._engine is not None
-                drop_unclaimed(used._engine, descriptor)
+                assert used.engine is not None
+                drop_unclaimed(used.engine, descriptor)
 
     return FileOpener(open_it(), function)
 
@@ -242,11 +242,11 @@ def _hand_over(descriptor: Descriptor, file: object, flags: int) -> int:
 
 
 async def _open_with(
-    context: AIOContext, opener: Callable[[Any, int], int], file: str | bytes, flags: int, *, direct: bool, abandon: bool
+    core: Core, opener: Callable[[Any, int], int], file: str | bytes, flags: int, *, direct: bool, abandon: bool
 ) -> tuple[Descriptor, int]:
     """Return the descriptor that the caller's `opener` opens, in a thread, and where its cursor is."""
-    engine = context._check()
-    backend = context._backend
+    engine = core.check()
+    backend = core.backend
     assert backend is not None
     descriptor = Descriptor(-1, file)
     has_left = False
@@ -273,8 +273,8 @@ async def _open_with(
     with nullcontext() if abandon else backend.shielded():
         try:
             os.set_inheritable(fd, False)
-            await _adopt(context, descriptor, writable=flags & os.O_ACCMODE != os.O_RDONLY, direct=direct, abandon=abandon)
-            position = await context._submit_and_wait(_seek_to_start(descriptor, flags), abandon=abandon)
+            await _adopt(core, descriptor, writable=flags & os.O_ACCMODE != os.O_RDONLY, direct=direct, abandon=abandon)
+            position = await core.submit_and_wait(_seek_to_start(descriptor, flags), abandon=abandon)
         except _OtherKind as other:
             other.opened = descriptor
             raise
@@ -286,28 +286,28 @@ async def _open_with(
     return descriptor, position
 
 
-async def _open_path(context: AIOContext, file: str | bytes, flags: int, *, abandon: bool) -> Descriptor:
+async def _open_path(core: Core, file: str | bytes, flags: int, *, abandon: bool) -> Descriptor:
     """Return a new descriptor. Opened from memory if the kernel has the name there, otherwise by a worker."""
-    engine = context._check()
+    engine = core.check()
     descriptor = Descriptor(AT_FDCWD, file)
     path = os.fsencode(file)
-    if may_open_cached(context, flags):
-        assert context._backend is not None
-        await context._backend.checkpoint_if_cancelled()
+    if may_open_cached(core, flags):
+        assert core.backend is not None
+        await core.backend.checkpoint_if_cancelled()
         try:
-            if open_cached(context, descriptor, path, flags):
+            if open_cached(core, descriptor, path, flags):
                 engine.learn(descriptor)
-                await context._backend.cancel_shielded_checkpoint()
+                await core.backend.cancel_shielded_checkpoint()
                 return descriptor
         except BaseException:
             drop_unclaimed(engine, descriptor)
             raise
-        await probe_mount(context, AT_FDCWD, path, file, abandon=abandon)
+        await probe_mount(core, AT_FDCWD, path, file, abandon=abandon)
     request = Open(descriptor, path, flags)
     description = request.record.value
     try:
-        await context._submit_and_wait(request, abandon=abandon)
-        learn(context, descriptor, description)
+        await core.submit_and_wait(request, abandon=abandon)
+        learn(core, descriptor, description)
     except OSError as error:
         if error.errno == errno.EOPNOTSUPP and not is_file(description.mode):
             raise _OtherKind(description.mode) from None
@@ -325,7 +325,7 @@ async def _open_path(context: AIOContext, file: str | bytes, flags: int, *, aban
 
 
 async def open_descriptor(
-    context: AIOContext,
+    core: Core,
     descriptor: Descriptor,
     mode: str,
     format: TextFormat | None,
@@ -338,16 +338,16 @@ async def open_descriptor(
 
     If that fails, the engine closes it.
     """
-    engine = context._check()
+    engine = core.check()
     parsed = parse_mode(mode)
     try:
         if descriptor.mode and not direct:
             engine.learn(descriptor)
         else:
-            await _adopt(context, descriptor, writable=parsed.writable, direct=direct)
+            await _adopt(core, descriptor, writable=parsed.writable, direct=direct)
         start = descriptor.size if parsed.flags & os.O_APPEND else 0
         opened = kind(
-            context,
+            core,
             descriptor,
             parsed.shown,
             start,
@@ -365,15 +365,15 @@ async def open_descriptor(
     return made
 
 
-async def _adopt_number(context: AIOContext, fd: int, mode: Mode, *, direct: bool, abandon: bool) -> tuple[Descriptor, int]:
+async def _adopt_number(core: Core, fd: int, mode: Mode, *, direct: bool, abandon: bool) -> tuple[Descriptor, int]:
     """Return the descriptor that the caller passes, and where its cursor is."""
-    context._check()
+    core.check()
     descriptor = Descriptor(fd, fd)
     descriptor.borrowed = True  # until there is a file: if that fails, the caller keeps it
     descriptor.opened = False
-    with dropped_on_error(context, descriptor):
-        await _adopt(context, descriptor, writable=mode.writable, direct=direct, abandon=abandon)
-        return descriptor, await context._submit_and_wait(_seek_to_start(descriptor, mode.flags), abandon=abandon)
+    with dropped_on_error(core, descriptor):
+        await _adopt(core, descriptor, writable=mode.writable, direct=direct, abandon=abandon)
+        return descriptor, await core.submit_and_wait(_seek_to_start(descriptor, mode.flags), abandon=abandon)
 
 
 def _seek_to_start(descriptor: Descriptor, flags: int) -> Seek:
@@ -381,11 +381,11 @@ def _seek_to_start(descriptor: Descriptor, flags: int) -> Seek:
     return Seek(descriptor, 0, os.SEEK_END if flags & os.O_APPEND else os.SEEK_CUR)
 
 
-async def _adopt(context: AIOContext, descriptor: Descriptor, *, writable: bool, direct: bool, abandon: bool = False) -> None:
+async def _adopt(core: Core, descriptor: Descriptor, *, writable: bool, direct: bool, abandon: bool = False) -> None:
     """Ask the kernel what a descriptor is, and check that it can be served. fstat(2), statx(2)."""
     request = Describe(descriptor, writable=writable)
     try:
-        await context._submit_and_wait(request, abandon=abandon)
+        await core.submit_and_wait(request, abandon=abandon)
     except OSError as error:
         if request.record.value.buffered_error:
             raise _second_error(error, descriptor.name) from None
@@ -395,7 +395,7 @@ async def _adopt(context: AIOContext, descriptor: Descriptor, *, writable: bool,
         raise os_error(errno.EISDIR, descriptor.name)
     if not is_file(mode):
         raise _OtherKind(mode)
-    learn(context, descriptor, request.record.value)
+    learn(core, descriptor, request.record.value)
     if direct and not descriptor.direct:
         raise ValueError(f"direct must be False for {descriptor.name!r}: its descriptor was not opened with O_DIRECT")
 
@@ -417,21 +417,21 @@ def drop_unclaimed(engine: Engine, descriptor: Descriptor) -> None:
 
 
 @contextmanager
-def dropped_on_error(context: AIOContext, descriptor: Descriptor) -> Generator[None]:
+def dropped_on_error(core: Core, descriptor: Descriptor) -> Generator[None]:
     """Let the engine close what a request has opened, if the block ends with an exception: asyncio's own Task.cancel may come after it."""
     try:
         yield
     except BaseException:
-        if context._engine is not None:
-            drop_unclaimed(context._engine, descriptor)
+        if core.engine is not None:
+            drop_unclaimed(core.engine, descriptor)
         raise
 
 
-def learn(context: AIOContext, descriptor: Descriptor, description: Any) -> None:
+def learn(core: Core, descriptor: Descriptor, description: Any) -> None:
     """Store what the kernel reports about a new descriptor, and connect it with the records of its device and file."""
     descriptor.load(description)
-    assert context._engine is not None
-    context._engine.learn(descriptor)
+    assert core.engine is not None
+    core.engine.learn(descriptor)
 
 
 def is_file(mode: int) -> bool:

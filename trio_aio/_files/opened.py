@@ -14,7 +14,7 @@ from trio_aio._files.misuse import Misuse
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trio_aio._context.context import AIOContext
+    from trio_aio._context.core import Core
     from trio_aio._engine.descriptor import Alignment, Descriptor
 
 __all__ = ("OpenedFile",)
@@ -23,7 +23,7 @@ __all__ = ("OpenedFile",)
 class OpenedFile(Misuse, NotCopied):
     """An open file, and none of its calls."""
 
-    _context: AIOContext
+    _core: Core
     _descriptor: Descriptor
     _mode: str
     _closed: bool
@@ -48,11 +48,6 @@ class OpenedFile(Misuse, NotCopied):
     def closed(self) -> bool:
         """Whether `aclose` was called."""
         return self._closed
-
-    @property
-    def context(self) -> AIOContext:
-        """The context that serves it."""
-        return self._context
 
     @property
     def direct(self) -> bool:

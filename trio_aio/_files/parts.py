@@ -21,7 +21,7 @@ from trio_aio._requests.contents import APPEND_TO, AT_OFFSET, ATOMIC, DURABLE, E
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-    from trio_aio._context.context import AIOContext
+    from trio_aio._context.core import Core
     from trio_aio._files.binary import AsyncFile
     from trio_aio._memory.exports import Export
 
@@ -42,7 +42,7 @@ def write_flags(*, at_offset: bool, append: bool, exclusive: bool, atomic: bool,
 
 
 async def write_specially(
-    context: AIOContext,
+    core: Core,
     dir: int,
     path: bytes,
     shown: object,
@@ -58,11 +58,11 @@ async def write_specially(
     export = export_buffer(data, writable=False)
     request = WriteName(descriptor, path, export, number=offset, flags=flags, mode=mode, beneath=int(beneath))
     try:
-        return await context._submit_and_wait(request)
+        return await core.submit_and_wait(request)
     except OSError as error:
         raise _explained(error, request.record.stat.mode, shown) from None
     finally:
-        changed, engine = request.record.stat, context._engine
+        changed, engine = request.record.stat, core.engine
         if engine is not None and changed.inode:
             # As struct taio_description has it.
             device = os.major(changed.device) << 32 | os.minor(changed.device)
@@ -76,25 +76,25 @@ async def write_specially(
 
 
 async def read_part(
-    context: AIOContext, dir: int, path: bytes, shown: object, offset: int, size: int, resolve: int = 0, *, by_descriptor: bool = False
+    core: Core, dir: int, path: bytes, shown: object, offset: int, size: int, resolve: int = 0, *, by_descriptor: bool = False
 ) -> bytes:
     """Return `size` bytes from `offset`, fewer only at the end; -1: all. OSError.
 
     by_descriptor: the path starts from `dir`, and of size -1 only a part may be returned.
     """
-    context._check()
-    backend = context._backend
+    core.check()
+    backend = core.backend
     assert backend is not None
     await backend.checkpoint_if_cancelled()
-    part = read_cached(context, dir, path, resolve, offset, size)
+    part = read_cached(core, dir, path, resolve, offset, size)
     if part is not None:
         await backend.cancel_shielded_checkpoint()
         return part
     if by_descriptor or 0 <= size <= LARGEST_PART:
         memory = bytearray(size if size >= 0 else LARGEST_PART)
-        n = await _read(context, dir, path, shown, hold(memory), offset, resolve)
+        n = await _read(core, dir, path, shown, hold(memory), offset, resolve)
         return bytes(memoryview(memory)[:n])
-    file: AsyncFile = await open_aio(shown, context=context)  # type: ignore[call-overload]
+    file: AsyncFile = await open_aio(shown, context=core.context)  # type: ignore[call-overload]
     try:
         if size >= 0:
             return await file.pread(size, offset)
@@ -106,11 +106,11 @@ async def read_part(
 
 
 async def read_into(
-    context: AIOContext, dir: int, path: bytes, shown: object, offset: int, size: int, into: WriteableBuffer, resolve: int = 0
+    core: Core, dir: int, path: bytes, shown: object, offset: int, size: int, into: WriteableBuffer, resolve: int = 0
 ) -> int:
     """Fill a buffer, with at most `size` bytes unless that is -1, and return the number of bytes. OSError."""
-    context._check()
-    backend = context._backend
+    core.check()
+    backend = core.backend
     assert backend is not None
     export = export_buffer(into, writable=True)
     if 0 <= size < export.length:
@@ -118,18 +118,18 @@ async def read_into(
     # Memory of a mapped file is touched by workers only.
     if not export.mapped:
         await backend.checkpoint_if_cancelled()
-        part = read_cached(context, dir, path, resolve, offset, export.length)
+        part = read_cached(core, dir, path, resolve, offset, export.length)
         if part is not None:
             export.fill(part)
             await backend.cancel_shielded_checkpoint()
             return len(part)
-    return await _read(context, dir, path, shown, export, offset, resolve)
+    return await _read(core, dir, path, shown, export, offset, resolve)
 
 
-async def _read(context: AIOContext, dir: int, path: bytes, shown: object, export: Export, offset: int, resolve: int) -> int:
+async def _read(core: Core, dir: int, path: bytes, shown: object, export: Export, offset: int, resolve: int) -> int:
     request = ReadName(Descriptor(dir, shown), path, export, offset, beneath=int(resolve != 0))
     try:
-        return await context._submit_and_wait(request)
+        return await core.submit_and_wait(request)
     except OSError as error:
         raise _explained(error, request.record.stat.mode, shown) from None
 

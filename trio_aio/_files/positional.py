@@ -1,7 +1,7 @@
 """`PositionalFile`: an open file, its calls at an offset, and its close. `AsyncFile` adds a cursor to it.
 
 preadv2(2) and io_submit(2) take an offset with each call, so any number of tasks may read and write one file at once. Each call here checks
-its arguments, passes a request to the file's `AIOContext`, and waits for it.
+its arguments, passes a request to the core of the file's context, and waits for it.
 
 A cancelled task must not leave while the kernel writes to its memory. So a request that has started is waited for, and only one that has
 not started is withdrawn. After close(2) an fd number may name another file, so close waits for the file's other requests. A file that is
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from trio_aio._backends import Backend
-    from trio_aio._context.context import AIOContext
+    from trio_aio._context.core import Core
     from trio_aio._engine.descriptor import Descriptor
     from trio_aio._engine.engine import Engine
 
@@ -76,7 +76,7 @@ class PositionalFile(OpenedFile):
 
     def __init__(
         self,
-        context: AIOContext,
+        core: Core,
         descriptor: Descriptor,
         mode: str,
         *,
@@ -84,12 +84,12 @@ class PositionalFile(OpenedFile):
         writable: bool,
         abandon_on_cancel: bool,
     ) -> None:
-        backend = context._backend
+        backend = core.backend
         assert backend is not None
-        self._context: AIOContext = context
+        self._core: Core = core
         self._backend: Backend = backend
         self._descriptor: Descriptor = descriptor
-        self._engine: Engine = context._check()
+        self._engine: Engine = core.check()
         self._mode: str = mode
         self._readable: bool = readable
         self._writable: bool = writable
@@ -101,7 +101,7 @@ class PositionalFile(OpenedFile):
         # Until `_claim` the descriptor belongs to the request that opened it.
         self._closed: bool = True
         # The inline lane, for the short way of `pread`. None if the file cannot use it: direct, write-only or closed.
-        self._inline: Any = context._inline if readable and not descriptor.direct else None
+        self._inline: Any = core.inline if readable and not descriptor.direct else None
         # Whether `pread` may submit a direct read without further checks. False after close.
         self._short_way: bool = readable and descriptor.direct and not abandon_on_cancel
         # The same for `pwrite` and a direct overwrite.
@@ -130,14 +130,14 @@ class PositionalFile(OpenedFile):
         Cancelled before the read has started: no effect. Later: the result is returned, and Cancelled is raised at the next checkpoint.
         OSError with errno and file name; ValueError for a closed file or a negative number; UnsupportedOperation if not open for reading.
         """
-        context, descriptor = self._context, self._descriptor
+        core, descriptor = self._core, self._descriptor
         if flags is NO_FLAGS and type(size) is int is type(offset) and 0 < size < _PLAIN and 0 <= offset < _PLAIN:
             inline = self._inline
             # Thread and side are enough here: the checkpoints check the rest. A hit uses nothing of the run, and a miss checks it again.
             if (
                 inline is not None
                 and size <= INLINE_LIMIT
-                and get_ident() == context._thread
+                and get_ident() == core.thread
                 and self._side() == self._own_side
                 and (descriptor.read_device.nowait or descriptor.residency)
             ):
@@ -148,11 +148,11 @@ class PositionalFile(OpenedFile):
                     return data
                 if size > 1 and descriptor.read_device.nowait and not self._abandon:
                     cold = ColdRead(descriptor, size, offset)
-                    await self._perform(self._start_cold, cold, context._check().cancel)
+                    await self._perform(self._start_cold, cold, core.check().cancel)
                     return cold.take()
-                return await context._pread_by_worker(descriptor, size, offset, 0, self._abandon)
+                return await core.pread_by_worker(descriptor, size, offset, 0, self._abandon)
             if self._short_way and size <= _SHORT_WAY_LIMIT:
-                engine = context._check()
+                engine = core.check()
                 read = WidenedRead(descriptor, size, offset, 0)
                 await self._perform(self._start_read, read, engine.cancel)
                 if read.result < 0:
@@ -162,7 +162,7 @@ class PositionalFile(OpenedFile):
         else:
             size, offset, flags = checked_size(size), checked_offset(offset), checked_flags(flags)
         self._check_readable()
-        return await context._pread(descriptor, size, offset, flags, self._abandon)
+        return await core.pread(descriptor, size, offset, flags, self._abandon)
 
     async def preadinto(self, buffer: WriteableBuffer, offset: int, *, flags: int = NO_FLAGS) -> int:
         """Fill a writable buffer from `offset`, and return the number of bytes: fewer than it holds only at the end of the file.
@@ -171,12 +171,12 @@ class PositionalFile(OpenedFile):
         cancelled one. Otherwise as `pread`. preadv2(2).
         """
         self._check_readable()
-        return await self._context._preadinto(self._descriptor, buffer, checked_offset(offset), checked_flags(flags), self._abandon)
+        return await self._core.preadinto(self._descriptor, buffer, checked_offset(offset), checked_flags(flags), self._abandon)
 
     async def preadv(self, buffers: Sequence[WriteableBuffer], offset: int, *, flags: int = NO_FLAGS) -> int:
         """Fill several writable buffers in order, from `offset`, and return the number of bytes. Otherwise as `preadinto`. preadv2(2)."""
         self._check_readable()
-        return await self._context._preadv(self._descriptor, buffers, checked_offset(offset), checked_flags(flags), self._abandon)
+        return await self._core.preadv(self._descriptor, buffers, checked_offset(offset), checked_flags(flags), self._abandon)
 
     async def pwrite(self, data: ReadableBuffer, offset: int, *, flags: int = NO_FLAGS) -> int:
         """Write all of `data` at `offset`, and return its length in bytes. pwritev2(2).
@@ -197,7 +197,7 @@ class PositionalFile(OpenedFile):
         ):
             size, unit = len(plain), self._descriptor.alignment.offset
             if 0 < size <= LARGEST_OVERWRITE and not (offset % unit or size % unit):
-                engine = self._context._check()
+                engine = self._core.check()
                 write = Overwrite(self._descriptor, plain, size, offset)
                 try:
                     await self._perform(self._start_write, write, engine.cancel)
@@ -209,12 +209,12 @@ class PositionalFile(OpenedFile):
                     raise write.error()
                 return write.result
         self._check_writable()
-        return await self._context._pwrite(self._descriptor, data, checked_offset(offset), checked_flags(flags))
+        return await self._core.pwrite(self._descriptor, data, checked_offset(offset), checked_flags(flags))
 
     async def pwritev(self, buffers: Sequence[ReadableBuffer], offset: int, *, flags: int = NO_FLAGS) -> int:
         """Write several buffers one after the other at `offset`, and return the number of bytes. Otherwise as `pwrite`."""
         self._check_writable()
-        return await self._context._pwritev(self._descriptor, buffers, checked_offset(offset), checked_flags(flags))
+        return await self._core.pwritev(self._descriptor, buffers, checked_offset(offset), checked_flags(flags))
 
     async def read_ranges(self, ranges: Iterable[tuple[int, int]], *, max_gap: int = 0) -> list[bytes]:
         """Return the bytes of many ranges, in their order. All of them are in flight at once. preadv2(2).
@@ -224,7 +224,7 @@ class PositionalFile(OpenedFile):
         Cancelled: reads that have not started never run, and those in flight are waited for. OSError names the offset that failed.
         """
         self._check_readable()
-        return await read_ranges(self._context, self._descriptor, ranges, max_gap, self._abandon)
+        return await read_ranges(self._core, self._descriptor, ranges, max_gap, self._abandon)
 
     async def read_blocks(self, offsets: Sequence[int] | ReadableBuffer, size: int, *, into: Any = None) -> Any:
         """Return blocks of `size` bytes at `offsets`, side by side in one buffer. All of them are in flight at once. preadv2(2).
@@ -235,7 +235,7 @@ class PositionalFile(OpenedFile):
         failed. After an error, or Cancelled, the contents of `into` are undefined.
         """
         self._check_readable()
-        return await read_blocks(self._context, self._descriptor, offsets, size, into, self._abandon)
+        return await read_blocks(self._core, self._descriptor, offsets, size, into, self._abandon)
 
     async def write_ranges(self, ranges: Iterable[tuple[int, ReadableBuffer]]) -> int:
         """Write many pairs (offset, data), and return the number of bytes. All of them are in flight at once. pwritev2(2).
@@ -245,7 +245,7 @@ class PositionalFile(OpenedFile):
         OSError names the offset that failed; ``characters_written`` is the number of bytes that were written, not necessarily the first.
         """
         self._check_writable()
-        return await write_ranges(self._context, self._descriptor, ranges)
+        return await write_ranges(self._core, self._descriptor, ranges)
 
     def chunks(self, size: int = 1 << 20, *, start: int = 0, stop: int | None = None, depth: int = 4) -> Chunks:
         """Return an iterator over the bytes from `start` to `stop`, in order: ``async for chunk in file.chunks():``.
@@ -256,7 +256,7 @@ class PositionalFile(OpenedFile):
         started. ValueError for a number out of range. See `Chunks`.
         """
         self._check_readable()
-        chunks = Chunks(self._context, self._descriptor, self._check_open, size, start, stop, depth)
+        chunks = Chunks(self._core, self._descriptor, self._check_open, size, start, stop, depth)
         if self._iterators is not None:
             self._iterators.add(chunks)
         return chunks
@@ -269,7 +269,7 @@ class PositionalFile(OpenedFile):
         `Writer` for what the file has after a body that raises.
         """
         self._check_writable()
-        return Writer(self._context, self._descriptor, self._check_open, offset, size, depth)
+        return Writer(self._core, self._descriptor, self._check_open, offset, size, depth)
 
     async def fsync(self) -> None:
         """Make durable every write that was started before with this object. Calls at the same time share one fsync(2).
@@ -287,7 +287,7 @@ class PositionalFile(OpenedFile):
 
     async def _sync(self, *, data_only: bool) -> None:
         self._check_open()
-        await self._context._submit_and_wait(Sync(self._descriptor, data_only=data_only), abandon=self._abandon)
+        await self._core.submit_and_wait(Sync(self._descriptor, data_only=data_only), abandon=self._abandon)
 
     async def fallocate(self, offset: int, size: int) -> None:
         """Allocate `size` bytes of disk at `offset`; the file grows if they reach beyond its end. fallocate(2), mode 0.
@@ -295,23 +295,23 @@ class PositionalFile(OpenedFile):
         size, offset: bytes. OSError: ENOSPC; EOPNOTSUPP if the filesystem cannot. UnsupportedOperation if not open for writing.
         """
         self._check_writable()
-        await self._context._submit_and_wait(Allocate(self._descriptor, checked_offset(offset), checked_size(size)))
+        await self._core.submit_and_wait(Allocate(self._descriptor, checked_offset(offset), checked_size(size)))
 
     async def stat(self) -> os.stat_result:
         """Return what ``os.fstat`` returns. fstat(2)."""
         self._check_open()
-        context = self._context
-        if context._names.on:
-            context._check()
-            backend = context._backend
+        core = self._core
+        if core.names.on:
+            core.check()
+            backend = core.backend
             assert backend is not None
             await backend.checkpoint_if_cancelled()
-            if not self._descriptor.order.closing and context._names.stat_open(self._descriptor.fd):
-                status = context._names.status()
+            if not self._descriptor.order.closing and core.names.stat_open(self._descriptor.fd):
+                status = core.names.status()
                 await backend.cancel_shielded_checkpoint()
                 return status
         request = Stat(self._descriptor)
-        await context._submit_and_wait(request, abandon=self._abandon)
+        await core.submit_and_wait(request, abandon=self._abandon)
         return request.status()
 
     async def size(self) -> int:
@@ -322,7 +322,7 @@ class PositionalFile(OpenedFile):
 
     async def _lseek(self, offset: int, whence: int) -> int:
         self._check_open()
-        return await self._context._submit_and_wait(Seek(self._descriptor, offset, whence), abandon=self._abandon)
+        return await self._core.submit_and_wait(Seek(self._descriptor, offset, whence), abandon=self._abandon)
 
     # ---- its end
 
@@ -339,19 +339,19 @@ class PositionalFile(OpenedFile):
 
     async def _close(self) -> None:
         """Do what `aclose` does, and do not raise Cancelled."""
-        context = self._context
-        if context._state == "forked":
-            raise context._refusal()
+        core = self._core
+        if core.state == "forked":
+            raise core.refusal()
         if self._closed:
             await shielded_checkpoint()
             return
         await end_views(self)  # first: the context may be closed while this waits
         if self._closed:  # by another task, meanwhile
             return
-        if context._state == "closing":
-            await context._close()
+        if core.state == "closing":
+            await core.close()
             await end_views(self)  # those that were made while this waited
-        if context._state == "closed":
+        if core.state == "closed":
             # Another task may have closed the file while this one waited.
             if not self._closed:
                 self._mark_closed()
@@ -360,7 +360,7 @@ class PositionalFile(OpenedFile):
             return
         for chunks in list(self._iterators or ()):
             chunks._leave()
-        await context._submit_close(self._close_request, self._mark_closed, abandon=self._abandon)
+        await core.submit_close(self._close_request, self._mark_closed, abandon=self._abandon)
 
     def _mark_closed(self) -> None:
         self._closed = True
@@ -377,7 +377,7 @@ class PositionalFile(OpenedFile):
             with Deferred(self._backend, value):
                 await (self.aclose() if value is None else self._close())
         except BaseException:
-            if not self._closed and self._context._state != "forked":  # an exception came before the close was submitted (no memory, say)
+            if not self._closed and self._core.state != "forked":  # an exception came before the close was submitted (no memory, say)
                 self._mark_closed()
                 self._engine.drops.add(self._descriptor, self._close_request)
             raise
@@ -389,7 +389,7 @@ class PositionalFile(OpenedFile):
         if descriptor.borrowed and descriptor.buffered_fd < 0:
             return
         self._closed = True
-        if self._context._state == "forked":
+        if self._core.state == "forked":
             # Only this process's copies: the parent's descriptors stay open.
             descriptor.close_now()
             return

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
     from typing_extensions import Self
 
-    from trio_aio._context.context import AIOContext
+    from trio_aio._context.core import Core
     from trio_aio._engine.descriptor import Descriptor
     from trio_aio._files.blocking import BlockingFile
     from trio_aio._files.kernel_cursor import KernelCursor
@@ -48,7 +48,7 @@ class ReadableFile(PacedLines[bytes], PositionalFile):
 
     def __init__(
         self,
-        context: AIOContext,
+        core: Core,
         descriptor: Descriptor,
         mode: str,
         position: int,
@@ -58,10 +58,10 @@ class ReadableFile(PacedLines[bytes], PositionalFile):
         abandon_on_cancel: bool,
     ) -> None:
         PacedLines.__init__(self)
-        PositionalFile.__init__(self, context, descriptor, mode, readable=readable, writable=writable, abandon_on_cancel=abandon_on_cancel)
-        backend = context._backend
+        PositionalFile.__init__(self, core, descriptor, mode, readable=readable, writable=writable, abandon_on_cancel=abandon_on_cancel)
+        backend = core.backend
         assert backend is not None
-        self._lock: FairLock = FairLock(backend, context._check)
+        self._lock: FairLock = FairLock(backend, core.check)
         assert descriptor.shared_file is not None
         self._cursor: Cursor = Cursor(position, descriptor.shared_file)
         # The kernel's position, if others may use the descriptor too.
@@ -120,7 +120,7 @@ class ReadableFile(PacedLines[bytes], PositionalFile):
         missing = size - len(data)
         if not missing:
             self._check_open()
-            await self._context._checkpoint()
+            await self._core.checkpoint()
             return data
         position += len(data)
         if missing >= LARGEST:
@@ -245,7 +245,7 @@ class ReadableFile(PacedLines[bytes], PositionalFile):
     async def _read_held(self, target: Export, position: int) -> int:
         self._check_readable()
         try:
-            return await self._context._read_held(self._descriptor, target, position, 0, self._abandon)
+            return await self._core.read_held(self._descriptor, target, position, 0, self._abandon)
         finally:
             del target
 
@@ -261,7 +261,7 @@ class ReadableFile(PacedLines[bytes], PositionalFile):
             cursor = self._cursor
             if cursor.available:
                 self._check_open()
-                await self._context._checkpoint()
+                await self._core.checkpoint()
             if cursor.available:
                 return cursor.peek(cursor.available)
             data = await self._fill()
@@ -327,7 +327,7 @@ class ReadableFile(PacedLines[bytes], PositionalFile):
         try:
             if self._cursor.line(limit)[1]:
                 self._check_open()
-                await self._context._checkpoint()
+                await self._core.checkpoint()
             return await self._line(limit)
         finally:
             self._lock.release()
@@ -379,7 +379,7 @@ class ReadableFile(PacedLines[bytes], PositionalFile):
                     total += len(line)
                     if len(lines) % _LINES == 0:
                         await pace.rest()
-                await self._context._checkpoint()
+                await self._core.checkpoint()
             except BaseException:
                 self._cursor.move(position)
                 if self._shared is not None:
@@ -397,7 +397,7 @@ class ReadableFile(PacedLines[bytes], PositionalFile):
         for line in self._lines:
             return line
         if self._is_due():
-            await self._context._checkpoint()
+            await self._core.checkpoint()
             self._note_checkpoint()
         for line in self._lines:
             return line
@@ -413,7 +413,7 @@ class ReadableFile(PacedLines[bytes], PositionalFile):
             await self._lock.wait()
         try:
             self._check_open()
-            self._context._check()
+            self._core.check()
             line = await self._line(-1)
             self._note_checkpoint()
             self._hand_out(self._cursor.split())

@@ -37,8 +37,12 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from trio_aio._backends import Backend
+    from trio_aio._context.core import Core
+    from trio_aio._context.lock import FairLock
     from trio_aio._files.binary import AsyncFile
     from trio_aio._files.blocking import BlockingFile
+    from trio_aio._files.cursor import Cursor
 
 __all__ = ("AsyncTextFile", "TextFormat", "text_format")
 
@@ -113,7 +117,12 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
         self._line_buffering: bool = line_buffering
         self._decoder: Any = format.decoder() if buffer._readable else None
         self._encoder: Any = format.encoder() if buffer._writable else None
-        if buffer._cursor.position:
+        # Of the binary file, whose cursor and turns it shares.
+        self._core: Core = buffer._core
+        self._backend: Backend = buffer._backend
+        self._cursor: Cursor = buffer._cursor
+        self._lock: FairLock = buffer._lock
+        if self._cursor.position:
             self._set_encoder(beginning=False)
         # Text that is decoded, and still needed.
         self._text: str = ""
@@ -195,11 +204,11 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
     @property
     def limiter(self) -> Any:
         """The limiter that `open_file` was called with, or None. It has no effect: no call of this file takes a thread."""
-        return self._buffer._limiter
+        return self._buffer.limiter
 
     def fileno(self) -> int:
         """Return the descriptor. It belongs to the file: do not close it. See `AsyncFile.fileno` for what changes with the first call."""
-        if self._buffer._shared is None and self._buffer._lock.free:
+        if self._buffer._shared is None and self._lock.free:
             self._drop_ahead()
         return self._buffer.fileno()
 
@@ -235,18 +244,18 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
         async with _Transaction(self, reading=True):
             if count < 0:
                 data = await self._buffer._read_all()
-                backend = self._buffer._backend
+                backend = self._backend
                 parts = [self._take(len(self._text)), *await decoded(backend, self._decoder, data, self.encoding)]
                 self._drop_text()
                 return await joined_text(backend, parts)
-            if count <= self._remaining or self._buffer._cursor.available:
-                await self._buffer._context._checkpoint()
+            if count <= self._remaining or self._cursor.available:
+                await self._core.checkpoint()
             parts = [self._take(count)]
             missing = count - len(parts[0])
             while missing and await self._read_chunk(min(missing, PART)):
                 parts.append(self._take(missing))
                 missing -= len(parts[-1])
-            return await joined_text(self._buffer._backend, parts)
+            return await joined_text(self._backend, parts)
 
     async def readline(self, size: int | None = -1) -> str:
         """Return a line with its end, at most `size` characters of it; "" at the end of the file. Only the last line may lack its end.
@@ -255,8 +264,8 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
         """
         limit = -1 if size is None else checked_integer(size, "size")
         async with _Transaction(self, reading=True, lines=True):
-            if self._buffer._cursor.available or 0 <= limit <= self._remaining or self._line_end(self._text, self._consumed) > 0:
-                await self._buffer._context._checkpoint()
+            if self._cursor.available or 0 <= limit <= self._remaining or self._line_end(self._text, self._consumed) > 0:
+                await self._core.checkpoint()
             return await self._line(limit)
 
     async def readlines(self, hint: int | None = -1) -> list[str]:
@@ -268,13 +277,13 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
         lines: list[str] = []
         total = 0
         async with _Transaction(self, reading=True, lines=True):
-            pace = Pace(self._buffer._backend)
+            pace = Pace(self._backend)
             while (limit <= 0 or total <= limit) and (line := await self._line(-1)):
                 lines.append(line)
                 total += len(line)
                 if len(lines) & 0x7F == 0:
                     await pace.rest()
-            await self._buffer._context._checkpoint()
+            await self._core.checkpoint()
         return lines
 
     def __aiter__(self) -> Self:
@@ -285,11 +294,11 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
         for line in self._lines:
             return line
         if self._is_due():
-            await self._buffer._context._checkpoint()
+            await self._core.checkpoint()
             self._note_checkpoint()
         for line in self._lines:
             return line
-        line = (self._next_lines_in_memory() if self._buffer._lock.free else "") or await self._next_lines()
+        line = (self._next_lines_in_memory() if self._lock.free else "") or await self._next_lines()
         if not line:
             raise StopAsyncIteration
         return line
@@ -299,7 +308,7 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
 
         No other task has the lock. Of plain text, with one byte per character, it takes all chunks that are in memory at once.
         """
-        cursor = self._buffer._cursor
+        cursor = self._cursor
         if self._version != cursor.version:
             self._drop_surplus()
         rest = self._text[self._consumed :]
@@ -343,7 +352,7 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
         If the file has changed, drop all text that has not been returned, because it shows the file as it was before.
         """
         end, self._plain_end = self._plain_end, -1
-        cursor = self._buffer._cursor
+        cursor = self._cursor
         # If the program has moved the cursor through `buffer`, the text in memory stays, as one long chunk.
         if end < 0 or cursor.position != end:
             return
@@ -358,8 +367,8 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
         """Return the next line, and let `_lines` be the whole lines after it that are in memory."""
         async with _Transaction(self, reading=True, lines=True):
             buffer = self._buffer
-            buffer._context._check()
-            if not buffer._cursor.available:
+            self._core.check()
+            if not self._cursor.available:
                 await buffer._fill(line=True)
                 self._note_checkpoint()
             line = self._next_lines_in_memory()
@@ -418,7 +427,7 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
         self._drop_text()
         self._text = text
         self._ratio = len(data) / len(text) if text else 0.0
-        self._snapshot = (flags, before + data, self._buffer._cursor.position)
+        self._snapshot = (flags, before + data, self._cursor.position)
         return bool(data or text)
 
     # ---- the characters in memory
@@ -463,7 +472,7 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
         """
         self._drop_surplus()
         decoder, snapshot = self._decoder, self._snapshot
-        cursor = self._buffer._cursor
+        cursor = self._cursor
         if decoder is None or snapshot is None or cursor.position != snapshot[2]:
             return
         end = cursor.position
@@ -521,17 +530,17 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
         to be written.
         """
         async with _Transaction(self, writing=True) as transaction:
-            pace = Pace(self._buffer._backend)
+            pace = Pace(self._backend)
             left = iter(lines)
             joins = not is_indivisible(self.encoding)
             texts = await gathered_text(left, pace, joins=joins)
             if not texts:
-                await self._buffer._context._checkpoint()
+                await self._core.checkpoint()
                 return
             written = await self._write(texts)
             transaction.commit()
             try:
-                with self._buffer._backend.shielded():
+                with self._backend.shielded():
                     while texts := await gathered_text(left, pace, joins=joins):
                         written += await self._write(texts)
             except Exception as error:
@@ -543,7 +552,7 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
         encoder = self._encoder
         state = encoder.getstate()
         try:
-            data = await encoded(self._buffer._backend, encoder, texts, self._format.newline, self.encoding)
+            data = await encoded(self._backend, encoder, texts, self._format.newline, self.encoding)
             await self._buffer._write(data)
         except BaseException:
             encoder.setstate(state)
@@ -570,8 +579,8 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
         Cancellation and errors as `AsyncFile.truncate`.
         """
         self._buffer._check_writable()
-        self._buffer._context._check()
-        if self._buffer._shared is not None and self._buffer._lock.free:
+        self._core.check()
+        if self._buffer._shared is not None and self._lock.free:
             self._drop_ahead()
         else:
             self._drop_surplus()
@@ -586,7 +595,7 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
             return self._tell().pack()
 
     def _tell(self) -> TextPosition:
-        position = self._buffer._cursor.position
+        position = self._cursor.position
         if self._snapshot is None:
             return TextPosition(position)
         flags, data, _ = self._snapshot
@@ -629,7 +638,7 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
                 await buffer._tell()
             place = self._tell() if whence == os.SEEK_CUR else TextPosition.unpack(cookie)
             # A program that goes back wants the bytes that the file has now.
-            buffer._cursor.forget()
+            self._cursor.forget()
             await self._restore(place)
             return place.pack()
 
@@ -644,7 +653,7 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
                 decoder.reset()
             else:
                 decoder.setstate((b"", place.flags))
-            self._snapshot = (place.flags, data, buffer._cursor.position)
+            self._snapshot = (place.flags, data, self._cursor.position)
             if place.to_skip:
                 self._text = decoder.decode(data, final=place.need_end)
                 if len(self._text) < place.to_skip:
@@ -670,7 +679,7 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
 
     async def _close(self) -> None:
         """Do what `aclose` does, and do not raise Cancelled."""
-        if self._buffer._shared is not None and self._buffer._lock.free:
+        if self._buffer._shared is not None and self._lock.free:
             self._drop_ahead()
         try:
             await self._buffer._close()
@@ -683,7 +692,7 @@ class AsyncTextFile(PacedLines[str], Misuse, NotCopied):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
-        with Deferred(self._buffer._backend, value):
+        with Deferred(self._backend, value):
             await (self.aclose() if value is None else self._close())
 
 
@@ -721,10 +730,10 @@ class _Transaction:
     async def __aenter__(self) -> _Transaction:
         file = self._file
         buffer = file._buffer
-        if not buffer._lock.acquire():
-            await buffer._lock.wait()
-            if buffer._closed:
-                buffer._lock.release()
+        if not file._lock.acquire():
+            await file._lock.wait()
+            if buffer.closed:
+                file._lock.release()
                 buffer._check_open()
         try:
             if self._keeps_none:
@@ -734,21 +743,21 @@ class _Transaction:
             decoder = file._decoder
             state = decoder.getstate() if decoder is not None else None
             encoder = file._encoder.getstate() if file._encoder is not None else None
-            self._saved = file._text, file._settle(), file._snapshot, file._ratio, state, encoder, buffer._cursor.settle()
+            self._saved = file._text, file._settle(), file._snapshot, file._ratio, state, encoder, file._cursor.settle()
         except BaseException:
-            buffer._lock.release()
+            file._lock.release()
             raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         file = self._file
         buffer = file._buffer
-        stops_behind_a_part = self._committed and buffer._backend.is_native(value)
+        stops_behind_a_part = self._committed and file._backend.is_native(value)
         if value is not None and not stops_behind_a_part:
             self._restore()
         try:
-            if self._keeps_none and not buffer._closed:
-                with Deferred(buffer._backend, value) as put_off:
+            if self._keeps_none and not buffer.closed:
+                with Deferred(file._backend, value) as put_off:
                     loses_result = value is None and not self._committed
                     try:
                         await self._give_back(put_off)
@@ -761,7 +770,7 @@ class _Transaction:
                         self._restore()
                         await self._give_back(put_off)
         finally:
-            buffer._lock.release()
+            file._lock.release()
 
     def _restore(self) -> None:
         file = self._file
@@ -771,7 +780,7 @@ class _Transaction:
             file._decoder.setstate(state)
         if file._encoder is not None:
             file._encoder.setstate(encoder)
-        file._buffer._cursor.move(position)
+        file._cursor.move(position)
 
     async def _give_back(self, put_off: PutOff) -> None:
         shared = self._file._buffer._shared

@@ -19,10 +19,10 @@ import os
 from typing import TYPE_CHECKING, Union, overload
 
 from trio_aio._arguments import checked_integer, checked_offset
-from trio_aio._context.context import AIOContext
+from trio_aio._context.context import core_of
 from trio_aio._context.copying import joined, shortened
 from trio_aio._context.group import RequestGroup
-from trio_aio._context.shared import usable_context
+from trio_aio._context.shared import usable_core
 from trio_aio._engine.descriptor import Descriptor, cached_size
 from trio_aio._engine.mending import torn
 from trio_aio._files.binary import AsyncFile
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     import mmap
 
     from _typeshed import ReadableBuffer, WriteableBuffer
+
+    from trio_aio._context.context import AIOContext
+    from trio_aio._context.core import Core
 
 __all__ = ("read_bytes", "read_text", "write_bytes", "write_text")
 
@@ -101,11 +104,11 @@ async def read_bytes(
     byte in the path, and for a negative offset, or size other than -1.
     """
     if into is None and type(offset) is int is type(size) and offset == 0 and size == -1:
-        return await _read_whole(_context_of(context), path)
+        return await _read_whole(_core_of(context), path)
     offset, size = checked_offset(offset), checked_integer(size, "size")
     if size < -1:
         raise ValueError(f"size must be -1 or not negative, not {size}")
-    used = _context_of(context)
+    used = _core_of(context)
     if into is not None:
         return await read_into(used, AT_FDCWD, _encoded(path), path, offset, size, into)
     if offset or size >= 0:
@@ -113,60 +116,60 @@ async def read_bytes(
     return await _read_whole(used, path)
 
 
-async def _read_whole(context: AIOContext, path: _Path) -> bytes:
-    """Return the bytes of a file. `_context_of` has checked the context."""
+async def _read_whole(core: Core, path: _Path) -> bytes:
+    """Return the bytes of a file. `_core_of` has checked the core."""
     encoded = _encoded(path)
-    backend = context._backend
+    backend = core.backend
     assert backend is not None
     await backend.checkpoint_if_cancelled()
-    read = read_cached(context, AT_FDCWD, encoded)
+    read = read_cached(core, AT_FDCWD, encoded)
     if read is not None:
         await backend.cancel_shielded_checkpoint()
         return read
-    await probe_mount(context, AT_FDCWD, encoded, path)
+    await probe_mount(core, AT_FDCWD, encoded, path)
     descriptor = Descriptor(AT_FDCWD, os.fspath(path))
     size = cached_size(encoded + b"\0")
     if size <= SCRATCH_SIZE:
         scratch = _take_scratch()
         request = ReadWhole(descriptor, encoded, scratch.export, SCRATCH_SIZE)
-        n = await _submit_and_wait(context, request)
+        n = await _submit_and_wait(core, request)
         data = scratch.view[:n]
         _release_scratch(scratch)
     else:
-        made = await context._new_memory(size)
+        made = await core.new_memory(size)
         assert isinstance(made, bytes)
         data = made
         request = ReadWhole(descriptor, encoded, hold(data), size if size <= LARGEST_REQUEST else PART)
-        n = await _submit_and_wait(context, request)
+        n = await _submit_and_wait(core, request)
         if request.record.fd < 0 and n < size:
-            return await shortened(context._backend, memoryview(data)[:n])
+            return await shortened(core.backend, memoryview(data)[:n])
     if request.record.fd < 0:
         return data
-    learn(context, descriptor, request.record.description)
-    file = AsyncFile(context, descriptor, "rb", n, readable=True, writable=False, abandon_on_cancel=False)
+    learn(core, descriptor, request.record.description)
+    file = AsyncFile(core, descriptor, "rb", n, readable=True, writable=False, abandon_on_cancel=False)
     file._claim()
     try:
         if 0 < n < len(data):
-            n = await _fill(context, descriptor, data, n)
+            n = await _fill(core, descriptor, data, n)
             if n < len(data):
-                return await shortened(context._backend, memoryview(data)[:n])
+                return await shortened(core.backend, memoryview(data)[:n])
             await file.seek(n)
         # The file is longer than its size said.
         rest = await file.readall()
-        return await joined(context._backend, (memoryview(data)[:n], rest)) if rest else data[:n]
+        return await joined(core.backend, (memoryview(data)[:n], rest)) if rest else data[:n]
     finally:
         # What was read is returned, also in a scope that is cancelled by now.
         await file._close()
 
 
-async def _fill(context: AIOContext, descriptor: Descriptor, memory: bytes, start: int) -> int:
+async def _fill(core: Core, descriptor: Descriptor, memory: bytes, start: int) -> int:
     """Fill `memory` from the index `start` on with the file's bytes, in parts. Return the size of the file, at most that of `memory`."""
     export = hold(memory)
     requests = [Read(descriptor, export.address + at, min(PART, len(memory) - at), at, 0, export) for at in range(start, len(memory), PART)]
     lengths = [request.nbytes for request in requests]
-    group = RequestGroup(context._check(), requests, DEPTH)
-    assert context._backend is not None
-    await context._backend.perform(RequestGroup.start, group, RequestGroup.cancel)
+    group = RequestGroup(core.check(), requests, DEPTH)
+    assert core.backend is not None
+    await core.backend.perform(RequestGroup.start, group, RequestGroup.cancel)
     if group.error is not None:
         raise torn(group.error)
     for failed in group.failed:
@@ -204,17 +207,17 @@ async def write_bytes(
     """
     flags = write_flags(at_offset=offset is not None, append=append, exclusive=exclusive, atomic=atomic, durable=durable)
     at = 0 if offset is None else checked_offset(offset)
-    context = _context_of(context)
+    core = _core_of(context)
     descriptor, encoded = Descriptor(AT_FDCWD, os.fspath(path)), _encoded(path)
     if flags or mode != CREATION_MODE:
-        return await write_specially(context, AT_FDCWD, encoded, path, data, at, flags, mode)
+        return await write_specially(core, AT_FDCWD, encoded, path, data, at, flags, mode)
     request = WriteWhole(descriptor, encoded, export_buffer(data, writable=False), 0)
     try:
-        return await _submit_and_wait(context, request)
+        return await _submit_and_wait(core, request)
     finally:
-        if context._engine is not None:
+        if core.engine is not None:
             description = request.record.description
-            context._engine.files.note_change(description.device, description.inode, 0, request.transferred, cut=0)
+            core.engine.files.note_change(description.device, description.inode, 0, request.transferred, cut=0)
 
 
 async def read_text(
@@ -231,11 +234,11 @@ async def read_text(
     Cancellation and other errors as `read_bytes`.
     """
     format = text_format(encoding, errors, newline, readable=True, writable=False, stacklevel=3)
-    context = _context_of(context)
-    context._check()
-    backend = context._backend
+    core = _core_of(context)
+    core.check()
+    backend = core.backend
     assert backend is not None
-    parts = await decoded(backend, format.decoder(), await _read_whole(context, path), format.encoding)
+    parts = await decoded(backend, format.decoder(), await _read_whole(core, path), format.encoding)
     with backend.shielded():
         return await joined_text(backend, parts)
 
@@ -265,23 +268,22 @@ async def write_text(
         raise TypeError(f"data must be str, not {type(data).__name__}: use write_bytes for bytes")
     format = text_format(encoding, errors, newline, readable=False, writable=True, stacklevel=3)
     write_flags(at_offset=False, append=append, exclusive=exclusive, atomic=atomic, durable=durable)
-    context = _context_of(context)
-    context._check()
-    backend = context._backend
+    core = _core_of(context)
+    core.check()
+    backend = core.backend
     assert backend is not None
     text = await encoded(backend, format.encoder(), [data], newline, format.encoding)
-    await write_bytes(path, text, append=append, exclusive=exclusive, atomic=atomic, durable=durable, mode=mode, context=context)
+    await write_bytes(path, text, append=append, exclusive=exclusive, atomic=atomic, durable=durable, mode=mode, context=core.context)
     return len(data)
 
 
-def _context_of(context: AIOContext | None) -> AIOContext:
-    """Return the context that serves a call: the one passed, or the run's. TypeError; RuntimeError if it cannot be used here."""
+def _core_of(context: AIOContext | None) -> Core:
+    """Return the core that serves a call: that of the context passed, or the run's. TypeError; RuntimeError if it cannot be used here."""
     if context is None:
-        return usable_context()
-    if not isinstance(context, AIOContext):
-        raise TypeError(f"context must be an AIOContext, not {type(context).__name__}")
-    context._check()
-    return context
+        return usable_core()
+    core = core_of(context)
+    core.check()
+    return core
 
 
 def _encoded(path: _Path) -> bytes:
@@ -292,16 +294,16 @@ def _encoded(path: _Path) -> bytes:
     return encoded
 
 
-async def _submit_and_wait(context: AIOContext, request: ReadWhole | WriteWhole) -> int:
+async def _submit_and_wait(core: Core, request: ReadWhole | WriteWhole) -> int:
     try:
-        return await context._submit_and_wait(request)
+        return await core.submit_and_wait(request)
     except OSError as error:
         mode = request.record.description.mode
         if error.errno == errno.EOPNOTSUPP and mode and not is_file(mode):
             raise unsupported(mode, request.descriptor.name) from None
         raise
     except BaseException:
-        if context._engine is not None:
+        if core.engine is not None:
             # asyncio's own Task.cancel, after the worker had opened the file.
-            drop_unclaimed(context._engine, request.descriptor)
+            drop_unclaimed(core.engine, request.descriptor)
         raise

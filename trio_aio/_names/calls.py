@@ -15,8 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 from trio_aio._arguments import checked_mode
-from trio_aio._context.context import AIOContext
-from trio_aio._context.shared import current_context, usable_context
+from trio_aio._context.shared import usable_core
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import os_call_error, os_error
 from trio_aio._lanes.names import UNKNOWN
@@ -26,6 +25,7 @@ from trio_aio._requests.opening import AT_FDCWD
 if TYPE_CHECKING:
     from pathlib import PurePath
 
+    from trio_aio._context.core import Core
     from trio_aio._requests.names import NameRequest
 
 __all__ = (
@@ -36,8 +36,6 @@ __all__ = (
         "access_of",
         "change",
         "changing",
-        "check_context",
-        "checked_context",
         "encoded",
         "is_bytes",
         "link_of",
@@ -69,20 +67,6 @@ class Name(NamedTuple):
     """More flags of openat2(2)."""
     guard: Guard | None = None
     """Makes a call while `dir` stays open, if that is a directory of ours."""
-
-
-def check_context(context: AIOContext | None) -> None:
-    """Raise TypeError if it is neither a context nor None. For what uses it later."""
-    if context is not None and not isinstance(context, AIOContext):
-        raise TypeError(f"context must be an AIOContext, not {type(context).__name__}")
-
-
-def checked_context(context: AIOContext | None) -> AIOContext:
-    """Return the context that serves a call: the one passed, or the run's. TypeError."""
-    if context is None:
-        return current_context()
-    check_context(context)
-    return context
 
 
 def encoded(path: NamePath, what: str = "path") -> bytes:
@@ -129,13 +113,13 @@ def missing(code: int) -> bool:
     return code in (_ENOENT, -errno.ENOTDIR, -errno.EBADF, -errno.ELOOP)
 
 
-async def status_or_error(context: AIOContext, name: Name, *, follow_symlinks: bool = True) -> os.stat_result | int:
+async def status_or_error(core: Core, name: Name, *, follow_symlinks: bool = True) -> os.stat_result | int:
     """Return the status of a name, or a negative errno."""
-    context._check()
+    core.check()
     flags = 0 if follow_symlinks else AT_SYMLINK_NOFOLLOW
     if name.path is None:
-        return await _status_by_worker(context, name, AT_EMPTY_PATH, UNKNOWN)
-    backend, lane = context._backend, context._names
+        return await _status_by_worker(core, name, AT_EMPTY_PATH, UNKNOWN)
+    backend, lane = core.backend, core.names
     assert backend is not None
     answer = 0
     if lane.on:
@@ -148,19 +132,19 @@ async def status_or_error(context: AIOContext, name: Name, *, follow_symlinks: b
         if answer == _ENOENT:
             await backend.cancel_shielded_checkpoint()
             return answer
-    return await _status_by_worker(context, name, flags, answer)
+    return await _status_by_worker(core, name, flags, answer)
 
 
 async def status_of_path(path: PurePath, flags: int = 0) -> os.stat_result | int:
     """Return the status of a path, or a negative errno: what `status_or_error` does, in fewer steps. ValueError for a null byte."""
-    context = usable_context()
+    core = usable_core()
     text = str(path)  # which the path keeps
     if "\0" in text:
         encoded(path)  # ValueError
     plain = text.encode(_ENCODING, _ERRORS)
-    lane, answer = context._names, 0
+    lane, answer = core.names, 0
     if lane.on:
-        backend: Any = context._backend
+        backend: Any = core.backend
         await backend.checkpoint_if_cancelled()
         answer = lane.stat(AT_FDCWD, plain, flags)
         if answer == 0:
@@ -170,16 +154,16 @@ async def status_of_path(path: PurePath, flags: int = 0) -> os.stat_result | int
         if answer == _ENOENT:
             await backend.cancel_shielded_checkpoint()
             return answer
-    return await _status_by_worker(context, Name(AT_FDCWD, plain, path), flags, answer)
+    return await _status_by_worker(core, Name(AT_FDCWD, plain, path), flags, answer)
 
 
-async def _status_by_worker(context: AIOContext, name: Name, flags: int, answer: int) -> os.stat_result | int:
+async def _status_by_worker(core: Core, name: Name, flags: int, answer: int) -> os.stat_result | int:
     """Let a worker find the status. answer: what the inline lane said, if it was asked."""
-    lane = context._names
+    lane = core.names
     probe = answer == UNKNOWN and name.path is not None and lane.should_probe()
     request = StatName(Descriptor(name.dir, name.shown), name.path, flags=flags, probe=int(probe), beneath=int(name.resolve != 0))
     try:
-        await context._submit_and_wait(request)
+        await core.submit_and_wait(request)
     except OSError:
         return request.result
     lane.note_worker_succeeded()
@@ -188,18 +172,18 @@ async def _status_by_worker(context: AIOContext, name: Name, flags: int, answer:
     return request.status()
 
 
-async def stat_of(context: AIOContext, name: Name, *, follow_symlinks: bool = True) -> os.stat_result:
+async def stat_of(core: Core, name: Name, *, follow_symlinks: bool = True) -> os.stat_result:
     """Return the status of a name. OSError."""
-    status = await status_or_error(context, name, follow_symlinks=follow_symlinks)
+    status = await status_or_error(core, name, follow_symlinks=follow_symlinks)
     if isinstance(status, int):
         raise os_call_error(status, name.shown)
     return status
 
 
-async def access_of(context: AIOContext, name: Name, mode: int, flags: int) -> bool:
+async def access_of(core: Core, name: Name, mode: int, flags: int) -> bool:
     """Return whether faccessat2(2) allows it. Errors are False, as with ``os.access``."""
-    context._check()
-    backend, lane = context._backend, context._names
+    core.check()
+    backend, lane = core.backend, core.names
     assert backend is not None
     if name.path is not None and lane.on:
         await backend.checkpoint_if_cancelled()
@@ -209,17 +193,17 @@ async def access_of(context: AIOContext, name: Name, mode: int, flags: int) -> b
             return answer == 0
     request = AccessName(Descriptor(name.dir, name.shown), name.path, mode=mode, flags=flags)
     try:
-        await context._submit_and_wait(request)
+        await core.submit_and_wait(request)
     except OSError:
         return False
     lane.note_worker_succeeded()
     return True
 
 
-async def link_of(context: AIOContext, name: Name) -> Any:
+async def link_of(core: Core, name: Name) -> Any:
     """Return the target of a link, as the type of the argument. OSError."""
-    context._check()
-    backend, lane = context._backend, context._names
+    core.check()
+    backend, lane = core.backend, core.names
     assert backend is not None
     if name.path is not None and lane.on:
         await backend.checkpoint_if_cancelled()
@@ -230,21 +214,21 @@ async def link_of(context: AIOContext, name: Name) -> Any:
                 return own_type(answer, name.shown)
             raise os_error(answer, name.shown)
     request = ReadLink(Descriptor(name.dir, name.shown), name.path, beneath=int(name.resolve != 0))
-    await context._submit_and_wait(request)
+    await core.submit_and_wait(request)
     lane.note_worker_succeeded()
     return own_type(request.answer(), name.shown)
 
 
-async def real_path_of(context: AIOContext, path: NamePath, *, strict: bool, shown: object = None) -> Any:
+async def real_path_of(core: Core, path: NamePath, *, strict: bool, shown: object = None) -> Any:
     """Return a path without links, as the type of the argument. OSError. shown: for errors, in place of the path."""
     request = RealPath(Descriptor(AT_FDCWD, path if shown is None else shown), encoded(path), strict=strict)
-    await context._submit_and_wait(request)
+    await core.submit_and_wait(request)
     return own_type(request.answer(), path)
 
 
-async def request_of(context: AIOContext, request: NameRequest) -> int:
+async def request_of(core: Core, request: NameRequest) -> int:
     """Let a worker serve a request, and return its result. OSError."""
-    return await context._submit_and_wait(request)
+    return await core.submit_and_wait(request)
 
 
 def changing(call: int, name: Name, second: Name | None = None, **fields: Any) -> ChangeName:
@@ -260,6 +244,6 @@ def changing(call: int, name: Name, second: Name | None = None, **fields: Any) -
     return request
 
 
-async def change(context: AIOContext, call: int, name: Name, second: Name | None = None, **fields: Any) -> None:
+async def change(core: Core, call: int, name: Name, second: Name | None = None, **fields: Any) -> None:
     """Let a worker make a call on a name, or on two. OSError with the names as they were passed. ValueError for a negative mode."""
-    await context._submit_and_wait(changing(call, name, second, **fields))
+    await core.submit_and_wait(changing(call, name, second, **fields))

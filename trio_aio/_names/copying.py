@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from trio_aio._backends import Deferred
 from trio_aio._bulk.waiting import checked_depth, wait_shielded
+from trio_aio._context.shared import checked_core
 from trio_aio._engine.descriptor import Descriptor, kind_of
 from trio_aio._errors import os_error, shown
 from trio_aio._files.open import drop_unclaimed
 from trio_aio._lanes.protocols import State
-from trio_aio._names.calls import Name, change, changing, checked_context, encoded, real_path_of, request_of, stat_of, status_or_error
+from trio_aio._names.calls import Name, change, changing, encoded, real_path_of, request_of, stat_of, status_or_error
 from trio_aio._names.leftovers import remove_directory, remove_in_thread, run_to_the_end
 from trio_aio._names.listing import DT_DIR, DT_LNK
 from trio_aio._names.os_calls import RENAME_NOREPLACE
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from trio_aio._context.context import AIOContext
+    from trio_aio._context.core import Core
     from trio_aio._names.calls import NamePath
 
 __all__ = ("copy_file", "copy_tree", "move")
@@ -65,13 +67,13 @@ async def copy_file(
     ``io.UnsupportedOperation`` for what is neither a regular file nor a link, without opening it. ``shutil.SameFileError`` if both are the
     same file; without `follow_symlinks` also if a link leads from one to the other, but a link may replace one with the same text. OSError.
     """
-    used = checked_context(context)
+    used = checked_core(context)
     flags = _flags(follow_symlinks, preserve_metadata, exclusive) | (DURABLE if durable else 0)
     first, second = Name(AT_FDCWD, encoded(source, "source"), source), Name(AT_FDCWD, encoded(target, "target"), target)
     return await _copied(used, first, second, flags)
 
 
-async def _copied(used: AIOContext, source: Name, target: Name, flags: int, *, special: bool = False) -> int:
+async def _copied(used: Core, source: Name, target: Name, flags: int, *, special: bool = False) -> int:
     """Copy a file, and return the number of bytes. special: FIFOs, sockets and devices are made anew."""
     assert source.path is not None
     assert target.path is not None
@@ -103,34 +105,32 @@ def _explained(error: OSError, copy: CopyState) -> BaseException:
     return error
 
 
-async def _discard(context: AIOContext, copy: CopyState) -> None:
+async def _discard(core: Core, copy: CopyState) -> None:
     """Remove what a copy has made that is not complete, also in a cancelled scope."""
     if not copy.is_open:
         return
-    backend = context._backend
+    backend = core.backend
     assert backend is not None
     try:
         with backend.shielded():
-            await request_of(context, DiscardCopy(Descriptor(AT_FDCWD), copy))
+            await request_of(core, DiscardCopy(Descriptor(AT_FDCWD), copy))
     except RuntimeError:  # the context was closed meanwhile
-        await remove_in_thread(context, CopyState.discard_now, copy)
+        await remove_in_thread(core, CopyState.discard_now, copy)
 
 
 class _TreeCopy:
     """The copy of one tree to a directory, `root`, which errors show as the target."""
 
-    def __init__(
-        self, context: AIOContext, ends: _Ends, root: Name, flags: int, depth: int, on_error: Any, *, with_sockets: bool = False
-    ) -> None:
+    def __init__(self, core: Core, ends: _Ends, root: Name, flags: int, depth: int, on_error: Any, *, with_sockets: bool = False) -> None:
         source = ends.source
-        self._context: AIOContext = context
+        self._core: Core = core
         self._ends: _Ends = ends
         self._root: Name = root
         self._flags: int = flags
         self._depth: int = depth
         self._on_error: Callable[[OSError], object] | None = on_error
         self._follow: bool = bool(flags & FOLLOW)
-        self._reader: TreeReader = TreeReader(context, source, targets=self._follow, no_links=not self._follow)
+        self._reader: TreeReader = TreeReader(core, source, targets=self._follow, no_links=not self._follow)
         self._stack: list[Node] = [Node(b"", source.shown)]
         # Directories whose times and modes are set in the end, when nothing is made in them any more.
         self._directories: list[bytes] = []
@@ -190,7 +190,7 @@ class _TreeCopy:
 
     async def _make_directory(self, path: bytes) -> bool:
         try:
-            self.made += await _is_new_directory(self._context, self._made(path))
+            self.made += await _is_new_directory(self._core, self._made(path))
         except OSError as error:
             self.report(error)
             return False
@@ -200,7 +200,7 @@ class _TreeCopy:
         """Start to copy a file, when fewer than `depth` are being copied."""
         while len(self._copying) >= self._depth:
             await self._finish_one()
-        backend = self._context._backend
+        backend = self._core.backend
         assert backend is not None
         await backend.checkpoint_if_cancelled()
         self._submit(path, CopyState())
@@ -211,11 +211,11 @@ class _TreeCopy:
         descriptor = Descriptor(self._reader.fd, shown_below(self._ends.source.shown, path))
         request = CopyName(descriptor, path, made.path, copy, filename2=made.shown, dir2=made.dir, flags=self._flags, number=1)
         self._copying.append(request)
-        self._context._check().submit(request)
+        self._core.check().submit(request)
 
     async def _finish_one(self) -> None:
         """Wait for the oldest copy, and continue it if there is more."""
-        backend = self._context._backend
+        backend = self._core.backend
         assert backend is not None
         request = self._copying[0]
         await wait_shielded(backend, request)
@@ -235,13 +235,13 @@ class _TreeCopy:
         made = self._made(path)
         request = CopyMetadata(Descriptor(self._reader.fd, made.shown), path or b".", made.path, dir2=made.dir)
         try:
-            await request_of(self._context, request)
+            await request_of(self._core, request)
         except OSError as error:
             self.report(error)
 
     async def _discard_all(self) -> None:
         """Wait for the copies that have started, and remove what is not complete, also in a cancelled scope."""
-        backend = self._context._backend
+        backend = self._core.backend
         assert backend is not None
         with Deferred(backend) as put_off, backend.shielded():
             while self._copying:
@@ -250,7 +250,7 @@ class _TreeCopy:
                     if request.state is not State.CREATED:  # otherwise the context was closed before it could be submitted
                         await wait_shielded(backend, request)
                     self._copying.popleft()
-                    await _discard(self._context, request.copy)
+                    await _discard(self._core, request.copy)
 
     def report(self, error: BaseException) -> None:
         """Let `on_error` take an OSError, or raise it."""
@@ -259,13 +259,13 @@ class _TreeCopy:
         self._on_error(error)
 
 
-async def _is_new_directory(context: AIOContext, name: Name) -> bool:
+async def _is_new_directory(core: Core, name: Name) -> bool:
     """Make a directory if there is none, and return whether it was made. OSError."""
     try:
-        await change(context, Call.MKDIR, name, mode=0o777, flags=0)
+        await change(core, Call.MKDIR, name, mode=0o777, flags=0)
     except OSError as error:
         try:
-            await change(context, Call.MKDIR, name, mode=0o777, flags=EXIST_OK)
+            await change(core, Call.MKDIR, name, mode=0o777, flags=EXIST_OK)
         except OSError:
             raise error from None
         return False
@@ -292,8 +292,8 @@ async def copy_tree(
     called, and 0 returned. OSError with the path that failed; ValueError if the target is inside the source.
     Cancelled: between two requests. Each file is copied as by `copy_file`.
     """
-    used, depth = checked_context(context), checked_depth(depth)
-    used._check()
+    used, depth = checked_core(context), checked_depth(depth)
+    used.check()
     flags = _flags(follow_symlinks, preserve_metadata, False)
     with _Ends(used, os.fspath(source), os.fspath(target)) as ends:
         if not exist_ok:
@@ -305,7 +305,7 @@ async def copy_tree(
 
 async def move(source: NamePath, target: NamePath) -> None:
     """Rename a file or a tree, or copy it to another filesystem, sockets included, and then remove it. OSError; `SameFileError`."""
-    used = checked_context(None)
+    used = checked_core(None)
     with _Ends(used, source, target) as ends:
         await ends.check_different()
         try:
@@ -326,9 +326,9 @@ async def move(source: NamePath, target: NamePath) -> None:
 class _Ends:
     """Source and target of a tree, which stay what they are if the working directory changes meanwhile."""
 
-    def __init__(self, context: AIOContext, source: NamePath, target: NamePath) -> None:
+    def __init__(self, core: Core, source: NamePath, target: NamePath) -> None:
         first, second = encoded(source, "source"), encoded(target, "target")
-        self._context: AIOContext = context
+        self._core: Core = core
         self._start: Descriptor = Descriptor(AT_FDCWD, ".")
         self._path: bytes = b"/"
         if not (first.startswith(b"/") and second.startswith(b"/")):
@@ -341,8 +341,8 @@ class _Ends:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        if self._context._engine is not None:
-            drop_unclaimed(self._context._engine, self._start)
+        if self._core.engine is not None:
+            drop_unclaimed(self._core.engine, self._start)
         else:
             self._start.close_unclaimed()
 
@@ -356,7 +356,7 @@ class _Ends:
         for follow in (False, True):
             statuses = []
             for name in (self.target, self.source):
-                status = await status_or_error(self._context, name, follow_symlinks=follow)
+                status = await status_or_error(self._core, name, follow_symlinks=follow)
                 if isinstance(status, int):
                     break
                 statuses.append(status)
@@ -371,14 +371,14 @@ class _Ends:
             if not name.path:
                 raise os_error(errno.ENOENT, name.shown)
         inside, outside = [
-            await real_path_of(self._context, self.absolute(name), strict=False, shown=name.shown) for name in (self.target, self.source)
+            await real_path_of(self._core, self.absolute(name), strict=False, shown=name.shown) for name in (self.target, self.source)
         ]
         if inside == outside or inside.startswith(outside.rstrip(b"/") + b"/"):
             raise ValueError(f"target must not be inside the source: {self.target.shown!r} is in {self.source.shown!r}")
 
 
 async def _copy_to_new(
-    used: AIOContext,
+    used: Core,
     ends: _Ends,
     flags: int,
     on_error: Callable[[OSError], object] | None,
@@ -397,7 +397,7 @@ async def _copy_to_new(
     async def make_root() -> bool:
         if not isinstance(await status_or_error(used, target, follow_symlinks=False), int):
             raise os_error(errno.EEXIST, target.shown)
-        await used._submit_and_wait(making)
+        await used.submit_and_wait(making)
         return True
 
     published = False
@@ -414,25 +414,25 @@ async def _copy_to_new(
     return copy.made if published else 0
 
 
-async def _remove_incomplete(context: AIOContext, ends: _Ends, top: Name) -> None:
+async def _remove_incomplete(core: Core, ends: _Ends, top: Name) -> None:
     """Remove a copy that has not got its name, whatever cancellation comes. If the context was closed meanwhile, a thread does it."""
 
     async def remove() -> None:
         try:
-            await remove_named_tree(context, top, missing_ok=True, on_error=lambda _: None, insist=True)
+            await remove_named_tree(core, top, missing_ok=True, on_error=lambda _: None, insist=True)
         except RuntimeError:
-            await remove_in_thread(context, remove_directory, ends.absolute(top))
+            await remove_in_thread(core, remove_directory, ends.absolute(top))
 
-    await run_to_the_end(context, remove)
+    await run_to_the_end(core, remove)
 
 
-async def _publish(context: AIOContext, temporary: Name, target: Name) -> None:
+async def _publish(core: Core, temporary: Name, target: Name) -> None:
     """Give a tree its name. FileExistsError if that has been made meanwhile."""
     second = target._replace(shown=None)
     try:
-        await change(context, Call.RENAME, temporary, second, flags=RENAME_NOREPLACE)
+        await change(core, Call.RENAME, temporary, second, flags=RENAME_NOREPLACE)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOSYS):
             raise
         # Without the flag, rename(2) of a directory replaces an empty directory, and nothing else.
-        await change(context, Call.RENAME, temporary, second, flags=0)
+        await change(core, Call.RENAME, temporary, second, flags=0)

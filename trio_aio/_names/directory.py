@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from trio_aio._arguments import checked_integer, checked_offset
 from trio_aio._backends import raise_if_cancelled, shielded_checkpoint
 from trio_aio._context.leasing import Lease
+from trio_aio._context.shared import given_core
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import NotCopied, os_error
 from trio_aio._files.cached import may_open_cached, open_cached
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from trio_aio._context.context import AIOContext
+    from trio_aio._context.core import Core
     from trio_aio._engine.engine import Engine
     from trio_aio._files.binary import AsyncFile
     from trio_aio._files.text import AsyncTextFile
@@ -66,9 +68,9 @@ class AsyncDirectory(NotCopied):
     Every coroutine is a checkpoint. A call that raises Cancelled has changed no name; `remove_tree` stops between two names.
     """
 
-    def __init__(self, context: AIOContext, descriptor: Descriptor, *, beneath: bool) -> None:
+    def __init__(self, core: Core, descriptor: Descriptor, *, beneath: bool) -> None:
         self._closed: bool = True
-        self._context: AIOContext = context
+        self._core: Core = core
         self._descriptor: Descriptor = descriptor
         self._resolve: int = BENEATH if beneath else 0
         self._close_request: Close = Close(descriptor)
@@ -101,7 +103,7 @@ class AsyncDirectory(NotCopied):
     def _check(self) -> Engine:
         """Return the engine. ValueError if it is closed; RuntimeError in another run, thread or process."""
         self._check_open()
-        return self._context._check()
+        return self._core.check()
 
     def _name(self, path: NamePath) -> Name:
         """Return a path for a call that starts now. ValueError, RuntimeError: before there is a coroutine that would not be awaited."""
@@ -134,8 +136,8 @@ class AsyncDirectory(NotCopied):
 
     async def _while_open(self, call: Awaitable[_T]) -> _T:
         """Await a call while the directory stays open."""
-        engine = self._context._check()
-        backend = self._context._backend
+        engine = self._core.check()
+        backend = self._core.backend
         assert backend is not None
         lease = Lease(backend, engine, self._descriptor)
         try:
@@ -151,18 +153,18 @@ class AsyncDirectory(NotCopied):
 
     async def stat(self, path: NamePath = ".", *, follow_symlinks: bool = True) -> os.stat_result:
         """Return the status of a name. As ``os.stat``. statx(2)."""
-        return await self._guarded(stat_of(self._context, self._name(path), follow_symlinks=follow_symlinks))
+        return await self._guarded(stat_of(self._core, self._name(path), follow_symlinks=follow_symlinks))
 
     async def exists(self, path: NamePath) -> bool:
         """Return whether a name exists. OSError (EXDEV) for a path that leaves the directory."""
-        status = await self._guarded(status_or_error(self._context, self._name(path)))
+        status = await self._guarded(status_or_error(self._core, self._name(path)))
         if status == -errno.EXDEV:
             raise os_error(errno.EXDEV, path, f"the path leads out of the directory {self.name!r}")
         return not isinstance(status, int)
 
     async def readlink(self, path: NamePath) -> Any:
         """Return the target of a link, as the type of `path`. readlinkat(2)."""
-        return await self._guarded(link_of(self._context, self._name(path)))
+        return await self._guarded(link_of(self._core, self._name(path)))
 
     # ---- contents
 
@@ -184,23 +186,23 @@ class AsyncDirectory(NotCopied):
 
         async def open_it() -> AsyncFile | AsyncTextFile:
             descriptor = await self._guarded_later(lambda: self._open(name, flags))
-            return await open_descriptor(self._context, descriptor, mode, format, buffering, direct=direct)
+            return await open_descriptor(self._core, descriptor, mode, format, buffering, direct=direct)
 
         return FileOpener(open_it())
 
     async def _open(self, name: Name, flags: int) -> Descriptor:
-        context = self._context
+        core = self._core
         descriptor = Descriptor(name.dir, name.shown)
         assert name.path is not None
-        if may_open_cached(context, flags):
-            backend: Any = context._backend
+        if may_open_cached(core, flags):
+            backend: Any = core.backend
             await backend.checkpoint_if_cancelled()
-            if open_cached(context, descriptor, name.path, flags, name.resolve):
+            if open_cached(core, descriptor, name.path, flags, name.resolve):
                 await backend.cancel_shielded_checkpoint()
                 return descriptor
         request = OpenFile(descriptor, name.path, flags=flags, mode=CREATION_MODE, beneath=int(name.resolve != 0))
         try:
-            await request_of(context, request)
+            await request_of(core, request)
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP and request.kind and not is_file(request.kind):
                 raise unsupported(request.kind, name.shown) from None
@@ -215,14 +217,14 @@ class AsyncDirectory(NotCopied):
         name = self._name(path)
         assert name.path is not None
         if into is not None:
-            return await self._guarded(read_into(self._context, name.dir, name.path, path, offset, size, into, name.resolve))
+            return await self._guarded(read_into(self._core, name.dir, name.path, path, offset, size, into, name.resolve))
         return await self._read(name, offset, size)
 
     async def _read(self, name: Name, offset: int, size: int) -> bytes:
         """Return the bytes of a file: in one request, or of a long one by an open file, so that they are those of one file."""
         assert name.path is not None
         if size <= LARGEST_PART:
-            call = read_part(self._context, name.dir, name.path, name.shown, offset, size, name.resolve, by_descriptor=True)
+            call = read_part(self._core, name.dir, name.path, name.shown, offset, size, name.resolve, by_descriptor=True)
             part = await self._guarded(call)
             if size >= 0 or len(part) < LARGEST_PART:
                 return part
@@ -236,7 +238,7 @@ class AsyncDirectory(NotCopied):
         """Return the text of a file. As `trio_aio.read_text`."""
         format = text_format(encoding, errors, newline, readable=True, writable=False, stacklevel=2)
         data = await self._read(self._name(path), 0, -1)
-        backend = self._context._backend
+        backend = self._core.backend
         assert backend is not None
         parts = await decoded(backend, format.decoder(), data, format.encoding)
         with backend.shielded():
@@ -261,7 +263,7 @@ class AsyncDirectory(NotCopied):
         at = 0 if offset is None else checked_offset(offset)
         name = self._name(path)
         assert name.path is not None
-        call = write_specially(self._context, name.dir, name.path, path, data, at, flags, mode, beneath=name.resolve != 0)
+        call = write_specially(self._core, name.dir, name.path, path, data, at, flags, mode, beneath=name.resolve != 0)
         return await self._guarded(call)
 
     async def write_text(
@@ -283,7 +285,7 @@ class AsyncDirectory(NotCopied):
             raise TypeError(f"data must be str, not {type(data).__name__}: use write_bytes for bytes")
         format = text_format(encoding, errors, newline, readable=False, writable=True, stacklevel=2)
         self._check()
-        backend = self._context._backend
+        backend = self._core.backend
         assert backend is not None
         text = await encoded(backend, format.encoder(), [data], newline, format.encoding)
         await self.write_bytes(path, text, append=append, exclusive=exclusive, atomic=atomic, durable=durable, mode=mode)
@@ -293,11 +295,11 @@ class AsyncDirectory(NotCopied):
 
     async def listdir(self, path: NamePath = ".") -> list[Any]:
         """Return the names in a directory, as the type of `path`. As ``os.listdir``."""
-        return await self._guarded(Entries(self._name(path), names_maker(path), self._context)._all_once())
+        return await self._guarded(Entries(self._name(path), names_maker(path), self._core)._all_once())
 
     def scandir(self, path: NamePath = ".", *, stat: bool = False) -> Listing[DirEntry]:
         """Return a `Listing` of the `DirEntry`s of a directory. As `trio_aio.scandir`; their paths start from this directory."""
-        return entries_of(self._later_name(path), path, self._context, stat=stat)
+        return entries_of(self._later_name(path), path, self._core, stat=stat)
 
     def walk(self, path: NamePath = ".") -> Listing[Visit]:
         """Return a `Listing` of ``(path, dirnames, filenames)``. As `trio_aio.walk`; links are not followed.
@@ -305,26 +307,26 @@ class AsyncDirectory(NotCopied):
         OSError (EXDEV) if `path` leads out of this directory. Other errors are ignored, as by `trio_aio.walk`.
         """
         name, top, on_error = self._later_name(path), os.fspath(path), self._explain
-        return Walk(name, top, os.path.join, self._context, top_down=True, on_error=on_error, follow=False, links_are_directories=True)
+        return Walk(name, top, os.path.join, self._core, top_down=True, on_error=on_error, follow=False, links_are_directories=True)
 
     # ---- changes
 
     async def mkdir(self, path: NamePath, mode: int = 0o777, *, parents: bool = False, exist_ok: bool = False) -> None:
         """Make a directory. As ``pathlib.Path.mkdir``. mkdirat(2)."""
         flags = (PARENTS if parents else 0) | (EXIST_OK if exist_ok else 0)
-        await self._guarded(change(self._context, Call.MKDIR, self._name(path), mode=mode, flags=flags))
+        await self._guarded(change(self._core, Call.MKDIR, self._name(path), mode=mode, flags=flags))
 
     async def unlink(self, path: NamePath, *, missing_ok: bool = False) -> None:
         """Remove a name that is no directory. unlinkat(2)."""
         try:
-            await self._guarded(change(self._context, Call.UNLINK, self._name(path)))
+            await self._guarded(change(self._core, Call.UNLINK, self._name(path)))
         except FileNotFoundError:
             if not missing_ok:
                 raise
 
     async def rmdir(self, path: NamePath) -> None:
         """Remove an empty directory. unlinkat(2)."""
-        await self._guarded(change(self._context, Call.UNLINK, self._name(path), flags=AT_REMOVEDIR))
+        await self._guarded(change(self._core, Call.UNLINK, self._name(path), flags=AT_REMOVEDIR))
 
     async def rename(
         self, source: NamePath, target: NamePath, *, to: AsyncDirectory | None = None, exclusive: bool = False, exchange: bool = False
@@ -344,7 +346,7 @@ class AsyncDirectory(NotCopied):
         if not isinstance(other, AsyncDirectory):
             raise TypeError(f"to must be an AsyncDirectory, not {type(other).__name__}")
         second = other._name(target)
-        request = change(self._context, call, self._name(source), second, flags=flags)
+        request = change(self._core, call, self._name(source), second, flags=flags)
         try:
             await other._while_open(self._while_open(request))
         except OSError as error:
@@ -357,13 +359,13 @@ class AsyncDirectory(NotCopied):
     async def symlink(self, target: NamePath, path: NamePath) -> None:
         """Make `path` a link that points to `target`, whatever that is. symlinkat(2)."""
         made, points = self._name(path), name_of(target, may_be_fd=False)
-        await self._guarded(change(self._context, Call.SYMLINK, made._replace(shown=target), points._replace(shown=path)))
+        await self._guarded(change(self._core, Call.SYMLINK, made._replace(shown=target), points._replace(shown=path)))
 
     async def chmod(self, path: NamePath, mode: int) -> None:
         """Change the mode of a name, which is not followed if it is a link. fchmodat2(2)."""
         name = self._name(path)
         try:
-            await self._guarded(change(self._context, Call.CHMOD, name, mode=mode, flags=0x100 if self._resolve else 0))
+            await self._guarded(change(self._core, Call.CHMOD, name, mode=mode, flags=0x100 if self._resolve else 0))
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP and self._resolve:  # a link has no mode
                 raise os_error(errno.ELOOP, path) from None
@@ -372,20 +374,20 @@ class AsyncDirectory(NotCopied):
     async def utime(self, path: NamePath, times: tuple[float, float] | None = None, *, ns: tuple[int, int] | None = None) -> None:
         """Set the times of a name, which is not followed if it is a link. As ``os.utime``. utimensat(2)."""
         fields = os_calls.time_fields(times, ns)
-        await self._guarded(change(self._context, Call.UTIME, self._name(path), flags=0x100 if self._resolve else 0, **fields))
+        await self._guarded(change(self._core, Call.UTIME, self._name(path), flags=0x100 if self._resolve else 0, **fields))
 
     async def remove_tree(self, path: NamePath) -> int:
         """Remove a directory and all that is in it. As `trio_aio.remove_tree`."""
-        return await self._guarded(remove_named_tree(self._context, self._name(path), missing_ok=False, on_error=None))
+        return await self._guarded(remove_named_tree(self._core, self._name(path), missing_ok=False, on_error=None))
 
     def open_directory(self, path: NamePath) -> DirectoryOpener:
         """Open a directory below this one: await it, or use it in ``async with``."""
-        return DirectoryOpener(self._context, lambda: self._name(path), _maker(self._resolve != 0), self._guarded)
+        return DirectoryOpener(self._core, lambda: self._name(path), _maker(self._resolve != 0), self._guarded)
 
     async def sync(self) -> None:
         """Make the names in this directory durable. fsync(2)."""
         self._check()
-        await self._guarded(request_of(self._context, SyncName(Descriptor(self._descriptor.fd, self.name), None)))
+        await self._guarded(request_of(self._core, SyncName(Descriptor(self._descriptor.fd, self.name), None)))
 
     # ---- its end
 
@@ -399,16 +401,16 @@ class AsyncDirectory(NotCopied):
 
     async def _close(self) -> None:
         """Do what `aclose` does, and do not raise Cancelled."""
-        context: Any = self._context
-        if context._state == "closing" and not self._closed:
-            await context._close()
-        if self._closed or context._state == "closed":
+        core: Any = self._core
+        if core.state == "closing" and not self._closed:
+            await core.close()
+        if self._closed or core.state == "closed":
             if not self._closed:
                 self._mark_closed()
-                context._engine.drops.add(self._descriptor, self._close_request)
+                core.engine.drops.add(self._descriptor, self._close_request)
             await shielded_checkpoint()
             return
-        await context._submit_close(self._close_request, self._mark_closed, abandon=False)
+        await core.submit_close(self._close_request, self._mark_closed, abandon=False)
 
     def _mark_closed(self) -> None:
         self._closed = True
@@ -424,7 +426,7 @@ class AsyncDirectory(NotCopied):
         if getattr(self, "_closed", True):
             return
         self._closed = True
-        engine = self._context._engine
+        engine = self._core.engine
         if engine is None:
             self._descriptor.close_now()
             return
@@ -432,8 +434,8 @@ class AsyncDirectory(NotCopied):
         warnings.warn(f"unclosed directory <trio_aio.AsyncDirectory name={self.name!r}>", ResourceWarning, stacklevel=2, source=self)
 
 
-def _maker(beneath: bool) -> Callable[[AIOContext, Descriptor], AsyncDirectory]:
-    return lambda context, descriptor: AsyncDirectory(context, descriptor, beneath=beneath)
+def _maker(beneath: bool) -> Callable[[Core, Descriptor], AsyncDirectory]:
+    return lambda core, descriptor: AsyncDirectory(core, descriptor, beneath=beneath)
 
 
 class DirectoryOpener(NameOpener[AsyncDirectory]):
@@ -447,4 +449,4 @@ def open_directory(path: NamePath, *, beneath: bool = True, context: AIOContext 
     openat(2). OSError: FileNotFoundError, NotADirectoryError, PermissionError. Cancelled: nothing stays open.
     """
     name = name_of(path, may_be_fd=False)
-    return DirectoryOpener(context, lambda: name, _maker(beneath))
+    return DirectoryOpener(given_core(context), lambda: name, _maker(beneath))

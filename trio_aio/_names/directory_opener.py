@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from trio_aio._context.shared import current_core
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import UsedOnce
 from trio_aio._files.open import dropped_on_error
-from trio_aio._names.calls import check_context, checked_context, request_of
+from trio_aio._names.calls import request_of
 from trio_aio._requests.names import OpenName
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
     from types import TracebackType
 
-    from trio_aio._context.context import AIOContext
+    from trio_aio._context.core import Core
     from trio_aio._names.calls import Name
 
 __all__ = ("NameOpener",)
@@ -28,20 +29,19 @@ class NameOpener(UsedOnce, Generic[_Directory]):
 
     def __init__(
         self,
-        context: AIOContext | None,
+        core: Core | None,
         name: Callable[[], Name],
-        make: Callable[[AIOContext, Descriptor], _Directory],
+        make: Callable[[Core, Descriptor], _Directory],
         guard: Callable[[Awaitable[int]], Awaitable[int]] | None = None,
     ) -> None:
-        check_context(context)
-        self._context: AIOContext | None = context
+        self._core: Core | None = core
         self._name: Callable[[], Name] = name
-        self._make: Callable[[AIOContext, Descriptor], _Directory] = make
+        self._make: Callable[[Core, Descriptor], _Directory] = make
         self._guard: Callable[[Awaitable[int]], Awaitable[int]] | None = guard
         self._opened: Any = None
 
     async def _open(self) -> _Directory:
-        used, name = checked_context(self._context), self._name()
+        used, name = self._core or current_core(), self._name()
         descriptor = Descriptor(name.dir, name.shown)
         request = OpenName(descriptor, name.path, flags=os.O_RDONLY | os.O_DIRECTORY, beneath=int(name.resolve != 0))
         with dropped_on_error(used, descriptor):

@@ -26,7 +26,7 @@ from trio_aio._names.tree import AHEAD, Node, TreeReader, join
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trio_aio._context.context import AIOContext
+    from trio_aio._context.core import Core
 
 __all__ = ("Glob", "Part", "parts_of")
 
@@ -88,16 +88,16 @@ class Glob(Listing[_P]):
         self._found: set[str] | None = set() if several else None
         super().__init__(None)
 
-    async def _next_batch(self, context: AIOContext) -> list[_P] | None:
+    async def _next_batch(self, core: Core) -> list[_P] | None:
         if self._reader is None:
-            self._reader = TreeReader(context, self._top, targets=True)
+            self._reader = TreeReader(core, self._top, targets=True)
         try:
             await self._reader.open()
         except OSError:
             return None  # it is no directory, or cannot be searched
         while self._stack and not self._ended:
             self._reader.read_ahead(place for place in self._stack[: -AHEAD - 1 : -1] if self._reads(place))
-            await self._visit(context, self._stack[-1])
+            await self._visit(core, self._stack[-1])
             if self._new:
                 batch, self._new = self._new, []
                 return batch
@@ -117,13 +117,13 @@ class Glob(Listing[_P]):
         """Return whether a directory must be read."""
         return any(at < len(self._parts) and (self._parts[at].text == "**" or self._parts[at].match) for at in self._closure(place.states))
 
-    async def _visit(self, context: AIOContext, place: _Place) -> None:
+    async def _visit(self, core: Core, place: _Place) -> None:
         """Yield and enter the place that is on top of the stack. Cancelled: it can be called again."""
         states, last = self._closure(place.states), len(self._parts)
         ends_in_slash = last - 1 in states and self._parts[-1].text == ""
         if (last in states or ends_in_slash) and not place.found:
             # Behind "**" and "/" a path must be a directory.
-            await self._look_up(context, place, directory=ends_in_slash or last not in place.states)
+            await self._look_up(core, place, directory=ends_in_slash or last not in place.states)
             place.found = True
         parts = None
         if self._reads(place):
@@ -176,12 +176,12 @@ class Glob(Listing[_P]):
         if below:
             self._stack.append(_Place(join(place.path, name), self._top.shown, frozenset(below), exists=True, found=yields))
 
-    async def _look_up(self, context: AIOContext, place: _Place, *, directory: bool) -> None:
+    async def _look_up(self, core: Core, place: _Place, *, directory: bool) -> None:
         """Yield a path that no listing has shown, if it exists."""
         follow = directory or _VERSION < (3, 13)
         assert self._reader is not None
         name = Name(self._reader.fd, place.path or b".", self._top.shown)
-        status = await status_or_error(context, name, follow_symlinks=follow)
+        status = await status_or_error(core, name, follow_symlinks=follow)
         if isinstance(status, int):
             return
         kind = stat.S_IFMT(status.st_mode) >> 12

@@ -24,7 +24,7 @@ from trio_aio._requests.names import AT_REMOVEDIR, Call
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from trio_aio._context.context import AIOContext
+    from trio_aio._context.core import Core
 
 __all__ = ("Leftover", "left", "remove_directory", "remove_in_thread", "remove_later", "remove_name", "run_to_the_end", "take_back")
 
@@ -59,9 +59,9 @@ def _remove_left() -> None:
         raise errors[0]
 
 
-def remove_later(context: AIOContext, remove: Callable[[Any], object], path: Any) -> None:
+def remove_later(core: Core, remove: Callable[[Any], object], path: Any) -> None:
     """Let a thread remove what was dropped. In a child of fork it is the parent's."""
-    if context._state == "forked":
+    if core.state == "forked":
         return
     if _at_the_end:  # no thread runs any more, nor an event loop
         _remove_quietly(remove, path)
@@ -72,16 +72,16 @@ def remove_later(context: AIOContext, remove: Callable[[Any], object], path: Any
         _remove_quietly(remove, path)
 
 
-async def remove_in_thread(context: AIOContext, remove: Callable[[Any], object], path: Any) -> None:
+async def remove_in_thread(core: Core, remove: Callable[[Any], object], path: Any) -> None:
     """Let a thread remove what a context cannot, because it was closed meanwhile. Wait for that, also in a cancelled scope."""
-    backend = context._backend
+    backend = core.backend
     if backend is None:  # in a child of fork it is the parent's
         return
     try:
         with backend.shielded():
             await backend.run_in_thread(_remove_quietly, remove, path)
     except RuntimeError:  # no event loop runs any more, or no thread can be had
-        remove_later(context, remove, path)
+        remove_later(core, remove, path)
 
 
 def _remove_quietly(remove: Callable[[Any], object], path: Any) -> None:
@@ -115,18 +115,18 @@ def _permit_one(name: Any, dir_fd: int | None) -> None:
             os.close(fd)
 
 
-async def remove_name(context: AIOContext, path: Any, *, directory: bool = False) -> None:
+async def remove_name(core: Core, path: Any, *, directory: bool = False) -> None:
     """Remove a file, or an empty directory, if it is still there. OSError."""
     with suppress(FileNotFoundError):
-        await change(context, Call.UNLINK, name_of(path), flags=AT_REMOVEDIR if directory else 0)
+        await change(core, Call.UNLINK, name_of(path), flags=AT_REMOVEDIR if directory else 0)
 
 
-async def run_to_the_end(context: AIOContext, remove: Callable[[], Awaitable[object]]) -> None:
+async def run_to_the_end(core: Core, remove: Callable[[], Awaitable[object]]) -> None:
     """Call `remove`, which may be called again, until it has run to its end, whatever cancellation comes.
 
     asyncio's own Task.cancel is raised then. What `remove` raises ends it too.
     """
-    backend = context._backend
+    backend = core.backend
     assert backend is not None
     ended = False
     with Deferred(backend) as put_off, backend.shielded():
@@ -136,17 +136,17 @@ async def run_to_the_end(context: AIOContext, remove: Callable[[], Awaitable[obj
                 ended = True
 
 
-async def take_back(context: AIOContext, path: Any, error: BaseException, *, directory: bool = False) -> None:
+async def take_back(core: Core, path: Any, error: BaseException, *, directory: bool = False) -> None:
     """Remove what was just made, because of an error that is about to be raised."""
-    backend = context._backend
+    backend = core.backend
     if backend is None:  # a child of fork: it is the parent's
         return
-    remove_without_waiting = partial(remove_later, context, os.rmdir if directory else os.unlink, path)
+    remove_without_waiting = partial(remove_later, core, os.rmdir if directory else os.unlink, path)
     if not isinstance(error, Exception) and not backend.is_native(error):
         # The coroutine is thrown away, or interrupted: it should wait for nothing any more.
         remove_without_waiting()
         return
     try:
-        await run_to_the_end(context, partial(remove_name, context, path, directory=directory))
+        await run_to_the_end(core, partial(remove_name, core, path, directory=directory))
     except Exception:
         remove_without_waiting()

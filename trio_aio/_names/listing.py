@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from trio_aio._backends import raise_if_cancelled, shielded_checkpoint
 from trio_aio._bulk.waiting import wait_for
+from trio_aio._context.shared import current_core, given_core
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import NotCopied, os_error
 from trio_aio._files.open import drop_unclaimed
 from trio_aio._lanes.protocols import State
-from trio_aio._names.calls import check_context, checked_context, is_bytes, name_of, stat_of
+from trio_aio._names.calls import is_bytes, name_of, stat_of
 from trio_aio._requests.names import ListNames, new_listing_memory
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from trio_aio._context.context import AIOContext
+    from trio_aio._context.core import Core
     from trio_aio._names.calls import AnyPath, Guard, Name
     from trio_aio._requests.names import Listed
 
@@ -56,10 +58,9 @@ class Listing(NotCopied, Generic[T]):
     (RuntimeWarning). Only one task at a time may wait for entries: RuntimeError for another. Any task may close it.
     """
 
-    def __init__(self, context: AIOContext | None, guard: Guard | None = None) -> None:
+    def __init__(self, core: Core | None, guard: Guard | None = None) -> None:
         # Subclasses call this last: from here on, `__del__` warns and releases.
-        check_context(context)
-        self._given: AIOContext | None = context
+        self._given: Core | None = core
         # For the first requests: they start from a directory that may be closed meanwhile.
         self._guard: Guard | None = guard
         self._used: bool = False
@@ -71,7 +72,7 @@ class Listing(NotCopied, Generic[T]):
 
     # ---- what each kind of listing does
 
-    async def _next_batch(self, context: AIOContext) -> list[T] | None:
+    async def _next_batch(self, core: Core) -> list[T] | None:
         """Return more entries, perhaps none; None: there are no more."""
         raise NotImplementedError
 
@@ -112,10 +113,10 @@ class Listing(NotCopied, Generic[T]):
         A task that waits for the next entry meanwhile gets none: its loop ends. One that awaits the list gets RuntimeError.
         """
         self._used = True
-        context = checked_context(self._given)
-        context._check()
+        core = self._given or current_core()
+        core.check()
         self._close()
-        await context._checkpoint()
+        await core.checkpoint()
 
     def _close(self) -> None:
         self._closed_in_step = self._stepping
@@ -146,14 +147,14 @@ class Listing(NotCopied, Generic[T]):
             await raise_if_cancelled()
             await shielded_checkpoint()
             return None
-        context = self._given = checked_context(self._given)
-        context._check()  # before anything has happened: a call of another thread must not end it
+        core = self._given = self._given or current_core()
+        core.check()  # before anything has happened: a call of another thread must not end it
         if self._stepping:
             raise RuntimeError("another task is waiting for the next entry: iterate in one task, or make a listing for each")
         try:  # twice: an interrupt may come in front of a `finally`
             try:
                 self._stepping = True
-                batch = await self._more(context)
+                batch = await self._more(core)
             finally:
                 self._stepping = False
         finally:
@@ -162,12 +163,12 @@ class Listing(NotCopied, Generic[T]):
                 self._release()
         return None if self._ended else batch
 
-    async def _more(self, context: AIOContext) -> list[T] | None:
+    async def _more(self, core: Core) -> list[T] | None:
         try:
             if self._guard is None:
-                batch = await self._next_batch(context)
+                batch = await self._next_batch(core)
             else:
-                batch = await self._guard(lambda: self._next_batch(context))
+                batch = await self._guard(lambda: self._next_batch(core))
                 self._guard = None
         except Exception:  # not a cancellation: after one it can continue
             self._end()
@@ -224,27 +225,27 @@ class Directory:
             self._memory = None
         return listed
 
-    async def read(self, context: AIOContext) -> Listed:
+    async def read(self, core: Core) -> Listed:
         """Read its next part. OSError. Cancelled: it can be called again."""
         request = self._unread
         if request is None or request.state in (State.CREATED, State.WITHDRAWN):
             request = self.request()
             try:
-                await context._submit_and_wait(request)
+                await core.submit_and_wait(request)
             except OSError:
                 self.finished = True
                 raise
         else:  # a native cancellation or a signal's exception has ended the step that waited for it
-            context._check()
-            backend = context._backend
+            core.check()
+            backend = core.backend
             assert backend is not None
             await backend.checkpoint_if_cancelled()
             await wait_for(backend, request)
         return self.take(request)
 
-    def release(self, context: AIOContext | None) -> None:
+    def release(self, core: Core | None) -> None:
         """Let a worker close it, if it is open, as soon as no request uses it. No task will take the answer of one in flight."""
-        engine = None if context is None else context._engine
+        engine = None if core is None else core.engine
         if engine is None:
             return
         request = self._unread
@@ -261,17 +262,17 @@ class Directory:
 class Entries(Listing[T]):
     """The entries of one directory, each made by `make` from what the kernel says."""
 
-    def __init__(self, name: Name, make: Callable[[Listed, AIOContext], list[T]], context: AIOContext | None, **flags: Any) -> None:
+    def __init__(self, name: Name, make: Callable[[Listed, Core], list[T]], core: Core | None, **flags: Any) -> None:
         if name.resolve:
             flags["beneath"] = 1
         self._directory: Directory = Directory(name.dir, name.path, name.shown, **flags)
-        self._make: Callable[[Listed, AIOContext], list[T]] = make
-        super().__init__(context, name.guard)
+        self._make: Callable[[Listed, Core], list[T]] = make
+        super().__init__(core, name.guard)
 
-    async def _next_batch(self, context: AIOContext) -> list[T] | None:
+    async def _next_batch(self, core: Core) -> list[T] | None:
         if self._directory.finished:
             return None
-        return self._make(await self._directory.read(context), context)
+        return self._make(await self._directory.read(core), core)
 
     def _release(self) -> None:
         self._directory.release(self._given)
@@ -282,10 +283,10 @@ class DirEntry:
     call.
     """
 
-    __slots__ = ("_context", "_inode", "_name", "_path", "_start", "_status", "_target", "_type")
+    __slots__ = ("_core", "_inode", "_name", "_path", "_start", "_status", "_target", "_type")
 
     def __init__(
-        self, name: Any, path: Any, inode: int, kind: int, target: int, status: os.stat_result | None, context: AIOContext, start: Name
+        self, name: Any, path: Any, inode: int, kind: int, target: int, status: os.stat_result | None, core: Core, start: Name
     ) -> None:
         self._name: Any = name
         self._path: Any = path
@@ -293,7 +294,7 @@ class DirEntry:
         self._type: int = kind
         self._target: int = target
         self._status: os.stat_result | None = status
-        self._context: AIOContext = context
+        self._core: Core = core
         # The directory that was listed: its descriptor and flags are those of the entry.
         self._start: Name = start
 
@@ -337,12 +338,12 @@ class DirEntry:
         """As ``os.DirEntry.stat``: what the listing has found out, if it was made with ``stat=True`` and this is no link. statx(2)."""
         status = self._status
         if status is not None and not (follow_symlinks and _stat.S_ISLNK(status.st_mode)):
-            await self._context._checkpoint()
+            await self._core.checkpoint()
             return status
         name = self._start._replace(path=os.fsencode(self._path), shown=self._path)
         if name.guard is not None:
-            return await name.guard(lambda: stat_of(self._context, name, follow_symlinks=follow_symlinks))  # type: ignore[no-any-return]
-        return await stat_of(self._context, name, follow_symlinks=follow_symlinks)
+            return await name.guard(lambda: stat_of(self._core, name, follow_symlinks=follow_symlinks))  # type: ignore[no-any-return]
+        return await stat_of(self._core, name, follow_symlinks=follow_symlinks)
 
     def _is(self, wanted: int, follow_symlinks: bool) -> bool:
         if self._type != DT_LNK or not follow_symlinks:
@@ -358,13 +359,13 @@ def scandir(path: AnyPath = ".", *, stat: bool = False, context: AIOContext | No
     path: str, bytes, PathLike or a descriptor. stat: the requests that list also bring the attributes of every entry.
     OSError: FileNotFoundError, NotADirectoryError, PermissionError. Cancelled before the listing has started: no effect.
     """
-    return entries_of(name_of(path), path, context, stat=stat)
+    return entries_of(name_of(path), path, given_core(context), stat=stat)
 
 
-def entries_of(name: Name, path: AnyPath, context: AIOContext | None, *, stat: bool) -> Listing[DirEntry]:
+def entries_of(name: Name, path: AnyPath, core: Core | None, *, stat: bool) -> Listing[DirEntry]:
     """Return a `Listing` of the `DirEntry`s of a directory. path: as the caller passed it."""
 
-    def make(listed: Listed, used: AIOContext) -> list[DirEntry]:
+    def make(listed: Listed, used: Core) -> list[DirEntry]:
         entries = []
         plain: Any = os.fspath(path) if not isinstance(path, int) else path
         statuses = listed.stats if listed.stats is not None else [None] * len(listed.names)
@@ -374,20 +375,20 @@ def entries_of(name: Name, path: AnyPath, context: AIOContext | None, *, stat: b
             entries.append(DirEntry(own, whole, inode, kind, target, status, used, name))
         return entries
 
-    return Entries(name, make, context, targets=True, stats=stat)
+    return Entries(name, make, core, targets=True, stats=stat)
 
 
 async def listdir(path: AnyPath | None = None, *, context: AIOContext | None = None) -> list[Any]:
     """As ``os.listdir``: the names in a directory, bytes if `path` is bytes, otherwise str. getdents64(2)."""
     path = "." if path is None else path
-    return await Entries(name_of(path), names_maker(path), context)
+    return await Entries(name_of(path), names_maker(path), given_core(context))
 
 
-def names_maker(path: AnyPath) -> Callable[[Listed, AIOContext], list[Any]]:
+def names_maker(path: AnyPath) -> Callable[[Listed, Core], list[Any]]:
     """Return a function for `Entries` that returns plain names, of the type that fits `path`."""
     as_bytes = is_bytes(path)
 
-    def make(listed: Listed, _: AIOContext) -> list[Any]:
+    def make(listed: Listed, _: Core) -> list[Any]:
         return listed.names if as_bytes else [os.fsdecode(each) for each in listed.names]
 
     return make

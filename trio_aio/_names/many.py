@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trio_aio._arguments import checked_size
 from trio_aio._bulk.waiting import checked_depth, wait_for
+from trio_aio._context.shared import given_core
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import os_error
 from trio_aio._files import whole
 from trio_aio._memory.exports import hold, private_memory
-from trio_aio._names.calls import check_context, encoded
+from trio_aio._names.calls import encoded
 from trio_aio._names.listing import Listing
 from trio_aio._requests.contents import ReadMany
 from trio_aio._requests.opening import AT_FDCWD
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from trio_aio._context.context import AIOContext
+    from trio_aio._context.core import Core
     from trio_aio._memory.exports import Export
     from trio_aio._names.calls import NamePath
 
@@ -60,8 +62,7 @@ class _Part:
 class FileContents(Listing[Found]):
     """What `read_files` returns: ``(path, data)`` in the order of the paths. ``await`` returns the list of data."""
 
-    def __init__(self, paths: Any, depth: int, max_bytes: int, on_error: str, context: AIOContext | None) -> None:
-        check_context(context)  # before the caller's `iter` runs
+    def __init__(self, paths: Any, depth: int, max_bytes: int, on_error: str, core: Core | None) -> None:
         self._paths: Iterator[Any] | AsyncIterator[Any] = aiter(paths) if isinstance(paths, AsyncIterable) else iter(paths)
         self._asynchronous: bool = isinstance(paths, AsyncIterable)
         self._together: int = max(1, min(TOGETHER, depth // 2))
@@ -76,7 +77,7 @@ class FileContents(Listing[Found]):
         # What was read and could not be yielded, because an error came before it.
         self._found: deque[Found] = deque()
         self._next: list[Any] = []  # paths of the next request
-        super().__init__(context)
+        super().__init__(core)
 
     def __await__(self) -> Any:
         self._used = True
@@ -85,11 +86,11 @@ class FileContents(Listing[Found]):
     async def _data(self) -> list[bytes | OSError]:
         return [data for _, data in await self._all()]
 
-    async def _more(self, context: AIOContext) -> list[Found] | None:
+    async def _more(self, core: Core) -> list[Found] | None:
         # An error of a file does not end the iteration.
         if not self._found:
             try:
-                batch = await self._next_batch(context)
+                batch = await self._next_batch(core)
             except Exception:  # not a cancellation: after one it can continue
                 self._end()
                 raise
@@ -112,9 +113,9 @@ class FileContents(Listing[Found]):
             batch.append(self._found.popleft())
         return batch
 
-    async def _next_batch(self, context: AIOContext) -> list[Found] | None:
-        await self._fill(context)
-        backend = context._backend
+    async def _next_batch(self, core: Core) -> list[Found] | None:
+        await self._fill(core)
+        backend = core.backend
         assert backend is not None
         if not self._parts or self._ended:
             await backend.cancel_shielded_checkpoint()
@@ -126,31 +127,31 @@ class FileContents(Listing[Found]):
             self._free.append(part.request.data)
         for at, data in enumerate(part.contents):
             if isinstance(data, int):
-                part.contents[at] = await self._judged(context, part.paths[at], data)
+                part.contents[at] = await self._judged(core, part.paths[at], data)
         self._parts.popleft()
         found: list[Found] = list(zip(part.paths, part.contents, strict=False))
         left = part.paths[len(found) :]
         if left:
-            self._parts.appendleft(self._submitted(context, left))
+            self._parts.appendleft(self._submitted(core, left))
         return found
 
-    async def _judged(self, context: AIOContext, path: Any, data: int) -> bytes | OSError:
+    async def _judged(self, core: Core, path: Any, data: int) -> bytes | OSError:
         """Return the error of a file, or what `read_bytes` says of a long file, and of what is no file."""
         if data not in (-errno.EFBIG, -errno.EOPNOTSUPP):
             return os_error(data, path)
         try:
-            return await whole.read_bytes(path, context=context)
+            return await whole.read_bytes(path, context=core.context)
         except OSError as error:
             return error
 
-    async def _fill(self, context: AIOContext) -> None:
+    async def _fill(self, core: Core) -> None:
         """Start requests until as many files are being read as may be."""
-        context._check()
-        backend = context._backend
+        core.check()
+        backend = core.backend
         assert backend is not None
         await backend.checkpoint_if_cancelled()
         # A test's fault is for one file.
-        together = self._together if context._check().hook is None else 1
+        together = self._together if core.check().hook is None else 1
         while len(self._parts) < self._most and not self._exhausted:
             paths = self._next
             while len(paths) < together:
@@ -162,7 +163,7 @@ class FileContents(Listing[Found]):
                 if self._ended:  # closed by another task meanwhile
                     return
             if paths:
-                self._parts.append(self._submitted(context, paths))
+                self._parts.append(self._submitted(core, paths))
                 self._next = []
 
     async def _next_path(self) -> Any:
@@ -178,13 +179,13 @@ class FileContents(Listing[Found]):
             self._cut_off = getattr(paths, "ag_frame", paths) is None
             raise
 
-    def _submitted(self, context: AIOContext, paths: list[Any]) -> _Part:
+    def _submitted(self, core: Core, paths: list[Any]) -> _Part:
         part = _Part(paths, self._free.pop() if self._free else hold(private_memory(self._memory)))
-        context._check().submit(part.request)
+        core.check().submit(part.request)
         return part
 
     def _release(self) -> None:
-        engine = None if self._given is None else self._given._engine
+        engine = None if self._given is None else self._given.engine
         if engine is not None:
             for part in self._parts:
                 if not part.request.finished:
@@ -212,4 +213,4 @@ def read_files(
         raise ValueError(f"on_error must be 'raise' or 'return', not {on_error!r}")
     if checked_size(max_bytes, "max_bytes") < 1:
         raise ValueError("max_bytes must be at least 1, not 0")
-    return FileContents(paths, checked_depth(depth), max_bytes, on_error, context)
+    return FileContents(paths, checked_depth(depth), max_bytes, on_error, given_core(context))

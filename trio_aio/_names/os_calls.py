@@ -14,10 +14,11 @@ import os
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trio_aio._arguments import checked_mode, checked_offset, checked_size
+from trio_aio._context.shared import checked_core
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import os_error
 from trio_aio._memory.exports import export_buffer
-from trio_aio._names.calls import access_of, change, checked_context, encoded, link_of, name_of, request_of, stat_of
+from trio_aio._names.calls import access_of, change, encoded, link_of, name_of, request_of, stat_of
 from trio_aio._requests.names import (
     AT_REMOVEDIR,
     AT_SYMLINK_FOLLOW,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
     from trio_aio._context.context import AIOContext
+    from trio_aio._context.core import Core
     from trio_aio._names.calls import AnyPath, Name, NamePath
 
 __all__ = (
@@ -59,12 +61,12 @@ async def stat(
     path: AnyPath, *, dir_fd: int | None = None, follow_symlinks: bool = True, context: AIOContext | None = None
 ) -> os.stat_result:
     """As ``os.stat``. Inline if the kernel has the name in memory. statx(2)."""
-    return await stat_of(checked_context(context), name_of(path, dir_fd, follow_symlinks=follow_symlinks), follow_symlinks=follow_symlinks)
+    return await stat_of(checked_core(context), name_of(path, dir_fd, follow_symlinks=follow_symlinks), follow_symlinks=follow_symlinks)
 
 
 async def lstat(path: NamePath, *, dir_fd: int | None = None, context: AIOContext | None = None) -> os.stat_result:
     """As ``os.lstat``. Inline if the kernel has the name in memory. statx(2)."""
-    return await stat_of(checked_context(context), name_of(path, dir_fd, may_be_fd=False), follow_symlinks=False)
+    return await stat_of(checked_core(context), name_of(path, dir_fd, may_be_fd=False), follow_symlinks=False)
 
 
 async def access(
@@ -78,17 +80,17 @@ async def access(
 ) -> bool:
     """As ``os.access``. Inline if the kernel has the name in memory. faccessat2(2)."""
     flags = (AT_EACCESS if effective_ids else 0) | (0 if follow_symlinks else AT_SYMLINK_NOFOLLOW)
-    return await access_of(checked_context(context), name_of(path, dir_fd, may_be_fd=False), checked_mode(mode), flags)
+    return await access_of(checked_core(context), name_of(path, dir_fd, may_be_fd=False), checked_mode(mode), flags)
 
 
 async def readlink(path: NamePath, *, dir_fd: int | None = None, context: AIOContext | None = None) -> Any:
     """As ``os.readlink``: the target, str or bytes as `path`. Inline if the kernel has the name in memory. readlinkat(2)."""
-    return await link_of(checked_context(context), name_of(path, dir_fd, may_be_fd=False))
+    return await link_of(checked_core(context), name_of(path, dir_fd, may_be_fd=False))
 
 
 async def getcwd(*, context: AIOContext | None = None) -> str:
     """As ``os.getcwd``. The kernel has the answer in memory. getcwd(2)."""
-    await checked_context(context)._checkpoint()
+    await checked_core(context).checkpoint()
     return os.getcwd()
 
 
@@ -96,7 +98,7 @@ async def statvfs(path: AnyPath, *, context: AIOContext | None = None) -> os.sta
     """As ``os.statvfs``. A worker asks: the filesystem may be on a server. fstatvfs(3)."""
     name = name_of(path)
     request = StatVFS(Descriptor(name.dir, name.shown), name.path)
-    await request_of(checked_context(context), request)
+    await request_of(checked_core(context), request)
     return request.status()
 
 
@@ -281,15 +283,15 @@ def _seconds(value: float) -> tuple[int, int]:
 
 async def truncate(path: AnyPath, length: int, *, context: AIOContext | None = None) -> None:
     """As ``os.truncate``. truncate(2)."""
-    used, name = checked_context(context), name_of(path)
+    used, name = checked_core(context), name_of(path)
     request = ChangeName(Call.TRUNCATE, Descriptor(name.dir, name.shown), name.path, number=checked_offset(length))
     try:
-        await used._submit_and_wait(request)
+        await used.submit_and_wait(request)
     finally:
         changed = request.record.stat
-        if used._engine is not None and changed.mode:
+        if used.engine is not None and changed.mode:
             device = os.major(changed.device) << 32 | os.minor(changed.device)
-            used._engine.files.note_change(device, changed.inode, cut=length if request.result == 0 else None)
+            used.engine.files.note_change(device, changed.inode, cut=length if request.result == 0 else None)
 
 
 async def mkfifo(path: NamePath, mode: int = 0o666, *, dir_fd: int | None = None, context: AIOContext | None = None) -> None:
@@ -310,7 +312,7 @@ async def sync_directory(path: AnyPath, *, context: AIOContext | None = None) ->
     OSError (ENOTDIR) if it is no directory.
     """
     name = name_of(path)
-    await request_of(checked_context(context), SyncName(Descriptor(name.dir, name.shown), name.path))
+    await request_of(checked_core(context), SyncName(Descriptor(name.dir, name.shown), name.path))
 
 
 # ---- extended attributes
@@ -319,13 +321,13 @@ async def sync_directory(path: AnyPath, *, context: AIOContext | None = None) ->
 async def getxattr(path: AnyPath, attribute: str | bytes, *, follow_symlinks: bool = True, context: AIOContext | None = None) -> bytes:
     """As ``os.getxattr``. getxattr(2)."""
     name, key = name_of(path, follow_symlinks=follow_symlinks), encoded(attribute, "attribute")
-    return await _read_attribute(checked_context(context), Call.GETXATTR, name, key, follow_symlinks)
+    return await _read_attribute(checked_core(context), Call.GETXATTR, name, key, follow_symlinks)
 
 
 async def listxattr(path: AnyPath | None = None, *, follow_symlinks: bool = True, context: AIOContext | None = None) -> list[str]:
     """As ``os.listxattr``; None: the working directory. listxattr(2)."""
     name = name_of("." if path is None else path, follow_symlinks=follow_symlinks)
-    names = await _read_attribute(checked_context(context), Call.LISTXATTR, name, None, follow_symlinks)
+    names = await _read_attribute(checked_core(context), Call.LISTXATTR, name, None, follow_symlinks)
     return [os.fsdecode(name) for name in names.split(b"\0")[:-1]]
 
 
@@ -339,9 +341,9 @@ async def setxattr(
     context: AIOContext | None = None,
 ) -> None:
     """As ``os.setxattr``; flags: ``os.XATTR_CREATE`` or ``os.XATTR_REPLACE``. setxattr(2)."""
-    context = checked_context(context)
+    core = checked_core(context)
     name = name_of(path, follow_symlinks=follow_symlinks)
-    await request_of(context, _setting(name, encoded(attribute, "attribute"), value, flags, follow_symlinks))
+    await request_of(core, _setting(name, encoded(attribute, "attribute"), value, flags, follow_symlinks))
 
 
 def _setting(name: Name, key: bytes, value: ReadableBuffer, flags: int, follow_symlinks: bool) -> ChangeName:
@@ -369,16 +371,16 @@ async def removexattr(path: AnyPath, attribute: str | bytes, *, follow_symlinks:
         key,
         flags=0 if follow_symlinks else AT_SYMLINK_NOFOLLOW,
     )
-    await request_of(checked_context(context), request)
+    await request_of(checked_core(context), request)
 
 
-async def _read_attribute(context: AIOContext, call: int, name: Name, key: bytes | None, follow_symlinks: bool) -> bytes:
+async def _read_attribute(core: Core, call: int, name: Name, key: bytes | None, follow_symlinks: bool) -> bytes:
     """Return the value of an attribute, or the names of all. A larger one than usual takes a second request."""
     flags = 0 if follow_symlinks else AT_SYMLINK_NOFOLLOW
     for capacity in (_XATTR_FIRST, _XATTR_MOST):
         request = Attribute(call, Descriptor(name.dir, name.shown), name.path, key, capacity=capacity, flags=flags)
         try:
-            await request_of(context, request)
+            await request_of(core, request)
         except OSError as error:
             if error.errno == errno.ERANGE and capacity < _XATTR_MOST:
                 continue
@@ -388,4 +390,4 @@ async def _read_attribute(context: AIOContext, call: int, name: Name, key: bytes
 
 
 async def _change(context: AIOContext | None, call: int, name: Name, second: Name | None = None, **fields: Any) -> None:
-    await change(checked_context(context), call, name, second, **fields)
+    await change(checked_core(context), call, name, second, **fields)

@@ -10,6 +10,7 @@ import stat as _stat
 from typing import TYPE_CHECKING, Any
 
 # With an underscore: what this module imports is not a part of `trio_aio.os.path`.
+from trio_aio._context import shared as _shared
 from trio_aio._names import calls as _calls
 
 if TYPE_CHECKING:
@@ -30,11 +31,11 @@ async def _status(
     path: AnyPath, context: AIOContext | None, *, follow_symlinks: bool = True, may_be_fd: bool = True
 ) -> os.stat_result | None:
     """Return the status of a name; None after any error, and for a path that cannot be one (a null byte)."""
-    used = _calls.checked_context(context)
+    used = _shared.checked_core(context)
     try:
         name = _calls.name_of(path, may_be_fd=may_be_fd)
     except ValueError:
-        await used._checkpoint()
+        await used.checkpoint()
         return None
     status = await _calls.status_or_error(used, name, follow_symlinks=follow_symlinks)
     return None if isinstance(status, int) else status
@@ -80,27 +81,27 @@ async def ismount(path: NamePath, *, context: AIOContext | None = None) -> bool:
 
 async def getsize(filename: AnyPath, *, context: AIOContext | None = None) -> int:
     """As ``os.path.getsize``: bytes."""
-    return (await _calls.stat_of(_calls.checked_context(context), _calls.name_of(filename))).st_size
+    return (await _calls.stat_of(_shared.checked_core(context), _calls.name_of(filename))).st_size
 
 
 async def getmtime(filename: AnyPath, *, context: AIOContext | None = None) -> float:
     """As ``os.path.getmtime``: seconds since the epoch."""
-    return (await _calls.stat_of(_calls.checked_context(context), _calls.name_of(filename))).st_mtime
+    return (await _calls.stat_of(_shared.checked_core(context), _calls.name_of(filename))).st_mtime
 
 
 async def getatime(filename: AnyPath, *, context: AIOContext | None = None) -> float:
     """As ``os.path.getatime``: seconds since the epoch."""
-    return (await _calls.stat_of(_calls.checked_context(context), _calls.name_of(filename))).st_atime
+    return (await _calls.stat_of(_shared.checked_core(context), _calls.name_of(filename))).st_atime
 
 
 async def getctime(filename: AnyPath, *, context: AIOContext | None = None) -> float:
     """As ``os.path.getctime``: seconds since the epoch."""
-    return (await _calls.stat_of(_calls.checked_context(context), _calls.name_of(filename))).st_ctime
+    return (await _calls.stat_of(_shared.checked_core(context), _calls.name_of(filename))).st_ctime
 
 
 async def samefile(f1: AnyPath, f2: AnyPath, *, context: AIOContext | None = None) -> bool:
     """As ``os.path.samefile``."""
-    used = _calls.checked_context(context)
+    used = _shared.checked_core(context)
     return os.path.samestat(await _calls.stat_of(used, _calls.name_of(f1)), await _calls.stat_of(used, _calls.name_of(f2)))
 
 
@@ -111,10 +112,10 @@ async def sameopenfile(fp1: int, fp2: int, *, context: AIOContext | None = None)
 
 async def abspath(path: NamePath, *, context: AIOContext | None = None) -> Any:
     """As ``os.path.abspath``: str or bytes as `path`."""
-    await _calls.checked_context(context)._checkpoint()
+    await _shared.checked_core(context).checkpoint()
     return _abspath(path)
 
 
 async def realpath(filename: NamePath, *, strict: bool = False, context: AIOContext | None = None) -> Any:
     """As ``os.path.realpath``: str or bytes as `filename`. A worker follows the links, in one request. readlink(2)."""
-    return await _calls.real_path_of(_calls.checked_context(context), filename, strict=strict)
+    return await _calls.real_path_of(_shared.checked_core(context), filename, strict=strict)

@@ -14,7 +14,7 @@ import sys
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, overload
 
-from trio_aio._context.shared import current_context
+from trio_aio._context.shared import current_core
 from trio_aio._files import whole
 from trio_aio._files.open import open_aio
 from trio_aio._names import copying, os_calls, removing
@@ -114,24 +114,24 @@ class Path(PathQuestions):
 
     async def touch(self, mode: int = 0o666, exist_ok: bool = True) -> None:
         """As ``pathlib.Path.touch``. utimensat(2), open(2)."""
-        await change(current_context(), Call.TOUCH, name_of(self), mode=mode, flags=EXIST_OK if exist_ok else 0)
+        await change(current_core(), Call.TOUCH, name_of(self), mode=mode, flags=EXIST_OK if exist_ok else 0)
 
     async def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
         """As ``pathlib.Path.mkdir``, in one request. mkdirat(2)."""
         flags = (PARENTS if parents else 0) | (EXIST_OK if exist_ok else 0)
-        await change(current_context(), Call.MKDIR, name_of(self), mode=mode, flags=flags)
+        await change(current_core(), Call.MKDIR, name_of(self), mode=mode, flags=flags)
 
     async def unlink(self, missing_ok: bool = False) -> None:
         """As ``pathlib.Path.unlink``. unlinkat(2)."""
         try:
-            await change(current_context(), Call.UNLINK, name_of(self))
+            await change(current_core(), Call.UNLINK, name_of(self))
         except FileNotFoundError:
             if not missing_ok:
                 raise
 
     async def rmdir(self) -> None:
         """As ``pathlib.Path.rmdir``. unlinkat(2)."""
-        await change(current_context(), Call.UNLINK, name_of(self), flags=AT_REMOVEDIR)
+        await change(current_core(), Call.UNLINK, name_of(self), flags=AT_REMOVEDIR)
 
     async def rename(self, target: str | os.PathLike[str]) -> Self:
         """As ``pathlib.Path.rename``. renameat(2)."""

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
-from trio_aio._context.shared import current_context
+from trio_aio._context.shared import current_core
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import os_error
 from trio_aio._names import os_path
@@ -82,7 +82,7 @@ class PathQuestions(pathlib.PurePosixPath):
 
     async def is_junction(self) -> bool:
         """As ``pathlib.Path.is_junction``: False, as Linux has none."""
-        await current_context()._checkpoint()
+        await current_core().checkpoint()
         return False
 
     async def is_mount(self) -> bool:
@@ -99,19 +99,19 @@ class PathQuestions(pathlib.PurePosixPath):
 
     async def samefile(self, other_path: str | os.PathLike[str]) -> bool:
         """As ``pathlib.Path.samefile``."""
-        context = current_context()
-        return os.path.samestat(await stat_of(context, name_of(self)), await stat_of(context, name_of(other_path)))
+        core = current_core()
+        return os.path.samestat(await stat_of(core, name_of(self)), await stat_of(core, name_of(other_path)))
 
     async def readlink(self) -> Self:
         """As ``pathlib.Path.readlink``. readlinkat(2)."""
-        return self._like(await link_of(current_context(), name_of(self)))
+        return self._like(await link_of(current_core(), name_of(self)))
 
     async def _mode(self, follow_symlinks: bool = True) -> int | None:
         """Return the mode; None if there is no such name, by the errors that the running Python takes for that."""
         try:
             status = await status_of_path(self, 0 if follow_symlinks else AT_SYMLINK_NOFOLLOW)
         except ValueError:
-            await current_context()._checkpoint()
+            await current_core().checkpoint()
             return None
         if not isinstance(status, int):
             return status.st_mode
@@ -135,13 +135,13 @@ class PathQuestions(pathlib.PurePosixPath):
 
     async def absolute(self) -> Self:
         """As ``pathlib.Path.absolute``."""
-        await current_context()._checkpoint()
+        await current_core().checkpoint()
         return self if self.is_absolute() else self._like(os.getcwd(), self)
 
     @classmethod
     async def cwd(cls) -> Self:
         """As ``pathlib.Path.cwd``. getcwd(2)."""
-        await current_context()._checkpoint()
+        await current_core().checkpoint()
         return cls(os.getcwd())
 
     @classmethod
@@ -165,36 +165,36 @@ class PathQuestions(pathlib.PurePosixPath):
 
     async def expanduser(self) -> Self:
         """As ``pathlib.Path.expanduser``: RuntimeError if there is no such user. A worker asks the user database. getpwnam_r(3)."""
-        context = current_context()
+        core = current_core()
         parts = self.parts
         if not parts or parts[0][:1] != "~":
-            await context._checkpoint()
+            await core.checkpoint()
             return self
         user = parts[0][1:]
         home = os.environ.get("HOME") if not user else None
         if home is None:
             request = UserName(Call.HOME, Descriptor(AT_FDCWD, self), encoded(user))
-            await request_of(context, request)
+            await request_of(core, request)
             home = os.fsdecode(request.answer())
             if not home:
                 raise RuntimeError("Could not determine home directory.")
         else:
-            await context._checkpoint()
+            await core.checkpoint()
         return self._like(home.rstrip("/") or "/", *parts[1:])
 
     async def resolve(self, strict: bool = False) -> Self:
         """As ``pathlib.Path.resolve``. A worker follows the links, in one request. A loop is the running Python's error."""
-        context = current_context()
+        core = current_core()
         request = RealPath(Descriptor(AT_FDCWD, str(self)), encoded(self), strict=strict)
         old = sys.version_info < (3, 13)
         try:
-            await request_of(context, request)
+            await request_of(core, request)
         except OSError as error:
             if old and error.errno == errno.ELOOP:
                 raise RuntimeError(f"Symlink loop from {error.filename!r}") from None
             raise
         path = self._like(os.fsdecode(request.answer()))
-        if old and not strict and await status_or_error(context, name_of(path)) == -errno.ELOOP:
+        if old and not strict and await status_or_error(core, name_of(path)) == -errno.ELOOP:
             raise RuntimeError(f"Symlink loop from {str(path)!r}")
         return path
 
@@ -208,7 +208,7 @@ class PathQuestions(pathlib.PurePosixPath):
 
     async def _user(self, call: Call, what: str, follow_symlinks: bool) -> str:
         request = UserName(call, Descriptor(AT_FDCWD, self), encoded(self), flags=0 if follow_symlinks else AT_SYMLINK_NOFOLLOW)
-        await request_of(current_context(), request)
+        await request_of(current_core(), request)
         if not request.result:
             raise KeyError(f"{what} not found: {request.record.number}")
         return os.fsdecode(request.answer())

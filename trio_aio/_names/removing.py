@@ -15,9 +15,10 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from trio_aio._context.shared import checked_core
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import os_error
-from trio_aio._names.calls import Name, change, checked_context, name_of
+from trio_aio._names.calls import Name, change, name_of
 from trio_aio._names.listing import DT_DIR
 from trio_aio._names.tree import AHEAD, Node, TreeReader, join, shown_below
 from trio_aio._requests.contents import UnlinkMany
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_aio._context.context import AIOContext
+    from trio_aio._context.core import Core
     from trio_aio._names.calls import NamePath
 
 __all__ = ("remove_named_tree", "remove_tree")
@@ -44,16 +46,14 @@ class _Emptied(Node):
 class _Removal:
     """The removal of one tree with its top. insist: change the modes of directories that forbid it."""
 
-    def __init__(
-        self, context: AIOContext, top: Name, on_error: Callable[[OSError], object] | None, *, missing_ok: bool, insist: bool
-    ) -> None:
-        self._context: AIOContext = context
+    def __init__(self, core: Core, top: Name, on_error: Callable[[OSError], object] | None, *, missing_ok: bool, insist: bool) -> None:
+        self._core: Core = core
         self._top: Name = top
         self._on_error: Callable[[OSError], object] | None = on_error
         self._missing_ok: bool = missing_ok
         self._insist: bool = insist
         self._permitted: set[bytes] = set()  # the directories whose mode was changed, or could not be
-        self._reader: TreeReader = TreeReader(context, top, no_links=True)
+        self._reader: TreeReader = TreeReader(core, top, no_links=True)
         self._stack: list[Node] = [Node(b"", top.shown)]
         self.removed: int = 0
 
@@ -78,7 +78,7 @@ class _Removal:
         finally:
             self._reader.release()
         try:
-            await change(self._context, Call.UNLINK, self._top, flags=AT_REMOVEDIR)
+            await change(self._core, Call.UNLINK, self._top, flags=AT_REMOVEDIR)
         except OSError as error:
             self._report_top(error)
         else:
@@ -115,7 +115,7 @@ class _Removal:
         """Remove names in a directory of the tree."""
         request = UnlinkMany(Descriptor(self._reader.fd, self._path_of(parent)), parent or None, names, directories)
         try:
-            await self._context._submit_and_wait(request)
+            await self._core.submit_and_wait(request)
         except OSError as error:
             if error.errno != errno.ENOENT:
                 self._report(error)
@@ -138,7 +138,7 @@ class _Removal:
                 self._permitted.add(each)
                 name = Name(self._reader.fd, each, self._path_of(each), resolve=1) if each else self._top
                 with suppress(OSError):
-                    await change(self._context, Call.CHMOD, name, mode=0o700, flags=AT_SYMLINK_NOFOLLOW)
+                    await change(self._core, Call.CHMOD, name, mode=0o700, flags=AT_SYMLINK_NOFOLLOW)
         return True
 
     def _path_of(self, path: bytes) -> Any:
@@ -155,13 +155,13 @@ class _Removal:
 
 
 async def remove_named_tree(
-    context: AIOContext, top: Name, *, missing_ok: bool, on_error: Callable[[OSError], object] | None, insist: bool = False
+    core: Core, top: Name, *, missing_ok: bool, on_error: Callable[[OSError], object] | None, insist: bool = False
 ) -> int:
     """Remove a tree, and return how many names were removed. OSError. insist: change the modes of directories that forbid it."""
     if top.path is not None:
         # open(2) follows a link whose name ends with a slash.
         top = top._replace(path=top.path.rstrip(b"/") or top.path[:1])
-    removal = _Removal(context, top, on_error, missing_ok=missing_ok, insist=insist)
+    removal = _Removal(core, top, on_error, missing_ok=missing_ok, insist=insist)
     await removal.run()
     return removal.removed
 
@@ -180,4 +180,4 @@ async def remove_tree(
     on_error: called with each OSError, and the removal continues; if it raises, or is None, the removal ends with that error.
     Cancelled: between two requests. What was removed is gone; call it again. Neither stack nor descriptors limit the depth.
     """
-    return await remove_named_tree(checked_context(context), name_of(path, may_be_fd=False), missing_ok=missing_ok, on_error=on_error)
+    return await remove_named_tree(checked_core(context), name_of(path, may_be_fd=False), missing_ok=missing_ok, on_error=on_error)

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, AnyStr, Generic, cast
 from trio_aio._arguments import checked_integer
 from trio_aio._backends import Deferred, async_resource, raise_if_cancelled, shielded_checkpoint
 from trio_aio._context.lock import FairLock
+from trio_aio._context.shared import current_core, given_core
 from trio_aio._errors import NotCopied, os_error
 from trio_aio._files.binary import AsyncFile
 from trio_aio._files.mode import format_of
 from trio_aio._memory.exports import bytes_of
-from trio_aio._names.calls import checked_context
 from trio_aio._names.temporary import TemporaryFile
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from trio_aio._backends import Backend
     from trio_aio._context.context import AIOContext
+    from trio_aio._context.core import Core
 
 __all__ = ("SpooledTemporaryFile",)
 
@@ -60,7 +61,7 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
         context: AIOContext | None = None,
     ) -> None:
         text = format_of(mode, buffering, encoding, errors, newline, stacklevel=2) is not None
-        self._context: AIOContext | None = context
+        self._core: Core | None = given_core(context)
         self._max_size: int = max_size
         self._on_disk: Any = TemporaryFile(mode, buffering, encoding, newline, suffix, prefix, dir, errors=errors, context=context)
         self._mode: str = mode
@@ -79,14 +80,14 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
 
     async def __aenter__(self) -> Self:
         self._check_open()
-        await self._usable()._checkpoint()
+        await self._usable().checkpoint()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
-        context = checked_context(self._context)
-        if context._backend is None:
-            raise context._refusal()
-        with Deferred(context._backend, value):
+        core = self._core or current_core()
+        if core.backend is None:
+            raise core.refusal()
+        with Deferred(core.backend, value):
             await (self.aclose() if value is None else self._close())
 
     @property
@@ -182,15 +183,15 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
 
     # ---- one call at a time
 
-    def _usable(self) -> AIOContext:
-        """Return its context: that of the run that was the first to use it. RuntimeError in another run, thread or process."""
-        context = self._context = checked_context(self._context)
-        context._check()
-        return context
+    def _usable(self) -> Core:
+        """Return its core: that of the run that was the first to use it. RuntimeError in another run, thread or process."""
+        core = self._core = self._core or current_core()
+        core.check()
+        return core
 
     def _lock_of_run(self) -> FairLock:
         """Return the lock. RuntimeError as `_usable`."""
-        backend = self._usable()._backend
+        backend = self._usable().backend
         assert backend is not None
         if self._lock is None:
             self._backend, self._lock = backend, FairLock(backend, lambda: None)
@@ -213,7 +214,7 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
         self._check_open()
         if self._file is not None:
             return await getattr(self._file, name)(*arguments)
-        await self._usable()._checkpoint()
+        await self._usable().checkpoint()
         if name == "truncate":
             return await self._truncate(*arguments)
         if name in ("write", "readinto", "readinto1") and self._memory is self._bytes:
@@ -276,7 +277,7 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
             if self._file is None:
                 await self._move()
             else:
-                await self._usable()._checkpoint()
+                await self._usable().checkpoint()
         finally:
             lock.release()
 
@@ -306,7 +307,7 @@ class SpooledTemporaryFile(NotCopied, Generic[AnyStr]):
 
     async def _close(self) -> None:
         """Do what `aclose` does, and do not raise Cancelled."""
-        if self._context is not None and self._context._state in ("open", "forked"):  # otherwise no run uses it any more
+        if self._core is not None and self._core.state in ("open", "forked"):  # otherwise no run uses it any more
             self._usable()
         self._closed = True
         backend, lock = self._backend, self._lock

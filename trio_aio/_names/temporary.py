@@ -13,12 +13,13 @@ import warnings
 from typing import TYPE_CHECKING, Any, AnyStr, Generic, cast
 
 from trio_aio._backends import Deferred, raise_if_cancelled, shielded_checkpoint
+from trio_aio._context.shared import checked_core, current_core, given_core
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import UsedOnce
 from trio_aio._files.binary import AsyncFile
 from trio_aio._files.mode import format_of
 from trio_aio._files.open import dropped_on_error, open_descriptor
-from trio_aio._names.calls import check_context, checked_context, encoded, name_of, request_of
+from trio_aio._names.calls import encoded, name_of, request_of
 from trio_aio._names.leftovers import left, remove_directory, remove_later, remove_name, run_to_the_end, take_back
 from trio_aio._names.removing import remove_named_tree
 from trio_aio._requests.base import State
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from trio_aio._context.context import AIOContext
+    from trio_aio._context.core import Core
     from trio_aio._files.text import AsyncTextFile
     from trio_aio._requests.names import NameRequest
 
@@ -48,11 +50,11 @@ os.register_at_fork(after_in_child=lambda: globals().__setitem__("_random", rand
 
 async def gettempdir(*, context: AIOContext | None = None) -> str:
     """As ``tempfile.gettempdir``. The first call of a process tries directories, in a thread."""
-    used = checked_context(context)
-    await used._checkpoint()
+    used = checked_core(context)
+    await used.checkpoint()
     if tempfile.tempdir is not None:
         return os.fsdecode(tempfile.tempdir)
-    backend = used._backend
+    backend = used.backend
     assert backend is not None
     return os.fsdecode(await backend.run_in_thread(tempfile.gettempdir))
 
@@ -62,7 +64,7 @@ async def gettempdirb(*, context: AIOContext | None = None) -> bytes:
     return os.fsencode(await gettempdir(context=context))
 
 
-async def _whole_name(context: AIOContext, suffix: Any, prefix: Any, directory: Any) -> tuple[Any, Any, Any]:
+async def _whole_name(core: Core, suffix: Any, prefix: Any, directory: Any) -> tuple[Any, Any, Any]:
     """Return prefix, suffix and directory with the defaults filled in, all str or all bytes. TypeError if they are mixed."""
     given = [os.fspath(part) for part in (suffix, prefix, directory) if part is not None]
     if len({type(part) for part in given}) > 1:
@@ -71,45 +73,45 @@ async def _whole_name(context: AIOContext, suffix: Any, prefix: Any, directory: 
     parts = [
         "" if suffix is None else os.fsdecode(suffix),
         tempfile.gettempprefix() if prefix is None else os.fsdecode(prefix),
-        await gettempdir(context=context) if directory is None else os.fsdecode(directory),
+        await gettempdir(context=core.context) if directory is None else os.fsdecode(directory),
     ]
     suffix, prefix, directory = (os.fsencode(part) if as_bytes else part for part in parts)
     return suffix, prefix, os.path.abspath(directory)  # noqa: ASYNC240 - no system call but getcwd, and that for a relative path only
 
 
-async def _make(context: AIOContext, suffix: Any, prefix: Any, directory: Any, request_for: Callable[[Any], NameRequest]) -> Any:
+async def _make(core: Core, suffix: Any, prefix: Any, directory: Any, request_for: Callable[[Any], NameRequest]) -> Any:
     """Make random names until one is new, each by the request that `request_for` returns, and return the last request and its path.
 
     FileExistsError after ``tempfile.TMP_MAX`` tries. Cancelled: nothing was made, or it was removed.
     """
-    suffix, prefix, directory = await _whole_name(context, suffix, prefix, directory)
+    suffix, prefix, directory = await _whole_name(core, suffix, prefix, directory)
     for tries in range(tempfile.TMP_MAX):
         text = "".join(_random.choices(_LETTERS, k=8))
         path = os.path.join(directory, prefix + (text.encode() if isinstance(prefix, bytes) else text) + suffix)
         request = request_for(path)
         try:
-            with dropped_on_error(context, request.descriptor):
-                await request_of(context, request)
+            with dropped_on_error(core, request.descriptor):
+                await request_of(core, request)
         except FileExistsError:
             if tries + 1 == tempfile.TMP_MAX:
                 raise
             continue
         except BaseException as error:
             if request.state is State.COMPLETED and not request.failed:
-                await take_back(context, path, error, directory=not isinstance(request, OpenFile))
+                await take_back(core, path, error, directory=not isinstance(request, OpenFile))
             raise
         return request, path
     raise FileExistsError(17, "no usable temporary name found", directory)
 
 
-async def _make_file(context: AIOContext, suffix: Any, prefix: Any, directory: Any) -> tuple[Descriptor, Any]:
+async def _make_file(core: Core, suffix: Any, prefix: Any, directory: Any) -> tuple[Descriptor, Any]:
     """Make a file with a random name, and return its descriptor and its path. Not for appending: as ``tempfile``, whatever the mode."""
     how = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
     def request_for(path: Any) -> OpenFile:
         return OpenFile(Descriptor(AT_FDCWD, path), encoded(path), flags=how, mode=0o600)
 
-    request, path = await _make(context, suffix, prefix, directory, request_for)
+    request, path = await _make(core, suffix, prefix, directory, request_for)
     return request.descriptor, path
 
 
@@ -122,7 +124,7 @@ async def mkstemp(
     context: AIOContext | None = None,
 ) -> tuple[int, AnyStr]:
     """As ``tempfile.mkstemp``: make a file with the mode 0600, and return an open descriptor and its path. Both are the caller's."""
-    descriptor, path = await _make_file(checked_context(context), suffix, prefix, dir)
+    descriptor, path = await _make_file(checked_core(context), suffix, prefix, dir)
     descriptor.take_unclaimed()
     return descriptor.fd, path
 
@@ -139,7 +141,7 @@ async def mkdtemp(
     def request_for(path: Any) -> ChangeName:
         return ChangeName(Call.MKDIR, Descriptor(AT_FDCWD, path), encoded(path), mode=0o700, flags=0)
 
-    _, path = await _make(checked_context(context), suffix, prefix, dir, request_for)
+    _, path = await _make(checked_core(context), suffix, prefix, dir, request_for)
     return cast("AnyStr", path)
 
 
@@ -147,8 +149,7 @@ class _Temporary(UsedOnce, Generic[AnyStr]):
     """What is made when it is awaited or entered, once."""
 
     def __init__(self, context: AIOContext | None) -> None:
-        check_context(context)
-        self._context: AIOContext | None = context
+        self._core: Core | None = given_core(context)
         self._file: AsyncFile | AsyncTextFile | None = None
 
     async def _open(self) -> AsyncFile | AsyncTextFile:
@@ -195,7 +196,7 @@ class TemporaryFile(_Temporary[AnyStr]):
         self._direct: bool = direct
 
     async def _open(self) -> AsyncFile | AsyncTextFile:
-        used = checked_context(self._context)
+        used = self._core or current_core()
         _, _, directory = await _whole_name(used, *self._place)
         descriptor = Descriptor(AT_FDCWD, directory)
         # Not O_APPEND, whatever the mode: as ``tempfile``, which lets even a file of the mode "a" write at its position.
@@ -227,12 +228,12 @@ class _NamedFile(AsyncFile):
     async def _remove(self) -> None:
         """Remove its name, if that is still to be done, also in a cancelled scope."""
         if self.to_remove:
-            self._context._check()
-            await run_to_the_end(self._context, self._remove_name)
+            self._core.check()
+            await run_to_the_end(self._core, self._remove_name)
 
     async def _remove_name(self) -> None:
         try:
-            await remove_name(self._context, self.name)
+            await remove_name(self._core, self.name)
         except OSError:
             self.to_remove = False  # the caller knows, and decides
             raise
@@ -242,7 +243,7 @@ class _NamedFile(AsyncFile):
         """Remove it, if that is still to be done."""
         if self.to_remove:
             self.to_remove = False
-            remove_later(self._context, os.unlink, self.name)
+            remove_later(self._core, os.unlink, self.name)
 
     def __del__(self) -> None:
         if self.to_remove:
@@ -279,7 +280,7 @@ class NamedTemporaryFile(_Temporary[AnyStr]):
         self._delete_on_close: bool = delete_on_close
 
     async def _open(self) -> AsyncFile | AsyncTextFile:
-        used = checked_context(self._context)
+        used = self._core or current_core()
         descriptor, path = await _make_file(used, *self._place)
         try:
             file = await open_descriptor(used, descriptor, *self._arguments, kind=_NamedFile)
@@ -325,8 +326,7 @@ class TemporaryDirectory(UsedOnce, Generic[AnyStr]):
         delete: bool = True,
         context: AIOContext | None = None,
     ) -> None:
-        check_context(context)
-        self._context: AIOContext | None = context
+        self._core: Core | None = given_core(context)
         self._place: tuple[Any, Any, Any] = (suffix, prefix, dir)
         self._ignore: bool = ignore_cleanup_errors
         self._delete: bool = delete
@@ -348,19 +348,19 @@ class TemporaryDirectory(UsedOnce, Generic[AnyStr]):
 
     async def __aenter__(self) -> AnyStr:
         self._use("TemporaryDirectory")
-        self._context = checked_context(self._context)
+        core = self._core = self._core or current_core()
         suffix, prefix, directory = self._place
-        self._name = await mkdtemp(suffix, prefix, directory, context=self._context)
+        self._name = await mkdtemp(suffix, prefix, directory, context=core.context)
         self._to_remove = self._delete
         left.add(self)
         return cast("AnyStr", self._name)
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         if self._delete:
-            context = checked_context(self._context)
-            if context._backend is None:
-                raise context._refusal()
-            with Deferred(context._backend, value):
+            core = self._core or current_core()
+            if core.backend is None:
+                raise core.refusal()
+            with Deferred(core.backend, value):
                 await (self.cleanup() if value is None else self._cleanup())
 
     async def cleanup(self) -> None:
@@ -373,19 +373,19 @@ class TemporaryDirectory(UsedOnce, Generic[AnyStr]):
 
     async def _cleanup(self) -> None:
         """Do what `cleanup` does, and do not raise Cancelled."""
-        context = checked_context(self._context)
+        core = self._core or current_core()
         if self._name is None or self._removed:
             await shielded_checkpoint()
             return
-        context._check()
-        await run_to_the_end(context, self._remove)
+        core.check()
+        await run_to_the_end(core, self._remove)
 
     async def _remove(self) -> None:
         errors: list[OSError] = []
         on_error = errors.append if self._ignore else None
-        context = checked_context(self._context)
+        core = self._core or current_core()
         try:
-            await remove_named_tree(context, name_of(self._name), missing_ok=True, on_error=on_error, insist=True)
+            await remove_named_tree(core, name_of(self._name), missing_ok=True, on_error=on_error, insist=True)
         except OSError:
             self._to_remove = False  # as ``tempfile``: the caller knows, and decides
             raise
@@ -399,9 +399,9 @@ class TemporaryDirectory(UsedOnce, Generic[AnyStr]):
         """Remove it, if that is still to be done, and warn."""
         if self._to_remove:
             self._to_remove = False
-            assert self._context is not None
-            remove_later(self._context, remove_directory, self._name)
-            if self._context._state != "forked":
+            assert self._core is not None
+            remove_later(self._core, remove_directory, self._name)
+            if self._core.state != "forked":
                 warnings.warn(f"unclosed {self!r}: use it in `async with`", ResourceWarning, stacklevel=2, source=self)
 
     def __repr__(self) -> str:

@@ -25,7 +25,7 @@ from trio_aio._requests.opening import Close
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from trio_aio._context.context import AIOContext
+    from trio_aio._context.core import Core
     from trio_aio._engine.engine import Engine
     from trio_aio._names.calls import Name
     from trio_aio._requests.names import Listed, ListNames
@@ -77,8 +77,8 @@ class _Top:
 class TreeReader:
     """Reads the directories below `top`. flags: those of each listing (`ListNames`)."""
 
-    def __init__(self, context: AIOContext, top: Name, **flags: object) -> None:
-        self._context: AIOContext = context
+    def __init__(self, core: Core, top: Name, **flags: object) -> None:
+        self._core: Core = core
         self._top: Name = top
         self._flags: dict[str, object] = flags
         self._root: Descriptor = Descriptor(top.dir, top.shown)
@@ -92,8 +92,8 @@ class TreeReader:
         top = self._top
         path = b"." if top.path is None else top.path
         flags = os.O_PATH | os.O_DIRECTORY | extra_flags
-        self._open_top = _Top(self._context._check(), self._root)
-        await self._context._submit_and_wait(OpenName(self._root, path, flags=flags, beneath=int(top.resolve != 0)))
+        self._open_top = _Top(self._core.check(), self._root)
+        await self._core.submit_and_wait(OpenName(self._root, path, flags=flags, beneath=int(top.resolve != 0)))
 
     @property
     def fd(self) -> int:
@@ -110,7 +110,7 @@ class TreeReader:
                 self._submit(node)
 
     def _submit(self, node: Node) -> None:
-        engine = self._context._check()  # first: a request that was not submitted must not be left to the engine (`release`)
+        engine = self._core.check()  # first: a request that was not submitted must not be left to the engine (`release`)
         assert node.directory is not None
         node.request = node.directory.request()
         node.request.kept = self._open_top
@@ -119,8 +119,8 @@ class TreeReader:
 
     async def read(self, node: Node) -> list[Listed]:
         """Return all of a directory, in parts. OSError. Cancelled: it can be called again."""
-        context = self._context
-        backend = context._backend
+        core = self._core
+        backend = core.backend
         assert backend is not None
         await backend.checkpoint_if_cancelled()
         if node.directory is None:
@@ -140,10 +140,10 @@ class TreeReader:
 
     def release(self) -> None:
         """Let the engine close what is open, and forget what is being read. Does not wait."""
-        if self._context._engine is None:
+        if self._core.engine is None:
             return
         for node in self._reading:
             assert node.directory is not None
-            node.directory.release(self._context)
+            node.directory.release(self._core)
         self._reading.clear()
         self._open_top = None

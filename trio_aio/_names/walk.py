@@ -10,6 +10,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any
 
+from trio_aio._context.shared import given_core
 from trio_aio._names.calls import name_of
 from trio_aio._names.listing import DT_DIR, DT_LNK, Listing
 from trio_aio._names.tree import AHEAD, Node, TreeReader, join
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_aio._context.context import AIOContext
+    from trio_aio._context.core import Core
     from trio_aio._names.calls import Name, NamePath
 
 __all__ = ("Walk", "walk")
@@ -36,7 +38,7 @@ class Walk(Listing[Visit]):
         name: Name,
         top: Any,
         descend: Callable[[Any, Any], Any],
-        context: AIOContext | None,
+        core: Core | None,
         *,
         top_down: bool,
         on_error: Callable[[OSError], object] | None,
@@ -55,11 +57,11 @@ class Walk(Listing[Visit]):
         self._stack: list[Node | Visit] = [Node(b"", top)]
         # Top-down: the last one yielded, its path below the top, and the names in it that are not descended into.
         self._last: tuple[Visit, bytes, set[Any]] | None = None
-        super().__init__(context, name.guard)
+        super().__init__(core, name.guard)
 
-    async def _next_batch(self, context: AIOContext) -> list[Visit] | None:
+    async def _next_batch(self, core: Core) -> list[Visit] | None:
         if self._reader is None:
-            self._reader = TreeReader(context, self._name, targets=self._follow or self._links_are_directories, no_links=not self._follow)
+            self._reader = TreeReader(core, self._name, targets=self._follow or self._links_are_directories, no_links=not self._follow)
         try:
             await self._reader.open()
         except OSError as error:
@@ -143,7 +145,7 @@ def walk(
         name_of(plain, may_be_fd=False),
         plain,
         os.path.join,
-        context,
+        given_core(context),
         top_down=topdown,
         on_error=onerror,
         follow=followlinks,

@@ -52,18 +52,22 @@ class ColdRead(Read):
         self.nbytes = size
         self.offset = offset
 
-    def start_short(self, engine: Host) -> None:
-        """Start: `Engine.submit` and what it calls, in one function, for the usual case. All others go the usual way."""
+    def start_short(self, engine: Host) -> bool:
+        """Start: `Engine.submit` and what it calls, in one function, for the usual case. All others go the usual way.
+
+        Return True only if the request has not ended.
+        """
         try:
             descriptor, lane = self.descriptor, engine.workers
             order = descriptor.order
             if engine.hook is not None or order.closing or lane.queue or not lane.free:
                 engine.submit(self)
-                return
+                return False
             order.leases, engine.outstanding, self.outstanding = order.leases + 1, engine.outstanding + 1, True
             engine.submitted_workers += 1
             if lane.start_read(self, descriptor.read_device, descriptor.fd, self.address, self.nbytes, self.offset) and not engine.plugged:
                 engine.ask_for_flush()
+            return True
         except BaseException as error:
             mend(engine, error, self)
             raise

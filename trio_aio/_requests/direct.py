@@ -48,7 +48,7 @@ __all__ = (
 )
 
 _ENOMEM = -errno.ENOMEM
-_COMPLETED = State.COMPLETED
+_WITHDRAWN, _COMPLETED = State.WITHDRAWN, State.COMPLETED
 
 
 def widened(before: int, size: int, unit: int) -> int:
@@ -171,8 +171,11 @@ class WidenedRead(InSlab, Read):
         self.data: bytes = b""
         self.no_memory: MemoryError | None = None  # for `data`
 
-    def start_short(self, engine: Host) -> None:
-        """Start: `Engine.submit` and what it calls, in one function, for the usual case. All others go the usual way."""
+    def start_short(self, engine: Host) -> bool:
+        """Start: `Engine.submit` and what it calls, in one function, for the usual case. All others go the usual way.
+
+        Return True only if the request has not ended.
+        """
         try:
             descriptor, lane = self.descriptor, engine.kernel
             order, device = descriptor.order, descriptor.read_device
@@ -185,16 +188,16 @@ class WidenedRead(InSlab, Read):
                 or self.nbytes > DIRECT_LIMIT
             ):
                 engine.submit(self)
-                return
+                return False
             block_map = descriptor.block_map
             if not block_map.whole and not block_map.has(self.offset, self.nbytes):
                 engine.submit(self)
-                return
+                return False
             self.slab = slab = engine.buffers.take(self.nbytes)
             self.address = slab.address
             if not slab.page.warm or lane.queue or not lane.free:
                 engine.submit(self)
-                return
+                return False
             self.probing = True
             engine.submitted_kernel += 1
             order.leases, engine.outstanding, self.outstanding = order.leases + 1, engine.outstanding + 1, True
@@ -212,6 +215,7 @@ class WidenedRead(InSlab, Read):
                 engine.flush()
             elif answer == LOOK:
                 engine.reap(drain=False)
+            return self.state < _WITHDRAWN
         except BaseException as error:
             mend(engine, error, self)
             raise

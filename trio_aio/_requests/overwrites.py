@@ -31,7 +31,7 @@ __all__ = ("LARGEST_OVERWRITE", "Overwrite")
 
 LARGEST_OVERWRITE = 16 << 10  # bytes: of more, a copy costs more than what it saves
 
-_HELD, _COMPLETED = State.HELD, State.COMPLETED
+_HELD, _WITHDRAWN, _COMPLETED = State.HELD, State.WITHDRAWN, State.COMPLETED
 
 
 class Overwrite(SlabWrite):
@@ -59,8 +59,11 @@ class Overwrite(SlabWrite):
         self.exports: tuple[Export, ...] | None = None
         self.data: bytes | bytearray | mmap | None = data
 
-    def start_short(self, engine: Host) -> None:
-        """Start: `Engine.submit` and what it calls, in one function, for the usual case. All others go the usual way."""
+    def start_short(self, engine: Host) -> bool:
+        """Start: `Engine.submit` and what it calls, in one function, for the usual case. All others go the usual way.
+
+        Return True only if the request has not ended.
+        """
         try:
             descriptor, lane = self.descriptor, engine.kernel
             order, device, shared = descriptor.order, descriptor.write_device, descriptor.shared_file
@@ -80,12 +83,12 @@ class Overwrite(SlabWrite):
                 or offset + size > descriptor.size
             ):
                 self._submit(engine)
-                return
+                return False
             self.slab = slab = engine.buffers.take(size)
             self.address = slab.address
             if not slab.page.warm:
                 self._submit(engine)
-                return
+                return False
             start, data = slab.start, self.data
             slab.memory[start : start + size] = data  # type: ignore[assignment]
             self.data = None
@@ -94,7 +97,7 @@ class Overwrite(SlabWrite):
             order.leases, _ = order.leases + 1, order.writes.add(self)
             if not gate.enter(self):
                 self.state = _HELD
-                return
+                return True
             engine.submitted_kernel += 1
             answer = lane.gather_short(self, submitter, descriptor.fd, slab.address, size, offset)
             if answer == NO_SLOT:
@@ -105,6 +108,7 @@ class Overwrite(SlabWrite):
                     engine.ask_for_flush()
             elif not engine.plugged:
                 engine.ask_for_flush()
+            return self.state < _WITHDRAWN
         except BaseException as error:
             mend(engine, error, self)
             raise
