@@ -95,7 +95,7 @@ class Close(Request):
     __slots__ = ("may_be_left", "position")
 
     closes = ordered = True
-    fault_name = "close"
+    fault_name: str | None = "close"
 
     def __init__(self, descriptor: Descriptor) -> None:
         Request.__init__(self, descriptor)
