@@ -394,7 +394,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     mark = metafunc.definition.get_closest_marker("backends")
     names = ("trio",) if "filesystem" in metafunc.fixturenames else tuple(BACKENDS) if mark is None else mark.args
-    metafunc.parametrize("anyio_backend", [BACKENDS[name] for name in names], ids=names)
+    # Outside of their own tests, loops that differ in few ways from asyncio's usual one are for `make test-all`.
+    slow = () if "backends" in metafunc.definition.path.parts else ("asyncio+debug", "asyncio+eager")
+    values = [pytest.param(BACKENDS[name], marks=[pytest.mark.slow] if name in slow else []) for name in names]
+    metafunc.parametrize("anyio_backend", values, ids=names)
 
 
 @pytest.fixture
