@@ -97,15 +97,15 @@ class Loop:
 
 
 def fail_once(engine: Engine, error: Exception) -> None:
-    """Let an engine raise an error, as a bug of ours would, behind the next completion that it takes."""
-    complete, errors = engine.complete, iter([error])
+    """Let an engine raise an error, as a bug of ours would, behind the next completion that it serves in the general way."""
+    finish, errors = engine.finish, iter([error])
 
-    def complete_and_fail(token: int, result: int, transferred: int) -> None:
-        complete(token, result, transferred)
+    def finish_and_fail(request: Any, result: int) -> None:
+        finish(request, result)
         for each in errors:
             raise each
 
-    engine.complete = complete_and_fail  # type: ignore[method-assign]
+    engine.finish = finish_and_fail  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -227,6 +227,7 @@ class AsyncioBackend:
         # `side()` is `own_side` where a task of this run may be running. Bound now: trio-asyncio has functions of its own for its loops.
         self.side: Callable[[], object] = asyncio._get_running_loop
         self.own_side: object = loop
+        self.rival: str = "trio"
         self.turn: float = 0.5e-3  # less than on trio: a task that wakes up runs in the second or third tick
         self.gate: MutableSequence[int] = open_gate()
         self._shared: Any = None

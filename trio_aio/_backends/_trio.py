@@ -134,6 +134,7 @@ class TrioBackend:
         # `side()` is `own_side` where a task of this run may be running, in this thread.
         self.side: Callable[[], object] = partial(getattr, sniffed, "name")
         self.own_side: object = "trio"
+        self.rival: str = "asyncio"
         self.turn: float = 1e-3
 
     checkpoint_if_cancelled = staticmethod(checkpoint_if_cancelled)

@@ -84,6 +84,7 @@ class Completions:
         complete, kernel_slots = engine.complete, engine.max_in_flight if engine.hook is None else 0
         kernel: Any = engine.kernel
         holders: Any = None if kernel is None else kernel.holders
+        workers: Any = engine.workers
         at, token, request = self._at, -1, None
         room = self._room
         outermost, self._serving = not self._serving, True
@@ -95,6 +96,10 @@ class Completions:
                 if slot < kernel_slots:  # as `complete`, without the call
                     request = holders[slot]
                     kernel.take(token).complete_kernel(engine, token, unserved[at + 1])
+                elif kernel_slots:
+                    request = workers.holders[slot - kernel_slots]
+                    if workers.take(token) is not None:  # otherwise it was withdrawn
+                        request.complete_worker(engine, unserved[at + 1], unserved[at + 2])
                 else:
                     request = self._holder(token)
                     complete(token, unserved[at + 1], unserved[at + 2])

@@ -18,6 +18,7 @@ import stat
 import warnings
 from functools import partial
 from mmap import mmap
+from sys import modules
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -106,9 +107,10 @@ class PositionalFile(OpenedFile):
         self._short_way: bool = readable and descriptor.direct and not abandon_on_cancel
         # The same for `pwrite` and a direct overwrite.
         self._short_write: bool = writable and descriptor.direct and not descriptor.append
-        # Whether this run's library runs the code that calls: see `Backend`.
+        # Whether this run's library runs the code that calls: see `Backend`. Where it is enough to ask that, `Core.check` is not called.
         self._side: Callable[[], object] = backend.side
         self._own_side: object = backend.own_side
+        self._rival: str = backend.rival
         self._perform: Any = backend.perform
         self._start_cold: Any = partial(ColdRead.start_short, engine=self._engine)
         self._start_read: Any = partial(WidenedRead.start_short, engine=self._engine)
@@ -133,7 +135,7 @@ class PositionalFile(OpenedFile):
         core, descriptor = self._core, self._descriptor
         if flags is NO_FLAGS and type(size) is int is type(offset) and 0 < size < _PLAIN and 0 <= offset < _PLAIN:
             inline = self._inline
-            # Thread and side are enough here: the checkpoints check the rest. A hit uses nothing of the run, and a miss checks it again.
+            # Thread and side are enough for a hit: it uses nothing of the run, and the checkpoints check the rest.
             if (
                 inline is not None
                 and size <= INLINE_LIMIT
@@ -141,20 +143,24 @@ class PositionalFile(OpenedFile):
                 and self._side() == self._own_side
                 and (descriptor.read_device.nowait or descriptor.residency)
             ):
-                await self._checkpoint_if_cancelled()
-                data: bytes | None = inline.read(descriptor, size, offset)
-                if data is not None:
-                    await self._cancel_shielded_checkpoint()
-                    return data
+                if not inline.guarded or not inline.should_skip(descriptor):
+                    await self._checkpoint_if_cancelled()
+                    data: bytes | None = inline.read_unguarded(descriptor, size, offset)
+                    if data is not None:
+                        await self._cancel_shielded_checkpoint()
+                        return data
                 if size > 1 and descriptor.read_device.nowait and not self._abandon:
+                    if self._rival in modules:
+                        core.check()
                     cold = ColdRead(descriptor, size, offset)
-                    await self._perform(self._start_cold, cold, core.check().cancel)
+                    await self._perform(self._start_cold, cold, self._engine.cancel)
                     return cold.take()
                 return await core.pread_by_worker(descriptor, size, offset, 0, self._abandon)
             if self._short_way and size <= _SHORT_WAY_LIMIT:
-                engine = core.check()
+                if self._rival in modules or get_ident() != core.thread or self._side() != self._own_side:
+                    core.check()
                 read = WidenedRead(descriptor, size, offset, 0)
-                await self._perform(self._start_read, read, engine.cancel)
+                await self._perform(self._start_read, read, self._engine.cancel)
                 if read.result < 0:
                     raise read.error()
                 return read.data
@@ -197,7 +203,9 @@ class PositionalFile(OpenedFile):
         ):
             size, unit = len(plain), self._descriptor.alignment.offset
             if 0 < size <= LARGEST_OVERWRITE and not (offset % unit or size % unit):
-                engine = self._core.check()
+                core, engine = self._core, self._engine
+                if self._rival in modules or get_ident() != core.thread or self._side() != self._own_side:
+                    core.check()
                 write = Overwrite(self._descriptor, plain, size, offset)
                 try:
                     await self._perform(self._start_write, write, engine.cancel)

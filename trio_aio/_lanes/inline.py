@@ -66,14 +66,16 @@ class InlineLane:
         self._backoff: Backoff = Backoff(MISSES, BACKOFF)  # after misses in a row
         self._hits_before: int = 0  # hits at the last miss
         self._has_slept: bool = False  # a call, on some device
-        self._guarded: bool = False  # some requests may have to go to the workers directly
+        self.guarded: bool = False  # some requests may have to go to the workers directly: ask `should_skip`
         self._view: mmap.mmap = private_memory(INLINE_LIMIT)
         self._memory: CData = ffi.from_buffer("char[]", self._view)
 
     def read(self, descriptor: InlineDescriptor, size: int, offset: int) -> bytes | None:
         """Return `size` bytes, at most INLINE_LIMIT, fewer only at the end of the file. None: another lane must do it."""
-        if self._guarded and self._should_skip(descriptor):
-            return None
+        return None if self.guarded and self.should_skip(descriptor) else self.read_unguarded(descriptor, size, offset)
+
+    def read_unguarded(self, descriptor: InlineDescriptor, size: int, offset: int) -> bytes | None:
+        """Do what `read` does. The caller has looked at `guarded`, and asked `should_skip`."""
         residency = descriptor.residency
         n = _pread_cached(descriptor.fd, residency, self._memory, size, offset)
         if n != size:
@@ -88,7 +90,7 @@ class InlineLane:
 
     def read_into(self, descriptor: InlineDescriptor, address: int, size: int, offset: int) -> int:
         """Read into memory, and return how many bytes were read. -1: another lane must do it; -2: the same, after a part was read."""
-        if self._guarded and self._should_skip(descriptor):
+        if self.guarded and self.should_skip(descriptor):
             return -1
         memory = ffi.cast("char *", address)
         residency = descriptor.residency
@@ -126,11 +128,17 @@ class InlineLane:
             if answer != -errno.ERANGE:  # behind the end of the mapping, the next reads may ask for another one
                 descriptor.asks_left = 0
 
-    def _should_skip(self, descriptor: InlineDescriptor) -> bool:
-        if not descriptor.read_device.should_try():
+    def should_skip(self, descriptor: InlineDescriptor) -> bool:
+        """Return whether a read should go to the workers directly. Counts that read."""
+        device, backoff, workers = descriptor.read_device, self._backoff, self._workers
+        if device.skips_left and not device.should_try():
             return True
-        self._guarded = self._backoff.skips_left > 0 or self._has_slept
-        return self._workers.occupied > 0 and not self._backoff.should_try()  # with no worker busy, trying inline is faster
+        left = backoff.skips_left
+        self.guarded = left > 0 or self._has_slept
+        if not left or len(workers.free) == workers.slots:  # with no worker busy, trying inline is faster
+            return False
+        backoff.skips_left = left - 1
+        return True
 
     def _rest(self, descriptor: InlineDescriptor, memory: CData, n: int, size: int, offset: int) -> int:
         n = self._without_sleep(descriptor, n)
@@ -147,7 +155,7 @@ class InlineLane:
             self._hits_before = self.hits
             self._backoff.note_fast()
         self._backoff.note_slow()
-        self._guarded = self._has_slept or self._backoff.skips_left > 0
+        self.guarded = self._has_slept or self._backoff.skips_left > 0
         return -1  # if it is an error, the worker meets it too, and reports it
 
     def _without_sleep(self, descriptor: InlineDescriptor, n: int) -> int:
@@ -156,7 +164,7 @@ class InlineLane:
             return n
         descriptor.read_device.leave_inline()
         self.slept += 1
-        self._has_slept = self._guarded = True
+        self._has_slept = self.guarded = True
         return n - _SLEPT
 
     def close(self) -> None:

@@ -190,7 +190,7 @@ class WorkerLane(Lane[WorkerRequest]):
             chain = _Chain(key)
         _prepare(self.pool, slot, chain.last, token, _READ, fd, memory, length, offset, 0, 0)
         request.state = _IN_FLIGHT
-        chain.add(slot)
+        chain.first, chain.last, chain.length = slot if chain.last == _NONE else chain.first, slot, chain.length + 1  # as `add`
         self.gathered[key] = chain
         if chain.length == _CHAIN:
             self._hand_over_chain(chain)
