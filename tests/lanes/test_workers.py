@@ -10,7 +10,7 @@ import pytest
 
 from trio_aio._engine.descriptor import Descriptor
 from trio_aio._lanes.devices import DeviceRecord
-from trio_aio._lanes.workers import GATHER, WorkerLane
+from trio_aio._lanes.workers import GATHER, READS, WorkerLane
 from trio_aio._memory.exports import export_buffer
 from trio_aio._native import lib
 from trio_aio._requests.direct import BufferedWrite
@@ -74,8 +74,10 @@ def test_missed_reads_are_gathered_while_others_are_in_flight(disk: Path) -> Non
         for request, _ in reads:
             lp.submit(request)
             gathered.append(sum(chain.length for chain in workers.gathered.values()))
-        alone = GATHER - 1
-        assert gathered == [0] * alone + [*range(1, lib.TAIO_CHAIN), 0, *range(1, 7 - alone)]  # a chain that is full goes at once
+        # The first two in flight go alone. Then half of those in flight go at once, so that the device has them before the end of the tick,
+        # and never more than 8.
+        assert (GATHER, READS, len(reads)) == (2, 8, 22)
+        assert gathered == [0, *[1, 0], *[1, 2, 3, 0], *[1, 2, 3, 4, 5, 6, 7, 0], *[1, 2, 3, 4, 5, 6, 7]]
         assert lp.engine.cancel(reads[-1][0])
         lp.flush()
         assert not workers.gathered
@@ -100,7 +102,7 @@ def test_reads_of_two_devices_share_no_chain(disk: Path) -> None:
         for request, _ in reads:
             lp.submit(request)
             gathered.append([chain.length for chain in lp.engine.workers.gathered.values()])
-        assert gathered == [[], [1], [2], [2, 1], [2, 2], [3, 2]]
+        assert gathered == [[], [1], [], [1], [2], [2, 1]]
         pipe.release()
         lp.settle()
         assert b"".join(memory for _, memory in reads) == data[: len(reads) * BLOCK]

@@ -4,8 +4,9 @@ A worker is a daemon thread that spends its life in one C function (workers.c) a
 when more requests wait than workers are idle, and stay until the lane is closed.
 
 While other requests are in flight, requests that one worker serves as well as many are gathered, and handed over at the end of the tick
-as a chain. Of cold reads of one device the worker starts all before it waits for one, so the device has them at once. Writes of one file
-would wait for each other in the kernel, for the inode's lock.
+as a chain. Of cold reads of one device the worker starts all before it waits for one, so the device has them at once. Half of those in
+flight are handed over before the end of the tick: the device works on them while the loop runs the tasks that want the others. Writes of
+one file would wait for each other in the kernel, for the inode's lock.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contextlib import suppress
 from os import eventfd_write
 from typing import TYPE_CHECKING, Any
 
+from trio_aio._lanes.devices import DeviceRecord
 from trio_aio._lanes.protocols import State, WorkerRequest
 from trio_aio._lanes.slots import Lane
 from trio_aio._lanes.threads import Background
@@ -39,6 +41,9 @@ NICENESS = 5  # more than the event loop's
 GATHER = 2  # requests in flight before any are gathered: with fewer, each has a worker of its own
 _NONE = lib.TAIO_NONE
 _CHAIN = lib.TAIO_CHAIN
+# Reads that are handed over before the end of the tick, if not half of those in flight. Measured, uncached reads of 64 tasks: 77 thousand/s
+# with 8, 60 with 16; of 16 tasks, where it is half of them, 44 and 39.
+READS = 8
 
 
 class _Chain:
@@ -168,7 +173,8 @@ class WorkerLane(Lane[WorkerRequest]):
         request.state = State.WORKER_IN_FLIGHT
         chain.add(slot)
         self.gathered[key] = chain
-        if chain.length == _CHAIN:
+        reads = isinstance(key, DeviceRecord)
+        if chain.length == _CHAIN or (reads and (chain.length == READS or 2 * chain.length >= self.slots - len(self.free))):
             self._hand_over_chain(chain)
 
     def start_read(self, request: WorkerRequest, key: object, fd: int, memory: int, length: int, offset: int) -> bool:
@@ -192,7 +198,7 @@ class WorkerLane(Lane[WorkerRequest]):
         request.state = _IN_FLIGHT
         chain.first, chain.last, chain.length = slot if chain.last == _NONE else chain.first, slot, chain.length + 1  # as `add`
         self.gathered[key] = chain
-        if chain.length == _CHAIN:
+        if chain.length == READS or 2 * chain.length >= self.slots - len(free):
             self._hand_over_chain(chain)
             return False
         return True
