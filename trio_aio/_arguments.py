@@ -26,16 +26,22 @@ def checked_integer(value: SupportsIndex, name: str) -> int:
 
 def checked_offset(value: SupportsIndex) -> int:
     """Return an offset in bytes. ValueError if it is negative, TypeError, OverflowError."""
+    if type(value) is int and 0 <= value <= LARGEST_OFFSET:
+        return value
     return _not_negative(checked_integer(value, "offset"), "offset")
 
 
 def checked_size(value: SupportsIndex, name: str = "size") -> int:
     """Return a size in bytes. ValueError if it is negative, TypeError, OverflowError."""
+    if type(value) is int and 0 <= value <= LARGEST_OFFSET:
+        return value
     return _not_negative(checked_integer(value, name), name)
 
 
 def checked_flags(value: SupportsIndex) -> int:
     """Return the flags of one read or write (`RWF`). TypeError, OverflowError."""
+    if value is NO_FLAGS:
+        return 0
     flags = _plain(value)
     if not 0 <= flags < 1 << 31:
         raise OverflowError(f"flags do not fit 31 bits: {flags:#x}")

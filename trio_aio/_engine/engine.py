@@ -140,8 +140,8 @@ class Engine:
             self.buffers.prepare()
 
     @protect_from_interrupts
-    def submit(self, request: Request) -> None:
-        """Start a request. It may have completed when this returns; otherwise its waiter will be woken.
+    def submit(self, request: Request) -> bool:
+        """Start a request. It may have completed when this returns; otherwise its waiter will be woken. Return whether it will.
 
         ValueError if a close of its descriptor was asked for, unless the request belongs to a group, which has a lease.
         """
@@ -149,18 +149,18 @@ class Engine:
             order = request.descriptor.order
             if order.closing and request.group is None:
                 order.check()
-            leases = order.leases + (not request.ordered)
-            order.leases, self.outstanding, request.outstanding = leases, self.outstanding + 1, True
+            order.leases, self.outstanding, request.outstanding = order.leases + (not request.ordered), self.outstanding + 1, True
             if self.hook is not None:
                 self.hook.submitted(request)
             if not request.ordered:
                 self.dispatch(request)
-                return
-            request.admit(self)
-            if order.enter(request):
-                request.start(self)
             else:
-                request.state = State.HELD
+                request.admit(self)
+                if order.enter(request):
+                    request.start(self)
+                else:
+                    request.state = State.HELD
+            return request.state < _WITHDRAWN
         except BaseException as error:
             mend(self, error, request)
             raise

@@ -34,7 +34,7 @@ class Cursor:
     """A cursor, and bytes of the file around it."""
 
     def __init__(self, position: int, shared_file: SharedFile) -> None:
-        self._shared_file: SharedFile = shared_file
+        self.shared_file: SharedFile = shared_file
         # How often `forget` was called.
         self._forgotten: int = 0
         # Bytes. The cursor is here, plus what has been read from `_lines` since.
@@ -76,24 +76,19 @@ class Cursor:
         self.derived = _NO_LINES
         self._data = b""
 
-    @property
-    def is_stale(self) -> bool:
-        """Whether another thread has changed the file, and `refresh` was not called yet."""
-        return self._shared_file.changed_in_thread
-
     def refresh(self) -> None:
         """Drop the bytes in memory, of all cursors of the file, after a change in another thread."""
-        self._shared_file.note_change()
+        self.shared_file.note_change()
 
     @property
     def file_version(self) -> int:
         """A number that changes when the file is changed."""
-        return self._shared_file.version
+        return self.shared_file.version
 
     @property
     def version(self) -> int:
         """A number that changes when the file is changed, or `forget` is called."""
-        return self._shared_file.version + self._forgotten
+        return self.shared_file.version + self._forgotten
 
     @property
     def available(self) -> int:
@@ -143,4 +138,4 @@ class Cursor:
         if version == self.version:
             self._data = data
             self._start = start
-            self._shared_file.register_cache(self)
+            self.shared_file.register_cache(self)

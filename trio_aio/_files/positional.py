@@ -18,7 +18,6 @@ import stat
 import warnings
 from functools import partial
 from mmap import mmap
-from sys import modules
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -107,10 +106,9 @@ class PositionalFile(OpenedFile):
         self._short_way: bool = readable and descriptor.direct and not abandon_on_cancel
         # The same for `pwrite` and a direct overwrite.
         self._short_write: bool = writable and descriptor.direct and not descriptor.append
-        # Whether this run's library runs the code that calls: see `Backend`. Where it is enough to ask that, `Core.check` is not called.
+        # Whether this run's library runs the code that calls: see `Backend`.
         self._side: Callable[[], object] = backend.side
         self._own_side: object = backend.own_side
-        self._rival: str = backend.rival
         self._perform: Any = backend.perform
         self._start_cold: Any = partial(ColdRead.start_short, engine=self._engine)
         self._start_read: Any = partial(WidenedRead.start_short, engine=self._engine)
@@ -150,17 +148,15 @@ class PositionalFile(OpenedFile):
                         await self._cancel_shielded_checkpoint()
                         return data
                 if size > 1 and descriptor.read_device.nowait and not self._abandon:
-                    if self._rival in modules:
-                        core.check()
+                    engine = core.check()
                     cold = ColdRead(descriptor, size, offset)
-                    await self._perform(self._start_cold, cold, self._engine.cancel)
+                    await self._perform(self._start_cold, cold, engine.cancel)
                     return cold.take()
                 return await core.pread_by_worker(descriptor, size, offset, 0, self._abandon)
             if self._short_way and size <= _SHORT_WAY_LIMIT:
-                if self._rival in modules or get_ident() != core.thread or self._side() != self._own_side:
-                    core.check()
+                engine = core.check()
                 read = WidenedRead(descriptor, size, offset, 0)
-                await self._perform(self._start_read, read, self._engine.cancel)
+                await self._perform(self._start_read, read, engine.cancel)
                 if read.result < 0:
                     raise read.error()
                 return read.data
@@ -203,9 +199,7 @@ class PositionalFile(OpenedFile):
         ):
             size, unit = len(plain), self._descriptor.alignment.offset
             if 0 < size <= LARGEST_OVERWRITE and not (offset % unit or size % unit):
-                core, engine = self._core, self._engine
-                if self._rival in modules or get_ident() != core.thread or self._side() != self._own_side:
-                    core.check()
+                engine = self._core.check()
                 write = Overwrite(self._descriptor, plain, size, offset)
                 try:
                     await self._perform(self._start_write, write, engine.cancel)
@@ -287,15 +281,13 @@ class PositionalFile(OpenedFile):
         OSError: what was written before may be lost. Later calls raise it too, until it was written again or the file is opened anew.
         Cancelled: as every call; but if others still wait for the same sync, it runs on for them, and Cancelled is raised at once.
         """
-        await self._sync(data_only=False)
+        self._check_open()
+        await self._core.submit_and_wait(Sync(self._descriptor, data_only=False), abandon=self._abandon)
 
     async def fdatasync(self) -> None:
         """Do what `fsync` does, without metadata that reading does not need. fdatasync(2)."""
-        await self._sync(data_only=True)
-
-    async def _sync(self, *, data_only: bool) -> None:
         self._check_open()
-        await self._core.submit_and_wait(Sync(self._descriptor, data_only=data_only), abandon=self._abandon)
+        await self._core.submit_and_wait(Sync(self._descriptor, data_only=True), abandon=self._abandon)
 
     async def fallocate(self, offset: int, size: int) -> None:
         """Allocate `size` bytes of disk at `offset`; the file grows if they reach beyond its end. fallocate(2), mode 0.

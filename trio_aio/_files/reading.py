@@ -68,8 +68,9 @@ class ReadableFile(PacedLines[bytes], PositionalFile):
         self._shared: KernelCursor | None = None
 
     def _check_open(self) -> None:
-        super()._check_open()
-        if self._cursor.is_stale:
+        if self._closed:
+            super()._check_open()
+        if self._cursor.shared_file.changed_in_thread:
             self._cursor.refresh()
 
     @property

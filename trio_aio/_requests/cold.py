@@ -61,8 +61,7 @@ class ColdRead(Read):
             descriptor, lane = self.descriptor, engine.workers
             order = descriptor.order
             if engine.hook is not None or order.closing or lane.queue or not lane.free:
-                engine.submit(self)
-                return False
+                return engine.submit(self)
             order.leases, engine.outstanding, self.outstanding = order.leases + 1, engine.outstanding + 1, True
             engine.submitted_workers += 1
             if lane.start_read(self, descriptor.read_device, descriptor.fd, self.address, self.nbytes, self.offset) and not engine.plugged:

@@ -187,17 +187,14 @@ class WidenedRead(InSlab, Read):
                 or device.offload
                 or self.nbytes > DIRECT_LIMIT
             ):
-                engine.submit(self)
-                return False
+                return engine.submit(self)
             block_map = descriptor.block_map
             if not block_map.whole and not block_map.has(self.offset, self.nbytes):
-                engine.submit(self)
-                return False
+                return engine.submit(self)
             self.slab = slab = engine.buffers.take(self.nbytes)
             self.address = slab.address
             if not slab.page.warm or lane.queue or not lane.free:
-                engine.submit(self)
-                return False
+                return engine.submit(self)
             self.probing = True
             engine.submitted_kernel += 1
             order.leases, engine.outstanding, self.outstanding = order.leases + 1, engine.outstanding + 1, True
