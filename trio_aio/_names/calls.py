@@ -34,6 +34,7 @@ __all__ = (
         "Name",
         "NamePath",
         "access_of",
+        "all_encoded",
         "change",
         "changing",
         "encoded",
@@ -75,6 +76,12 @@ def encoded(path: NamePath, what: str = "path") -> bytes:
     if 0 in plain:
         raise ValueError(f"embedded null byte: {what} must not contain one, but is {path!r}")
     return plain
+
+
+def all_encoded(paths: list[Any]) -> list[bytes]:
+    """Return what `encoded` returns for each path, in fewer steps. ValueError, TypeError."""
+    plain = [path.encode(_ENCODING, _ERRORS) if type(path) is str else encoded(path) for path in paths]
+    return [encoded(path) for path in paths] if 0 in b"".join(plain) else plain
 
 
 def name_of(path: AnyPath, dir_fd: int | None = None, *, may_be_fd: bool = True, follow_symlinks: bool = True) -> Name:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import AsyncIterable, Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from trio_aio._arguments import checked_size
@@ -18,7 +19,7 @@ from trio_aio._engine.descriptor import Descriptor
 from trio_aio._errors import os_error
 from trio_aio._files import whole
 from trio_aio._memory.exports import hold, private_memory
-from trio_aio._names.calls import encoded
+from trio_aio._names.calls import all_encoded
 from trio_aio._names.listing import Listing
 from trio_aio._requests.contents import ReadMany
 from trio_aio._requests.opening import AT_FDCWD
@@ -47,7 +48,8 @@ class _Part:
         self.paths: list[Any] = paths
         self.contents: list[Any] = []  # of the first of them, once they are read; a negative number: an errno
         self.is_read: bool = False
-        self.request: ReadMany = ReadMany(Descriptor(AT_FDCWD, paths[0]), [encoded(path) for path in paths], memory)
+        self.has_errors: bool = False  # some of the contents are, or were, numbers
+        self.request: ReadMany = ReadMany(Descriptor(AT_FDCWD, paths[0]), all_encoded(paths), memory)
 
     def served(self) -> list[Any]:
         """Return what the request says of the first of its files: at least of one."""
@@ -69,6 +71,7 @@ class FileContents(Listing[Found]):
         self._most: int = max(1, min(depth // self._together, max_bytes // MEMORY))
         self._memory: int = min(MEMORY, max_bytes)
         self._raises: bool = on_error == "raise"
+        self._may_raise: bool = False  # there are errors in what was read last
         self._parts: deque[_Part] = deque()
         # Memory of requests that have ended. New memory would cost a page fault for every 4 KiB.
         self._free: list[Export] = []
@@ -97,11 +100,9 @@ class FileContents(Listing[Found]):
             if batch is None:
                 self._end()
                 return None
+            if not self._may_raise:
+                return batch
             self._found.extend(batch)
-        if not self._raises:
-            batch = list(self._found)
-            self._found.clear()
-            return batch
         batch = []
         while self._found:
             data = self._found[0][1]
@@ -123,11 +124,15 @@ class FileContents(Listing[Found]):
         part = self._parts[0]
         if not part.is_read:
             await wait_for(backend, part.request)
-            part.contents, part.is_read = part.served(), True
+            contents = part.served()
+            part.has_errors = int in map(type, contents)
+            part.contents, part.is_read = contents, True
             self._free.append(part.request.data)
-        for at, data in enumerate(part.contents):
-            if isinstance(data, int):
-                part.contents[at] = await self._judged(core, part.paths[at], data)
+        if part.has_errors:
+            for at, data in enumerate(part.contents):
+                if isinstance(data, int):
+                    part.contents[at] = await self._judged(core, part.paths[at], data)
+        self._may_raise = self._raises and part.has_errors
         self._parts.popleft()
         found: list[Found] = list(zip(part.paths, part.contents, strict=False))
         left = part.paths[len(found) :]
@@ -154,14 +159,17 @@ class FileContents(Listing[Found]):
         together = self._together if core.check().hook is None else 1
         while len(self._parts) < self._most and not self._exhausted:
             paths = self._next
-            while len(paths) < together:
-                try:
-                    paths.append(await self._next_path() if self._asynchronous else next(self._paths))  # type: ignore[arg-type]
-                except (StopIteration, StopAsyncIteration):
-                    self._exhausted = True
-                    break
-                if self._ended:  # closed by another task meanwhile
-                    return
+            if self._asynchronous:
+                while len(paths) < together and not self._exhausted:
+                    try:
+                        paths.append(await self._next_path())
+                    except StopAsyncIteration:
+                        self._exhausted = True
+                    if self._ended:  # closed by another task meanwhile
+                        return
+            else:
+                paths.extend(islice(self._paths, together - len(paths)))  # type: ignore[arg-type]
+                self._exhausted = len(paths) < together
             if paths:
                 self._parts.append(self._submitted(core, paths))
                 self._next = []

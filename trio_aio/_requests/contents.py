@@ -214,12 +214,5 @@ class ReadMany(ManyNames):
 
     def files(self) -> list[bytes | int]:
         """Return the contents of each file that was served, or a negative errno."""
-        found: list[bytes | int] = []
-        view, at = self.data.view(), 0
-        for size in self.answers():
-            if size < 0:
-                found.append(size)
-                continue
-            found.append(bytes(view[at : at + size]))
-            at += size
-        return found
+        memory, at = ffi.buffer(self.data.held, self.data.length), 0
+        return [memory[at : (at := at + size)] if size >= 0 else size for size in self.answers()]
