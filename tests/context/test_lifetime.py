@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import select
+import subprocess
 import sys
 import threading
 import traceback
@@ -639,6 +640,47 @@ def test_reaper_error_is_reported_and_ends_the_run_after_its_tasks_are_served(
     assert found == [len(data)] * 3
     assert "a bug" in caplog.text
     assert "RuntimeError: a bug" in "".join(traceback.format_exception(caught.value))
+
+
+CRASH = """
+import sys, trio, trio_aio
+files = []
+
+async def crash():
+    files.append(await trio_aio.open_aio(sys.argv[1]))
+    def abort(_):
+        raise ValueError("a bug")
+    with trio.move_on_after(0):
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+async def next_run():
+    for call in (files[0].size, files[0].fsync, lambda: files[0].read_blocks([0], 1), files[0].aclose):
+        try:
+            await call()
+        except RuntimeError as error:
+            assert "another run" in str(error), error
+        else:
+            raise AssertionError(call)
+    print(len(await trio_aio.read_bytes(sys.argv[1])), (await trio_aio.Path(sys.argv[1]).stat()).st_size)
+    async with trio_aio.open_aio(sys.argv[1]) as file:
+        print(len(await file.read()), len(await file.read_blocks([0], 1)))
+
+try:
+    trio.run(crash)
+except trio.TrioInternalError:
+    pass
+assert "asyncio" not in sys.modules  # then less has to be looked at
+trio.run(next_run)
+"""
+
+
+def test_run_after_one_that_crashed_has_a_context_of_its_own(disk: Path) -> None:
+    """trio throws the tasks of a crashed run away. The next run, in the same thread, must not take its context: nobody reaps there."""
+    path, data = make_file(disk, 4 << 20)
+    done = subprocess.run([sys.executable, "-c", CRASH, str(path)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(len(data))] * 3 + ["1"]
+    assert "trio_aio's reaper" not in done.stderr
 
 
 @pytest.mark.trio

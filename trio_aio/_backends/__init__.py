@@ -95,8 +95,6 @@ class Backend(Protocol):
     side: Callable[[], object]
     own_side: object
     """A quick look in this run's thread: ``side() == own_side``, unless the other library, or another loop, runs the code that calls."""
-    rival: str
-    """The module that is imported where that look may not be enough: the other library."""
 
     turn: float
     """Seconds that the event loop may need for one turn of the reaper, with the tasks that it wakes."""

@@ -134,7 +134,6 @@ class TrioBackend:
         # `side()` is `own_side` where a task of this run may be running, in this thread.
         self.side: Callable[[], object] = partial(getattr, sniffed, "name")
         self.own_side: object = "trio"
-        self.rival: str = "asyncio"
         self.turn: float = 1e-3
 
     checkpoint_if_cancelled = staticmethod(checkpoint_if_cancelled)
@@ -240,6 +239,8 @@ class TrioBackend:
                             return
             end()
             raise
+        except GeneratorExit:  # the run has crashed, and its tasks are thrown away, perhaps at the end of the interpreter: no time to wait
+            raise
         except BaseException:
             # A bug, or no memory. The run will end with TrioInternalError. Until then tasks wait for completions, so another reaper takes
             # over. If the error lost a completion, its task waits for ever, and only the log says why.
@@ -251,8 +252,9 @@ class TrioBackend:
     def at_end_of_tick(self, flush: Callable[[], None]) -> None:
         end = self._end_of_tick
         if end is None:  # made late: a run that never uses the kernel lane pays nothing
-            end = self._end_of_tick = _EndOfTick()
+            end = _EndOfTick()
             add_instrument(end)
+            self._end_of_tick = end  # last: an exception may come before any line
         end.flushes.append(flush)
 
     def shielded(self) -> trio.CancelScope:

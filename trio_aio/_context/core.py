@@ -19,7 +19,6 @@ import atexit
 import os
 import weakref
 from functools import partial
-from sys import modules
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -59,10 +58,6 @@ class Core(Operations):
         # The run that it belongs to. `self` is no run, so `check` fails unless the core is open.
         self.identity: object = self
         self.current: Callable[[], object] = object
-        # The quick look of `check`: see `Backend`.
-        self._side: Callable[[], object] = object
-        self._own_side: object = None
-        self._rival: str = ""
         self.engine: Engine | None = None
         self.inline: Any = None
         # Names that are in memory.
@@ -100,7 +95,6 @@ class Core(Operations):
         self.allocating = FairLock(backend, lambda: None)
         self.identity = backend.identity
         self.current = backend.current
-        self._side, self._own_side, self._rival = backend.side, backend.own_side, backend.rival
         self.thread = get_ident()
         self.state = "open"
         _living.add(self)
@@ -249,9 +243,6 @@ class Core(Operations):
 
     def check(self) -> Engine:
         """Return the engine. RuntimeError if the context is not open, or in another run, thread or process."""
-        if get_ident() == self.thread and self._side() == self._own_side and self._rival not in modules:
-            assert self.engine is not None
-            return self.engine
         try:
             if self.current() is self.identity:
                 assert self.engine is not None
@@ -259,12 +250,6 @@ class Core(Operations):
         except RuntimeError:
             pass
         raise self.refusal()
-
-    def is_usable(self) -> bool:
-        """Return whether `check` would return the engine."""
-        if get_ident() == self.thread and self._side() == self._own_side and self._rival not in modules:
-            return True
-        return self.is_current(self.identity)
 
     def is_current(self, identity: object) -> bool:
         """Return whether a task of this run calls."""

@@ -40,7 +40,7 @@ def current_core() -> Core:
     """Return the core of what `current_context` returns."""
     core = _last.core()
     # To ask whether the last one is this run's takes less than to find this run's.
-    if core is not None and core.is_usable():
+    if core is not None and core.is_current(core.identity):
         return core
     core = core_of(current_backend().run_local(_make))
     if core.state == "closed":

@@ -335,7 +335,7 @@ class PositionalFile(OpenedFile):
         OSError: the descriptor is closed all the same. It is raised before Cancelled, which stays due.
         """
         await self._close()
-        if self._core.is_usable():  # as `raise_if_cancelled`, in fewer steps
+        if self._core.is_current(self._core.identity):  # as `raise_if_cancelled`, in fewer steps
             await self._checkpoint_if_cancelled()
         else:
             await raise_if_cancelled()
