@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trio_aio._arguments import checked_integer, checked_offset
@@ -382,7 +383,7 @@ class AsyncDirectory(NotCopied):
 
     def open_directory(self, path: NamePath) -> DirectoryOpener:
         """Open a directory below this one: await it, or use it in ``async with``."""
-        return DirectoryOpener(self._core, lambda: self._name(path), _maker(self._resolve != 0), self._guarded)
+        return DirectoryOpener(self._core, lambda: self._name(path), partial(AsyncDirectory, beneath=self._resolve != 0), self._guarded)
 
     async def sync(self) -> None:
         """Make the names in this directory durable. fsync(2)."""
@@ -434,10 +435,6 @@ class AsyncDirectory(NotCopied):
         warnings.warn(f"unclosed directory <trio_aio.AsyncDirectory name={self.name!r}>", ResourceWarning, stacklevel=2, source=self)
 
 
-def _maker(beneath: bool) -> Callable[[Core, Descriptor], AsyncDirectory]:
-    return lambda core, descriptor: AsyncDirectory(core, descriptor, beneath=beneath)
-
-
 class DirectoryOpener(NameOpener[AsyncDirectory]):
     """What `open_directory` returns. Await it for the directory, or use it in ``async with``, which closes the directory."""
 
@@ -449,4 +446,4 @@ def open_directory(path: NamePath, *, beneath: bool = True, context: AIOContext 
     openat(2). OSError: FileNotFoundError, NotADirectoryError, PermissionError. Cancelled: nothing stays open.
     """
     name = name_of(path, may_be_fd=False)
-    return DirectoryOpener(given_core(context), lambda: name, _maker(beneath))
+    return DirectoryOpener(given_core(context), lambda: name, partial(AsyncDirectory, beneath=beneath))
