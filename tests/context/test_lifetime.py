@@ -642,6 +642,18 @@ def test_reaper_error_is_reported_and_ends_the_run_after_its_tasks_are_served(
     assert "RuntimeError: a bug" in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.anyio
+async def test_context_that_is_closed_is_not_closed_again() -> None:
+    """An interrupt while it is opened lets two of those that own it close it: what opens it, and the reaper when it is dropped."""
+    async with AIOContext() as context:
+        fd = context._core.check().event_fd
+    context._core.close_in_thread()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    with pytest.raises(RuntimeError, match="closed"):
+        context._core.check()
+
+
 CRASH = """
 import sys, trio, trio_aio
 files = []

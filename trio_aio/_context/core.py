@@ -153,7 +153,7 @@ class Core(Operations):
 
     def close_in_thread(self) -> None:
         """Close now. A thread waits for abandoned requests, and keeps their memory and descriptors until they complete."""
-        if self.state == "forked":
+        if self.state in ("forked", "closed"):  # closed: an interrupt came while it was opened
             return
         engine = self.engine
         assert engine is not None
