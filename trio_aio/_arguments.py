@@ -26,14 +26,12 @@ def checked_integer(value: SupportsIndex, name: str) -> int:
 
 def checked_offset(value: SupportsIndex) -> int:
     """Return an offset in bytes. ValueError if it is negative, TypeError, OverflowError."""
-    if type(value) is int and 0 <= value <= LARGEST_OFFSET:
-        return value
-    return _not_negative(checked_integer(value, "offset"), "offset")
+    return checked_size(value, "offset")
 
 
 def checked_size(value: SupportsIndex, name: str = "size") -> int:
     """Return a size in bytes. ValueError if it is negative, TypeError, OverflowError."""
-    if type(value) is int and 0 <= value <= LARGEST_OFFSET:
+    if type(value) is int and 0 <= value <= LARGEST_OFFSET:  # most often
         return value
     return _not_negative(checked_integer(value, name), name)
 

@@ -69,7 +69,7 @@ class _Woken:
 
     __slots__ = ()
 
-    unwrap = bool  # trio calls it, without arguments, for what the wait returns: nothing costs less than a call of C
+    unwrap = bool  # trio calls it for what the wait returns, which nobody looks at. A call of C costs the least.
 
 
 _woken: Any = _Woken()
@@ -151,7 +151,7 @@ class TrioBackend:
         if sniffed.name != "trio":
             raise RuntimeError("no trio task runs here: this is a task or a callback of asyncio, or no task at all")
         task = current_task()  # RuntimeError outside a task: in an instrument, say
-        other = asyncio_task() if "asyncio" in modules else None
+        other = asyncio_task() if "asyncio" in modules else None  # asked here: most programs of trio's spare the call
         if other is not None and other is not self._outer:
             if is_inside(other.get_coro(), task.coro):
                 raise RuntimeError("an event loop of asyncio runs inside this trio task: open the file in a task of that loop")
@@ -239,7 +239,8 @@ class TrioBackend:
                             return
             end()
             raise
-        except GeneratorExit:  # the run has crashed, and its tasks are thrown away, perhaps at the end of the interpreter: no time to wait
+        except GeneratorExit:
+            # trio throws the tasks of a crashed run away. That may be the end of the interpreter, so nothing can be waited for.
             raise
         except BaseException:
             # A bug, or no memory. The run will end with TrioInternalError. Until then tasks wait for completions, so another reaper takes

@@ -192,6 +192,7 @@ class Core(Operations):
         self._closing.clear()
 
     async def close(self) -> None:
+        """Do what `AIOContext.aclose` does, and do not raise Cancelled."""
         backend = self.backend
         if self.state == "forked":
             raise self.refusal()

@@ -215,7 +215,7 @@ class Operations:
                 return 0
             if export.mapped:
                 inspect(self.check(), (export,))
-            if not descriptor.o_direct:
+            if not descriptor.o_direct:  # then nothing has to be aligned
                 return await self.submit_and_wait(Write(descriptor, export.address, size, offset, flags, export))
             if not is_block_write(descriptor, offset, size, flags):
                 return await self.submit_and_wait(BufferedWrite(descriptor, export.address, size, offset, flags, export))

@@ -335,10 +335,7 @@ class PositionalFile(OpenedFile):
         OSError: the descriptor is closed all the same. It is raised before Cancelled, which stays due.
         """
         await self._close()
-        if self._core.is_current(self._core.identity):  # as `raise_if_cancelled`, in fewer steps
-            await self._checkpoint_if_cancelled()
-        else:
-            await raise_if_cancelled()
+        await raise_if_cancelled()
 
     async def _close(self) -> None:
         """Do what `aclose` does, and do not raise Cancelled."""
@@ -348,8 +345,7 @@ class PositionalFile(OpenedFile):
         if self._closed:
             await shielded_checkpoint()
             return
-        if self._views:
-            await end_views(self)  # first: the context may be closed while this waits
+        await end_views(self)  # first: the context may be closed while this waits
         if self._closed:  # by another task, meanwhile
             return
         if core.state == "closing":

@@ -235,7 +235,6 @@ async def read_text(
     """
     format = text_format(encoding, errors, newline, readable=True, writable=False, stacklevel=3)
     core = _core_of(context)
-    core.check()
     backend = core.backend
     assert backend is not None
     parts = await decoded(backend, format.decoder(), await _read_whole(core, path), format.encoding)
@@ -269,7 +268,6 @@ async def write_text(
     format = text_format(encoding, errors, newline, readable=False, writable=True, stacklevel=3)
     write_flags(at_offset=False, append=append, exclusive=exclusive, atomic=atomic, durable=durable)
     core = _core_of(context)
-    core.check()
     backend = core.backend
     assert backend is not None
     text = await encoded(backend, format.encoder(), [data], newline, format.encoding)

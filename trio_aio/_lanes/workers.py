@@ -41,8 +41,8 @@ NICENESS = 5  # more than the event loop's
 GATHER = 2  # requests in flight before any are gathered: with fewer, each has a worker of its own
 _NONE = lib.TAIO_NONE
 _CHAIN = lib.TAIO_CHAIN
-# Reads that are handed over before the end of the tick, if not half of those in flight. Measured, uncached reads of 64 tasks: 77 thousand/s
-# with 8, 60 with 16; of 16 tasks, where it is half of them, 44 and 39.
+# So many reads are handed over before the end of the tick; fewer, if those are half of the requests in flight. Measured, uncached reads
+# of 64 tasks: 77 thousand/s with 8, 60 with 16; of 16 tasks, where 8 is half of them, 44 and 39.
 READS = 8
 
 
@@ -57,10 +57,11 @@ class _Chain:
         self.last: int = _NONE
         self.length: int = 0
 
-    def add(self, slot: int) -> None:
-        """Put a slot at the end."""
+    def add(self, slot: int, in_flight: int) -> bool:
+        """Put a slot at the end. Return whether the chain now has as many reads as are handed over before the end of the tick."""
         first = slot if self.last == _NONE else self.first
         self.first, self.last, self.length = first, slot, self.length + 1
+        return self.length == READS or 2 * self.length >= in_flight
 
     def slots(self, pool: CData) -> list[int]:
         """Return the slots, as C knows them."""
@@ -171,10 +172,9 @@ class WorkerLane(Lane[WorkerRequest]):
             chain = _Chain(key)
         request.fill_slot(self, slot, chain.last)
         request.state = State.WORKER_IN_FLIGHT
-        chain.add(slot)
+        enough = chain.add(slot, self.slots - len(self.free))
         self.gathered[key] = chain
-        reads = isinstance(key, DeviceRecord)
-        if chain.length == _CHAIN or (reads and (chain.length == READS or 2 * chain.length >= self.slots - len(self.free))):
+        if chain.length == _CHAIN or (enough and isinstance(key, DeviceRecord)):  # chains of writes have a file as their key
             self._hand_over_chain(chain)
 
     def start_read(self, request: WorkerRequest, key: object, fd: int, memory: int, length: int, offset: int) -> bool:
@@ -196,9 +196,9 @@ class WorkerLane(Lane[WorkerRequest]):
             chain = _Chain(key)
         _prepare(self.pool, slot, chain.last, token, _READ, fd, memory, length, offset, 0, 0)
         request.state = _IN_FLIGHT
-        chain.first, chain.last, chain.length = slot if chain.last == _NONE else chain.first, slot, chain.length + 1  # as `add`
+        enough = chain.add(slot, self.slots - len(free))
         self.gathered[key] = chain
-        if chain.length == READS or 2 * chain.length >= self.slots - len(free):
+        if enough:
             self._hand_over_chain(chain)
             return False
         return True

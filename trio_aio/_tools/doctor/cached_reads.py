@@ -22,8 +22,8 @@ __all__ = ("examine_cached_reads",)
 # The first reads go to workers, and the page may be dropped from the cache. On busy processors an inline read may sleep, and then its
 # lane leaves the device for 1024 reads.
 TRIES = 3000
-PATIENCE = 2.0  # seconds, and no fewer tries than
-FEWEST = 8  # a busy disk may take that long for the first
+PATIENCE = 2.0  # seconds
+FEWEST = 8  # tries, however long they take: a busy disk may need two seconds for the first
 
 
 def examine_cached_reads(report: Report, place: Place) -> None:
@@ -34,7 +34,7 @@ def examine_cached_reads(report: Report, place: Place) -> None:
 async def _read(report: Report, place: Place) -> None:
     async with AIOContext(engine="workers") as context, await open_aio(place.path, context=context) as file:
         end = time.monotonic() + PATIENCE
-        for tried in range(TRIES):
+        for tried in range(1, TRIES + 1):
             await file.pread(1, place.start)
             found = context.statistics()
             if found.submitted_inline or (tried >= FEWEST and time.monotonic() >= end):
